@@ -1,0 +1,40 @@
+# Everything that is done often. `make` alone lists it.
+
+CARGO ?= cargo
+LOADTEST = target/release/loadtest
+PGVANE = target/release/pgvane
+ROUNDS ?= 3
+
+# Debian's rustup and a fresh shell do not have it on the path yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test failover clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## install what building and testing need (Debian; quick when it is all there)
+	@scripts/setup
+
+build: ## the release binary, target/release/pgvane
+	$(CARGO) build --release --locked
+
+# Job control gives the demo the terminal to itself, so that Ctrl-C ends it and not make, and make then ends well too.
+# Should make be told to end by other means, the demo follows.
+demo: setup ## a Patroni cluster with pgvane in front of it, until Ctrl-C
+	$(CARGO) build --release --locked --workspace
+	@bash -mc 'setpriv --pdeathsig TERM $(LOADTEST) demo --pgvane $(PGVANE); exit $$?'
+
+test: setup ## what continuous integration runs
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
+
+failover: setup ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
+	$(CARGO) build --release --locked --workspace
+	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --rounds $(ROUNDS) --kill
+
+clean: ## remove what was built
+	$(CARGO) clean

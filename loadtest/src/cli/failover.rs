@@ -1,0 +1,181 @@
+//! `loadtest failover`: how long writes stop when the leader changes, past any proxy and through each.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use pgvane_loadtest::crowd::{self, CrowdReport};
+use pgvane_loadtest::haproxy::Haproxy;
+use pgvane_loadtest::lab::Lab;
+use pgvane_loadtest::pgvane::Pgvane;
+use pgvane_loadtest::writer::{RunningWriter, Writer, longest_gap};
+use pgvane_loadtest::{Error, Result};
+
+use super::side_by_side::{CrashResult, Front, Measured, Report, Round};
+use super::unless_interrupted;
+
+/// Each writer must have shown that it gets through before the leader is taken away.
+const ACKS_BEFORE: usize = 100;
+const ACKS_AFTER: usize = 100;
+const ACKS_WITHIN: Duration = Duration::from_secs(90);
+/// After a crash the old leader must be rewound and catch up.
+const STREAMING_WITHIN: Duration = Duration::from_secs(120);
+/// The crash leaves no leader for about Patroni's `ttl`, 20 s here; the crowd arrives in its first half.
+const CROWD_SIZE: usize = 40;
+const CROWD_EVERY: Duration = Duration::from_millis(250);
+const HOLD_MAX: &str = "30s";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// pgvane's binary; without it only HAProxy is measured
+    #[arg(long, value_name = "PATH", required_unless_present = "haproxy")]
+    pgvane: Option<PathBuf>,
+    /// Measure HAProxy, with Patroni's own template, beside it
+    #[arg(long)]
+    haproxy: bool,
+    /// How many switchovers
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// Then kill the leader, and send clients that arrive while there is none
+    #[arg(long)]
+    kill: bool,
+    /// Also write the results as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub(crate) async fn run(options: &Options) -> Result<()> {
+    unless_interrupted(measure(options)).await.map(drop)
+}
+
+async fn measure(options: &Options) -> Result<()> {
+    eprintln!("starting the cluster");
+    let lab = Lab::builder().start().await?;
+    Writer::prepare(&lab).await?;
+    let pgvane = match &options.pgvane {
+        Some(binary) => Some(
+            Pgvane::builder(binary, lab.nodes())
+                .hold_max(HOLD_MAX)
+                .start(lab.directory())
+                .await?,
+        ),
+        None => None,
+    };
+    let haproxy = if options.haproxy {
+        Some(Haproxy::start(lab.directory(), lab.nodes()).await?)
+    } else {
+        None
+    };
+    let fronts: Vec<Front> = [
+        pgvane.as_ref().map(|pgvane| Front {
+            name: "pgvane",
+            write: pgvane.write_addr,
+        }),
+        haproxy.as_ref().map(|haproxy| Front {
+            name: "HAProxy",
+            write: haproxy.write_addr,
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+
+    let mut report = Report::default();
+    for number in 1..=options.rounds {
+        eprintln!("switchover {number} of {}", options.rounds);
+        report
+            .rounds
+            .push(round(&lab, &fronts, Change::Switchover).await?.0);
+    }
+    if options.kill {
+        eprintln!("killing the leader");
+        let (round, crowds) = round(&lab, &fronts, Change::Crash).await?;
+        report.crash = Some(CrashResult::new(round, &fronts, &crowds));
+    }
+    print!("{}", report.markdown());
+    match &options.json {
+        Some(file) => write_json(file, &report),
+        None => Ok(()),
+    }
+}
+
+/// How the leader is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Switchover,
+    Crash,
+}
+
+/// One change of leader under writers; on a crash, also what a crowd through each proxy met.
+async fn round(lab: &Lab, fronts: &[Front], change: Change) -> Result<(Round, Vec<CrowdReport>)> {
+    lab.wait_until_all_streaming(STREAMING_WITHIN).await?;
+    let leader = lab.wait_for_leader(STREAMING_WITHIN).await?;
+    let direct: Vec<RunningWriter> = Writer::direct(lab).into_iter().map(Writer::start).collect();
+    let through: Vec<RunningWriter> = fronts
+        .iter()
+        .map(|front| Writer::to(front.name, front.write).start())
+        .collect();
+    for writer in through.iter().chain([&direct[leader]]) {
+        writer.wait_for_acks(ACKS_BEFORE, ACKS_WITHIN).await?;
+    }
+    let changed = Instant::now();
+    let (new_leader, crowds) = match change {
+        Change::Switchover => (lab.switchover().await?, Vec::new()),
+        Change::Crash => crash(lab, fronts, leader).await?,
+    };
+    for writer in through.iter().chain([&direct[new_leader]]) {
+        writer.wait_for_acks(ACKS_AFTER, ACKS_WITHIN).await?;
+    }
+    let took = changed.elapsed();
+
+    let mut acks = Vec::new();
+    for writer in direct {
+        acks.extend(writer.finish().await.acks);
+    }
+    let direct_gap = longest_gap(&acks)
+        .map(|gap| gap.length())
+        .unwrap_or_default();
+    let mut measured = Vec::new();
+    for writer in through {
+        measured.push(Measured::new(&writer.finish().await, direct_gap));
+    }
+    if change == Change::Crash {
+        lab.start_node(leader)?;
+    }
+    let new_leader = lab.nodes()[new_leader].name.clone();
+    Ok((
+        Round {
+            new_leader,
+            direct_gap_ms: direct_gap.as_millis(),
+            took_ms: took.as_millis(),
+            through: measured,
+        },
+        crowds,
+    ))
+}
+
+async fn crash(lab: &Lab, fronts: &[Front], leader: usize) -> Result<(usize, Vec<CrowdReport>)> {
+    lab.kill_node(leader)?;
+    let visits = fronts.iter().map(|front| front.write);
+    let visits: Vec<_> = visits
+        .map(|server| tokio::spawn(crowd::visit(server, CROWD_SIZE, CROWD_EVERY)))
+        .collect();
+    let new_leader = lab
+        .wait_for_leader_other_than(leader, STREAMING_WITHIN)
+        .await?;
+    let mut crowds = Vec::new();
+    for visit in visits {
+        crowds.push(visit.await.expect("a crowd does not panic"));
+    }
+    Ok((new_leader, crowds))
+}
+
+fn write_json(file: &std::path::Path, report: &Report) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).expect("numbers and names always make JSON");
+    let doing = || format!("writing {}", file.display());
+    fs::write(file, text + "\n").map_err(|source| Error::Io {
+        doing: doing(),
+        source,
+    })
+}

@@ -1,0 +1,44 @@
+//! The command line, and what its commands share.
+
+pub(crate) mod demo;
+pub(crate) mod failover;
+mod side_by_side;
+
+use std::future::Future;
+
+use clap::{Parser, Subcommand};
+use pgvane_loadtest::Result;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A real Patroni cluster on this machine, with pgvane in front of it.
+#[derive(Debug, Parser)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Starts three nodes and pgvane on fixed ports, for you to look at.
+    Demo(demo::Options),
+    /// Measures switchovers and crashes through pgvane, through HAProxy and past both.
+    Failover(failover::Options),
+}
+
+/// Runs `work`, but no longer than until Ctrl-C, SIGTERM or SIGHUP: then it is dropped, and `None` returned.
+///
+/// Dropping a lab ends it, so this is all that a clean end takes.
+async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    let handler = |kind| signal(kind).expect("this program runs in a runtime with signals");
+    let (mut interrupt, mut terminate, mut hangup) = (
+        handler(SignalKind::interrupt()),
+        handler(SignalKind::terminate()),
+        handler(SignalKind::hangup()),
+    );
+    tokio::select! {
+        done = work => done.map(Some),
+        _ = interrupt.recv() => Ok(None),
+        _ = terminate.recv() => Ok(None),
+        _ = hangup.recv() => Ok(None),
+    }
+}

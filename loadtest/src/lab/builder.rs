@@ -1,0 +1,215 @@
+//! How a lab is described and started.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::{Lab, Node, Setting, files};
+use crate::error::Doing;
+use crate::login::Login;
+use crate::process::Account;
+use crate::scratch::Scratch;
+use crate::{Error, Result, ports, programs};
+
+/// Making a first node takes about 5 s, most of it `initdb`; a busy machine gets many times that.
+const FIRST_LEADER_WITHIN: Duration = Duration::from_secs(60);
+/// Copies from the first node, all at once.
+const REPLICAS_WITHIN: Duration = Duration::from_secs(90);
+
+/// Fixed ports for a lab that people look at: PostgreSQL, REST API (each plus the node's number), etcd's two.
+const DEMO_PG: u16 = 15430;
+const DEMO_REST: u16 = 18000;
+const DEMO_ETCD: [u16; 2] = [12379, 12380];
+
+/// The description of a cluster; [`LabBuilder::start`] makes it.
+#[derive(Debug, Clone)]
+pub struct LabBuilder {
+    pub(super) nodes: usize,
+    pub(super) scope: String,
+    pub(super) ttl: u32,
+    pub(super) loop_wait: u32,
+    pub(super) retry_timeout: u32,
+    pub(super) synchronous_mode: bool,
+    pub(super) parameters: BTreeMap<String, String>,
+    pub(super) hba: Vec<String>,
+    pub(super) tags: Vec<(usize, String, String)>,
+    demo_ports: bool,
+}
+
+impl Default for LabBuilder {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            scope: "lab".to_owned(),
+            ttl: 20,
+            loop_wait: 5,
+            retry_timeout: 5,
+            synchronous_mode: false,
+            parameters: files::default_parameters(),
+            hba: Vec::new(),
+            tags: Vec::new(),
+            demo_ports: false,
+        }
+    }
+}
+
+impl LabBuilder {
+    /// Number of nodes.
+    pub fn nodes(mut self, count: usize) -> Self {
+        self.nodes = count;
+        self
+    }
+
+    /// The cluster's name in Patroni.
+    pub fn scope(mut self, scope: &str) -> Self {
+        scope.clone_into(&mut self.scope);
+        self
+    }
+
+    /// Patroni's `ttl`, `loop_wait` and `retry_timeout` in seconds; it wants `loop_wait + 2 * retry_timeout <= ttl`.
+    pub fn timing(mut self, ttl: u32, loop_wait: u32, retry_timeout: u32) -> Self {
+        (self.ttl, self.loop_wait, self.retry_timeout) = (ttl, loop_wait, retry_timeout);
+        self
+    }
+
+    /// Patroni's synchronous mode.
+    pub fn synchronous_mode(mut self, on: bool) -> Self {
+        self.synchronous_mode = on;
+        self
+    }
+
+    /// A parameter of PostgreSQL on every node, with a value that needs no quotes; replaces the lab's own.
+    pub fn parameter(mut self, name: &str, value: &str) -> Self {
+        self.parameters.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A line of `pg_hba.conf` that goes before the lab's own.
+    pub fn hba(mut self, line: &str) -> Self {
+        self.hba.push(line.to_owned());
+        self
+    }
+
+    /// A Patroni tag of one node: `nofailover`, `noloadbalance`, `nosync`, or any other.
+    pub fn tag(mut self, node: usize, name: &str, value: &str) -> Self {
+        self.tags.push((node, name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Fixed ports: PostgreSQL 15431…, REST API 18001…, etcd 12379.
+    pub fn demo_ports(mut self) -> Self {
+        self.demo_ports = true;
+        self
+    }
+
+    /// Starts the cluster and returns once it has a leader, its accounts, and all replicas streaming.
+    pub async fn start(self) -> Result<Lab> {
+        let lab = self.prepare()?;
+        lab.start_dcs().await?;
+        // The first alone: the others then copy it at once instead of waiting a round for who initialises the cluster.
+        lab.start_node(0)?;
+        lab.wait_for_leader(FIRST_LEADER_WITHIN).await?;
+        lab.create_accounts().await?;
+        for node in 1..lab.nodes.len() {
+            lab.start_node(node)?;
+        }
+        lab.wait_until_all_streaming(REPLICAS_WITHIN).await?;
+        Ok(lab)
+    }
+
+    /// Everything on disk, nothing running.
+    fn prepare(&self) -> Result<Lab> {
+        let setting = self.setting()?;
+        let addresses = (0..self.nodes)
+            .map(|node| self.node_ports(node))
+            .collect::<Result<Vec<_>>>()?;
+        let scratch = Scratch::new()?;
+        setting.account.make_directory(scratch.directory())?;
+        setting
+            .account
+            .make_directory(&scratch.directory().join("etcd"))?;
+        let mut nodes = Vec::with_capacity(self.nodes);
+        for (index, (pg, rest)) in addresses.into_iter().enumerate() {
+            let name = format!("node{}", index + 1);
+            let node = Node {
+                directory: scratch.directory().join(&name),
+                name,
+                pg,
+                rest,
+            };
+            setting.account.make_directory(&node.directory)?;
+            setting
+                .account
+                .make_directory(&node.directory.join("run"))?;
+            let file = node.patroni_config();
+            fs::write(&file, files::patroni_config(self, &setting, index, &node))
+                .doing(|| format!("writing {}", file.display()))?;
+            nodes.push(node);
+        }
+        let patronis = nodes.iter().map(|_| Mutex::new(None)).collect();
+        Ok(Lab {
+            patronis,
+            etcd: Mutex::new(None),
+            nodes,
+            setting,
+            scratch,
+        })
+    }
+
+    fn setting(&self) -> Result<Setting> {
+        let [etcd_client, etcd_peer] = match self.demo_ports {
+            true => [ports::fixed(DEMO_ETCD[0])?, ports::fixed(DEMO_ETCD[1])?],
+            false => [ports::free()?, ports::free()?],
+        };
+        Ok(Setting {
+            account: Account::for_servers()?,
+            etcd_program: programs::on_path("etcd")?,
+            patroni: programs::in_venv("patroni")?,
+            patronictl: programs::in_venv("patronictl")?,
+            postgresql_bin: programs::postgresql_bin()?,
+            etcd_client,
+            etcd_peer,
+        })
+    }
+
+    fn node_ports(&self, node: usize) -> Result<(SocketAddr, SocketAddr)> {
+        if !self.demo_ports {
+            return Ok((ports::free()?, ports::free()?));
+        }
+        let number = u16::try_from(node + 1).map_err(|_too_many| Error::NoFreePort)?;
+        Ok((
+            ports::fixed(DEMO_PG + number)?,
+            ports::fixed(DEMO_REST + number)?,
+        ))
+    }
+}
+
+impl Lab {
+    /// The roles of [`Login`], and the database they use.
+    async fn create_accounts(&self) -> Result<()> {
+        let client = self.connect_direct(0).await?;
+        let statements = [
+            format!(
+                "create role {} login password '{}'",
+                Login::App.user(),
+                Login::App.password().unwrap_or_default()
+            ),
+            format!("create role {} login", Login::Trusting.user()),
+            format!(
+                "create database {} owner {}",
+                Login::App.database(),
+                Login::App.user()
+            ),
+        ];
+        for statement in statements {
+            let done = client.batch_execute(&statement).await;
+            done.map_err(|source| Error::Postgres {
+                doing: statement,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,315 @@
+//! pgvane in front of a lab's nodes: the program itself, started from its binary with a file made for the test.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::error::Doing;
+use crate::lab::Node;
+use crate::process::Process;
+use crate::{Result, http, ports, wait};
+
+/// It asks every node once when it starts, and a leader is all it needs.
+const READY_WITHIN: Duration = Duration::from_secs(15);
+
+/// A running pgvane; killed when it is dropped.
+#[derive(Debug)]
+pub struct Pgvane {
+    /// Where writes go.
+    pub write_addr: SocketAddr,
+    /// Where reads go.
+    pub read_addr: SocketAddr,
+    /// Stats page, admin API and metrics.
+    pub admin_addr: SocketAddr,
+    config: PathBuf,
+    process: Process,
+}
+
+/// How pgvane is to be started; [`PgvaneBuilder::start`] does it.
+#[derive(Debug, Clone)]
+pub struct PgvaneBuilder {
+    binary: PathBuf,
+    nodes: Vec<Node>,
+    fixed_ports: Option<[u16; 3]>,
+    admin_lines: String,
+    cluster_lines: String,
+    write_lines: String,
+    read_lines: String,
+    more: String,
+    environment: Vec<(String, String)>,
+}
+
+impl Pgvane {
+    /// A pgvane from `binary` in front of `nodes`, on free ports.
+    pub fn builder(binary: &Path, nodes: &[Node]) -> PgvaneBuilder {
+        PgvaneBuilder {
+            binary: binary.to_owned(),
+            nodes: nodes.to_vec(),
+            fixed_ports: None,
+            admin_lines: String::new(),
+            cluster_lines: String::new(),
+            write_lines: String::new(),
+            read_lines: String::new(),
+            more: String::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Its configuration file.
+    pub fn config_path(&self) -> &Path {
+        &self.config
+    }
+
+    /// What it has logged so far.
+    pub fn log_text(&self) -> String {
+        self.process.log_text()
+    }
+
+    /// Where its log is.
+    pub fn log_path(&self) -> &Path {
+        self.process.log_path()
+    }
+
+    /// Its process id.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// GET on its admin port.
+    pub async fn admin_get(&self, path: &str) -> Result<http::Answer> {
+        let answer = http::get(self.admin_addr, path, Duration::from_secs(5)).await;
+        answer.doing(|| format!("asking pgvane for {path}"))
+    }
+
+    /// Replaces its configuration file; [`Pgvane::reload`] makes it read it.
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        fs::write(&self.config, text).doing(|| format!("writing {}", self.config.display()))
+    }
+
+    /// Its configuration file's text.
+    pub fn config_text(&self) -> Result<String> {
+        fs::read_to_string(&self.config).doing(|| format!("reading {}", self.config.display()))
+    }
+
+    /// Waits until `/readyz` answers 200: ports open, and a first good answer from the cluster.
+    pub async fn wait_until_ready(mut self, within: Duration) -> Result<Self> {
+        let admin = self.admin_addr;
+        let ready = wait::until("a ready pgvane", within, || {
+            let runs = self.process.still_runs();
+            async move {
+                match runs {
+                    Ok(()) => readiness(admin).await.map(Ok),
+                    Err(ended) => Ok(Err(ended)), // no use in waiting on
+                }
+            }
+        });
+        match ready.await {
+            Ok(ready) => ready.map(|()| self),
+            Err(error) => Err(error.with_log(&self.log_text())),
+        }
+    }
+
+    /// Sends SIGHUP.
+    pub fn reload(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
+        self.process.wait(within).await
+    }
+
+    /// Waits until its log contains `text`, which must not have been there in the first `from` bytes.
+    pub async fn wait_for_log(&self, text: &str, from: usize, within: Duration) -> Result<()> {
+        wait::until(&format!("{text:?} in pgvane's log"), within, || async {
+            let log = self.log_text();
+            let new = log.get(from..).unwrap_or_default();
+            if new.contains(text) {
+                Ok(())
+            } else {
+                Err(crate::error::last_lines(new))
+            }
+        })
+        .await
+    }
+}
+
+impl PgvaneBuilder {
+    /// Fixed loopback ports for writes, reads and admin.
+    pub fn ports(mut self, write: u16, read: u16, admin: u16) -> Self {
+        self.fixed_ports = Some([write, read, admin]);
+        self
+    }
+
+    /// How long a connection is held on both listeners while no node can serve it, such as `"30s"`.
+    pub fn hold_max(self, duration: &str) -> Self {
+        let line = format!("hold_max = \"{duration}\"");
+        self.write_listener(&line).read_listener(&line)
+    }
+
+    /// A line of TOML for `[admin]`.
+    pub fn admin(mut self, line: &str) -> Self {
+        append(&mut self.admin_lines, line);
+        self
+    }
+
+    /// A line of TOML for `[[cluster]]`. One that sets `name` or `check` replaces the lab's own.
+    pub fn cluster(mut self, line: &str) -> Self {
+        append(&mut self.cluster_lines, line);
+        self
+    }
+
+    /// A line of TOML for the write listener. One that sets `target` replaces the lab's own.
+    pub fn write_listener(mut self, line: &str) -> Self {
+        append(&mut self.write_lines, line);
+        self
+    }
+
+    /// A line of TOML for the read listener. One that sets `target` or `fallback` replaces the lab's own.
+    pub fn read_listener(mut self, line: &str) -> Self {
+        append(&mut self.read_lines, line);
+        self
+    }
+
+    /// TOML for the end of the file: further listeners, other sections.
+    pub fn more(mut self, text: &str) -> Self {
+        append(&mut self.more, text);
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it with its files in `directory`, most often the lab's, and waits until `/readyz` answers 200.
+    pub async fn start(self, directory: &Path) -> Result<Pgvane> {
+        let pgvane = self.spawn(directory)?;
+        pgvane.wait_until_ready(READY_WITHIN).await
+    }
+
+    /// Starts it and does not wait: for a cluster that is not there yet.
+    pub fn spawn(self, directory: &Path) -> Result<Pgvane> {
+        let [write_addr, read_addr, admin_addr] = match self.fixed_ports {
+            Some([write, read, admin]) => [
+                ports::fixed(write)?,
+                ports::fixed(read)?,
+                ports::fixed(admin)?,
+            ],
+            None => [ports::free()?, ports::free()?, ports::free()?],
+        };
+        let config = directory.join(format!("pgvane-{}.toml", write_addr.port()));
+        let text = self.configuration(write_addr, read_addr, admin_addr);
+        fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
+        // The child starts in another directory; a relative path would not be found from there.
+        let binary = self
+            .binary
+            .canonicalize()
+            .doing(|| format!("looking for {}", self.binary.display()))?;
+        let mut command = Command::new(binary);
+        command
+            .args(["run", "--config"])
+            .arg(&config)
+            .envs(self.environment);
+        let process = Process::start("pgvane", command, directory, &config.with_extension("log"))?;
+        Ok(Pgvane {
+            write_addr,
+            read_addr,
+            admin_addr,
+            config,
+            process,
+        })
+    }
+
+    /// The configuration file's text.
+    pub fn configuration(&self, write: SocketAddr, read: SocketAddr, admin: SocketAddr) -> String {
+        let mut text = format!("[admin]\nbind = \"{admin}\"\n{}", self.admin_lines);
+        let cluster = with_defaults(
+            &self.cluster_lines,
+            &[("name", "main"), ("check", "patroni")],
+        );
+        write!(text, "\n[[cluster]]\n{cluster}").expect("writing to a string cannot fail");
+        for Node { name, pg, rest, .. } in &self.nodes {
+            let node = format!(
+                "\n[[cluster.node]]\nname = \"{name}\"\naddress = \"{pg}\"\npatroni = \"http://{rest}\"\n"
+            );
+            text.push_str(&node);
+        }
+        let writes = with_defaults(&self.write_lines, &[("target", "leader")]);
+        let reads = with_defaults(
+            &self.read_lines,
+            &[("target", "replica"), ("fallback", "leader")],
+        );
+        for (name, bind, lines) in [("write", write, writes), ("read", read, reads)] {
+            let listener = format!("\n[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\n{lines}");
+            text.push_str(&listener);
+        }
+        text.push('\n');
+        text.push_str(&self.more);
+        text
+    }
+}
+
+async fn readiness(admin: SocketAddr) -> std::result::Result<(), String> {
+    match http::get(admin, "/readyz", Duration::from_secs(1)).await {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        Ok(answer) => Err(format!(
+            "/readyz: {} {}",
+            answer.status,
+            answer.body.trim_end()
+        )),
+        Err(error) => Err(format!("/readyz: {error}")),
+    }
+}
+
+fn append(lines: &mut String, line: &str) {
+    lines.push_str(line);
+    lines.push('\n');
+}
+
+/// `lines` with those of the keys that they do not set themselves.
+fn with_defaults(lines: &str, defaults: &[(&str, &str)]) -> String {
+    let sets = |key: &str| {
+        lines.lines().any(|line| {
+            line.split('=')
+                .next()
+                .is_some_and(|left| left.trim() == key)
+        })
+    };
+    let missing = defaults.iter().filter(|(key, _)| !sets(key));
+    let missing: String = missing
+        .map(|(key, value)| format!("{key} = \"{value}\"\n"))
+        .collect();
+    missing + lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_test_replaces_the_default() {
+        let builder = Pgvane::builder(Path::new("pgvane"), &[])
+            .cluster("check = \"sql\"")
+            .hold_max("2s");
+        let [write, read, admin] = [1, 2, 3].map(ports::loopback);
+        let text = builder.configuration(write, read, admin);
+        assert!(
+            text.contains("[[cluster]]\nname = \"main\"\ncheck = \"sql\"\n"),
+            "{text}"
+        );
+        assert!(!text.contains("check = \"patroni\""), "{text}");
+        assert_eq!(text.matches("hold_max = \"2s\"").count(), 2, "{text}");
+    }
+}

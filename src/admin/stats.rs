@@ -1,0 +1,207 @@
+//! The stats page: what an operator wants to see at three in the morning, on one screen.
+
+use std::time::Duration;
+
+use askama::Template;
+use tokio::time::Instant;
+
+use super::Office;
+use crate::cluster::Moment;
+use crate::cluster::leadership::Leadership;
+use crate::cluster::node::SyncStanding;
+use crate::cluster::topology::{NodeView, Topology};
+use crate::config;
+use crate::proxy::registry::Census;
+
+/// The page, ready to be rendered.
+#[derive(Template)]
+#[template(path = "stats.html")]
+pub(super) struct Page {
+    version: &'static str,
+    uptime: String,
+    is_stopping: bool,
+    clusters: Vec<Cluster>,
+    listeners: Vec<Listener>,
+}
+
+struct Cluster {
+    name: String,
+    /// `led`, `doubted`, `vacant` or `contested`: the banner's colour.
+    mood: &'static str,
+    headline: String,
+    notes: Vec<&'static str>,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    name: String,
+    address: String,
+    role: &'static str,
+    /// `good`, `warn` or `bad`: the badge's colour.
+    mood: &'static str,
+    state: String,
+    timeline: String,
+    lag: String,
+    replication: String,
+    sessions: u32,
+    checked: String,
+    health: &'static str,
+    remarks: Vec<String>,
+}
+
+struct Listener {
+    name: String,
+    bind: String,
+    leads_to: String,
+    sessions: usize,
+    sessions_max: usize,
+    held: usize,
+    to_server: String,
+    to_client: String,
+}
+
+impl Page {
+    pub(super) fn of(office: &Office) -> Page {
+        let clusters = office.clusters.iter().enumerate().map(|(index, view)| {
+            let loads = office.registry.loads(index);
+            cluster(view.name(), &view.topology(), &loads, now(office.started))
+        });
+        let listeners = office.config.listeners.iter().zip(office.census());
+        Page {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime: span(office.started.elapsed()),
+            is_stopping: *office.is_stopping.borrow(),
+            clusters: clusters.collect(),
+            listeners: listeners.map(|(settings, (_, census))| listener(settings, office, census)).collect(),
+        }
+    }
+}
+
+/// Monitors count their moments from the start of the program, give or take what starting takes.
+fn now(started: Instant) -> Moment {
+    Moment::after_start(started.elapsed())
+}
+
+fn cluster(name: &str, topology: &Topology, loads: &[u32], now: Moment) -> Cluster {
+    let node_name = |id| &topology.node(id).member.name;
+    let (mood, headline) = match &topology.leadership {
+        Leadership::Led { leader, since, .. } if topology.doubted => {
+            ("doubted", format!("{} leads since {}, and is being checked anew", node_name(*leader), ago(now, *since)))
+        }
+        Leadership::Led { leader, since, .. } => {
+            ("led", format!("{} leads since {}", node_name(*leader), ago(now, *since)))
+        }
+        Leadership::Vacant { since, .. } => {
+            let why = topology.why_no_leader().unwrap_or_default();
+            ("vacant", format!("no leader since {}: {why}", ago(now, *since)))
+        }
+        Leadership::Contested { since, .. } => {
+            let why = topology.why_no_leader().unwrap_or_default();
+            ("contested", format!("split brain since {}: {why}; writes are held", ago(now, *since)))
+        }
+    };
+    let is_paused = topology.members().any(|(_, node)| node.health.report().is_some_and(|report| report.paused));
+    Cluster {
+        name: name.to_owned(),
+        mood,
+        headline,
+        notes: if is_paused { vec!["Patroni is paused: no automatic failover"] } else { Vec::new() },
+        nodes: topology.members().map(|(id, view)| node(view, loads.get(id.0).copied().unwrap_or(0), now)).collect(),
+    }
+}
+
+fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
+    let report = view.health.report();
+    let health = view.health.label();
+    let role = view.role_label();
+    let mood = match (health, role) {
+        ("up", "leader" | "replica" | "standby-leader") => "good",
+        (_, "foreign" | "out-of-service") | ("unreachable", _) => "bad",
+        _ => "warn",
+    };
+    let text = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
+    let mut remarks: Vec<String> = view.foreign.iter().cloned().collect();
+    remarks.extend(view.health.silence().map(ToString::to_string));
+    if let Some(report) = report {
+        remarks.extend(report.tags.iter().map(|(name, value)| format!("{name}: {value}")));
+        remarks.extend(report.pending_restart.then(|| "restart pending".to_owned()));
+        remarks.extend(match report.sync {
+            SyncStanding::Async => None,
+            SyncStanding::Sync => Some("sync standby".to_owned()),
+            SyncStanding::Quorum => Some("quorum standby".to_owned()),
+        });
+    }
+    Node {
+        name: view.member.name.clone(),
+        address: view.member.address.clone(),
+        role,
+        mood,
+        state: text(report.map(|report| report.state.clone())),
+        timeline: text(report.and_then(|report| report.timeline).map(|timeline| timeline.to_string())),
+        lag: text(view.lag_bytes.map(bytes)),
+        replication: text(report.and_then(|report| report.replication_state.clone())),
+        sessions,
+        checked: text(view.checked_at.map(|at| ago(now, at))),
+        health,
+        remarks,
+    }
+}
+
+fn listener(settings: &config::Listener, office: &Office, census: Census) -> Listener {
+    let rule = &settings.rule;
+    let mut leads_to = format!("{} of {}", rule.target.label(), office.config.clusters[settings.cluster].name);
+    if rule.falls_back_to_leader {
+        leads_to.push_str(", else leader");
+    }
+    Listener {
+        name: settings.name.clone(),
+        bind: settings.bind.to_string(),
+        leads_to,
+        sessions: census.sessions,
+        sessions_max: census.sessions_max,
+        held: census.held,
+        to_server: bytes(census.bytes_to_server),
+        to_client: bytes(census.bytes_to_client),
+    }
+}
+
+fn ago(now: Moment, then: Moment) -> String {
+    format!("{} ago", span(now - then))
+}
+
+/// A time span in its two largest units.
+fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        10..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// A number of bytes in PostgreSQL's units.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_read_well() {
+        assert_eq!(span(Duration::from_millis(1234)), "1.2 s");
+        assert_eq!(span(Duration::from_secs(3_725)), "1 h 2 min");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(64 << 20), "64.0 MB");
+    }
+}

@@ -1,0 +1,168 @@
+//! The running program: built from a configuration, run until told to stop, drained.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::admin::{self, Office};
+use crate::config::Config;
+use crate::probe::patroni::PatroniTlsError;
+use crate::probe::{ClusterView, Monitor};
+use crate::proxy::listener::{Desk, Listener};
+use crate::proxy::registry::{Order, Registry};
+use crate::routing::Rule;
+use crate::telemetry::metrics::Metrics;
+
+/// After sessions were ordered to end, how long they get to tell their clients.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Why the program could not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// A port could not be opened.
+    Bind {
+        /// Whose port.
+        owner: String,
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// A cluster's certificates could not be read.
+    PatroniTls(PatroniTlsError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Bind { owner, address, error } => write!(f, "{owner} cannot listen on {address}: {error}"),
+            StartError::PatroniTls(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A program whose ports are open and which serves nobody yet.
+pub struct App {
+    config: Arc<Config>,
+    monitors: Vec<Monitor>,
+    clusters: Vec<ClusterView>,
+    listeners: Vec<Listener>,
+    admin: Option<TcpListener>,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+}
+
+impl App {
+    /// Opens all ports. Needs a tokio runtime around it.
+    pub async fn build(config: Config) -> Result<App, StartError> {
+        let metrics = Arc::new(Metrics::default());
+        let registry = Arc::new(Registry::new(config.listeners.len(), config.clusters.len()));
+        let mut monitors = Vec::new();
+        let mut clusters = Vec::new();
+        for cluster in &config.clusters {
+            let (monitor, view) =
+                Monitor::new(cluster, metrics.cluster(&cluster.name)).map_err(StartError::PatroniTls)?;
+            monitors.push(monitor);
+            clusters.push(view);
+        }
+        let mut listeners = Vec::new();
+        for (index, settings) in config.listeners.iter().enumerate() {
+            let view = clusters[settings.cluster].clone();
+            let counters = metrics.listener(&settings.name);
+            let desk =
+                Desk::new(index, settings.clone(), config.drain_timeout, view, Arc::clone(&registry), counters);
+            listeners.push(Listener::bind(desk).map_err(|error| StartError::Bind {
+                owner: format!("listener \"{}\"", settings.name),
+                address: settings.bind,
+                error,
+            })?);
+        }
+        let admin = match config.admin_bind {
+            Some(address) => Some(TcpListener::bind(address).await.map_err(|error| StartError::Bind {
+                owner: "[admin]".to_owned(),
+                address,
+                error,
+            })?),
+            None => None,
+        };
+        Ok(App { config: Arc::new(config), monitors, clusters, listeners, admin, registry, metrics })
+    }
+
+    /// Serves until `stop` comes true, then drains: no new sessions, running ones may end by themselves for
+    /// `drain_timeout`. A second change of `stop` ends the wait.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let sessions = TaskTracker::new();
+        let mut background = JoinSet::new();
+        let rules: Arc<[Rule]> = self.config.listeners.iter().map(|listener| listener.rule.clone()).collect();
+        for (index, view) in self.clusters.iter().cloned().enumerate() {
+            background.spawn(apply_every_picture(index, view, Arc::clone(&self.registry), Arc::clone(&rules)));
+        }
+        for monitor in self.monitors {
+            background.spawn(monitor.run());
+        }
+        if let Some(socket) = self.admin {
+            let office = Office {
+                config: Arc::clone(&self.config),
+                clusters: self.clusters,
+                registry: Arc::clone(&self.registry),
+                metrics: self.metrics,
+                started: Instant::now(),
+                is_stopping: stop.clone(),
+            };
+            background.spawn(admin::serve(socket, office));
+        }
+        let mut accepting = JoinSet::new();
+        for listener in self.listeners {
+            accepting.spawn(listener.run(sessions.clone(), stop.clone()));
+        }
+        while accepting.join_next().await.is_some() {}
+
+        drain(&sessions, &self.registry, self.config.drain_timeout, &mut stop).await;
+        background.shutdown().await;
+    }
+}
+
+/// Orders away the sessions that each new picture leaves in the wrong place.
+async fn apply_every_picture(index: usize, view: ClusterView, registry: Arc<Registry>, rules: Arc<[Rule]>) {
+    loop {
+        let topology = view.topology_full();
+        registry.apply(index, &topology, &rules);
+        view.newer_than(topology.generation).await;
+    }
+}
+
+async fn drain(
+    sessions: &TaskTracker,
+    registry: &Registry,
+    drain_timeout: Duration,
+    stop: &mut watch::Receiver<bool>,
+) {
+    sessions.close();
+    let running = registry.sessions();
+    if running > 0 {
+        info!(sessions = running, timeout_seconds = drain_timeout.as_secs_f64(), "draining");
+    }
+    stop.mark_unchanged();
+    tokio::select! {
+        _ = timeout_at(Instant::now() + drain_timeout, sessions.wait()) => {}
+        _ = stop.changed() => info!("told again to stop: not waiting any longer"),
+    }
+    let left = registry.sessions();
+    if left > 0 {
+        warn!(sessions = left, "ending the sessions that are left");
+        registry.order_all(Order::Stop);
+        let _ = timeout_at(Instant::now() + LAST_WORDS, sessions.wait()).await;
+    }
+    info!("stopped");
+}

@@ -1,0 +1,115 @@
+//! The command line: what the user types, and the exit codes that answer it.
+
+mod healthcheck;
+mod run;
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::config::default_port;
+
+/// Exit codes, from `sysexits.h`.
+mod exit {
+    /// Something went wrong that no other code names.
+    pub(super) const FAILURE: u8 = 1;
+    /// The command line makes no sense.
+    pub(super) const USAGE: u8 = 64;
+    /// A file cannot be read.
+    pub(super) const NO_INPUT: u8 = 66;
+    /// The configuration is faulty.
+    pub(super) const CONFIG: u8 = 78;
+}
+
+/// Points every PostgreSQL connection at the right node of a Patroni cluster.
+#[derive(Debug, Parser)]
+#[command(name = "pgvane", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy
+    Run(Source),
+    /// Validate a configuration file and report every fault in it
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Ask a running pgvane whether it is alive; for Docker's HEALTHCHECK
+    Healthcheck {
+        /// Its admin address
+        #[arg(long, value_name = "URL", default_value_t = format!("http://127.0.0.1:{}", default_port::ADMIN))]
+        admin: String,
+        /// Ask whether it is ready to take connections, instead
+        #[arg(long)]
+        ready: bool,
+    },
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// Configuration file
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Do without a file: find the nodes through these Patroni REST APIs, and listen on ports 6432 (leader), 6433
+    /// (replicas) and 8404 (stats)
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    patroni: Vec<String>,
+}
+
+/// Runs the program: reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_help = !error.use_stderr();
+            let _ = error.print(); // if even this cannot be shown, the exit code must do
+            return if is_help { ExitCode::SUCCESS } else { ExitCode::from(exit::USAGE) };
+        }
+    };
+    match cli.command {
+        Command::Run(source) => match source.config() {
+            Ok(config) => run::run(config),
+            Err(code) => code,
+        },
+        Command::Check { file } => match read(&file) {
+            Ok(config) => {
+                let (clusters, listeners) = (config.clusters.len(), config.listeners.len());
+                println!("{}: valid ({clusters} cluster(s), {listeners} listener(s))", file.display());
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        },
+        Command::Healthcheck { admin, ready } => healthcheck::ask(&admin, ready),
+    }
+}
+
+impl Source {
+    fn config(self) -> Result<Config, ExitCode> {
+        match self.config {
+            Some(file) => read(&file),
+            None => Config::from_patroni_urls(&self.patroni).map_err(|faults| failed(exit::USAGE, faults)),
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Config, ExitCode> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| failed(exit::NO_INPUT, format!("cannot read {name}: {error}")))?;
+    Config::from_toml(&name, &text).map_err(|faults| failed(exit::CONFIG, faults))
+}
+
+/// Says what is wrong, and gives the code to end with.
+fn failed(code: u8, why: impl Display) -> ExitCode {
+    eprintln!("pgvane: {why}");
+    ExitCode::from(code)
+}

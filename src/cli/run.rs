@@ -1,0 +1,53 @@
+//! `pgvane run`: the runtime, the signals, and the program between them.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{exit, failed};
+use crate::app::App;
+use crate::config::Config;
+use crate::telemetry::logging;
+
+/// Runs until SIGTERM or SIGINT.
+pub(super) fn run(config: Config) -> ExitCode {
+    logging::start(&config.log);
+    info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pgvane").build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(exit::FAILURE, format!("cannot start threads: {error}")),
+    };
+    runtime.block_on(async {
+        let stop = match stop_on_signals() {
+            Ok(stop) => stop,
+            Err(error) => return failed(exit::FAILURE, format!("cannot listen for signals: {error}")),
+        };
+        match App::build(config).await {
+            Ok(app) => {
+                app.run(stop).await;
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(exit::FAILURE, error),
+        }
+    })
+}
+
+/// Comes true with the first SIGTERM or SIGINT, and changes again with each further one.
+fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            info!(signal = name, "told to stop");
+            sender.send_replace(true);
+        }
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,39 @@
+//! Reports and moments for the tests of the pure core.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::moment::Moment;
+use super::node::{Claim, Lsn, Report, SyncStanding};
+
+pub(crate) fn at_ms(ms: u64) -> Moment {
+    Moment::after_start(Duration::from_millis(ms))
+}
+
+pub(crate) fn report(claim: Claim, timeline: u32) -> Report {
+    Report {
+        claim,
+        state: "running".into(),
+        timeline: Some(timeline),
+        position: Some(Lsn(1000)),
+        received: None,
+        replication_state: (claim == Claim::Replica).then(|| "streaming".into()),
+        sync: SyncStanding::Async,
+        tags: BTreeMap::new(),
+        scope: Some("demo".into()),
+        system_identifier: Some("7000000000000000001".into()),
+        server_version: Some(150_008),
+        patroni_version: Some("4.1.5".into()),
+        paused: false,
+        pending_restart: false,
+    }
+}
+
+pub(crate) fn leader(timeline: u32) -> Arc<Report> {
+    Arc::new(report(Claim::Leader, timeline))
+}
+
+pub(crate) fn replica(timeline: u32) -> Arc<Report> {
+    Arc::new(report(Claim::Replica, timeline))
+}

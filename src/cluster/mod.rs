@@ -1,0 +1,20 @@
+//! What is known of the nodes, and what follows from it. Pure: no clock, no socket, no runtime.
+//!
+//! In reading order: a node's [`node::Report`] and the [`node::Observation`] that carries it; the three-valued
+//! [`health`] of one node; the [`leadership`] of all; the [`schedule`] of checks; the [`machine`] that ties them
+//! together; and the [`topology`] it publishes.
+
+pub mod health;
+pub mod leadership;
+pub mod machine;
+pub mod moment;
+pub mod node;
+pub mod schedule;
+pub mod topology;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+
+pub use moment::Moment;
+pub use node::{Member, NodeId};
+pub use topology::Topology;

@@ -1,0 +1,160 @@
+//! What one node says of itself: the vocabulary in which probes speak to the core.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::moment::Moment;
+
+/// The most nodes that one cluster may have. Patroni clusters have two to seven; the bound keeps per-node
+/// tables a fixed size, so that counting a session takes no lock.
+pub const NODES_MAX: usize = 128;
+
+/// A node's number within its cluster, valid for the life of the process and smaller than [`NODES_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
+/// Where a node is to be found. Names are resolved at each connect, so that a changed address is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The name under which logs, metrics and the stats page show the node; Patroni's member name.
+    pub name: String,
+    /// PostgreSQL's `host:port`.
+    pub address: String,
+    /// Base URL of Patroni's REST API, without a trailing slash.
+    pub patroni_url: String,
+}
+
+/// A position in the write-ahead log, in bytes since its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+impl fmt::Display for Lsn {
+    /// As PostgreSQL prints a `pg_lsn`: two hexadecimal halves.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+/// The part that a node says it plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// Holds Patroni's leader lock, PostgreSQL runs and is not in recovery: takes writes.
+    Leader,
+    /// Holds the leader lock, but its PostgreSQL does not take writes: starting, stopping, still in recovery.
+    LockHolder,
+    /// Leads a standby cluster: holds the lock, in recovery by design.
+    StandbyLeader,
+    /// In recovery, running.
+    Replica,
+    /// Says that it serves nobody: stopped, starting, being created, or a primary without the lock.
+    OutOfService,
+}
+
+impl Claim {
+    /// Whether an existing write session may stay on a node that says this.
+    ///
+    /// A lock holder keeps its sessions: a restart of PostgreSQL ends them by itself, and a slow answer to
+    /// Patroni's own query must not.
+    pub fn keeps_writers(self) -> bool {
+        matches!(self, Claim::Leader | Claim::LockHolder)
+    }
+
+    /// The word for it in logs, metrics and on the stats page.
+    pub fn label(self) -> &'static str {
+        match self {
+            Claim::Leader => "leader",
+            Claim::LockHolder => "lock-holder",
+            Claim::StandbyLeader => "standby-leader",
+            Claim::Replica => "replica",
+            Claim::OutOfService => "out-of-service",
+        }
+    }
+}
+
+/// A replica's part in synchronous replication, as Patroni states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum SyncStanding {
+    /// Neither of the below.
+    #[default]
+    Async,
+    /// One of `synchronous_standby_names`.
+    Sync,
+    /// Takes part in quorum commit.
+    Quorum,
+}
+
+/// A node's own account of itself, taken from one answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The part it plays.
+    pub claim: Claim,
+    /// PostgreSQL's state in Patroni's words: `running`, `starting`, `stopping`, …
+    pub state: String,
+    /// PostgreSQL's timeline.
+    pub timeline: Option<u32>,
+    /// A leader's flush position, or a replica's replay position.
+    pub position: Option<Lsn>,
+    /// Up to where a replica has received WAL.
+    pub received: Option<Lsn>,
+    /// `streaming`, `in archive recovery`, or absent.
+    pub replication_state: Option<String>,
+    /// Part in synchronous replication.
+    pub sync: SyncStanding,
+    /// The node's tags from Patroni's configuration, values as text.
+    pub tags: BTreeMap<String, String>,
+    /// Patroni's `scope`, the cluster's name.
+    pub scope: Option<String>,
+    /// `system_identifier` of pg_controldata.
+    pub system_identifier: Option<String>,
+    /// PostgreSQL's version number, 150008 for 15.8.
+    pub server_version: Option<u32>,
+    /// Patroni's version.
+    pub patroni_version: Option<String>,
+    /// Patroni is in maintenance mode (`patronictl pause`).
+    pub paused: bool,
+    /// The node waits for a restart to apply its configuration.
+    pub pending_restart: bool,
+}
+
+impl Report {
+    /// Whether the node asks, by Patroni's `noloadbalance` tag, to be given no reads.
+    pub fn asks_for_no_reads(&self) -> bool {
+        self.tags.get("noloadbalance").is_some_and(|value| value == "true")
+    }
+}
+
+/// Why a check brought no answer. Silence says nothing about the node's role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Silence {
+    /// No whole answer within the deadline.
+    TimedOut,
+    /// Nobody listens there.
+    Refused,
+    /// The host or name could not be reached, or the connection broke; with the cause.
+    Unreachable(String),
+    /// Something answered that is not Patroni, or not in words that we know; with what was wrong.
+    Garbled(String),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Silence::TimedOut => f.write_str("no answer in time"),
+            Silence::Refused => f.write_str("connection refused"),
+            Silence::Unreachable(cause) => write!(f, "unreachable: {cause}"),
+            Silence::Garbled(cause) => write!(f, "not a Patroni answer: {cause}"),
+        }
+    }
+}
+
+/// What one check of one node brought.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// Whom it is about.
+    pub node: NodeId,
+    /// When the question was sent. The answer describes the node at some moment after this.
+    pub asked_at: Moment,
+    /// The answer, or why there was none.
+    pub outcome: Result<Arc<Report>, Silence>,
+}

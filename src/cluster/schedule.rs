@@ -1,0 +1,119 @@
+//! When to check which node: regular, fast or at once, and never a storm.
+
+use std::time::Duration;
+
+use super::moment::Moment;
+
+/// The least time between two checks of one node, however urgent. Patroni answers from a pool of five threads
+/// that must not be filled by us.
+const SPACING_MIN: Duration = Duration::from_millis(20);
+
+/// The most checks of one node under way at once: one that may be stuck, and one that asks anew.
+const IN_FLIGHT_MAX: usize = 2;
+
+/// One node's timetable.
+#[derive(Debug, Clone)]
+pub struct Timetable {
+    due: Moment,
+    last_asked: Option<Moment>,
+    in_flight: Vec<Moment>,
+    /// An answer asked for before this moment is not fresh enough.
+    wanted_after: Option<Moment>,
+    dice: u64,
+}
+
+impl Timetable {
+    /// A node to be asked at once. `seed` spreads the checks of many nodes and proxies over time.
+    pub fn starting(now: Moment, seed: u64) -> Timetable {
+        Timetable { due: now, last_asked: None, in_flight: Vec::new(), wanted_after: None, dice: seed | 1 }
+    }
+
+    /// Asks for an answer that is newer than `now`, as soon as may be. Many such wishes make one check.
+    pub fn hurry(&mut self, now: Moment) {
+        self.wanted_after = Some(now);
+    }
+
+    /// When the next check is to be sent; `None` while enough are under way.
+    pub fn next_due(&self) -> Option<Moment> {
+        let spaced = self.last_asked.map_or(Moment::START, |asked| asked + SPACING_MIN);
+        match self.wanted_after {
+            Some(wanted) if self.in_flight.len() < IN_FLIGHT_MAX => Some(wanted.max(spaced)),
+            _ if self.in_flight.is_empty() => Some(self.due.max(spaced)),
+            _ => None,
+        }
+    }
+
+    /// Notes that a check was sent.
+    pub fn asked(&mut self, now: Moment) {
+        self.last_asked = Some(now);
+        self.in_flight.push(now);
+        self.wanted_after = None;
+    }
+
+    /// Notes that the check sent at `asked_at` has come to its end, and plans the next one `pace` after it was sent,
+    /// give or take a tenth.
+    pub fn ended(&mut self, asked_at: Moment, pace: Duration) {
+        self.in_flight.retain(|sent| *sent != asked_at);
+        self.due = asked_at + self.jittered(pace);
+    }
+
+    /// Brings the next regular check forward, if `pace` asks for an earlier one.
+    pub fn quicken(&mut self, pace: Duration) {
+        let base = self.last_asked.unwrap_or(Moment::START);
+        self.due = self.due.min(base + pace);
+    }
+
+    fn jittered(&mut self, pace: Duration) -> Duration {
+        // xorshift64: no more is needed to keep proxies from marching in step
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        pace * 9 / 10 + pace / 1000 * (self.dice % 200) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fixtures::at_ms;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn regular_checks_wait_for_the_one_under_way() {
+        let mut table = Timetable::starting(at_ms(0), 7);
+        assert_eq!(table.next_due(), Some(at_ms(0)));
+        table.asked(at_ms(0));
+        assert_eq!(table.next_due(), None);
+        table.ended(at_ms(0), SECOND);
+        let due = table.next_due().expect("planned");
+        assert!(due >= at_ms(900) && due <= at_ms(1100), "{due:?}");
+    }
+
+    #[test]
+    fn a_hundred_signals_make_one_more_check() {
+        let mut table = Timetable::starting(at_ms(0), 7);
+        table.asked(at_ms(0));
+        for ms in 5..105 {
+            table.hurry(at_ms(ms));
+        }
+        assert_eq!(table.next_due(), Some(at_ms(104)));
+        table.asked(at_ms(104));
+        assert_eq!(table.next_due(), None, "the second is under way");
+        table.hurry(at_ms(105));
+        assert_eq!(table.next_due(), None, "never three at once");
+        table.ended(at_ms(0), SECOND);
+        assert_eq!(table.next_due(), Some(at_ms(124)), "spaced even when urgent");
+    }
+
+    #[test]
+    fn quickening_never_delays() {
+        let mut table = Timetable::starting(at_ms(0), 7);
+        table.asked(at_ms(0));
+        table.ended(at_ms(0), SECOND);
+        table.quicken(Duration::from_millis(100));
+        assert_eq!(table.next_due(), Some(at_ms(100)));
+        table.quicken(SECOND);
+        assert_eq!(table.next_due(), Some(at_ms(100)));
+    }
+}

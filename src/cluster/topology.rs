@@ -1,0 +1,211 @@
+//! The published picture of a cluster: an immutable snapshot that sessions, metrics and the stats page read.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::health::Health;
+use super::leadership::{Leadership, Vacancy};
+use super::moment::Moment;
+use super::node::{Claim, Member, NodeId};
+
+/// All that is known of a cluster at one moment.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// Grows with every publication.
+    pub generation: u64,
+    /// Who leads.
+    pub leadership: Leadership,
+    /// Something happened that makes the leader doubtful, and no check has answered since. New writes wait for
+    /// that answer; sessions stay.
+    pub doubted: bool,
+    /// The nodes; a [`NodeId`] is an index into this. Nodes that have left keep their place.
+    pub nodes: Vec<NodeView>,
+}
+
+/// One node in the picture.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// Name and addresses.
+    pub member: Arc<Member>,
+    /// What is known of it.
+    pub health: Health,
+    /// How far its replay is behind the leader's WAL, in bytes, by the newest answers of both.
+    pub lag_bytes: Option<u64>,
+    /// Why its answers are not accepted: it belongs to another cluster.
+    pub foreign: Option<String>,
+    /// It is no longer a member of the cluster.
+    pub departed: bool,
+    /// When the last check of it came to an end.
+    pub checked_at: Option<Moment>,
+}
+
+/// Whether a running write session may stay where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriterVerdict {
+    /// Nothing speaks against it.
+    Keep,
+    /// The node itself says that it does not lead.
+    LostLead,
+    /// Another node leads.
+    Superseded(NodeId),
+}
+
+impl Topology {
+    /// The picture before the first check: nodes are known by name only and nobody leads.
+    pub fn unchecked(nodes: Vec<NodeView>) -> Topology {
+        let leadership = Leadership::Vacant { since: Moment::START, why: Vacancy::Unchecked };
+        Topology { generation: 0, leadership, doubted: false, nodes }
+    }
+
+    /// The node that leads, whether doubted or not.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leadership.leader()
+    }
+
+    /// One node. Panics on a number that this cluster never gave out, which would be a defect of the caller.
+    pub fn node(&self, id: NodeId) -> &NodeView {
+        &self.nodes[id.0]
+    }
+
+    /// The nodes that belong to the cluster now, with their numbers.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, &NodeView)> {
+        self.nodes.iter().enumerate().map(|(id, node)| (NodeId(id), node)).filter(|(_, node)| !node.departed)
+    }
+
+    /// Whether a write session on `id` may stay.
+    pub fn verdict_on_writers(&self, id: NodeId) -> WriterVerdict {
+        match self.leader() {
+            Some(leader) if leader == id => WriterVerdict::Keep,
+            Some(leader) => WriterVerdict::Superseded(leader),
+            None => match self.node(id).claim() {
+                Some(claim) if !claim.keeps_writers() => WriterVerdict::LostLead,
+                _ => WriterVerdict::Keep,
+            },
+        }
+    }
+
+    /// Why there is no leader to write to, for people. `None` while there is one that is not doubted.
+    pub fn why_no_leader(&self) -> Option<String> {
+        let name = |id: &NodeId| &self.node(*id).member.name;
+        match &self.leadership {
+            Leadership::Led { leader, .. } if self.doubted => Some(format!("{} is being checked anew", name(leader))),
+            Leadership::Led { .. } => None,
+            Leadership::Contested { claimants, .. } => {
+                let names: Vec<&str> = claimants.iter().map(|id| name(id).as_str()).collect();
+                Some(format!("{} claim to lead at the same time", names.join(" and ")))
+            }
+            Leadership::Vacant { why, .. } => Some(match why {
+                Vacancy::Unchecked => "no node has been checked yet".to_owned(),
+                Vacancy::Unreachable => "no node's Patroni answers".to_owned(),
+                Vacancy::Unclaimed => "no node claims to lead".to_owned(),
+                Vacancy::Silent(id) => format!("{} led and its Patroni has stopped answering", name(id)),
+                Vacancy::NotReady(id) => match self.node(*id).health.report() {
+                    Some(report) if report.state == "running" => {
+                        format!("{} holds the leader lock and is being promoted", name(id))
+                    }
+                    Some(report) => {
+                        format!("{} holds the leader lock, but its PostgreSQL is {}", name(id), report.state)
+                    }
+                    None => format!("{} holds the leader lock, but is not ready", name(id)),
+                },
+            }),
+        }
+    }
+}
+
+impl NodeView {
+    /// A node of which only the name is known.
+    pub fn unchecked(member: Arc<Member>) -> NodeView {
+        NodeView { member, health: Health::UNKNOWN, lag_bytes: None, foreign: None, departed: false, checked_at: None }
+    }
+
+    /// What the node's newest answer claims; nothing if it has not answered, or belongs elsewhere.
+    pub fn claim(&self) -> Option<Claim> {
+        match &self.foreign {
+            Some(_) => Some(Claim::OutOfService),
+            None => self.health.report().map(|report| report.claim),
+        }
+    }
+
+    /// The role as one word for metrics, logs and the stats page.
+    pub fn role_label(&self) -> &'static str {
+        match (&self.foreign, self.claim()) {
+            (Some(_), _) => "foreign",
+            (None, Some(claim)) => claim.label(),
+            (None, None) => "unknown",
+        }
+    }
+
+    /// Everything that changes routing, as one line of text for logs.
+    pub fn standing(&self) -> Standing<'_> {
+        Standing(self)
+    }
+}
+
+/// A node's role and health in a few words: `replica`, `leader (silent: no answer in time)`.
+pub struct Standing<'a>(&'a NodeView);
+
+impl fmt::Display for Standing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.0;
+        f.write_str(node.role_label())?;
+        if let Some(why) = &node.foreign {
+            write!(f, " ({why})")?;
+        }
+        if let Some(report) = node.health.report()
+            && report.state != "running"
+        {
+            write!(f, ", PostgreSQL {}", report.state)?;
+        }
+        if node.departed {
+            f.write_str(", no longer a member")?;
+        }
+        match &node.health {
+            Health::Silent { silence, .. } => write!(f, " (silent: {silence})"),
+            Health::Unchecked { silence: Some(silence) } => write!(f, " ({silence})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fixtures::{at_ms, leader, replica, report};
+    use crate::cluster::node::Report;
+
+    fn view(name: &str, report: Option<Arc<Report>>) -> NodeView {
+        let member = Member { name: name.into(), address: "h:5432".into(), patroni_url: "http://h:8008".into() };
+        let health = match report {
+            Some(report) => Health::Answering { report, asked_at: at_ms(1), since: at_ms(1), missed: 0 },
+            None => Health::UNKNOWN,
+        };
+        NodeView { health, ..NodeView::unchecked(Arc::new(member)) }
+    }
+
+    fn vacant(why: Vacancy) -> Leadership {
+        Leadership::Vacant { since: at_ms(0), why }
+    }
+
+    #[test]
+    fn writers_stay_until_the_node_says_otherwise_or_another_leads() {
+        let nodes = vec![view("a", Some(leader(1))), view("b", Some(replica(1))), view("c", None)];
+        let mut topology = Topology { leadership: vacant(Vacancy::Unclaimed), ..Topology::unchecked(nodes) };
+        assert_eq!(topology.verdict_on_writers(NodeId(0)), WriterVerdict::Keep);
+        assert_eq!(topology.verdict_on_writers(NodeId(1)), WriterVerdict::LostLead);
+        assert_eq!(topology.verdict_on_writers(NodeId(2)), WriterVerdict::Keep, "silence is no word");
+        topology.leadership = Leadership::Led { leader: NodeId(1), timeline: Some(2), since: at_ms(9) };
+        assert_eq!(topology.verdict_on_writers(NodeId(0)), WriterVerdict::Superseded(NodeId(1)));
+        assert_eq!(topology.verdict_on_writers(NodeId(1)), WriterVerdict::Keep);
+    }
+
+    #[test]
+    fn the_reason_for_having_no_leader_names_the_node_and_its_state() {
+        let mut stopping = report(Claim::LockHolder, 1);
+        stopping.state = "stopping".into();
+        let nodes = vec![view("pg1", Some(Arc::new(stopping)))];
+        let topology = Topology { leadership: vacant(Vacancy::NotReady(NodeId(0))), ..Topology::unchecked(nodes) };
+        let why = topology.why_no_leader().expect("nobody leads");
+        assert_eq!(why, "pg1 holds the leader lock, but its PostgreSQL is stopping");
+    }
+}

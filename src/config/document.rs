@@ -1,0 +1,281 @@
+//! Reads a TOML document table by table and collects every fault on the way instead of stopping at the first.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::fault::{Fault, Faults};
+use super::units;
+
+/// A document being read, with the faults found so far.
+pub struct Document<'text> {
+    file: String,
+    text: &'text str,
+    root: Spanned<DeTable<'text>>,
+    faults: RefCell<Vec<Fault>>,
+}
+
+impl<'text> Document<'text> {
+    /// Parses `text`. Faults of syntax are collected like all others; what could be parsed can be read.
+    pub fn parse(file: &str, text: &'text str) -> Document<'text> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let document = Document { file: file.to_owned(), text, root, faults: RefCell::new(Vec::new()) };
+        for error in errors {
+            document.fault(error.span(), error.message().replace('\n', ", "), None);
+        }
+        document
+    }
+
+    /// The top-level table.
+    pub fn root(&self) -> Section<'_> {
+        Section::new(self, String::new(), self.root.get_ref(), self.root.span())
+    }
+
+    /// Ends the reading: the faults in the order of their lines, if there were any.
+    pub fn finish(self) -> Result<(), Faults> {
+        let mut list = self.faults.into_inner();
+        list.sort_by_key(|fault| fault.line);
+        if list.is_empty() { Ok(()) } else { Err(Faults { file: self.file, list }) }
+    }
+
+    fn fault(&self, span: Option<Range<usize>>, message: String, hint: Option<String>) {
+        let line = span.map(|span| self.text[..span.start.min(self.text.len())].matches('\n').count() + 1);
+        self.faults.borrow_mut().push(Fault { line, message, hint });
+    }
+}
+
+/// One table. Remembers which keys were asked for, so that the others can be called unknown.
+pub struct Section<'d> {
+    document: &'d Document<'d>,
+    path: String,
+    table: &'d DeTable<'d>,
+    span: Range<usize>,
+    known: RefCell<BTreeSet<&'static str>>,
+}
+
+impl<'d> Section<'d> {
+    fn new(document: &'d Document<'d>, path: String, table: &'d DeTable<'d>, span: Range<usize>) -> Section<'d> {
+        Section { document, path, table, span, known: RefCell::new(BTreeSet::new()) }
+    }
+
+    /// Reports a fault of this table as a whole.
+    pub fn fault(&self, message: impl Into<String>, hint: impl Into<String>) {
+        self.document.fault(Some(self.span.clone()), message.into(), Some(hint.into()));
+    }
+
+    /// Reports a fault of one key's value, or of the table if the key is absent.
+    pub fn fault_at(&self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
+        let span = self.table.get(key).map_or_else(|| self.span.clone(), Spanned::span);
+        self.document.fault(Some(span), message.into(), Some(hint.into()));
+    }
+
+    /// Whether the file has this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    fn value(&self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.known.borrow_mut().insert(key);
+        self.table.get(key)
+    }
+
+    fn named(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn wrong_kind<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> Option<T> {
+        let message = format!("{} must be {wanted}, not {}", self.named(key), a_kind(value.get_ref()));
+        self.document.fault(Some(value.span()), message, None);
+        None
+    }
+
+    fn bad_value<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, said: &str, hint: String) -> Option<T> {
+        self.document.fault(Some(value.span()), format!("{}: {said}", self.named(key)), Some(hint));
+        None
+    }
+
+    /// A text.
+    pub fn string(&self, key: &'static str) -> Option<String> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some(text.as_ref().to_owned()),
+            _ => self.wrong_kind(key, value, "a string in quotes"),
+        }
+    }
+
+    /// A text that must be there and must not be empty.
+    pub fn required_string(&self, key: &'static str, hint: &str) -> Option<String> {
+        if !self.has(key) {
+            self.known.borrow_mut().insert(key);
+            self.document.fault(Some(self.span.clone()), format!("{} is missing", self.named(key)), Some(hint.into()));
+            return None;
+        }
+        let text = self.string(key)?;
+        if text.trim().is_empty() {
+            self.fault_at(key, format!("{} is empty", self.named(key)), hint);
+            return None;
+        }
+        Some(text)
+    }
+
+    /// True or false.
+    pub fn boolean(&self, key: &'static str) -> Option<bool> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(yes) => Some(*yes),
+            _ => self.wrong_kind(key, value, "true or false"),
+        }
+    }
+
+    /// A whole number within `bounds`.
+    pub fn integer(&self, key: &'static str, bounds: Range<u64>) -> Option<u64> {
+        let value = self.value(key)?;
+        let DeValue::Integer(number) = value.get_ref() else {
+            return self.wrong_kind(key, value, "a whole number");
+        };
+        match u64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) if bounds.contains(&number) => Some(number),
+            _ => {
+                let hint = format!("give a number from {} to {}", bounds.start, bounds.end - 1);
+                self.bad_value(key, value, &format!("{} is out of bounds", number.as_str()), hint)
+            }
+        }
+    }
+
+    /// A duration with its unit, within `bounds`.
+    pub fn duration(&self, key: &'static str, bounds: Range<Duration>) -> Option<Duration> {
+        let value = self.value(key)?;
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.as_ref(),
+            DeValue::Integer(number) => {
+                let hint = format!("write {key} = \"{}s\" or another unit: us, ms, s, min, h, d", number.as_str());
+                return self.bad_value(key, value, "a duration needs a unit", hint);
+            }
+            _ => return self.wrong_kind(key, value, "a duration such as \"10s\""),
+        };
+        match units::duration(text) {
+            Ok(duration) if bounds.contains(&duration) => Some(duration),
+            Ok(_) => {
+                let hint = format!("give at least {:?} and less than {:?}", bounds.start, bounds.end);
+                self.bad_value(key, value, &format!("\"{text}\" is out of bounds"), hint)
+            }
+            Err(hint) => self.bad_value(key, value, &format!("\"{text}\" is not a duration"), hint),
+        }
+    }
+
+    /// A size with its unit, in bytes.
+    pub fn size_bytes(&self, key: &'static str) -> Option<u64> {
+        let value = self.value(key)?;
+        let DeValue::String(text) = value.get_ref() else {
+            return self.wrong_kind(key, value, "a size with a unit such as \"64MB\"");
+        };
+        match units::size_bytes(text) {
+            Ok(size) => Some(size),
+            Err(hint) => self.bad_value(key, value, &format!("\"{text}\" is not a size"), hint),
+        }
+    }
+
+    /// One of several words.
+    pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        let value = self.value(key)?;
+        let DeValue::String(text) = value.get_ref() else {
+            return self.wrong_kind(key, value, "a string in quotes");
+        };
+        let found = choices.iter().find(|(word, _)| *word == text.as_ref());
+        found.map(|(_, choice)| *choice).or_else(|| {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            let hint = match closest(text, &words) {
+                Some(word) => format!("did you mean \"{word}\"? Possible are: {}", words.join(", ")),
+                None => format!("possible are: {}", words.join(", ")),
+            };
+            self.bad_value(key, value, &format!("\"{text}\" is not known"), hint)
+        })
+    }
+
+    /// An address to listen on: an IP address, or `*` for all, and a port.
+    pub fn bind_address(&self, key: &'static str) -> Option<SocketAddr> {
+        let value = self.value(key)?;
+        let DeValue::String(text) = value.get_ref() else {
+            return self.wrong_kind(key, value, "an address such as \"0.0.0.0:6432\"");
+        };
+        let text = text.as_ref();
+        let spelled_out = text.strip_prefix('*').map(|port| format!("[::]{port}"));
+        spelled_out.as_deref().unwrap_or(text).parse().ok().or_else(|| {
+            let hint = "write IP:PORT, for example \"0.0.0.0:6432\", \"[::]:6432\" or \"*:6432\"".to_owned();
+            self.bad_value(key, value, &format!("\"{text}\" is not an address to listen on"), hint)
+        })
+    }
+
+    /// The tables of an array of tables; none if the key is absent.
+    pub fn sections(&self, key: &'static str) -> Vec<Section<'d>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            let wanted = format!("an array of tables: write [[{}]]", self.named(key));
+            return self.wrong_kind(key, value, &wanted).unwrap_or_default();
+        };
+        let section = |item: &'d Spanned<DeValue<'d>>| match item.get_ref() {
+            DeValue::Table(table) => Some(Section::new(self.document, self.named(key), table, item.span())),
+            _ => self.wrong_kind(key, item, "an array of tables"),
+        };
+        items.iter().filter_map(section).collect()
+    }
+
+    /// A table; `None` if the key is absent.
+    pub fn section(&self, key: &'static str) -> Option<Section<'d>> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section::new(self.document, self.named(key), table, value.span())),
+            _ => self.wrong_kind(key, value, &format!("a table: write [{}]", self.named(key))),
+        }
+    }
+
+    /// Calls every key unknown that nobody has asked for.
+    pub fn finish(self) {
+        let known: Vec<&str> = self.known.into_inner().into_iter().collect();
+        for (key, _) in self.table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
+            let name = key.get_ref();
+            let place = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
+            let hint = match closest(name, &known) {
+                Some(word) => format!("did you mean \"{word}\"?"),
+                None => format!("known are: {}", known.join(", ")),
+            };
+            self.document.fault(Some(key.span()), format!("unknown key \"{name}\"{place}"), Some(hint));
+        }
+    }
+}
+
+/// The word that was probably meant.
+fn closest<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
+    let likeness = |word: &str| strsim::jaro_winkler(typed, word);
+    let best = words.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > 0.8).then_some(best)
+}
+
+fn a_kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// Whether `text` is `host:port`, with a host name, an IPv4 address or an IPv6 address in brackets. Does not
+/// resolve names.
+pub fn is_host_and_port(text: &str) -> bool {
+    match text.rsplit_once(':') {
+        Some((host, port)) => {
+            let plain = !host.contains(':') || (host.starts_with('[') && text.to_socket_addrs().is_ok());
+            !host.is_empty() && !host.contains(['/', ' ', '@']) && plain && port.parse::<u16>().is_ok_and(|p| p > 0)
+        }
+        None => false,
+    }
+}

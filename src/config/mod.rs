@@ -1,0 +1,202 @@
+//! What pgvane has been told to do: validated, complete, and only to be had by validation.
+//!
+//! A file is read by [`Config::from_toml`], a zero-file start by [`Config::from_patroni_urls`]. Neither leaves an
+//! `Option` behind that means "default".
+
+mod document;
+pub mod fault;
+mod read;
+mod units;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use fault::{Fault, Faults};
+
+use crate::cluster::Member;
+use crate::routing::{Balance, Rule, Target};
+
+/// Ports that pgvane takes unless told otherwise.
+pub mod default_port {
+    /// Leads to the leader.
+    pub const WRITE: u16 = 6432;
+    /// Leads to the replicas.
+    pub const READ: u16 = 6433;
+    /// Stats page and metrics.
+    pub const ADMIN: u16 = 8404;
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the stats page and the metrics are served; `None` if nowhere.
+    pub admin_bind: Option<SocketAddr>,
+    /// How and how much is logged.
+    pub log: Log,
+    /// How long running sessions may go on after a signal to stop.
+    pub drain_timeout: Duration,
+    /// The clusters; at least one.
+    pub clusters: Vec<Cluster>,
+    /// The listeners; at least one.
+    pub listeners: Vec<Listener>,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A filter in tracing's notation: `info`, or `info,pgvane::proxy=debug`.
+    pub level: String,
+    /// One JSON object a line instead of text.
+    pub is_json: bool,
+}
+
+/// One Patroni cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// Name in logs, metrics and on the stats page.
+    pub name: String,
+    /// The nodes that the file names.
+    pub nodes: Vec<Member>,
+    /// REST APIs whose `/cluster` is asked for members; empty if discovery is off.
+    pub discover_urls: Vec<String>,
+    /// Patroni's scope that every node must state.
+    pub scope: Option<String>,
+    /// Time between checks of a node while all is quiet.
+    pub interval: Duration,
+    /// Time between checks while there is no leader, or just after a change.
+    pub fast_interval: Duration,
+    /// How long a check may take.
+    pub timeout: Duration,
+    /// Answers in a row until a silent replica serves again.
+    pub rise: u32,
+    /// Checks in a row without an answer until a node counts as silent.
+    pub fall: u32,
+    /// How long a silent leader's last word counts.
+    pub leader_grace: Duration,
+    /// Certificates for REST APIs that speak HTTPS.
+    pub patroni_tls: PatroniTls,
+}
+
+/// How to meet REST APIs that speak HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PatroniTls {
+    /// Trust these authorities only; the system's if `None`.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our certificate and key, for APIs that want one.
+    pub client_identity_file: Option<PathBuf>,
+}
+
+/// One port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Name in logs, metrics and on the stats page.
+    pub name: String,
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// Index into [`Config::clusters`].
+    pub cluster: usize,
+    /// Where its sessions go.
+    pub rule: Rule,
+    /// How long a new connection waits for a node before it is refused.
+    pub hold_max: Duration,
+    /// How many may wait at once.
+    pub hold_sessions_max: usize,
+    /// How many sessions it carries at once.
+    pub sessions_max: usize,
+    /// How long connecting to a node may take.
+    pub connect_timeout: Duration,
+    /// How long a node may take for its first answer.
+    pub login_timeout: Duration,
+    /// How long a client may take for its first packet.
+    pub startup_timeout: Duration,
+    /// Idle time after which the kernel asks whether the other side is still there, on both sides.
+    pub tcp_keepalive: Duration,
+    /// How long sent data may stay unacknowledged before the connection counts as broken, on both sides.
+    pub tcp_user_timeout: Duration,
+}
+
+impl Config {
+    /// Reads a file's text. `file` is its name for messages.
+    ///
+    /// Errors: every fault in the file, each with its line.
+    pub fn from_toml(file: &str, text: &str) -> Result<Config, Faults> {
+        read::config(file, text)
+    }
+
+    /// The configuration of a start without a file: discovery through these REST APIs, and the default ports.
+    ///
+    /// Errors: URLs that are none.
+    pub fn from_patroni_urls(urls: &[String]) -> Result<Config, Faults> {
+        let faults: Vec<Fault> = urls.iter().filter_map(|url| read::patroni_url(url).err()).collect();
+        if !faults.is_empty() {
+            return Err(Faults { file: "--patroni".to_owned(), list: faults });
+        }
+        let mut cluster = Cluster::named("main");
+        cluster.discover_urls = urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        Ok(Config {
+            admin_bind: Some(any(default_port::ADMIN)),
+            log: Log::default(),
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            clusters: vec![cluster],
+            listeners: vec![
+                Listener::new("write", any(default_port::WRITE), Target::Leader),
+                Listener::new("read", any(default_port::READ), Target::Replica),
+            ],
+        })
+    }
+}
+
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: "info".to_owned(), is_json: false }
+    }
+}
+
+impl Cluster {
+    /// A cluster without nodes, with the default of every setting.
+    fn named(name: &str) -> Cluster {
+        Cluster {
+            name: name.to_owned(),
+            nodes: Vec::new(),
+            discover_urls: Vec::new(),
+            scope: None,
+            interval: Duration::from_secs(1),
+            fast_interval: Duration::from_millis(100),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+            // Patroni's default ttl of 30 s less one loop_wait of 10 s: no other node can have got the lock sooner
+            leader_grace: Duration::from_secs(20),
+            patroni_tls: PatroniTls::default(),
+        }
+    }
+}
+
+impl Listener {
+    /// A listener of the first cluster, with the default of every setting.
+    fn new(name: &str, bind: SocketAddr, target: Target) -> Listener {
+        Listener {
+            name: name.to_owned(),
+            bind,
+            cluster: 0,
+            rule: Rule {
+                target,
+                balance: Balance::LeastConnections,
+                falls_back_to_leader: target == Target::Replica,
+                lag_bytes_max: None,
+            },
+            hold_max: Duration::from_secs(10),
+            hold_sessions_max: 1000,
+            sessions_max: 10_000,
+            connect_timeout: Duration::from_secs(3),
+            login_timeout: Duration::from_secs(10),
+            startup_timeout: Duration::from_secs(10),
+            tcp_keepalive: Duration::from_secs(60),
+            tcp_user_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! From a TOML document to a [`Config`]: every key, its bounds and its default.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::document::{Document, Section, is_host_and_port};
+use super::fault::{Fault, Faults};
+use super::{Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Listener, Log, PatroniTls, default_port};
+use crate::cluster::Member;
+use crate::cluster::node::NODES_MAX;
+use crate::routing::{Balance, Target};
+
+/// Patroni's REST port, where a node's URL is not given.
+const PATRONI_PORT: u16 = 8008;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Durations from `ms` to a day.
+const fn at_least_ms(ms: u64) -> Range<Duration> {
+    Duration::from_millis(ms)..DAY
+}
+
+pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
+    let document = Document::parse(file, text);
+    let root = document.root();
+
+    let admin_bind = admin(&root);
+    let log = log(&root);
+    let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);
+    let clusters: Vec<Cluster> = root.sections("cluster").into_iter().map(cluster).collect();
+    let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+    let listeners: Vec<Listener> =
+        root.sections("listener").into_iter().filter_map(|section| listener(section, &names)).collect();
+    if !root.has("cluster") {
+        root.fault("no cluster is configured", "add a [[cluster]] with its [[cluster.node]] entries");
+    }
+    if !root.has("listener") {
+        root.fault("no listener is configured", "add a [[listener]] with bind = \"0.0.0.0:6432\" and target = \"leader\"");
+    }
+    distinct(&root, "cluster", &names);
+    distinct(&root, "listener", &listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>());
+    distinct_addresses(&root, &listeners, admin_bind);
+
+    root.finish();
+    document.finish()?;
+    Ok(Config { admin_bind, log, drain_timeout, clusters, listeners })
+}
+
+fn admin(root: &Section<'_>) -> Option<SocketAddr> {
+    let default = SocketAddr::from(([0, 0, 0, 0], default_port::ADMIN));
+    let Some(section) = root.section("admin") else { return Some(default) };
+    let enabled = section.boolean("enabled").unwrap_or(true);
+    let bind = section.bind_address("bind").unwrap_or(default);
+    section.finish();
+    enabled.then_some(bind)
+}
+
+fn log(root: &Section<'_>) -> Log {
+    let defaults = Log::default();
+    let Some(section) = root.section("log") else { return defaults };
+    let level = section.string("level").unwrap_or(defaults.level);
+    if crate::telemetry::logging::parse_level(&level).is_err() {
+        section.fault_at(
+            "level",
+            format!("log.level: \"{level}\" is not a level"),
+            "write error, warn, info, debug or trace, or a filter such as \"info,pgvane::proxy=debug\"",
+        );
+    }
+    let is_json = section.choice("format", &[("text", false), ("json", true)]).unwrap_or(defaults.is_json);
+    section.finish();
+    Log { level, is_json }
+}
+
+fn cluster(section: Section<'_>) -> Cluster {
+    let mut cluster = Cluster::named(&section.string("name").unwrap_or_else(|| "main".to_owned()));
+    section.choice("check", &[("patroni", ())]);
+    cluster.nodes = section.sections("node").into_iter().filter_map(node).collect();
+    cluster.scope = section.string("scope");
+    set(&mut cluster.interval, section.duration("interval", at_least_ms(50)));
+    set(&mut cluster.fast_interval, section.duration("fast_interval", at_least_ms(20)));
+    set(&mut cluster.timeout, section.duration("timeout", at_least_ms(50)));
+    set(&mut cluster.leader_grace, section.duration("leader_grace", at_least_ms(100)));
+    set(&mut cluster.rise, section.integer("rise", 1..1001).map(|n| n as u32));
+    set(&mut cluster.fall, section.integer("fall", 1..1001).map(|n| n as u32));
+    cluster.patroni_tls = section.section("patroni_tls").map(patroni_tls).unwrap_or_default();
+    if section.boolean("discover").unwrap_or(false) {
+        cluster.discover_urls = cluster.nodes.iter().map(|node| node.patroni_url.clone()).collect();
+    }
+
+    if !section.has("node") {
+        section.fault(
+            format!("cluster \"{}\" has no nodes", cluster.name),
+            "add [[cluster.node]] with name and address; with discover = true one of them is enough",
+        );
+    }
+    if cluster.nodes.len() > NODES_MAX {
+        section.fault(format!("more than {NODES_MAX} nodes in one cluster"), "split it");
+    }
+    if cluster.fast_interval > cluster.interval {
+        section.fault_at("fast_interval", "fast_interval is longer than interval", "make it shorter, or leave it out");
+    }
+    if cluster.leader_grace < cluster.interval + cluster.timeout {
+        section.fault_at(
+            "leader_grace",
+            "leader_grace is shorter than interval and timeout together: one lost answer would cost the lead",
+            "make it longer; Patroni's ttl less its loop_wait is a good value",
+        );
+    }
+    distinct(&section, "node", &cluster.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>());
+    distinct(&section, "address", &cluster.nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>());
+    section.finish();
+    cluster
+}
+
+fn patroni_tls(section: Section<'_>) -> PatroniTls {
+    let file = |key| {
+        let path: Option<PathBuf> = section.string(key).map(PathBuf::from);
+        if let Some(missing) = path.as_ref().filter(|path| !path.is_file()) {
+            let message = format!("cluster.patroni_tls.{key}: cannot read {}", missing.display());
+            section.fault_at(key, message, "give the path of a readable PEM file");
+        }
+        path
+    };
+    let tls = PatroniTls { ca_file: file("ca_file"), client_identity_file: file("client_identity_file") };
+    section.finish();
+    tls
+}
+
+fn node(section: Section<'_>) -> Option<Member> {
+    let address = section.required_string("address", "where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
+    if let Some(address) = address.as_ref().filter(|address| !is_host_and_port(address)) {
+        section.fault_at(
+            "address",
+            format!("cluster.node.address: \"{address}\" is not HOST:PORT"),
+            "for example \"10.0.0.1:5432\", \"pg1.example.org:5432\" or \"[2001:db8::1]:5432\"",
+        );
+    }
+    let given_url = section.string("patroni");
+    if let Some(Err(fault)) = given_url.as_deref().map(patroni_url) {
+        section.fault_at("patroni", fault.message, fault.hint.unwrap_or_default());
+    }
+    let name = section.string("name");
+    section.finish();
+
+    let address = address?;
+    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+    let patroni_url = given_url.map_or_else(
+        || format!("http://{host}:{PATRONI_PORT}"),
+        |url| url.trim_end_matches('/').to_owned(),
+    );
+    Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address })
+}
+
+/// Checks the URL of a REST API.
+pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
+    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let parses = reqwest::Url::parse(url).is_ok_and(|url| url.has_host() && url.query().is_none());
+    match host {
+        Some(host) if parses && !host.is_empty() => Ok(()),
+        _ => Err(Fault {
+            line: None,
+            message: format!("\"{url}\" is not the URL of a Patroni REST API"),
+            hint: Some(format!("for example http://10.0.0.1:{PATRONI_PORT}")),
+        }),
+    }
+}
+
+fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
+    let target = section.choice(
+        "target",
+        &[("leader", Target::Leader), ("replica", Target::Replica), ("any", Target::Any)],
+    );
+    if !section.has("target") {
+        section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
+    }
+    let bind = section.bind_address("bind");
+    if !section.has("bind") {
+        section.fault("listener.bind is missing", "write where to listen, for example bind = \"0.0.0.0:6432\"");
+    }
+    let name = section.string("name");
+    let settled = target.zip(bind);
+    // settings are read even where the listener cannot be built, so that all their faults show at once
+    let (shown_target, shown_bind) = settled.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0))));
+    let mut listener = Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
+
+    listener.cluster = cluster_of(&section, clusters);
+    let balances = [
+        ("least-connections", Balance::LeastConnections),
+        ("round-robin", Balance::RoundRobin),
+        ("random", Balance::Random),
+    ];
+    set(&mut listener.rule.balance, section.choice("balance", &balances));
+    let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
+    if target == Some(Target::Leader) && section.has("fallback") {
+        section.fault_at("fallback", "fallback means nothing on a listener that leads to the leader", "remove it");
+    }
+    set(&mut listener.rule.falls_back_to_leader, fallback);
+    listener.rule.lag_bytes_max = section.size_bytes("lag_max");
+    set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
+    set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
+    set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));
+    set(&mut listener.connect_timeout, section.duration("connect_timeout", at_least_ms(1)));
+    set(&mut listener.login_timeout, section.duration("login_timeout", at_least_ms(1)));
+    set(&mut listener.startup_timeout, section.duration("startup_timeout", at_least_ms(1)));
+    set(&mut listener.tcp_keepalive, section.duration("tcp_keepalive", at_least_ms(1000)));
+    set(&mut listener.tcp_user_timeout, section.duration("tcp_user_timeout", at_least_ms(1)));
+    section.finish();
+    settled.map(|_| listener)
+}
+
+fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
+    match section.string("cluster") {
+        Some(name) => clusters.iter().position(|cluster| *cluster == name).unwrap_or_else(|| {
+            section.fault_at(
+                "cluster",
+                format!("there is no cluster \"{name}\""),
+                format!("configured are: {}", clusters.join(", ")),
+            );
+            0
+        }),
+        None => {
+            if clusters.len() > 1 {
+                section.fault(
+                    "listener.cluster is missing, and there are several clusters",
+                    format!("write cluster = \"…\" with one of: {}", clusters.join(", ")),
+                );
+            }
+            0
+        }
+    }
+}
+
+fn set<T>(place: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *place = given;
+    }
+}
+
+fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
+    for (at, name) in names.iter().enumerate() {
+        if names[..at].contains(name) {
+            section.fault_at(what, format!("two {what} entries are called \"{name}\""), "each needs its own");
+        }
+    }
+}
+
+fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<SocketAddr>) {
+    let mut owners: HashMap<SocketAddr, String> = HashMap::new();
+    let named = listeners.iter().map(|l| (l.bind, format!("listener \"{}\"", l.name)));
+    for (bind, owner) in named.chain(admin.map(|bind| (bind, "[admin]".to_owned()))).filter(|(bind, _)| bind.port() != 0) {
+        if let Some(other) = owners.insert(bind, owner.clone()) {
+            root.fault_at("listener", format!("{other} and {owner} both listen on {bind}"), "give each its own port");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = r#"
+        [[cluster]]
+        [[cluster.node]]
+        address = "10.0.0.1:5432"
+        [[listener]]
+        bind = "0.0.0.0:6432"
+        target = "leader"
+    "#;
+
+    fn faults(text: &str) -> Vec<(Option<usize>, String)> {
+        let Err(faults) = config("test.toml", text) else { panic!("has faults:\n{text}") };
+        faults.list.into_iter().map(|fault| (fault.line, fault.message)).collect()
+    }
+
+    #[test]
+    fn the_smallest_file_has_every_default() {
+        let config = config("test.toml", SMALLEST).expect("is valid");
+        assert_eq!(config.admin_bind, Some(SocketAddr::from(([0, 0, 0, 0], 8404))));
+        assert_eq!(config.clusters[0].nodes[0].patroni_url, "http://10.0.0.1:8008");
+        assert_eq!(config.clusters[0].nodes[0].name, "10.0.0.1:5432");
+        assert_eq!(config.listeners[0].name, "leader");
+        assert!(!config.listeners[0].rule.falls_back_to_leader);
+    }
+
+    #[test]
+    fn every_setting_of_the_design_is_read() {
+        let config = config(
+            "test.toml",
+            r#"
+            drain_timeout = "5s"
+            [admin]
+            bind = "127.0.0.1:0"
+            [log]
+            level = "info,pgvane::proxy=debug"
+            format = "json"
+            [[cluster]]
+            name = "main"
+            check = "patroni"
+            scope = "demo"
+            interval = "2s"
+            fast_interval = "50ms"
+            timeout = "1s"
+            rise = 1
+            fall = 5
+            leader_grace = "15s"
+            discover = true
+            [[cluster.node]]
+            name = "node1"
+            address = "pg1:5432"
+            patroni = "https://pg1:8009/"
+            [[listener]]
+            name = "read"
+            bind = "*:6433"
+            cluster = "main"
+            target = "replica"
+            balance = "round-robin"
+            fallback = "none"
+            lag_max = "64MB"
+            hold_max = "30s"
+            hold_sessions_max = 5
+            sessions_max = 77
+            "#,
+        )
+        .expect("is valid");
+        let (cluster, listener) = (&config.clusters[0], &config.listeners[0]);
+        assert_eq!(cluster.discover_urls, ["https://pg1:8009"]);
+        assert_eq!((cluster.rise, cluster.fall), (1, 5));
+        assert_eq!(listener.bind.to_string(), "[::]:6433");
+        assert_eq!(listener.rule.lag_bytes_max, Some(64 << 20));
+        assert!(!listener.rule.falls_back_to_leader);
+        assert_eq!((listener.hold_sessions_max, listener.sessions_max), (5, 77));
+        assert!(config.log.is_json);
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once_with_their_lines() {
+        let found = faults(
+            "[[cluster]]\n\
+             intervall = \"1s\"\n\
+             timeout = 2\n\
+             fall = 0\n\
+             [[cluster.node]]\n\
+             name = \"a\"\n\
+             [[listener]]\n\
+             bind = \"6432\"\n\
+             target = \"leder\"\n\
+             hold_max = \"10 parsecs\"\n",
+        );
+        let lines: Vec<usize> = found.iter().filter_map(|(line, _)| *line).collect();
+        assert_eq!(lines, [2, 3, 4, 5, 8, 9, 10], "{found:#?}");
+    }
+
+    #[test]
+    fn unknown_keys_and_words_come_with_a_guess() {
+        let Err(faults) = config("f", &SMALLEST.replace("target = \"leader\"", "target = \"leder\"\nholdmax = \"1s\""))
+        else {
+            panic!("has faults")
+        };
+        let shown = faults.to_string();
+        assert!(shown.contains("did you mean \"leader\"?"), "{shown}");
+        assert!(shown.contains("did you mean \"hold_max\"?"), "{shown}");
+        assert!(shown.ends_with("2 faults found, nothing was started"), "{shown}");
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let twice = format!("{SMALLEST}\n[[listener]]\nname = \"x\"\nbind = \"0.0.0.0:6432\"\ntarget = \"replica\"");
+        assert!(faults(&twice)[0].1.contains("both listen on 0.0.0.0:6432"));
+        let useless = SMALLEST.replace("target = \"leader\"", "target = \"leader\"\nfallback = \"leader\"");
+        assert!(faults(&useless)[0].1.contains("fallback means nothing"));
+        let hasty = SMALLEST.replace("[[cluster]]", "[[cluster]]\nleader_grace = \"1s\"");
+        assert!(faults(&hasty)[0].1.contains("leader_grace is shorter"));
+        assert_eq!(faults("").len(), 2);
+    }
+
+    #[test]
+    fn broken_toml_is_shown_beside_other_faults() {
+        let found = faults(&SMALLEST.replace("target = \"leader\"", "target = \"leader\"\nhold_max = = 3"));
+        assert!(!found.is_empty());
+    }
+
+    #[test]
+    fn node_addresses_may_be_names_and_ipv6() {
+        for good in ["pg1:5432", "10.0.0.1:5432", "[::1]:5432"] {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in ["pg1", "pg1:", ":5432", "::1:5432", "http://pg1:5432", "pg1:0", "pg1:99999"] {
+            assert!(!is_host_and_port(bad), "{bad}");
+        }
+    }
+}

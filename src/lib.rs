@@ -1,0 +1,21 @@
+//! pgvane points every PostgreSQL connection at the right node of a Patroni cluster.
+//!
+//! # The map, in reading order
+//!
+//! Knowledge flows one way: [`probe`] asks the nodes; [`cluster`] concludes, purely, who they are and who leads, and
+//! publishes a [`cluster::Topology`]. Connections flow the other way: [`proxy`] accepts them, [`routing`] decides,
+//! purely, where each goes, [`protocol`] understands as much of PostgreSQL's language as that takes.
+//!
+//! Around both: [`config`] says what was asked for, [`telemetry`] and [`admin`] show what happens, [`app`] ties the
+//! parts together, [`cli`] is what the user types.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod probe;
+pub mod protocol;
+pub mod proxy;
+pub mod routing;
+pub mod telemetry;

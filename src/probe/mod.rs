@@ -1,0 +1,6 @@
+//! Finding out: questions to the nodes, and the task that drives a cluster's machine with the answers.
+
+pub mod monitor;
+pub mod patroni;
+
+pub use monitor::{ClusterView, Monitor};

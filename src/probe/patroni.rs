@@ -1,0 +1,320 @@
+//! Asks one node's Patroni: a single `GET /primary`, from which everything is derived.
+//!
+//! What the answer means was read in Patroni's source (`patroni/api.py`, versions 3 and 4): the status code says
+//! whether the node holds the leader lock, *even if PostgreSQL is not running*; the JSON says what PostgreSQL does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, ClientBuilder, Identity, StatusCode};
+use serde::Deserialize;
+
+use crate::cluster::Member;
+use crate::cluster::node::{Claim, Lsn, Report, Silence, SyncStanding};
+use crate::config::PatroniTls;
+
+/// The longest answer that is read. A node's status has one to a few kilobytes, more with many replicas; a
+/// `/cluster` answer some hundred bytes per member.
+const ANSWER_LENGTH_MAX: usize = 1 << 20;
+
+/// A client for Patroni's REST APIs.
+#[derive(Debug, Clone)]
+pub struct Patroni {
+    http: Client,
+    timeout: Duration,
+}
+
+impl Patroni {
+    /// A client whose every question has to be answered in full within `timeout`.
+    ///
+    /// Errors: certificates that cannot be read.
+    pub fn new(timeout: Duration, tls: &PatroniTls) -> Result<Patroni, PatroniTlsError> {
+        let mut builder = http_client();
+        if let Some(file) = &tls.ca_file {
+            let pem = std::fs::read(file).map_err(PatroniTlsError::Read)?;
+            builder = builder.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(PatroniTlsError::Parse)?);
+        }
+        if let Some(file) = &tls.client_identity_file {
+            let pem = std::fs::read(file).map_err(PatroniTlsError::Read)?;
+            builder = builder.identity(Identity::from_pem(&pem).map_err(PatroniTlsError::Parse)?);
+        }
+        Ok(Patroni { http: builder.build().map_err(PatroniTlsError::Parse)?, timeout })
+    }
+
+    /// Asks a node for its report. Ends within the client's timeout. Not cancel safe in spirit: an answer that is
+    /// half read leaves a traceback in Patroni's log, so let it come to its end.
+    pub async fn check(&self, base_url: &str) -> Result<Report, Silence> {
+        let (status, body) = self.get(&format!("{base_url}/primary")).await?;
+        let answer: StatusAnswer = parse(&body)?;
+        match status {
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => Ok(answer.report(status == StatusCode::OK)),
+            other => Err(Silence::Garbled(format!("HTTP status {other}"))),
+        }
+    }
+
+    /// Asks a node for the cluster's members, as the DCS has them. Patroni reads the DCS for this: ask rarely.
+    pub async fn members(&self, base_url: &str) -> Result<Vec<Member>, Silence> {
+        let (status, body) = self.get(&format!("{base_url}/cluster")).await?;
+        if status != StatusCode::OK {
+            return Err(Silence::Garbled(format!("HTTP status {status} for /cluster")));
+        }
+        let answer: ClusterAnswer = parse(&body)?;
+        Ok(answer.members.into_iter().filter_map(MemberAnswer::member).collect())
+    }
+
+    async fn get(&self, url: &str) -> Result<(StatusCode, Vec<u8>), Silence> {
+        let whole_answer = async {
+            let mut response = self.http.get(url).send().await.map_err(silence)?;
+            let mut body = Vec::with_capacity(2048);
+            while let Some(chunk) = response.chunk().await.map_err(silence)? {
+                if body.len() + chunk.len() > ANSWER_LENGTH_MAX {
+                    return Err(Silence::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok((response.status(), body))
+        };
+        tokio::time::timeout(self.timeout, whole_answer).await.unwrap_or(Err(Silence::TimedOut))
+    }
+}
+
+/// The settings that all our HTTP questions share.
+pub fn http_client() -> ClientBuilder {
+    // fails only if a provider is installed already, which will do as well
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Patroni speaks HTTP/1.0 and closes after each answer: there is nothing to pool
+    Client::builder()
+        .pool_max_idle_per_host(0)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("pgvane/", env!("CARGO_PKG_VERSION")))
+}
+
+/// Why a client could not be made.
+#[derive(Debug)]
+pub enum PatroniTlsError {
+    /// A file could not be read.
+    Read(io::Error),
+    /// A file does not hold what it should.
+    Parse(reqwest::Error),
+}
+
+impl std::fmt::Display for PatroniTlsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PatroniTlsError::Read(error) => write!(f, "cannot read a certificate for Patroni's REST API: {error}"),
+            PatroniTlsError::Parse(error) => write!(f, "bad certificate for Patroni's REST API: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for PatroniTlsError {}
+
+fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, Silence> {
+    serde_json::from_slice(body).map_err(|error| Silence::Garbled(error.to_string()))
+}
+
+/// The cause that an operator can act on, dug out from under the HTTP client's wrappings.
+fn silence(error: reqwest::Error) -> Silence {
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => Silence::Refused,
+        Some(io::ErrorKind::TimedOut) => Silence::TimedOut,
+        _ if error.is_timeout() => Silence::TimedOut,
+        _ => Silence::Unreachable(cause.to_string()),
+    }
+}
+
+/// `GET /primary`, the parts of it that we use. Numbers may be missing or null in any of Patroni's states.
+#[derive(Debug, Deserialize)]
+struct StatusAnswer {
+    state: String,
+    role: Option<String>,
+    timeline: Option<u32>,
+    server_version: Option<u32>,
+    #[serde(default)]
+    xlog: XlogAnswer,
+    replication_state: Option<String>,
+    #[serde(default)]
+    sync_standby: bool,
+    #[serde(default)]
+    quorum_standby: bool,
+    #[serde(default)]
+    pause: bool,
+    #[serde(default)]
+    pending_restart: bool,
+    database_system_identifier: Option<String>,
+    #[serde(default)]
+    tags: BTreeMap<String, serde_json::Value>,
+    patroni: Option<PatroniAnswer>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct XlogAnswer {
+    location: Option<u64>,
+    received_location: Option<u64>,
+    replayed_location: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PatroniAnswer {
+    version: Option<String>,
+    scope: Option<String>,
+}
+
+impl StatusAnswer {
+    fn report(self, holds_lock: bool) -> Report {
+        let (version, scope) = self.patroni.map_or((None, None), |patroni| (patroni.version, patroni.scope));
+        Report {
+            claim: claim(holds_lock, self.role.as_deref().unwrap_or_default(), &self.state),
+            state: self.state,
+            timeline: self.timeline.filter(|timeline| *timeline > 0),
+            position: self.xlog.location.or(self.xlog.replayed_location).map(Lsn),
+            received: self.xlog.received_location.map(Lsn),
+            replication_state: self.replication_state,
+            sync: match (self.sync_standby, self.quorum_standby) {
+                (true, _) => SyncStanding::Sync,
+                (false, true) => SyncStanding::Quorum,
+                (false, false) => SyncStanding::Async,
+            },
+            tags: self.tags.into_iter().map(|(name, value)| (name, tag_text(&value))).collect(),
+            scope,
+            system_identifier: self.database_system_identifier,
+            server_version: self.server_version,
+            patroni_version: version,
+            paused: self.pause,
+            pending_restart: self.pending_restart,
+        }
+    }
+}
+
+/// What the lock, the role and the state together amount to. Patroni 3 says `master` where 4 says `primary`.
+fn claim(holds_lock: bool, role: &str, state: &str) -> Claim {
+    match (holds_lock, role, state) {
+        (true, "primary" | "master", "running") => Claim::Leader,
+        (true, ..) => Claim::LockHolder,
+        (false, "standby_leader", "running") => Claim::StandbyLeader,
+        (false, "replica", "running") => Claim::Replica,
+        _ => Claim::OutOfService,
+    }
+}
+
+fn tag_text(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct ClusterAnswer {
+    members: Vec<MemberAnswer>,
+}
+
+/// A member in `GET /cluster`. One that has just been added may have no address yet.
+#[derive(Debug, Deserialize)]
+struct MemberAnswer {
+    name: String,
+    host: Option<String>,
+    port: Option<u16>,
+    api_url: Option<String>,
+}
+
+impl MemberAnswer {
+    fn member(self) -> Option<Member> {
+        let (host, port, api_url) = (self.host?, self.port?, self.api_url?);
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        // api_url is the health check's path too: http://10.0.0.1:8008/patroni
+        let base = reqwest::Url::parse(&api_url).ok()?.join("/").ok()?;
+        Some(Member {
+            name: self.name,
+            address: format!("{host}:{port}"),
+            patroni_url: base.as_str().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From a Patroni 4.1.5 leader with one streaming replica.
+    const LEADER: &str = r#"{"state": "running", "postmaster_start_time": "2026-11-21 02:00:00.1+00:00",
+        "role": "primary", "server_version": 150018, "xlog": {"location": 67110128}, "timeline": 1,
+        "replication": [{"usename": "replicator", "application_name": "node2", "client_addr": "127.0.0.1",
+        "state": "streaming", "sync_state": "async", "sync_priority": 0}], "dcs_last_seen": 1795226400,
+        "database_system_identifier": "7574897023459823469", "patroni": {"version": "4.1.5", "scope": "demo",
+        "name": "node1"}}"#;
+
+    /// From a Patroni 4.1.5 replica.
+    const REPLICA: &str = r#"{"state": "running", "role": "replica", "server_version": 150018,
+        "xlog": {"received_location": 67110128, "replayed_location": 67110000, "replayed_timestamp": null,
+        "paused": false}, "sync_standby": true, "timeline": 1, "replication_state": "streaming", "pause": true,
+        "tags": {"noloadbalance": true, "dc": "east"}, "database_system_identifier": "7574897023459823469",
+        "patroni": {"version": "4.1.5", "scope": "demo", "name": "node2"}}"#;
+
+    fn report(json: &str, holds_lock: bool) -> Report {
+        parse::<StatusAnswer>(json.as_bytes()).expect("is a status").report(holds_lock)
+    }
+
+    #[test]
+    fn a_leaders_answer_is_read_whole() {
+        let leader = report(LEADER, true);
+        assert_eq!(leader.claim, Claim::Leader);
+        assert_eq!((leader.timeline, leader.position), (Some(1), Some(Lsn(67_110_128))));
+        assert_eq!(leader.scope.as_deref(), Some("demo"));
+        assert_eq!(leader.system_identifier.as_deref(), Some("7574897023459823469"));
+    }
+
+    #[test]
+    fn a_replicas_answer_is_read_whole() {
+        let replica = report(REPLICA, false);
+        assert_eq!(replica.claim, Claim::Replica);
+        assert_eq!((replica.position, replica.received), (Some(Lsn(67_110_000)), Some(Lsn(67_110_128))));
+        assert_eq!(replica.sync, SyncStanding::Sync);
+        assert!(replica.asks_for_no_reads() && replica.paused);
+        assert_eq!(replica.tags["dc"], "east");
+    }
+
+    #[test]
+    fn the_lock_alone_does_not_make_a_leader() {
+        assert_eq!(claim(true, "master", "running"), Claim::Leader, "Patroni 3");
+        assert_eq!(claim(true, "primary", "stopping"), Claim::LockHolder);
+        assert_eq!(claim(true, "primary", "unknown"), Claim::LockHolder);
+        assert_eq!(claim(true, "replica", "running"), Claim::LockHolder, "being promoted");
+        assert_eq!(claim(false, "primary", "running"), Claim::OutOfService, "has lost the lock");
+        assert_eq!(claim(false, "standby_leader", "running"), Claim::StandbyLeader);
+        assert_eq!(claim(false, "replica", "starting"), Claim::OutOfService);
+    }
+
+    #[test]
+    fn the_shortest_answer_of_a_stopped_node_will_do() {
+        let stopped = report(r#"{"state": "stopped", "role": "demoted", "timeline": 0}"#, false);
+        assert_eq!((stopped.claim, stopped.timeline), (Claim::OutOfService, None));
+    }
+
+    #[test]
+    fn members_come_with_both_addresses() {
+        let answer: ClusterAnswer = parse(
+            br#"{"members": [{"name": "node1", "role": "leader", "state": "running", "host": "10.0.0.1",
+            "port": 5432, "api_url": "http://10.0.0.1:8008/patroni", "timeline": 1},
+            {"name": "node2", "role": "replica", "state": "running", "host": "fd00::2", "port": 5432,
+            "api_url": "https://[fd00::2]:8008/patroni", "lag": "unknown"}, {"name": "new"}], "scope": "demo"}"#,
+        )
+        .expect("is a cluster");
+        let members: Vec<Member> = answer.members.into_iter().filter_map(MemberAnswer::member).collect();
+        assert_eq!(members[0].patroni_url, "http://10.0.0.1:8008");
+        assert_eq!(members[1].address, "[fd00::2]:5432");
+        assert_eq!(members.len(), 2, "the one without an address is left out");
+    }
+
+    #[test]
+    fn what_is_not_patroni_is_garbled() {
+        assert!(matches!(parse::<StatusAnswer>(b"<html>"), Err(Silence::Garbled(_))));
+        assert!(matches!(parse::<StatusAnswer>(b"{}"), Err(Silence::Garbled(_))));
+    }
+}

@@ -1,0 +1,67 @@
+//! The key that names a session to whoever wants its query cancelled.
+
+use std::fmt;
+
+use pgwire::messages::startup::SecretKey;
+
+/// Process id and secret, as sent in `BackendKeyData` and brought back in a `CancelRequest`.
+///
+/// Since protocol 3.2 the secret has up to 256 bytes; before it had four.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct CancelKey {
+    process_id: i32,
+    secret: Box<[u8]>,
+}
+
+impl CancelKey {
+    /// A key from its two parts.
+    pub fn new(process_id: i32, secret: &SecretKey) -> CancelKey {
+        CancelKey { process_id, secret: secret.to_bytes().as_ref().into() }
+    }
+
+    /// The server process that runs the session; unique on its node only.
+    pub fn process_id(&self) -> i32 {
+        self.process_id
+    }
+
+    /// Reads the body of a `BackendKeyData` message. `None` if it is not one.
+    pub fn from_backend_key_data(body: &[u8]) -> Option<CancelKey> {
+        let (process_id, secret) = body.split_first_chunk::<4>()?;
+        // PostgreSQL's protocol documentation bounds the secret: 4 bytes at least, 256 at most
+        (4..=256).contains(&secret.len()).then(|| CancelKey {
+            process_id: i32::from_be_bytes(*process_id),
+            secret: secret.into(),
+        })
+    }
+}
+
+impl fmt::Debug for CancelKey {
+    /// Never shows the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CancelKey({})", self.process_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_in_a_request_equals_the_key_that_was_given_out() {
+        let given = CancelKey::from_backend_key_data(&[0, 0, 0, 7, 1, 2, 3, 4]).expect("a key");
+        assert_eq!(given, CancelKey::new(7, &SecretKey::I32(0x0102_0304)));
+        assert_eq!(given, CancelKey::new(7, &SecretKey::Bytes(vec![1, 2, 3, 4].into())));
+    }
+
+    #[test]
+    fn secrets_out_of_bounds_are_no_keys() {
+        assert_eq!(CancelKey::from_backend_key_data(&[0, 0, 0, 7, 1, 2, 3]), None);
+        assert_eq!(CancelKey::from_backend_key_data(&[0; 4 + 257]), None);
+    }
+
+    #[test]
+    fn the_secret_is_not_shown() {
+        let key = CancelKey::new(7, &SecretKey::I32(99));
+        assert_eq!(format!("{key:?}"), "CancelKey(7)");
+    }
+}

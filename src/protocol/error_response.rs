@@ -1,0 +1,103 @@
+//! What a client is told when it cannot be served, as PostgreSQL itself would word it.
+
+use bytes::BytesMut;
+use pgwire::messages::Message;
+use pgwire::messages::response::ErrorResponse;
+
+/// The SQLSTATEs that pgvane sends; names and meanings from PostgreSQL's "Error Codes" appendix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SqlState {
+    /// 57P03 `cannot_connect_now`: no node in time.
+    CannotConnectNow,
+    /// 53300 `too_many_connections`: a limit of sessions is reached.
+    TooManyConnections,
+    /// 57P01 `admin_shutdown`: the session's node lost its role, or drains.
+    AdminShutdown,
+    /// 08P01 `protocol_violation`: the opening is not PostgreSQL's.
+    ProtocolViolation,
+    /// 0A000 `feature_not_supported`: a protocol version that nobody speaks.
+    FeatureNotSupported,
+    /// 08006 `connection_failure`: the node went away in the middle of the session.
+    ConnectionFailure,
+}
+
+impl SqlState {
+    /// The five characters.
+    pub fn code(self) -> &'static str {
+        match self {
+            SqlState::CannotConnectNow => "57P03",
+            SqlState::TooManyConnections => "53300",
+            SqlState::AdminShutdown => "57P01",
+            SqlState::ProtocolViolation => "08P01",
+            SqlState::FeatureNotSupported => "0A000",
+            SqlState::ConnectionFailure => "08006",
+        }
+    }
+}
+
+/// A fatal error for a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fatal {
+    /// Its class.
+    pub sqlstate: SqlState,
+    /// One line that says what happened.
+    pub message: String,
+    /// What is known about why.
+    pub detail: Option<String>,
+    /// What the user may do.
+    pub hint: Option<String>,
+}
+
+impl Fatal {
+    /// The bytes of the `ErrorResponse` message.
+    pub fn encode(&self) -> BytesMut {
+        let field = |code: u8, text: &str| (code, text.replace('\0', " "));
+        let mut fields = vec![
+            field(b'S', "FATAL"),
+            field(b'V', "FATAL"),
+            field(b'C', self.sqlstate.code()),
+            field(b'M', &self.message),
+        ];
+        fields.extend(self.detail.iter().map(|text| field(b'D', text)));
+        fields.extend(self.hint.iter().map(|text| field(b'H', text)));
+        let mut bytes = BytesMut::with_capacity(256);
+        ErrorResponse::new(fields).encode(&mut bytes).expect("an error text is far below the protocol's length limit");
+        bytes
+    }
+}
+
+/// The SQLSTATE in the body of an `ErrorResponse`; `None` if it has none within these bytes.
+///
+/// A body cut short is fine: PostgreSQL writes the code right after the severity.
+pub fn sqlstate_in(body: &[u8]) -> Option<[u8; 5]> {
+    body.split(|byte| *byte == 0)
+        .take_while(|field| !field.is_empty())
+        .find_map(|field| field.strip_prefix(b"C")?.try_into().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_can_be_read_back() {
+        let fatal = Fatal {
+            sqlstate: SqlState::CannotConnectNow,
+            message: "no leader".into(),
+            detail: Some("node1 is\0stopping".into()),
+            hint: None,
+        };
+        let bytes = fatal.encode();
+        assert_eq!(bytes[0], b'E');
+        assert_eq!(u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize, bytes.len() - 1);
+        assert_eq!(sqlstate_in(&bytes[5..]), Some(*b"57P03"));
+        assert!(bytes.windows(17).any(|window| window == b"node1 is stopping"));
+    }
+
+    #[test]
+    fn a_code_is_found_behind_a_translated_severity_and_before_a_cut() {
+        assert_eq!(sqlstate_in("SFATALE\0VFATAL\0C57P01\0Mdas".as_bytes()), Some(*b"57P01"));
+        assert_eq!(sqlstate_in(b"SFATAL\0VFATAL\0C57"), None);
+        assert_eq!(sqlstate_in(b"SFATAL\0\0C57P01\0"), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! From a client that wants a session to a session on a node: route, connect, log in; and again, or wait, while the
+//! client sees nothing but a pause.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::client::Client;
+use super::connect::connect;
+use super::end::End;
+use super::listener::Desk;
+use super::login::{Failure, Login, Ready, Verdict};
+use super::registry::{Held, Order, Seat, order_for};
+use crate::cluster::NodeId;
+use crate::routing::{NoRoute, route};
+
+/// First wait before a node that has just failed is tried again, if nothing new is learnt meanwhile.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+
+/// Longest such wait.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// A session that has its place.
+pub struct Admitted {
+    /// The node's connection.
+    pub server: TcpStream,
+    /// Its place in the registry.
+    pub seat: Seat,
+    /// What the login left for the relay.
+    pub ready: Ready,
+}
+
+/// Why there will be no session.
+pub enum Refused {
+    /// The client is to be told in our words, where it can be.
+    End(End),
+    /// The client is given the words of the last node that refused it.
+    InNodesWords(BytesMut, End),
+    /// The client wanted no session after all, but a query cancelled.
+    WasCancel,
+}
+
+/// One client on its way to a node.
+pub struct Admission<'a> {
+    desk: &'a Desk,
+    client: &'a mut Client,
+    started: Instant,
+    /// Nodes that have failed for this client since something was last learnt.
+    tried: Vec<NodeId>,
+    retry_wait: Duration,
+    newest_failure: Option<Failure>,
+    held: Option<Held>,
+}
+
+impl<'a> Admission<'a> {
+    /// Begins; the time for which the client may be held counts from here.
+    pub fn new(desk: &'a Desk, client: &'a mut Client) -> Admission<'a> {
+        Admission {
+            desk,
+            client,
+            started: Instant::now(),
+            tried: Vec::new(),
+            retry_wait: RETRY_FIRST,
+            newest_failure: None,
+            held: None,
+        }
+    }
+
+    /// Finds a node, within `hold_max` and the timeouts of the last attempt.
+    pub async fn run(mut self) -> Result<Admitted, Refused> {
+        loop {
+            let topology = self.desk.cluster.topology_full();
+            let load = |node| self.desk.registry.load(self.desk.settings.cluster, node);
+            match route(&topology, &self.desk.settings.rule, &self.tried, self.desk.next_turn(), load) {
+                Ok(node) => match self.attempt(node).await {
+                    Ok(admitted) => {
+                        self.note_hold_time();
+                        return Ok(admitted);
+                    }
+                    Err(Verdict::NotHere(failure)) => self.leave(node, failure),
+                    Err(Verdict::Over(end)) => return Err(Refused::End(end)),
+                    Err(Verdict::Cancel | Verdict::Ready(_)) => return Err(Refused::WasCancel),
+                },
+                Err(no_route) => self.hold(topology.generation, &no_route).await?,
+            }
+        }
+    }
+
+    async fn attempt(&mut self, node: NodeId) -> Result<Admitted, Verdict> {
+        let desk = self.desk;
+        let listener = &desk.settings;
+        let address = desk.cluster.topology().node(node).member.address.clone();
+        let mut seat = desk.registry.seat(desk.index, listener.cluster, node);
+
+        let deadline = Instant::now() + listener.connect_timeout;
+        let mut server = tokio::select! {
+            connected = connect(&address, desk.tcp, deadline) => connected.map_err(|failure| {
+                Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious: true })
+            })?,
+            () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),
+        };
+        // from here on orders reach the seat; one that came before it was taken is seen in the picture itself
+        if order_for(&listener.rule, &desk.cluster.topology(), node) == Some(Order::LostLead) {
+            return Err(Verdict::NotHere(Failure {
+                why: "has just lost the lead".to_owned(),
+                own_words: None,
+                is_suspicious: false,
+            }));
+        }
+        match (Login { client: self.client, server: &mut server, seat: &mut seat, listener }).run().await {
+            Verdict::Ready(ready) => Ok(Admitted { server, seat, ready }),
+            other => Err(other),
+        }
+    }
+
+    /// Leaves a node that will not do.
+    fn leave(&mut self, node: NodeId, failure: Failure) {
+        let name = &self.desk.cluster.topology().node(node).member.name.clone();
+        debug!(listener = %self.desk.settings.name, node = %name, reason = failure.why, "trying elsewhere");
+        self.desk.metrics.retries.inc();
+        if failure.is_suspicious {
+            self.desk.cluster.suspect(node);
+        }
+        self.tried.push(node);
+        self.newest_failure = Some(Failure { why: format!("{name} {}", failure.why), ..failure });
+    }
+
+    /// Waits until something is learnt, or it is time to try again. The error is the end of all waiting.
+    async fn hold(&mut self, seen: u64, no_route: &NoRoute) -> Result<(), Refused> {
+        let deadline = self.started + self.desk.settings.hold_max;
+        if Instant::now() >= deadline {
+            return Err(self.give_up(no_route));
+        }
+        if self.held.is_none() {
+            let most = self.desk.settings.hold_sessions_max;
+            let Some(held) = self.desk.registry.hold(self.desk.index, most) else {
+                return Err(Refused::End(End::HoldFull));
+            };
+            debug!(listener = %self.desk.settings.name, reason = %no_route, "holding a connection");
+            self.held = Some(held);
+        }
+        let has_tried = !self.tried.is_empty();
+        let retry_at = (Instant::now() + self.retry_wait).min(deadline);
+        tokio::select! {
+            () = self.desk.cluster.newer_than(seen) => {
+                if self.desk.cluster.topology().leader().is_none() {
+                    self.tried.clear(); // whoever leads next deserves a try
+                }
+            }
+            () = tokio::time::sleep_until(retry_at), if has_tried => {
+                self.tried.clear();
+                self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
+            }
+            () = tokio::time::sleep_until(deadline) => {}
+            () = self.client.hangs_up() => return Err(Refused::End(End::ClientLeftHeld)),
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, no_route: &NoRoute) -> Refused {
+        let failure = self.newest_failure.take();
+        let end = End::no_node(no_route, failure.as_ref().map(|failure| failure.why.as_str()));
+        match failure.and_then(|failure| failure.own_words) {
+            Some(words) if *no_route == NoRoute::AllTried => Refused::InNodesWords(words, end),
+            _ => Refused::End(end),
+        }
+    }
+
+    fn note_hold_time(&self) {
+        if self.held.is_some() {
+            self.desk.metrics.hold.observe(self.started.elapsed().as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! How connections end: one list for the log, the metrics, and what the client is told.
+
+use std::fmt;
+use std::io;
+
+use crate::protocol::opening::NotPostgres;
+use crate::protocol::{Fatal, SqlState};
+use crate::routing::NoRoute;
+
+/// Why a connection ended. Each variant says who is to blame.
+#[derive(Debug)]
+pub enum End {
+    /// The client closed the session. Nobody is to blame.
+    ClientClosed,
+    /// The client's connection broke.
+    ClientFailed(io::Error),
+    /// The client closed before it had sent a whole opening: a port scan, or a load balancer's check.
+    ClientLeftEarly,
+    /// The client sent no whole opening in time.
+    OpeningTimedOut,
+    /// The client does not speak PostgreSQL's protocol.
+    NotPostgres(NotPostgres),
+    /// The client left while it was held.
+    ClientLeftHeld,
+    /// The server ended the session, saying why by this SQLSTATE, or without a word.
+    ServerClosed(Option<[u8; 5]>),
+    /// The server's connection broke.
+    ServerFailed(io::Error),
+    /// No node in time, and why.
+    NoNode(String),
+    /// Too many connections are waiting for a node already.
+    HoldFull,
+    /// The listener carries as many sessions as it may.
+    SessionsFull,
+    /// The node turned out not to lead, after the client had been let in.
+    WrongNode,
+    /// The session's node lost the lead.
+    LostLead,
+    /// The session was drained; why.
+    Drained(&'static str),
+    /// pgvane is stopping.
+    Stopped,
+    /// A cancel request was handed to its node, or nodes.
+    CancelDelivered,
+    /// A cancel request could not be handed on.
+    CancelFailed,
+    /// The task ended without saying how: a defect.
+    Lost,
+}
+
+/// An [`End`] without its particulars, for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndKind {
+    /// See [`End::ClientClosed`].
+    ClientClosed,
+    /// See [`End::ClientFailed`].
+    ClientFailed,
+    /// See [`End::ClientLeftEarly`].
+    ClientLeftEarly,
+    /// See [`End::OpeningTimedOut`].
+    OpeningTimedOut,
+    /// See [`End::NotPostgres`].
+    NotPostgres,
+    /// See [`End::ClientLeftHeld`].
+    ClientLeftHeld,
+    /// See [`End::ServerClosed`].
+    ServerClosed,
+    /// See [`End::ServerFailed`].
+    ServerFailed,
+    /// See [`End::NoNode`].
+    NoNode,
+    /// See [`End::HoldFull`].
+    HoldFull,
+    /// See [`End::SessionsFull`].
+    SessionsFull,
+    /// See [`End::WrongNode`].
+    WrongNode,
+    /// See [`End::LostLead`].
+    LostLead,
+    /// See [`End::Drained`].
+    Drained,
+    /// See [`End::Stopped`].
+    Stopped,
+    /// See [`End::CancelDelivered`] and [`End::CancelFailed`].
+    Cancel,
+    /// See [`End::Lost`].
+    Lost,
+}
+
+impl EndKind {
+    /// Every kind, in the order of its discriminant.
+    pub const ALL: [EndKind; 17] = [
+        EndKind::ClientClosed,
+        EndKind::ClientFailed,
+        EndKind::ClientLeftEarly,
+        EndKind::OpeningTimedOut,
+        EndKind::NotPostgres,
+        EndKind::ClientLeftHeld,
+        EndKind::ServerClosed,
+        EndKind::ServerFailed,
+        EndKind::NoNode,
+        EndKind::HoldFull,
+        EndKind::SessionsFull,
+        EndKind::WrongNode,
+        EndKind::LostLead,
+        EndKind::Drained,
+        EndKind::Stopped,
+        EndKind::Cancel,
+        EndKind::Lost,
+    ];
+
+    /// The word for it in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            EndKind::ClientClosed => "client-closed",
+            EndKind::ClientFailed => "client-failed",
+            EndKind::ClientLeftEarly => "client-left-early",
+            EndKind::OpeningTimedOut => "opening-timed-out",
+            EndKind::NotPostgres => "not-postgres",
+            EndKind::ClientLeftHeld => "client-left-held",
+            EndKind::ServerClosed => "server-closed",
+            EndKind::ServerFailed => "server-failed",
+            EndKind::NoNode => "no-node",
+            EndKind::HoldFull => "hold-full",
+            EndKind::SessionsFull => "sessions-full",
+            EndKind::WrongNode => "wrong-node",
+            EndKind::LostLead => "lost-lead",
+            EndKind::Drained => "drained",
+            EndKind::Stopped => "stopped",
+            EndKind::Cancel => "cancel",
+            EndKind::Lost => "lost",
+        }
+    }
+}
+
+impl End {
+    /// The end of a session that could not be given a node.
+    pub fn no_node(why: &NoRoute, newest_failure: Option<&str>) -> End {
+        End::NoNode(match newest_failure {
+            Some(failure) => format!("{why}; last: {failure}"),
+            None => why.to_string(),
+        })
+    }
+
+    /// Without the particulars.
+    pub fn kind(&self) -> EndKind {
+        match self {
+            End::ClientClosed => EndKind::ClientClosed,
+            End::ClientFailed(_) => EndKind::ClientFailed,
+            End::ClientLeftEarly => EndKind::ClientLeftEarly,
+            End::OpeningTimedOut => EndKind::OpeningTimedOut,
+            End::NotPostgres(_) => EndKind::NotPostgres,
+            End::ClientLeftHeld => EndKind::ClientLeftHeld,
+            End::ServerClosed(_) => EndKind::ServerClosed,
+            End::ServerFailed(_) => EndKind::ServerFailed,
+            End::NoNode(_) => EndKind::NoNode,
+            End::HoldFull => EndKind::HoldFull,
+            End::SessionsFull => EndKind::SessionsFull,
+            End::WrongNode => EndKind::WrongNode,
+            End::LostLead => EndKind::LostLead,
+            End::Drained(_) => EndKind::Drained,
+            End::Stopped => EndKind::Stopped,
+            End::CancelDelivered | End::CancelFailed => EndKind::Cancel,
+            End::Lost => EndKind::Lost,
+        }
+    }
+
+    /// Whether an operator would want to read of it without having asked.
+    pub fn is_trouble(&self) -> bool {
+        !matches!(
+            self,
+            End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::CancelDelivered | End::Stopped
+        )
+    }
+
+    /// What the client is told, if the protocol still allows it. `None` if there is nothing to tell or nobody to
+    /// tell it to.
+    pub fn client_message(&self, listener: &str) -> Option<Fatal> {
+        let fatal = |sqlstate, message: String, detail: Option<String>, hint: &str| {
+            Some(Fatal { sqlstate, message, detail, hint: Some(hint.to_owned()) })
+        };
+        match self {
+            End::NoNode(why) => fatal(
+                SqlState::CannotConnectNow,
+                format!("pgvane: no server for listener \"{listener}\" in time"),
+                Some(format!("{why}.")),
+                "The cluster may be failing over: try again. The stats page shows every node's state.",
+            ),
+            End::HoldFull => fatal(
+                SqlState::CannotConnectNow,
+                format!("pgvane: no server for listener \"{listener}\", and too many connections wait already"),
+                None,
+                "Try again later; hold_sessions_max bounds how many may wait.",
+            ),
+            End::SessionsFull => fatal(
+                SqlState::TooManyConnections,
+                format!("pgvane: listener \"{listener}\" carries as many sessions as it may"),
+                None,
+                "Close sessions, or raise sessions_max.",
+            ),
+            End::NotPostgres(why) => {
+                let sqlstate = match why {
+                    NotPostgres::Version { .. } => SqlState::FeatureNotSupported,
+                    _ => SqlState::ProtocolViolation,
+                };
+                fatal(sqlstate, format!("pgvane: {why}"), None, "This port speaks PostgreSQL's protocol, version 3.")
+            }
+            End::WrongNode => fatal(
+                SqlState::AdminShutdown,
+                "pgvane: the server has just lost its role as leader".to_owned(),
+                None,
+                "Connect again: the new connection will be held until there is a leader.",
+            ),
+            End::LostLead => fatal(
+                SqlState::AdminShutdown,
+                "pgvane: terminating connection because the server is no longer the leader".to_owned(),
+                None,
+                "Connect again: the new connection will be held until there is a leader.",
+            ),
+            End::Drained(why) => fatal(
+                SqlState::AdminShutdown,
+                format!("pgvane: terminating connection because {why}"),
+                None,
+                "Connect again to be given another server.",
+            ),
+            End::Stopped => fatal(
+                SqlState::AdminShutdown,
+                "pgvane: terminating connection because the proxy is stopping".to_owned(),
+                None,
+                "Connect again.",
+            ),
+            End::ServerClosed(None) | End::ServerFailed(_) => fatal(
+                SqlState::ConnectionFailure,
+                "pgvane: the connection to the server was lost".to_owned(),
+                Some(format!("{self}.")),
+                "The server may have crashed, or its host be gone. Connect again.",
+            ),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    /// For operators.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::ClientClosed => f.write_str("the client closed the session"),
+            End::ClientFailed(error) => write!(f, "the client's connection broke: {error}"),
+            End::ClientLeftEarly => f.write_str("the client left before it had said what it wants"),
+            End::OpeningTimedOut => f.write_str("the client did not say in time what it wants"),
+            End::NotPostgres(why) => write!(f, "{why}"),
+            End::ClientLeftHeld => f.write_str("the client left while it was held"),
+            End::ServerClosed(Some(code)) => {
+                write!(f, "the server ended the session with SQLSTATE {}", String::from_utf8_lossy(code))
+            }
+            End::ServerClosed(None) => f.write_str("the server closed the connection without a word"),
+            End::ServerFailed(error) => write!(f, "the server's connection broke: {error}"),
+            End::NoNode(why) => write!(f, "no server in time: {why}"),
+            End::HoldFull => f.write_str("no server, and too many connections wait already"),
+            End::SessionsFull => f.write_str("the listener carries as many sessions as it may"),
+            End::WrongNode => f.write_str("the server answered at login that it is in recovery"),
+            End::LostLead => f.write_str("the server lost the lead"),
+            End::Drained(why) => write!(f, "drained because {why}"),
+            End::Stopped => f.write_str("pgvane is stopping"),
+            End::CancelDelivered => f.write_str("cancel request delivered"),
+            End::CancelFailed => f.write_str("cancel request could not be delivered"),
+            End::Lost => f.write_str("the session's task ended in an unforeseen way"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_stands_at_its_own_place() {
+        for (place, kind) in EndKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, place, "{}", kind.label());
+        }
+    }
+
+    #[test]
+    fn refusals_say_why_and_what_to_do() {
+        let end = End::no_node(&NoRoute::NoLeader("no node claims to lead".into()), Some("node1: connection refused"));
+        let fatal = end.client_message("write").expect("a client is told");
+        assert_eq!(fatal.sqlstate, SqlState::CannotConnectNow);
+        let detail = fatal.detail.expect("says why");
+        assert_eq!(detail, "no leader: no node claims to lead; last: node1: connection refused.");
+        assert!(fatal.hint.is_some());
+    }
+}

@@ -1,0 +1,243 @@
+//! Brings one client to one node: sends its opening there and follows the login until the session is ready.
+//!
+//! Until the node asks the client to prove who it is, nothing that the node says is shown to the client. A node that
+//! turns out to be the wrong one by then can be left without the client's ever knowing of it.
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::client::Client;
+use super::end::End;
+use super::registry::Seat;
+use crate::config::Listener;
+use crate::protocol::framing::Framing;
+use crate::protocol::login::{Next, Said, next};
+use crate::protocol::opening::Opening;
+use crate::routing::Target;
+
+/// How a login ended.
+pub enum Verdict {
+    /// The session is ready, or encrypted and none of our business from here on.
+    Ready(Ready),
+    /// This node will not do; why. The client has seen nothing of it.
+    NotHere(Failure),
+    /// It is over, for the client too.
+    Over(End),
+    /// The client, refused encryption, has turned out to want a query cancelled.
+    Cancel,
+}
+
+/// A session that is ready to be relayed.
+pub struct Ready {
+    /// Where the server's stream stands; `None` if it is encrypted.
+    pub framing: Option<Framing>,
+    /// What the server has said and the client has not been told yet.
+    pub for_client: BytesMut,
+}
+
+/// Why a node will not do.
+pub struct Failure {
+    /// For the log, and for the client if no other node does.
+    pub why: String,
+    /// The node's own refusal, which the client is given if no other node does.
+    pub own_words: Option<BytesMut>,
+    /// Whether this casts doubt on the node's role.
+    pub is_suspicious: bool,
+}
+
+impl Verdict {
+    fn not_here(why: impl Into<String>) -> Verdict {
+        Verdict::NotHere(Failure { why: why.into(), own_words: None, is_suspicious: true })
+    }
+}
+
+/// One login under way.
+pub struct Login<'a> {
+    /// Whoever wants a session.
+    pub client: &'a mut Client,
+    /// The node's connection.
+    pub server: &'a mut TcpStream,
+    /// The session's place on the node, which learns the cancel key.
+    pub seat: &'a mut Seat,
+    /// The rules.
+    pub listener: &'a Listener,
+}
+
+impl Login<'_> {
+    /// Goes through the login. Every wait is bounded, but for those in which PostgreSQL waits for the client's
+    /// password: these it bounds itself (`authentication_timeout`).
+    pub async fn run(mut self) -> Verdict {
+        loop {
+            if let Err(error) = self.server.write_all(self.client.opening_packet()).await {
+                return Verdict::not_here(format!("the connection broke: {error}"));
+            }
+            match self.client.opening() {
+                Opening::Startup(_) => return self.follow_startup().await,
+                Opening::DirectTls => return encrypted(),
+                Opening::Cancel(_) => return Verdict::Cancel,
+                Opening::Ssl | Opening::Gss => {
+                    if let Some(verdict) = self.negotiate().await {
+                        return verdict;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes on the server's answer to a request for encryption. `None` if the client goes on in plain text.
+    async fn negotiate(&mut self) -> Option<Verdict> {
+        let deadline = Instant::now() + self.listener.login_timeout;
+        let answer = tokio::select! {
+            answer = timeout_at(deadline, self.server.read_u8()) => match answer {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => return Some(Verdict::not_here(closed_before_answer(&error))),
+                Err(_) => return Some(Verdict::not_here("accepts connections and does not answer")),
+            },
+            () = self.client.hangs_up() => return Some(Verdict::Over(End::ClientLeftEarly)),
+        };
+        match self.client.answer_negotiation(answer, self.listener.startup_timeout).await {
+            Err(end) => Some(Verdict::Over(end)),
+            Ok(()) if answer == b'N' && *self.client.opening() == Opening::DirectTls => {
+                Some(Verdict::Over(End::ClientLeftEarly)) // was refused TLS and speaks it all the same
+            }
+            Ok(()) if answer == b'N' => None,
+            Ok(()) => Some(encrypted()),
+        }
+    }
+
+    async fn follow_startup(&mut self) -> Verdict {
+        let deadline = Instant::now() + self.listener.login_timeout;
+        let mut heard = BytesMut::with_capacity(1024);
+        // how much of `heard` is whole messages that may be passed on
+        let mut followed = 0;
+        loop {
+            let read = tokio::select! {
+                read = timeout_at(deadline, self.server.read_buf(&mut heard)) => read,
+                () = self.client.hangs_up() => return Verdict::Over(End::ClientClosed),
+            };
+            match read {
+                Ok(Ok(0)) => return Verdict::not_here("closed the connection before it answered"),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Verdict::not_here(closed_before_answer(&error)),
+                Err(_) => return Verdict::not_here("accepts connections and does not answer"),
+            }
+            loop {
+                let (said, length) = match next(&heard[followed..]) {
+                    Next::Message(said, length) => (said, length),
+                    Next::Incomplete => break,
+                    Next::Unreadable => return unreadable(heard),
+                };
+                match said {
+                    Said::Challenge => return self.follow_proof(heard, followed).await,
+                    Said::InHotStandby(true) if self.leads_to_leader() => {
+                        return Verdict::not_here("answers at login that it is in recovery");
+                    }
+                    Said::Error(code) if self.can_be_made_good(code) => {
+                        let own_words = Some(heard.split_off(followed));
+                        let code = String::from_utf8_lossy(&code);
+                        return Verdict::NotHere(Failure {
+                            why: format!("refuses new sessions with SQLSTATE {code}"),
+                            own_words,
+                            is_suspicious: code == "57P03",
+                        });
+                    }
+                    Said::Error(_) => return ready_at(heard, followed + length),
+                    Said::Ready => return ready_at(heard, followed + length),
+                    Said::Key(key) => self.seat.learn_key(key),
+                    Said::LetIn | Said::InHotStandby(_) | Said::Other => {}
+                }
+                followed += length;
+            }
+        }
+    }
+
+    /// The server wants proof of who the client is: from here on the client hears everything, at once.
+    async fn follow_proof(&mut self, mut heard: BytesMut, mut followed: usize) -> Verdict {
+        let mut to_server = BytesMut::new();
+        loop {
+            loop {
+                let (said, length) = match next(&heard[followed..]) {
+                    Next::Message(said, length) => (said, length),
+                    Next::Incomplete => break,
+                    Next::Unreadable => return unreadable(heard),
+                };
+                match said {
+                    Said::InHotStandby(true) if self.leads_to_leader() => {
+                        heard.truncate(followed);
+                        return match self.client.stream().write_all(&heard).await {
+                            Ok(()) => Verdict::Over(End::WrongNode),
+                            Err(error) => Verdict::Over(End::ClientFailed(error)),
+                        };
+                    }
+                    Said::Ready | Said::Error(_) => return ready_at(heard, followed + length),
+                    Said::Key(key) => self.seat.learn_key(key),
+                    _ => {}
+                }
+                followed += length;
+            }
+            if let Err(error) = self.client.stream().write_all(&heard[..followed]).await {
+                return Verdict::Over(End::ClientFailed(error));
+            }
+            heard.advance(followed);
+            followed = 0;
+            tokio::select! {
+                read = self.server.read_buf(&mut heard) => match read {
+                    Ok(0) => return Verdict::Over(End::ServerClosed(None)),
+                    Ok(_) => {}
+                    Err(error) => return Verdict::Over(End::ServerFailed(error)),
+                },
+                read = self.client.stream().read_buf(&mut to_server) => match read {
+                    Ok(0) => return Verdict::Over(End::ClientClosed),
+                    Ok(_) => {
+                        if let Err(error) = self.server.write_all(&to_server.split()).await {
+                            return Verdict::Over(End::ServerFailed(error));
+                        }
+                    }
+                    Err(error) => return Verdict::Over(End::ClientFailed(error)),
+                },
+            }
+        }
+    }
+
+    fn leads_to_leader(&self) -> bool {
+        self.listener.rule.target == Target::Leader
+    }
+
+    /// Whether another node, or the same one later, may take the session that this one refuses: it starts up or
+    /// shuts down, or, where there are others, has no connection left.
+    fn can_be_made_good(&self, code: [u8; 5]) -> bool {
+        match &code {
+            b"57P03" => true,
+            b"53300" => !self.leads_to_leader(),
+            _ => false,
+        }
+    }
+}
+
+fn closed_before_answer(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "closed the connection before it answered".to_owned(),
+        _ => format!("broke the connection before it answered: {error}"),
+    }
+}
+
+fn encrypted() -> Verdict {
+    Verdict::Ready(Ready { framing: None, for_client: BytesMut::new() })
+}
+
+/// What the server says is not the protocol as we know it: passed on unread, as an encrypted session would be.
+fn unreadable(heard: BytesMut) -> Verdict {
+    Verdict::Ready(Ready { framing: None, for_client: heard })
+}
+
+/// The login ends with the message that ends at `end` in `heard`; what follows belongs to the session.
+fn ready_at(heard: BytesMut, end: usize) -> Verdict {
+    let mut framing = Framing::default();
+    framing.follow(&heard[..end]);
+    framing.follow(&heard[end..]);
+    Verdict::Ready(Ready { framing: Some(framing), for_client: heard })
+}

@@ -1,0 +1,14 @@
+//! Connections, in the order in which one flows: [`listener`] accepts, [`session`] serves; [`client`] reads the
+//! opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the bytes; [`end`] says
+//! how it ended. [`registry`] knows all sessions and gives them orders; [`cancel`] finds the one that is meant.
+
+pub mod admission;
+pub mod cancel;
+pub mod client;
+pub mod connect;
+pub mod end;
+pub mod listener;
+pub mod login;
+pub mod registry;
+pub mod relay;
+pub mod session;

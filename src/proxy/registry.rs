@@ -1,0 +1,344 @@
+//! Who is connected, to which node, by which listener; and the orders that reach running sessions.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::cluster::NodeId;
+use crate::cluster::node::NODES_MAX;
+use crate::cluster::topology::{Topology, WriterVerdict};
+use crate::protocol::CancelKey;
+use crate::routing::{Rule, Target};
+
+/// Something that a running session has to do. Later ones outrank earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// End between two transactions: the replica has become the leader.
+    DrainPromoted = 1,
+    /// End now: pgvane stops.
+    Stop = 2,
+    /// End now: the node lost the lead.
+    LostLead = 3,
+}
+
+impl Order {
+    fn from_byte(byte: u8) -> Option<Order> {
+        [Order::DrainPromoted, Order::Stop, Order::LostLead].into_iter().find(|order| *order as u8 == byte)
+    }
+}
+
+/// What others may know and change of a session that is on a node.
+#[derive(Debug)]
+pub struct Card {
+    listener: usize,
+    cluster: usize,
+    node: NodeId,
+    order: AtomicU8,
+    ordered: Notify,
+    /// Bytes relayed so far.
+    pub bytes_to_server: AtomicU64,
+    /// Bytes relayed so far.
+    pub bytes_to_client: AtomicU64,
+}
+
+impl Card {
+    /// Waits for an order that outranks `obeyed`. Cancel safe.
+    pub async fn ordered(&self, obeyed: Option<Order>) -> Order {
+        loop {
+            match Order::from_byte(self.order.load(Relaxed)) {
+                Some(order) if Some(order) > obeyed => return order,
+                _ => self.ordered.notified().await,
+            }
+        }
+    }
+
+    fn give(&self, order: Order) {
+        if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
+            self.ordered.notify_one();
+        }
+    }
+}
+
+/// A listener's numbers at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Census {
+    /// Connections, held ones included.
+    pub sessions: usize,
+    /// Connections waiting for a node.
+    pub held: usize,
+    /// The listener's limit.
+    pub sessions_max: usize,
+    /// Bytes relayed since the start.
+    pub bytes_to_server: u64,
+    /// Bytes relayed since the start.
+    pub bytes_to_client: u64,
+}
+
+#[derive(Debug, Default)]
+struct ListenerTally {
+    sessions: AtomicUsize,
+    held: AtomicUsize,
+    ended_bytes_to_server: AtomicU64,
+    ended_bytes_to_client: AtomicU64,
+}
+
+/// All sessions of the process.
+#[derive(Debug)]
+pub struct Registry {
+    listeners: Vec<ListenerTally>,
+    /// Sessions on each node, by cluster and node number.
+    loads: Vec<[AtomicU32; NODES_MAX]>,
+    cards: Mutex<HashMap<u64, Arc<Card>>>,
+    keys: Mutex<HashMap<CancelKey, (usize, NodeId)>>,
+    next_id: AtomicU64,
+}
+
+/// Nothing that is done under these locks can panic half-way, so a poisoned lock guards sound data.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registry {
+    /// An empty registry for so many listeners and clusters.
+    pub fn new(listeners: usize, clusters: usize) -> Registry {
+        Registry {
+            listeners: (0..listeners).map(|_| ListenerTally::default()).collect(),
+            loads: (0..clusters).map(|_| std::array::from_fn(|_| AtomicU32::new(0))).collect(),
+            cards: Mutex::default(),
+            keys: Mutex::default(),
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// Counts a connection in, unless the listener has as many as it may.
+    pub fn enter(self: &Arc<Self>, listener: usize, sessions_max: usize) -> Option<Presence> {
+        claim_place(&self.listeners[listener].sessions, sessions_max)
+            .then(|| Presence { registry: Arc::clone(self), listener })
+    }
+
+    /// Counts a connection as held, unless as many are held as may be.
+    pub fn hold(self: &Arc<Self>, listener: usize, held_max: usize) -> Option<Held> {
+        claim_place(&self.listeners[listener].held, held_max)
+            .then(|| Held { registry: Arc::clone(self), listener })
+    }
+
+    /// Puts a session on a node: it counts as load, gets orders, and its cancel key can be learnt.
+    pub fn seat(self: &Arc<Self>, listener: usize, cluster: usize, node: NodeId) -> Seat {
+        let card = Arc::new(Card {
+            listener,
+            cluster,
+            node,
+            order: AtomicU8::new(0),
+            ordered: Notify::new(),
+            bytes_to_server: AtomicU64::new(0),
+            bytes_to_client: AtomicU64::new(0),
+        });
+        let id = self.next_id.fetch_add(1, Relaxed);
+        self.loads[cluster][node.0].fetch_add(1, Relaxed);
+        lock(&self.cards).insert(id, Arc::clone(&card));
+        Seat { registry: Arc::clone(self), id, card, key: None }
+    }
+
+    /// How many sessions a node has now.
+    pub fn load(&self, cluster: usize, node: NodeId) -> u32 {
+        self.loads[cluster][node.0].load(Relaxed)
+    }
+
+    /// How many sessions each node of a cluster has now.
+    pub fn loads(&self, cluster: usize) -> Vec<u32> {
+        self.loads[cluster].iter().map(|load| load.load(Relaxed)).collect()
+    }
+
+    /// The cluster and node that run the session of this key.
+    pub fn whose_key(&self, key: &CancelKey) -> Option<(usize, NodeId)> {
+        lock(&self.keys).get(key).copied()
+    }
+
+    /// How many connections there are now, on all listeners.
+    pub fn sessions(&self) -> usize {
+        self.listeners.iter().map(|tally| tally.sessions.load(Relaxed)).sum()
+    }
+
+    /// The numbers of every listener, in their order; limits are not known here and left at zero.
+    pub fn census(&self) -> Vec<Census> {
+        let cards = lock(&self.cards); // held throughout, see `Seat::drop`
+        let mut census: Vec<Census> = self
+            .listeners
+            .iter()
+            .map(|tally| Census {
+                sessions: tally.sessions.load(Relaxed),
+                held: tally.held.load(Relaxed),
+                sessions_max: 0,
+                bytes_to_server: tally.ended_bytes_to_server.load(Relaxed),
+                bytes_to_client: tally.ended_bytes_to_client.load(Relaxed),
+            })
+            .collect();
+        for card in cards.values() {
+            census[card.listener].bytes_to_server += card.bytes_to_server.load(Relaxed);
+            census[card.listener].bytes_to_client += card.bytes_to_client.load(Relaxed);
+        }
+        census
+    }
+
+    /// Gives an order to every session.
+    pub fn order_all(&self, order: Order) {
+        for card in lock(&self.cards).values() {
+            card.give(order);
+        }
+    }
+
+    /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place.
+    pub fn apply(&self, cluster: usize, topology: &Topology, rules: &[Rule]) {
+        for card in lock(&self.cards).values().filter(|card| card.cluster == cluster) {
+            if let Some(order) = order_for(&rules[card.listener], topology, card.node) {
+                card.give(order);
+            }
+        }
+    }
+}
+
+/// What a session under this rule has to do if it is on `node`: the table in ARCHITECTURE.md, "What happens to
+/// sessions".
+pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<Order> {
+    match rule.target {
+        Target::Leader => match topology.verdict_on_writers(node) {
+            WriterVerdict::Keep => None,
+            WriterVerdict::LostLead | WriterVerdict::Superseded(_) => Some(Order::LostLead),
+        },
+        Target::Replica | Target::Any => {
+            let misplaced = topology.leader() == Some(node) && !rule.accepts_leader();
+            misplaced.then_some(Order::DrainPromoted)
+        }
+    }
+}
+
+fn claim_place(count: &AtomicUsize, most: usize) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
+}
+
+/// A connection that is counted; dropping it counts it out.
+#[derive(Debug)]
+pub struct Presence {
+    registry: Arc<Registry>,
+    listener: usize,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.registry.listeners[self.listener].sessions.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection that is held; dropping it counts it out.
+#[derive(Debug)]
+pub struct Held {
+    registry: Arc<Registry>,
+    listener: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.registry.listeners[self.listener].held.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A session's place on a node; dropping it gives the place back and forgets its cancel key.
+#[derive(Debug)]
+pub struct Seat {
+    registry: Arc<Registry>,
+    id: u64,
+    card: Arc<Card>,
+    key: Option<CancelKey>,
+}
+
+impl Seat {
+    /// Where the session is.
+    pub fn node(&self) -> NodeId {
+        self.card.node
+    }
+
+    /// The part of the session that others see.
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Notes the key by which the session's queries can be cancelled.
+    pub fn learn_key(&mut self, key: CancelKey) {
+        lock(&self.registry.keys).insert(key.clone(), (self.card.cluster, self.card.node));
+        self.key = Some(key);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let registry = &self.registry;
+        registry.loads[self.card.cluster][self.card.node.0].fetch_sub(1, Relaxed);
+        if let Some(key) = &self.key {
+            lock(&registry.keys).remove(key);
+        }
+        // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
+        let mut cards = lock(&registry.cards);
+        cards.remove(&self.id);
+        let tally = &registry.listeners[self.card.listener];
+        tally.ended_bytes_to_server.fetch_add(self.card.bytes_to_server.load(Relaxed), Relaxed);
+        tally.ended_bytes_to_client.fetch_add(self.card.bytes_to_client.load(Relaxed), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgwire::messages::startup::SecretKey;
+
+    use super::*;
+
+    fn registry() -> Arc<Registry> {
+        Arc::new(Registry::new(2, 1))
+    }
+
+    #[test]
+    fn places_are_given_up_to_the_limit_and_come_back() {
+        let registry = registry();
+        let first = registry.enter(0, 1).expect("there is room");
+        assert!(registry.enter(0, 1).is_none());
+        assert!(registry.enter(1, 1).is_some(), "each listener has its own limit");
+        drop(first);
+        assert!(registry.enter(0, 1).is_some());
+    }
+
+    #[test]
+    fn a_seat_counts_as_load_and_keeps_its_key_while_it_lasts() {
+        let registry = registry();
+        let key = CancelKey::new(7, &SecretKey::I32(9));
+        let mut seat = registry.seat(0, 0, NodeId(2));
+        seat.learn_key(key.clone());
+        assert_eq!(registry.load(0, NodeId(2)), 1);
+        assert_eq!(registry.whose_key(&key), Some((0, NodeId(2))));
+        drop(seat);
+        assert_eq!(registry.load(0, NodeId(2)), 0);
+        assert_eq!(registry.whose_key(&key), None);
+    }
+
+    #[test]
+    fn bytes_stay_counted_after_a_session_has_ended() {
+        let registry = registry();
+        let seat = registry.seat(1, 0, NodeId(0));
+        seat.card().bytes_to_client.store(5, Relaxed);
+        assert_eq!(registry.census()[1].bytes_to_client, 5);
+        drop(seat);
+        assert_eq!(registry.census()[1].bytes_to_client, 5);
+    }
+
+    #[tokio::test]
+    async fn a_session_hears_the_highest_order_once() {
+        let registry = registry();
+        let seat = registry.seat(0, 0, NodeId(0));
+        registry.order_all(Order::DrainPromoted);
+        assert_eq!(seat.card().ordered(None).await, Order::DrainPromoted);
+        registry.order_all(Order::LostLead);
+        registry.order_all(Order::Stop);
+        assert_eq!(seat.card().ordered(Some(Order::DrainPromoted)).await, Order::LostLead);
+    }
+}

@@ -1,0 +1,164 @@
+//! The relay: bytes from one side to the other, both ways, until an end.
+//!
+//! A session at rest owns no buffer. Each thread has one scratch buffer, which a session borrows for the moment
+//! between a read and the write that follows; only what a write did not take is kept.
+
+mod pump;
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use self::pump::{EndOfStream, Pump, PumpError};
+use super::registry::Card;
+use crate::protocol::framing::{Framing, Transaction};
+
+/// `Terminate`, as a client sends it before it closes.
+const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
+
+/// How long a client may go on sending after its server has closed.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The client closed first, or said that it would.
+    ClientClosed,
+    /// The server closed, with this SQLSTATE if its last message was an error.
+    ServerClosed(Option<[u8; 5]>),
+    /// The client's connection broke.
+    ClientFailed(io::Error),
+    /// The server's connection broke.
+    ServerFailed(io::Error),
+    /// The session was draining, and its transaction is over.
+    Drained,
+}
+
+/// Two connections and what is on its way between them.
+#[derive(Debug)]
+pub struct Relay {
+    client: TcpStream,
+    server: TcpStream,
+    up: Pump,
+    down: Pump,
+    /// Where the server's stream stands; `None` if it is encrypted, so that nobody but the two ends can tell.
+    framing: Option<Framing>,
+    client_terminated: bool,
+    /// The server takes no more. What it has said before may still be on its way, the reason among it.
+    server_is_deaf: bool,
+    /// An error that the server has sent, not yet taken note of.
+    newest_error: Option<[u8; 5]>,
+    is_draining: bool,
+}
+
+impl Relay {
+    /// A relay between the two; `for_server` and `for_client` are bytes that were received and not yet passed on.
+    pub fn new(
+        client: TcpStream,
+        server: TcpStream,
+        framing: Option<Framing>,
+        for_server: BytesMut,
+        for_client: BytesMut,
+    ) -> Relay {
+        Relay {
+            client,
+            server,
+            up: Pump::new(for_server, EndOfStream::PassOn),
+            down: Pump::new(for_client, EndOfStream::KeepBack),
+            framing,
+            client_terminated: false,
+            server_is_deaf: false,
+            newest_error: None,
+            is_draining: false,
+        }
+    }
+
+    /// From now on ends as soon as no transaction is open. Encrypted sessions show no transactions and go on.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
+    }
+
+    /// Relays until an end. `on_error` hears the SQLSTATE of every error that the server sends.
+    ///
+    /// Cancel safe: what was read and not yet written stays in the relay, and a later call goes on with it.
+    pub async fn run(&mut self, card: &Card, mut on_error: impl FnMut([u8; 5])) -> Outcome {
+        poll_fn(|cx| self.poll(cx, card, &mut on_error)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, card: &Card, on_error: &mut impl FnMut([u8; 5])) -> Poll<Outcome> {
+        if !self.server_is_deaf {
+            let terminated = &mut self.client_terminated;
+            let up = self.up.poll(cx, &mut self.client, &mut self.server, |bytes| {
+                card.bytes_to_server.fetch_add(bytes.len() as u64, Relaxed);
+                *terminated = bytes.ends_with(&TERMINATE);
+            });
+            match up {
+                Poll::Ready(Err(PumpError::Read(error))) => return Poll::Ready(Outcome::ClientFailed(error)),
+                Poll::Ready(Err(PumpError::Write(_))) => self.server_is_deaf = true,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        let framing = &mut self.framing;
+        let newest_error = &mut self.newest_error;
+        let down = self.down.poll(cx, &mut self.server, &mut self.client, |bytes| {
+            card.bytes_to_client.fetch_add(bytes.len() as u64, Relaxed);
+            if let Some(framing) = framing {
+                framing.follow(bytes);
+                if let Some(code) = framing.take_error() {
+                    *newest_error = Some(code);
+                    on_error(code);
+                } else if framing.resting().is_some() {
+                    *newest_error = None;
+                }
+            }
+        });
+        match down {
+            Poll::Ready(Ok(())) if self.client_terminated || self.up.is_done() => Poll::Ready(Outcome::ClientClosed),
+            Poll::Ready(Ok(())) => Poll::Ready(Outcome::ServerClosed(self.newest_error)),
+            Poll::Ready(Err(PumpError::Read(error))) => Poll::Ready(self.server_gone(error)),
+            Poll::Ready(Err(PumpError::Write(error))) => Poll::Ready(Outcome::ClientFailed(error)),
+            Poll::Pending if self.is_draining && self.rests_outside_a_transaction() => Poll::Ready(Outcome::Drained),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// A server that breaks off after the client's farewell, as one does that is in a hurry, has not failed.
+    fn server_gone(&self, error: io::Error) -> Outcome {
+        match self.newest_error {
+            _ if self.client_terminated || self.up.has_read_all() => Outcome::ClientClosed,
+            Some(code) => Outcome::ServerClosed(Some(code)),
+            None => Outcome::ServerFailed(error),
+        }
+    }
+
+    fn rests_outside_a_transaction(&self) -> bool {
+        let idle = self.framing.as_ref().and_then(Framing::resting) == Some(Transaction::Idle);
+        idle && self.up.is_empty() && self.down.is_empty()
+    }
+
+    /// Whether a message of our own may be put behind what the client has been sent.
+    pub fn can_speak(&self) -> bool {
+        self.down.is_empty() && self.framing.as_ref().is_some_and(Framing::is_at_boundary)
+    }
+
+    /// The client's connection, for last words.
+    pub fn client(&mut self) -> &mut TcpStream {
+        &mut self.client
+    }
+
+    /// After the server has closed: passes the close on, and lets the client finish what it is sending.
+    pub async fn finish_for_client(&mut self) {
+        if self.client.shutdown().await.is_ok() && !self.server_is_deaf {
+            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| {}));
+            // whichever side breaks now, the session is over all the same
+            let _ = timeout(LINGER, rest).await;
+        }
+    }
+}
