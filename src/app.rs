@@ -80,8 +80,7 @@ impl App {
         for (index, settings) in config.listeners.iter().enumerate() {
             let view = clusters[settings.cluster].clone();
             let counters = metrics.listener(&settings.name);
-            let desk =
-                Desk::new(index, settings.clone(), config.drain_timeout, view, Arc::clone(&registry), counters);
+            let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, Arc::clone(&registry), counters);
             listeners.push(Listener::bind(desk).map_err(|error| StartError::Bind {
                 owner: format!("listener \"{}\"", settings.name),
                 address: settings.bind,
@@ -142,12 +141,7 @@ async fn apply_every_picture(index: usize, view: ClusterView, registry: Arc<Regi
     }
 }
 
-async fn drain(
-    sessions: &TaskTracker,
-    registry: &Registry,
-    drain_timeout: Duration,
-    stop: &mut watch::Receiver<bool>,
-) {
+async fn drain(sessions: &TaskTracker, registry: &Registry, drain_timeout: Duration, stop: &mut watch::Receiver<bool>) {
     sessions.close();
     let running = registry.sessions();
     if running > 0 {

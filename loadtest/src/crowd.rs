@@ -29,12 +29,7 @@ pub async fn visit(server: SocketAddr, clients: usize, every: Duration) -> Crowd
     for _ in 0..clients {
         arrivals.tick().await;
         let arrived = Instant::now();
-        under_way.push(tokio::spawn(async move {
-            Reader::to(server)
-                .visit()
-                .await
-                .map(|visit| visit.at - arrived)
-        }));
+        under_way.push(tokio::spawn(async move { Reader::to(server).visit().await.map(|visit| visit.at - arrived) }));
     }
     let mut report = CrowdReport::default();
     for client in under_way {

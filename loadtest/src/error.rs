@@ -72,17 +72,9 @@ impl Error {
     /// A wait that was in vain, told with the end of the log of whoever was waited for.
     pub(crate) fn with_log(self, log: &str) -> Self {
         match self {
-            Self::TooLate {
-                waited_for,
-                within,
-                last_seen,
-            } => {
+            Self::TooLate { waited_for, within, last_seen } => {
                 let last_seen = format!("{last_seen}\nThe end of its log:\n{}", last_lines(log));
-                Self::TooLate {
-                    waited_for,
-                    within,
-                    last_seen,
-                }
+                Self::TooLate { waited_for, within, last_seen }
             }
             other => other,
         }
@@ -98,34 +90,16 @@ pub(crate) fn last_lines(text: &str) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing { program } => write!(
-                f,
-                "{program} is missing (scripts/setup installs what the lab needs)"
-            ),
+            Self::Missing { program } => write!(f, "{program} is missing (scripts/setup installs what the lab needs)"),
             Self::PortBusy { port, owner } => write!(f, "port {port} is in use by {owner}"),
             Self::NoFreePort => write!(f, "no free port below the ephemeral range"),
             Self::Io { doing, source } => write!(f, "{doing}: {source}"),
-            Self::Ended {
-                program,
-                status,
-                log_tail,
-            } => {
-                write!(
-                    f,
-                    "{program} ended ({status}); the end of its log:\n{log_tail}"
-                )
+            Self::Ended { program, status, log_tail } => {
+                write!(f, "{program} ended ({status}); the end of its log:\n{log_tail}")
             }
             Self::Command { command, output } => write!(f, "`{command}` failed:\n{output}"),
-            Self::TooLate {
-                waited_for,
-                within,
-                last_seen,
-            } => {
-                write!(
-                    f,
-                    "{waited_for}: not within {} s; last seen: {last_seen}",
-                    within.as_secs_f64()
-                )
+            Self::TooLate { waited_for, within, last_seen } => {
+                write!(f, "{waited_for}: not within {} s; last seen: {last_seen}", within.as_secs_f64())
             }
             Self::Postgres { doing, source } => {
                 write!(f, "{doing}: {}", crate::failure::text_of(source))
@@ -152,9 +126,6 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for io::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            doing: what(),
-            source,
-        })
+        self.map_err(|source| Error::Io { doing: what(), source })
     }
 }

@@ -44,43 +44,24 @@ impl Failure {
             Error::Postgres { source, .. } => source.code().map(|code| code.code().to_owned()),
             _ => None,
         };
-        Self {
-            at: Instant::now(),
-            class: FailureClass::ConnectFailed,
-            sqlstate,
-            message: error.to_string(),
-        }
+        Self { at: Instant::now(), class: FailureClass::ConnectFailed, sqlstate, message: error.to_string() }
     }
 
     /// A failure of a statement in a session that had been established.
     pub(crate) fn of_statement(error: &tokio_postgres::Error) -> Self {
         let sqlstate = error.code().map(|code| code.code().to_owned());
-        Self {
-            at: Instant::now(),
-            class: class_of(error),
-            sqlstate,
-            message: text_of(error),
-        }
+        Self { at: Instant::now(), class: class_of(error), sqlstate, message: text_of(error) }
     }
 
     /// A statement without an answer.
     pub(crate) fn unanswered() -> Self {
         let message = "no answer before the deadline".to_owned();
-        Self {
-            at: Instant::now(),
-            class: FailureClass::Unanswered,
-            sqlstate: None,
-            message,
-        }
+        Self { at: Instant::now(), class: FailureClass::Unanswered, sqlstate: None, message }
     }
 }
 
 fn class_of(error: &tokio_postgres::Error) -> FailureClass {
-    let ended = [
-        SqlState::ADMIN_SHUTDOWN,
-        SqlState::CRASH_SHUTDOWN,
-        SqlState::CANNOT_CONNECT_NOW,
-    ];
+    let ended = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
     match error.code() {
         Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => FailureClass::ReadOnly,
         Some(code) if ended.contains(code) => FailureClass::SessionBroken,

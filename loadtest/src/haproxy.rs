@@ -39,12 +39,7 @@ impl Haproxy {
         let mut command = Command::new(program);
         command.arg("-db").arg("-f").arg(&file);
         let process = Process::start("haproxy", command, directory, &file.with_extension("log"))?;
-        let mut haproxy = Self {
-            write_addr,
-            read_addr,
-            stats_addr,
-            process,
-        };
+        let mut haproxy = Self { write_addr, read_addr, stats_addr, process };
         let opened = wait::until("HAProxy's ports", READY_WITHIN, || accepts(write_addr)).await;
         haproxy.process.still_runs()?;
         opened.map(|()| haproxy)
@@ -62,20 +57,14 @@ impl Haproxy {
 }
 
 async fn accepts(address: SocketAddr) -> std::result::Result<(), String> {
-    TcpStream::connect(address)
-        .await
-        .map(drop)
-        .map_err(|error| error.to_string())
+    TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// Patroni's template (`extras/confd/templates/haproxy.tmpl` in its repository), filled in.
 fn configuration(nodes: &[Node], write: SocketAddr, read: SocketAddr, stats: SocketAddr) -> String {
     let server = |node: &Node| {
         let Node { name, pg, rest, .. } = node;
-        format!(
-            "    server {name} {pg} maxconn 100 check port {}\n",
-            rest.port()
-        )
+        format!("    server {name} {pg} maxconn 100 check port {}\n", rest.port())
     };
     let servers: String = nodes.iter().map(server).collect();
     let role = |name: &str, bind: SocketAddr, path: &str| {
@@ -89,10 +78,7 @@ listen {name}
 {servers}"
         )
     };
-    let (write, read) = (
-        role("primary", write, "/primary"),
-        role("replicas", read, "/replica"),
-    );
+    let (write, read) = (role("primary", write, "/primary"), role("replicas", read, "/replica"));
     format!(
         "\
 global

@@ -33,35 +33,18 @@ pub async fn get(server: SocketAddr, path: &str, within: Duration) -> io::Result
         let request = format!("GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream
-            .take(ANSWER_SIZE_MAX)
-            .read_to_end(&mut answer)
-            .await?;
+        stream.take(ANSWER_SIZE_MAX).read_to_end(&mut answer).await?;
         parse(&answer)
     };
-    tokio::time::timeout(within, exchange)
-        .await
-        .map_err(|_elapsed| io::Error::from(ErrorKind::TimedOut))?
+    tokio::time::timeout(within, exchange).await.map_err(|_elapsed| io::Error::from(ErrorKind::TimedOut))?
 }
 
 fn parse(answer: &[u8]) -> io::Result<Answer> {
     let answer = String::from_utf8_lossy(answer);
-    let not_http = || {
-        io::Error::new(
-            ErrorKind::InvalidData,
-            format!("not an HTTP answer: {answer:.80}"),
-        )
-    };
+    let not_http = || io::Error::new(ErrorKind::InvalidData, format!("not an HTTP answer: {answer:.80}"));
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(not_http)?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .ok_or_else(not_http)?;
-    Ok(Answer {
-        status,
-        body: body.to_owned(),
-    })
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(not_http)?;
+    Ok(Answer { status, body: body.to_owned() })
 }
 
 #[cfg(test)]
@@ -70,13 +53,9 @@ mod tests {
 
     #[test]
     fn status_and_body() {
-        let answer =
-            parse(b"HTTP/1.0 503 Service Unavailable\r\nServer: x\r\n\r\n{\"state\": \"stopped\"}")
-                .expect("well-formed");
-        assert_eq!(
-            (answer.status, answer.json()["state"].as_str()),
-            (503, Some("stopped"))
-        );
+        let answer = parse(b"HTTP/1.0 503 Service Unavailable\r\nServer: x\r\n\r\n{\"state\": \"stopped\"}")
+            .expect("well-formed");
+        assert_eq!((answer.status, answer.json()["state"].as_str()), (503, Some("stopped")));
         assert!(parse(b"what?").is_err());
     }
 }

@@ -49,10 +49,7 @@ impl Login {
     pub fn config(self, server: SocketAddr) -> Config {
         let mut config = Config::new();
         config.host(server.ip().to_string()).port(server.port());
-        config
-            .user(self.user())
-            .dbname(self.database())
-            .application_name("pgvane-loadtest");
+        config.user(self.user()).dbname(self.database()).application_name("pgvane-loadtest");
         if let Some(password) = self.password() {
             config.password(password);
         }
@@ -64,17 +61,12 @@ impl Login {
         let config = self.config(server);
         let connecting = config.connect(NoTls);
         let (client, connection) = match tokio::time::timeout(within, connecting).await {
-            Ok(connected) => connected.map_err(|source| Error::Postgres {
-                doing: self.connecting_to(server),
-                source,
-            })?,
+            Ok(connected) => {
+                connected.map_err(|source| Error::Postgres { doing: self.connecting_to(server), source })?
+            }
             Err(_elapsed) => {
                 let waited_for = self.connecting_to(server);
-                return Err(Error::TooLate {
-                    waited_for,
-                    within,
-                    last_seen: "no answer".to_owned(),
-                });
+                return Err(Error::TooLate { waited_for, within, last_seen: "no answer".to_owned() });
             }
         };
         // Its error reaches the client too, as the outcome of whatever it was asked for.

@@ -134,11 +134,7 @@ impl Pgvane {
         wait::until(&format!("{text:?} in pgvane's log"), within, || async {
             let log = self.log_text();
             let new = log.get(from..).unwrap_or_default();
-            if new.contains(text) {
-                Ok(())
-            } else {
-                Err(crate::error::last_lines(new))
-            }
+            if new.contains(text) { Ok(()) } else { Err(crate::error::last_lines(new)) }
         })
         .await
     }
@@ -202,55 +198,32 @@ impl PgvaneBuilder {
     /// Starts it and does not wait: for a cluster that is not there yet.
     pub fn spawn(self, directory: &Path) -> Result<Pgvane> {
         let [write_addr, read_addr, admin_addr] = match self.fixed_ports {
-            Some([write, read, admin]) => [
-                ports::fixed(write)?,
-                ports::fixed(read)?,
-                ports::fixed(admin)?,
-            ],
+            Some([write, read, admin]) => [ports::fixed(write)?, ports::fixed(read)?, ports::fixed(admin)?],
             None => [ports::free()?, ports::free()?, ports::free()?],
         };
         let config = directory.join(format!("pgvane-{}.toml", write_addr.port()));
         let text = self.configuration(write_addr, read_addr, admin_addr);
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         // The child starts in another directory; a relative path would not be found from there.
-        let binary = self
-            .binary
-            .canonicalize()
-            .doing(|| format!("looking for {}", self.binary.display()))?;
+        let binary = self.binary.canonicalize().doing(|| format!("looking for {}", self.binary.display()))?;
         let mut command = Command::new(binary);
-        command
-            .args(["run", "--config"])
-            .arg(&config)
-            .envs(self.environment);
+        command.args(["run", "--config"]).arg(&config).envs(self.environment);
         let process = Process::start("pgvane", command, directory, &config.with_extension("log"))?;
-        Ok(Pgvane {
-            write_addr,
-            read_addr,
-            admin_addr,
-            config,
-            process,
-        })
+        Ok(Pgvane { write_addr, read_addr, admin_addr, config, process })
     }
 
     /// The configuration file's text.
     pub fn configuration(&self, write: SocketAddr, read: SocketAddr, admin: SocketAddr) -> String {
         let mut text = format!("[admin]\nbind = \"{admin}\"\n{}", self.admin_lines);
-        let cluster = with_defaults(
-            &self.cluster_lines,
-            &[("name", "main"), ("check", "patroni")],
-        );
+        let cluster = with_defaults(&self.cluster_lines, &[("name", "main"), ("check", "patroni")]);
         write!(text, "\n[[cluster]]\n{cluster}").expect("writing to a string cannot fail");
         for Node { name, pg, rest, .. } in &self.nodes {
-            let node = format!(
-                "\n[[cluster.node]]\nname = \"{name}\"\naddress = \"{pg}\"\npatroni = \"http://{rest}\"\n"
-            );
+            let node =
+                format!("\n[[cluster.node]]\nname = \"{name}\"\naddress = \"{pg}\"\npatroni = \"http://{rest}\"\n");
             text.push_str(&node);
         }
         let writes = with_defaults(&self.write_lines, &[("target", "leader")]);
-        let reads = with_defaults(
-            &self.read_lines,
-            &[("target", "replica"), ("fallback", "leader")],
-        );
+        let reads = with_defaults(&self.read_lines, &[("target", "replica"), ("fallback", "leader")]);
         for (name, bind, lines) in [("write", write, writes), ("read", read, reads)] {
             let listener = format!("\n[[listener]]\nname = \"{name}\"\nbind = \"{bind}\"\n{lines}");
             text.push_str(&listener);
@@ -264,11 +237,7 @@ impl PgvaneBuilder {
 async fn readiness(admin: SocketAddr) -> std::result::Result<(), String> {
     match http::get(admin, "/readyz", Duration::from_secs(1)).await {
         Ok(answer) if answer.status == 200 => Ok(()),
-        Ok(answer) => Err(format!(
-            "/readyz: {} {}",
-            answer.status,
-            answer.body.trim_end()
-        )),
+        Ok(answer) => Err(format!("/readyz: {} {}", answer.status, answer.body.trim_end())),
         Err(error) => Err(format!("/readyz: {error}")),
     }
 }
@@ -280,17 +249,9 @@ fn append(lines: &mut String, line: &str) {
 
 /// `lines` with those of the keys that they do not set themselves.
 fn with_defaults(lines: &str, defaults: &[(&str, &str)]) -> String {
-    let sets = |key: &str| {
-        lines.lines().any(|line| {
-            line.split('=')
-                .next()
-                .is_some_and(|left| left.trim() == key)
-        })
-    };
+    let sets = |key: &str| lines.lines().any(|line| line.split('=').next().is_some_and(|left| left.trim() == key));
     let missing = defaults.iter().filter(|(key, _)| !sets(key));
-    let missing: String = missing
-        .map(|(key, value)| format!("{key} = \"{value}\"\n"))
-        .collect();
+    let missing: String = missing.map(|(key, value)| format!("{key} = \"{value}\"\n")).collect();
     missing + lines
 }
 
@@ -300,15 +261,10 @@ mod tests {
 
     #[test]
     fn a_line_of_the_test_replaces_the_default() {
-        let builder = Pgvane::builder(Path::new("pgvane"), &[])
-            .cluster("check = \"sql\"")
-            .hold_max("2s");
+        let builder = Pgvane::builder(Path::new("pgvane"), &[]).cluster("check = \"sql\"").hold_max("2s");
         let [write, read, admin] = [1, 2, 3].map(ports::loopback);
         let text = builder.configuration(write, read, admin);
-        assert!(
-            text.contains("[[cluster]]\nname = \"main\"\ncheck = \"sql\"\n"),
-            "{text}"
-        );
+        assert!(text.contains("[[cluster]]\nname = \"main\"\ncheck = \"sql\"\n"), "{text}");
         assert!(!text.contains("check = \"patroni\""), "{text}");
         assert_eq!(text.matches("hold_max = \"2s\"").count(), 2, "{text}");
     }

@@ -41,20 +41,13 @@ pub fn free() -> Result<SocketAddr> {
 pub fn fixed(port: u16) -> Result<SocketAddr> {
     match TcpListener::bind(loopback(port)) {
         Ok(_unused) => Ok(loopback(port)),
-        Err(_busy) => Err(Error::PortBusy {
-            port,
-            owner: owner_of(port),
-        }),
+        Err(_busy) => Err(Error::PortBusy { port, owner: owner_of(port) }),
     }
 }
 
 fn owner_of(port: u16) -> String {
-    let listing = Command::new("ss")
-        .args(["-Hltnp", &format!("sport = :{port}")])
-        .output();
-    let listing = listing
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
+    let listing = Command::new("ss").args(["-Hltnp", &format!("sport = :{port}")]).output();
+    let listing = listing.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     match listing.split_once("users:") {
         Some((_, users)) => users.trim().to_owned(),
         None => "a process that cannot be seen from here".to_owned(),
@@ -71,10 +64,6 @@ mod tests {
         assert_ne!(one, two);
         let _listener = TcpListener::bind(one).expect("it is free");
         let error = fixed(one.port()).expect_err("it is taken");
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("port {} is in use", one.port()))
-        );
+        assert!(error.to_string().contains(&format!("port {} is in use", one.port())));
     }
 }

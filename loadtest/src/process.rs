@@ -22,14 +22,9 @@ pub struct Process {
 impl Process {
     /// Starts `command` in `directory` with both outputs appended to `log`, in a process group of its own.
     pub fn start(name: &str, mut command: Command, directory: &Path, log: &Path) -> Result<Self> {
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .doing(|| format!("opening {}", log.display()))?;
-        let errors = output
-            .try_clone()
-            .doing(|| format!("opening {} twice", log.display()))?;
+        let output =
+            File::options().create(true).append(true).open(log).doing(|| format!("opening {}", log.display()))?;
+        let errors = output.try_clone().doing(|| format!("opening {} twice", log.display()))?;
         let child = command
             .current_dir(directory)
             .process_group(0)
@@ -38,11 +33,7 @@ impl Process {
             .stderr(errors)
             .spawn()
             .doing(|| format!("starting {name}"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log: log.to_owned(),
-        })
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// The process id.
@@ -52,9 +43,7 @@ impl Process {
 
     /// Sends `signal` to this process alone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill_process(self.pid(), signal)
-            .map_err(Into::into)
-            .doing(|| format!("sending {signal:?} to {}", self.name))
+        kill_process(self.pid(), signal).map_err(Into::into).doing(|| format!("sending {signal:?} to {}", self.name))
     }
 
     /// Sends SIGKILL to the process and its group, and waits for its end.
@@ -132,15 +121,10 @@ impl Account {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Own);
         }
-        let accounts =
-            fs::read_to_string("/etc/passwd").doing(|| "reading /etc/passwd".to_owned())?;
-        let missing = || Error::Missing {
-            program: "the account postgres (PostgreSQL does not run as root)".to_owned(),
-        };
-        let (uid, gid) = accounts
-            .lines()
-            .find_map(ids_of_postgres)
-            .ok_or_else(missing)?;
+        let accounts = fs::read_to_string("/etc/passwd").doing(|| "reading /etc/passwd".to_owned())?;
+        let missing =
+            || Error::Missing { program: "the account postgres (PostgreSQL does not run as root)".to_owned() };
+        let (uid, gid) = accounts.lines().find_map(ids_of_postgres).ok_or_else(missing)?;
         Ok(Self::Postgres { uid, gid })
     }
 
@@ -150,18 +134,13 @@ impl Account {
             Self::Own => Command::new(program),
             Self::Postgres { uid, gid } => {
                 let mut command = Command::new("setpriv");
-                command
-                    .arg(format!("--reuid={uid}"))
-                    .arg(format!("--regid={gid}"))
-                    .args(["--clear-groups", "--"]);
+                command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).args(["--clear-groups", "--"]);
                 command.arg(program);
                 command
             }
         };
         for (name, _) in std::env::vars_os() {
-            let heeded = ["PG", "PATRONI", "ETCD"]
-                .iter()
-                .any(|prefix| name.to_string_lossy().starts_with(prefix));
+            let heeded = ["PG", "PATRONI", "ETCD"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
             if heeded {
                 command.env_remove(name);
             }
@@ -183,9 +162,7 @@ impl Account {
 
 /// A log's text; empty while there is none.
 pub(crate) fn read_log(path: &Path) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// User and group id from a line of `passwd(5)`, if it is that of `postgres`.
@@ -203,14 +180,8 @@ mod tests {
 
     #[test]
     fn a_line_of_passwd() {
-        assert_eq!(
-            ids_of_postgres("postgres:x:105:110:PostgreSQL:/var/lib/postgresql:/bin/bash"),
-            Some((105, 110))
-        );
-        assert_eq!(
-            ids_of_postgres("daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin"),
-            None
-        );
+        assert_eq!(ids_of_postgres("postgres:x:105:110:PostgreSQL:/var/lib/postgresql:/bin/bash"), Some((105, 110)));
+        assert_eq!(ids_of_postgres("daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin"), None);
         assert_eq!(ids_of_postgres("garbage"), None);
     }
 }

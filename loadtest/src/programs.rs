@@ -10,36 +10,22 @@ pub fn postgresql_bin() -> Result<PathBuf> {
         return Ok(PathBuf::from(bin));
     }
     let root = Path::new("/usr/lib/postgresql");
-    let versions = root
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut versions: Vec<u32> = versions
-        .filter_map(|version| version.parse().ok())
-        .collect();
+    let versions = root.read_dir().into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut versions: Vec<u32> = versions.filter_map(|version| version.parse().ok()).collect();
     versions.sort_unstable();
-    let bins = versions
-        .iter()
-        .rev()
-        .map(|version| root.join(version.to_string()).join("bin"));
+    let bins = versions.iter().rev().map(|version| root.join(version.to_string()).join("bin"));
     bins.into_iter()
         .find(|bin| bin.join("initdb").exists())
-        .ok_or_else(|| Error::Missing {
-            program: "a PostgreSQL server in /usr/lib/postgresql".to_owned(),
-        })
+        .ok_or_else(|| Error::Missing { program: "a PostgreSQL server in /usr/lib/postgresql".to_owned() })
 }
 
 /// `patroni` or `patronictl` in the lab's Python environment, `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/venv`.
 pub fn in_venv(program: &str) -> Result<PathBuf> {
-    let home = std::env::var_os("PGVANE_LAB_HOME")
-        .map_or_else(|| PathBuf::from("/var/tmp/pgvane-lab"), PathBuf::from);
+    let home = std::env::var_os("PGVANE_LAB_HOME").map_or_else(|| PathBuf::from("/var/tmp/pgvane-lab"), PathBuf::from);
     let path = home.join("venv/bin").join(program);
     match path.exists() {
         true => Ok(path),
-        false => Err(Error::Missing {
-            program: path.display().to_string(),
-        }),
+        false => Err(Error::Missing { program: path.display().to_string() }),
     }
 }
 
@@ -50,7 +36,5 @@ pub fn on_path(program: &str) -> Result<PathBuf> {
     directories
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| Error::Missing {
-            program: program.to_owned(),
-        })
+        .ok_or_else(|| Error::Missing { program: program.to_owned() })
 }

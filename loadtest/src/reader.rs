@@ -52,11 +52,7 @@ pub struct Visit {
 impl Reader {
     /// A reader that visits `server`, most often a proxy.
     pub fn to(server: SocketAddr) -> Self {
-        Self {
-            server,
-            login: Login::Trusting,
-            pace: Duration::from_millis(5),
-        }
+        Self { server, login: Login::Trusting, pace: Duration::from_millis(5) }
     }
 
     /// Connects as `login` instead of [`Login::Trusting`].
@@ -73,22 +69,13 @@ impl Reader {
 
     /// Connects once, asks, and leaves.
     pub async fn visit(self) -> std::result::Result<Visit, Failure> {
-        let client = self
-            .login
-            .connect(self.server, VISIT_WITHIN)
-            .await
-            .map_err(|error| Failure::connecting(&error))?;
+        let client =
+            self.login.connect(self.server, VISIT_WITHIN).await.map_err(|error| Failure::connecting(&error))?;
         let asking = client.query_one("select inet_server_port(), pg_is_in_recovery()", &[]);
-        let answer = tokio::time::timeout(VISIT_WITHIN, asking)
-            .await
-            .map_err(|_elapsed| Failure::unanswered())?;
+        let answer = tokio::time::timeout(VISIT_WITHIN, asking).await.map_err(|_elapsed| Failure::unanswered())?;
         let row = answer.map_err(|error| Failure::of_statement(&error))?;
         let port = u16::try_from(row.get::<_, i32>(0)).expect("a port has 16 bits");
-        Ok(Visit {
-            at: Instant::now(),
-            port,
-            in_recovery: row.get(1),
-        })
+        Ok(Visit { at: Instant::now(), port, in_recovery: row.get(1) })
     }
 
     /// Starts reading.
@@ -121,21 +108,13 @@ impl RunningReader {
     /// Waits until the server on `port` has answered a visit that ended after this call.
     pub async fn wait_for_answer_of(&self, port: u16, within: Duration) -> Result<()> {
         let from = Instant::now();
-        wait::until(
-            &format!("an answer of the server on port {port}"),
-            within,
-            || async {
-                let report = self.so_far();
-                match report
-                    .visits
-                    .iter()
-                    .any(|visit| visit.port == port && visit.at > from)
-                {
-                    true => Ok(()),
-                    false => Err(format!("{:?}", report.visits_by_port())),
-                }
-            },
-        )
+        wait::until(&format!("an answer of the server on port {port}"), within, || async {
+            let report = self.so_far();
+            match report.visits.iter().any(|visit| visit.port == port && visit.at > from) {
+                true => Ok(()),
+                false => Err(format!("{:?}", report.visits_by_port())),
+            }
+        })
         .await
     }
 

@@ -28,20 +28,15 @@ static SCRATCHES_MADE: AtomicU32 = AtomicU32::new(0);
 impl Scratch {
     /// Makes the directory under `PGVANE_LAB_TMP`, or `/tmp`: a place that the account `postgres` can reach.
     pub fn new() -> Result<Self> {
-        let parent =
-            std::env::var_os("PGVANE_LAB_TMP").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-        let parent = parent
-            .canonicalize()
-            .doing(|| format!("looking up {}", parent.display()))?;
+        let parent = std::env::var_os("PGVANE_LAB_TMP").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+        let parent = parent.canonicalize().doing(|| format!("looking up {}", parent.display()))?;
         let directory = loop {
             let number = SCRATCHES_MADE.fetch_add(1, Ordering::Relaxed);
             let candidate = parent.join(format!("pgvane-lab-{}-{number}", std::process::id()));
             match fs::create_dir(&candidate) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 made => {
-                    break made
-                        .doing(|| format!("making {}", candidate.display()))
-                        .map(|()| candidate)?;
+                    break made.doing(|| format!("making {}", candidate.display())).map(|()| candidate)?;
                 }
             }
         };
@@ -62,10 +57,7 @@ impl Drop for Scratch {
         drop(self.keeper.stdin.take());
         match self.keeper.wait() {
             Ok(status) if status.success() => {}
-            other => eprintln!(
-                "something may have been left in {}: {other:?}",
-                self.directory.display()
-            ),
+            other => eprintln!("something may have been left in {}: {other:?}", self.directory.display()),
         }
         if kept() {
             eprintln!("kept for looking at: {}", self.directory.display());
@@ -78,9 +70,7 @@ pub(crate) fn processes_in(directory: &Path) -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let runs_there = |pid: &i32| {
-        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
-    };
+    let runs_there = |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(runs_there)
@@ -121,11 +111,7 @@ mod tests {
     fn what_runs_in_it_ends_with_it() {
         let scratch = Scratch::new().expect("a writable /tmp");
         let directory = scratch.directory().to_owned();
-        let mut sleeper = Command::new("sleep")
-            .arg("600")
-            .current_dir(&directory)
-            .spawn()
-            .expect("sleep exists");
+        let mut sleeper = Command::new("sleep").arg("600").current_dir(&directory).spawn().expect("sleep exists");
         assert_eq!(processes_in(&directory).len(), 1);
         drop(scratch);
         assert!(!sleeper.wait().expect("our child").success());

@@ -11,11 +11,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// Tries until `attempt` succeeds; its error says what was seen instead, and the last one is reported if time runs out.
 ///
 /// An attempt that hangs is given up at the deadline too.
-pub async fn until<T, F>(
-    waited_for: &str,
-    within: Duration,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T>
+pub async fn until<T, F>(waited_for: &str, within: Duration, mut attempt: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = std::result::Result<T, String>>,
 {
@@ -34,11 +30,7 @@ where
 }
 
 fn too_late(waited_for: &str, within: Duration, last_seen: String) -> Error {
-    Error::TooLate {
-        waited_for: waited_for.to_owned(),
-        within,
-        last_seen,
-    }
+    Error::TooLate { waited_for: waited_for.to_owned(), within, last_seen }
 }
 
 #[cfg(test)]
@@ -47,20 +39,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_last_seen_is_reported() {
-        let error = until::<(), _>("rain", Duration::from_millis(30), || async {
-            Err("sun".to_owned())
-        })
-        .await;
-        assert_eq!(
-            error.expect_err("never true").to_string(),
-            "rain: not within 0.03 s; last seen: sun"
-        );
+        let error = until::<(), _>("rain", Duration::from_millis(30), || async { Err("sun".to_owned()) }).await;
+        assert_eq!(error.expect_err("never true").to_string(), "rain: not within 0.03 s; last seen: sun");
     }
 
     #[tokio::test]
     async fn an_attempt_that_hangs_is_given_up() {
-        let waited =
-            until::<(), _>("an answer", Duration::from_millis(30), std::future::pending).await;
+        let waited = until::<(), _>("an answer", Duration::from_millis(30), std::future::pending).await;
         assert!(matches!(waited, Err(Error::TooLate { .. })));
     }
 }

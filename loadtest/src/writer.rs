@@ -80,10 +80,7 @@ impl Gap {
 pub fn longest_gap<'a>(acks: impl IntoIterator<Item = &'a Ack>) -> Option<Gap> {
     let mut times: Vec<Instant> = acks.into_iter().map(|ack| ack.at).collect();
     times.sort_unstable();
-    let gaps = times.windows(2).map(|pair| Gap {
-        from: pair[0],
-        to: pair[1],
-    });
+    let gaps = times.windows(2).map(|pair| Gap { from: pair[0], to: pair[1] });
     gaps.max_by_key(Gap::length)
 }
 
@@ -110,10 +107,7 @@ impl Writer {
     /// One writer per node, each at its node's PostgreSQL and nowhere else: together they see when the *cluster* takes
     /// writes. They stay connected to a replica and try on, so that they notice its promotion at once.
     pub fn direct(lab: &Lab) -> Vec<Self> {
-        let to_node = |node: &crate::lab::Node| Self {
-            stays_on_read_only: true,
-            ..Self::to(&node.name, node.pg)
-        };
+        let to_node = |node: &crate::lab::Node| Self { stays_on_read_only: true, ..Self::to(&node.name, node.pg) };
         lab.nodes().iter().map(to_node).collect()
     }
 
@@ -148,28 +142,18 @@ impl Writer {
                 (writer text, run bigint, id bigint, at timestamptz default clock_timestamp(), primary key (writer, run, id));
             grant all on writes to public";
         let done = client.batch_execute(statement).await;
-        done.map_err(|source| Error::Postgres {
-            doing: "making the table of writes".to_owned(),
-            source,
-        })
+        done.map_err(|source| Error::Postgres { doing: "making the table of writes".to_owned(), source })
     }
 
     /// Starts writing.
     pub fn start(self) -> RunningWriter {
         let progress = Arc::new(Mutex::new(Progress::default()));
         // Tells this run's rows from an earlier one's of the same name.
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = i64::try_from(since_epoch.as_micros()).unwrap_or_default();
         let name = self.name.clone();
         let task = tokio::spawn(self.write(run, Arc::clone(&progress)));
-        RunningWriter {
-            run,
-            name,
-            progress,
-            task,
-        }
+        RunningWriter { run, name, progress, task }
     }
 
     async fn write(self, run: i64, progress: Arc<Mutex<Progress>>) {
@@ -177,8 +161,7 @@ impl Writer {
         loop {
             match self.login.connect(self.server, self.connect_within).await {
                 Ok(client) => {
-                    self.write_in_session(&client, run, &mut id, &progress)
-                        .await;
+                    self.write_in_session(&client, run, &mut id, &progress).await;
                 }
                 Err(error) => locked(&progress).failures.push(Failure::connecting(&error)),
             }
@@ -187,27 +170,14 @@ impl Writer {
     }
 
     /// Writes until the session fails. A number is never used twice: the fate of a failed row is not known.
-    async fn write_in_session(
-        &self,
-        client: &Client,
-        run: i64,
-        id: &mut i64,
-        progress: &Mutex<Progress>,
-    ) {
+    async fn write_in_session(&self, client: &Client, run: i64, id: &mut i64, progress: &Mutex<Progress>) {
         loop {
             *id += 1;
-            let statement = format!(
-                "insert into writes (writer, run, id) values ('{}', {run}, {id})",
-                self.name
-            );
-            let answer =
-                tokio::time::timeout(self.answer_within, client.batch_execute(&statement)).await;
+            let statement = format!("insert into writes (writer, run, id) values ('{}', {run}, {id})", self.name);
+            let answer = tokio::time::timeout(self.answer_within, client.batch_execute(&statement)).await;
             let failure = match answer {
                 Ok(Ok(())) => {
-                    locked(progress).acks.push(Ack {
-                        id: *id,
-                        at: Instant::now(),
-                    });
+                    locked(progress).acks.push(Ack { id: *id, at: Instant::now() });
                     tokio::time::sleep(self.pace).await;
                     continue;
                 }
@@ -238,29 +208,14 @@ impl RunningWriter {
     /// Waits until `more` further rows have been acknowledged.
     pub async fn wait_for_acks(&self, more: usize, within: Duration) -> Result<()> {
         let wanted = self.acks_so_far() + more;
-        crate::wait::until(
-            &format!("{more} more writes through {}", self.name),
-            within,
-            || async {
-                let (acks, failure) = {
-                    let progress = locked(&self.progress);
-                    (
-                        progress.acks.len(),
-                        progress
-                            .failures
-                            .last()
-                            .map(|failure| failure.message.clone()),
-                    )
-                };
-                let seen = || {
-                    format!(
-                        "{acks} of {wanted}; last failure: {}",
-                        failure.as_deref().unwrap_or("none")
-                    )
-                };
-                if acks >= wanted { Ok(()) } else { Err(seen()) }
-            },
-        )
+        crate::wait::until(&format!("{more} more writes through {}", self.name), within, || async {
+            let (acks, failure) = {
+                let progress = locked(&self.progress);
+                (progress.acks.len(), progress.failures.last().map(|failure| failure.message.clone()))
+            };
+            let seen = || format!("{acks} of {wanted}; last failure: {}", failure.as_deref().unwrap_or("none"));
+            if acks >= wanted { Ok(()) } else { Err(seen()) }
+        })
         .await
     }
 
@@ -269,12 +224,7 @@ impl RunningWriter {
         self.task.abort();
         let _cancelled = (&mut self.task).await;
         let Progress { acks, failures } = std::mem::take(&mut *locked(&self.progress));
-        WriterReport {
-            name: self.name.clone(),
-            acks,
-            failures,
-            run: self.run,
-        }
+        WriterReport { name: self.name.clone(), acks, failures, run: self.run }
     }
 }
 
@@ -292,10 +242,7 @@ impl WriterReport {
 
     /// How many failures were of this kind.
     pub fn count(&self, class: FailureClass) -> usize {
-        self.failures
-            .iter()
-            .filter(|failure| failure.class == class)
-            .count()
+        self.failures.iter().filter(|failure| failure.class == class).count()
     }
 
     /// The first acknowledgement after `moment`.
@@ -313,26 +260,16 @@ impl WriterReport {
         let client = client_of_leader(lab).await?;
         let query = "select id from writes where writer = $1 and run = $2";
         let rows = client.query(query, &[&self.name, &self.run]).await;
-        let rows = rows.map_err(|source| Error::Postgres {
-            doing: "reading the rows back".to_owned(),
-            source,
-        })?;
+        let rows = rows.map_err(|source| Error::Postgres { doing: "reading the rows back".to_owned(), source })?;
         let present: std::collections::HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
-        Ok(self
-            .acks
-            .iter()
-            .map(|ack| ack.id)
-            .filter(|id| !present.contains(id))
-            .collect())
+        Ok(self.acks.iter().map(|ack| ack.id).filter(|id| !present.contains(id)).collect())
     }
 }
 
 /// A session of the table's owner.
 async fn client_of_leader(lab: &Lab) -> Result<Client> {
     let leader = lab.wait_for_leader(LEADER_WITHIN).await?;
-    Login::App
-        .connect(lab.nodes()[leader].pg, LEADER_WITHIN)
-        .await
+    Login::App.connect(lab.nodes()[leader].pg, LEADER_WITHIN).await
 }
 
 fn locked(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
@@ -346,10 +283,7 @@ mod tests {
     #[test]
     fn the_longest_gap_is_found_across_writers() {
         let start = Instant::now();
-        let ack = |ms: u64| Ack {
-            id: 0,
-            at: start + Duration::from_millis(ms),
-        };
+        let ack = |ms: u64| Ack { id: 0, at: start + Duration::from_millis(ms) };
         let (old_leader, new_leader) = ([ack(0), ack(10), ack(20)], [ack(320), ack(325)]);
         let gap = longest_gap(new_leader.iter().chain(&old_leader)).expect("there are acks");
         assert_eq!(gap.length(), Duration::from_millis(300));

@@ -12,13 +12,8 @@ const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_fails_over_comes_back_and_leaves_nothing_behind() {
-    let lab = Lab::builder()
-        .nodes(2)
-        .tag(1, "dc", "east")
-        .parameter("work_mem", "8MB")
-        .start()
-        .await
-        .expect("a cluster");
+    let lab =
+        Lab::builder().nodes(2).tag(1, "dc", "east").parameter("work_mem", "8MB").start().await.expect("a cluster");
     let directory = lab.directory().to_owned();
 
     every_account_gets_in(&lab).await;
@@ -34,38 +29,19 @@ async fn a_cluster_fails_over_comes_back_and_leaves_nothing_behind() {
 
 async fn every_account_gets_in(lab: &Lab) {
     for login in [Login::App, Login::Trusting, Login::Superuser] {
-        let client = login
-            .connect(lab.nodes()[0].pg, SOON)
-            .await
-            .expect("every role exists");
-        let row = client
-            .query_one("show work_mem", &[])
-            .await
-            .expect("the parameter is set");
+        let client = login.connect(lab.nodes()[0].pg, SOON).await.expect("every role exists");
+        let row = client.query_one("show work_mem", &[]).await.expect("the parameter is set");
         assert_eq!(row.get::<_, String>(0), "8MB");
     }
-    assert!(
-        Login::App
-            .config(lab.nodes()[0].pg)
-            .password("wrong")
-            .connect(tokio_postgres::NoTls)
-            .await
-            .is_err()
-    );
+    assert!(Login::App.config(lab.nodes()[0].pg).password("wrong").connect(tokio_postgres::NoTls).await.is_err());
 }
 
 async fn a_switchover_is_a_gap_in_the_acks(lab: &Lab) {
     Writer::prepare(lab).await.expect("a leader");
     let writers: Vec<_> = Writer::direct(lab).into_iter().map(Writer::start).collect();
-    writers[0]
-        .wait_for_acks(20, SOON)
-        .await
-        .expect("the leader takes writes");
+    writers[0].wait_for_acks(20, SOON).await.expect("the leader takes writes");
     let new_leader = lab.switchover_to(1).await.expect("a switchover");
-    writers[new_leader]
-        .wait_for_acks(20, SOON)
-        .await
-        .expect("the new leader takes writes");
+    writers[new_leader].wait_for_acks(20, SOON).await.expect("the new leader takes writes");
 
     let mut acks = Vec::new();
     for writer in writers {
@@ -79,40 +55,22 @@ async fn a_switchover_is_a_gap_in_the_acks(lab: &Lab) {
 }
 
 async fn a_frozen_postmaster_takes_no_connection(lab: &Lab) {
-    lab.wait_until_all_streaming(SOON)
-        .await
-        .expect("the old leader follows");
+    lab.wait_until_all_streaming(SOON).await.expect("the old leader follows");
     let replica = 0;
-    lab.freeze_postgres(replica, Frozen::Everything)
-        .expect("it runs");
-    let refused = Login::App
-        .connect(lab.nodes()[replica].pg, Duration::from_millis(300))
-        .await;
+    lab.freeze_postgres(replica, Frozen::Everything).expect("it runs");
+    let refused = Login::App.connect(lab.nodes()[replica].pg, Duration::from_millis(300)).await;
     assert!(refused.is_err());
     lab.thaw_postgres(replica);
-    let visit = Reader::to(lab.nodes()[replica].pg)
-        .visit()
-        .await
-        .expect("it runs again");
-    assert_eq!(
-        (visit.port, visit.in_recovery),
-        (lab.nodes()[replica].pg.port(), true)
-    );
+    let visit = Reader::to(lab.nodes()[replica].pg).visit().await.expect("it runs again");
+    assert_eq!((visit.port, visit.in_recovery), (lab.nodes()[replica].pg.port(), true));
 }
 
 async fn a_killed_leader_is_replaced_and_returns(lab: &Lab) {
     lab.kill_node(1).expect("it dies");
     assert!(processes_in(&lab.nodes()[1].data_directory()).is_empty());
-    assert_eq!(
-        lab.wait_for_leader_other_than(1, SOON)
-            .await
-            .expect("a failover"),
-        0
-    );
+    assert_eq!(lab.wait_for_leader_other_than(1, SOON).await.expect("a failover"), 0);
     lab.start_node(1).expect("it starts");
-    lab.wait_until_all_streaming(SOON)
-        .await
-        .expect("it comes back");
+    lab.wait_until_all_streaming(SOON).await.expect("it comes back");
 }
 
 async fn pausing_and_losing_the_dcs_leave_the_leader(lab: &Lab) {
@@ -122,9 +80,7 @@ async fn pausing_and_losing_the_dcs_leave_the_leader(lab: &Lab) {
     lab.resume().await.expect("patronictl works");
     lab.stop_dcs();
     lab.start_dcs().await.expect("etcd keeps its data");
-    lab.wait_until_all_streaming(SOON)
-        .await
-        .expect("nothing has happened");
+    lab.wait_until_all_streaming(SOON).await.expect("nothing has happened");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,25 +88,14 @@ async fn a_lab_that_nobody_drops_ends_with_its_program() {
     let program = env!("CARGO_BIN_EXE_loadtest");
     let mut command = std::process::Command::new(program);
     // Killed while it makes its cluster; the binary that it would start is not reached.
-    command
-        .env_remove("PGVANE_LAB_TMP")
-        .env_remove("PGVANE_KEEP_LAB");
-    let mut child = command
-        .args(["failover", "--haproxy"])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("it starts");
+    command.env_remove("PGVANE_LAB_TMP").env_remove("PGVANE_KEEP_LAB");
+    let mut child =
+        command.args(["failover", "--haproxy"]).stderr(std::process::Stdio::null()).spawn().expect("it starts");
     let directory = Path::new("/tmp").join(format!("pgvane-lab-{}-0", child.id()));
-    eventually("servers in the lab's directory", || {
-        processes_in(&directory).len() > 3
-    })
-    .await;
+    eventually("servers in the lab's directory", || processes_in(&directory).len() > 3).await;
     child.kill().expect("it runs");
     child.wait().expect("it is ours");
-    eventually("the end of every server", || {
-        processes_in(&directory).is_empty() && !directory.exists()
-    })
-    .await;
+    eventually("the end of every server", || processes_in(&directory).is_empty() && !directory.exists()).await;
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -159,18 +104,14 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
         let held = holds();
         async move { held.then_some(()).ok_or_else(|| "not yet".to_owned()) }
     };
-    pgvane_loadtest::wait::until(what, SOON, look)
-        .await
-        .unwrap_or_else(|error| panic!("{error}, {started:?}"));
+    pgvane_loadtest::wait::until(what, SOON, look).await.unwrap_or_else(|error| panic!("{error}, {started:?}"));
 }
 
 /// Ids of the processes that run in `directory` or below it.
 fn processes_in(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir("/proc")
-        .expect("Linux")
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let runs_there = |id: &String| {
-        std::fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))
-    };
+    let entries =
+        std::fs::read_dir("/proc").expect("Linux").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let runs_there =
+        |id: &String| std::fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
     entries.filter(runs_there).collect()
 }

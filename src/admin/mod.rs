@@ -70,9 +70,10 @@ impl Office {
         if *self.is_stopping.borrow() {
             return Some("stopping".to_owned());
         }
-        let blind = self.clusters.iter().find(|cluster| {
-            !cluster.topology().members().any(|(_, node)| node.health.label() == "up")
-        });
+        let blind = self
+            .clusters
+            .iter()
+            .find(|cluster| !cluster.topology().members().any(|(_, node)| node.health.label() == "up"));
         blind.map(|cluster| format!("no node of cluster \"{}\" answers", cluster.name()))
     }
 }

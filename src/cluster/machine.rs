@@ -173,6 +173,7 @@ impl Machine {
             let pace = self.pace_of(id, now);
             self.nodes[id.0].timetable.ended(asked_at, pace);
         }
+        self.hasten(now);
         if is_news || lead_changed {
             self.generation += 1;
             actions.push(Action::Publish(Arc::new(self.topology())));
@@ -340,10 +341,6 @@ impl Machine {
             }
             self.measure_lag(leader);
         }
-        for id in 0..self.nodes.len() {
-            let pace = self.pace_of(NodeId(id), now);
-            self.nodes[id].timetable.quicken(pace);
-        }
         actions.push(Action::Tell(self.change_since(previous, now)));
     }
 
@@ -388,13 +385,26 @@ impl Machine {
     // ---- when to ask ---------------------------------------------------------------------------------------
 
     fn pace_of(&self, id: NodeId, now: Moment) -> Duration {
-        let is_quiet = self.leadership.leader().is_some() && self.doubted_at.is_none();
+        let leader_answers = self
+            .leadership
+            .leader()
+            .is_some_and(|leader| matches!(self.nodes[leader.0].view.health, Health::Answering { missed: 0, .. }));
         if self.nodes[id.0].view.claim() == Some(Claim::LockHolder) {
             self.settings.fast_interval / PROMOTION_HASTE
-        } else if is_quiet && self.settled_at <= now {
+        } else if leader_answers && self.doubted_at.is_none() && self.settled_at <= now {
             self.settings.interval
         } else {
             self.settings.fast_interval
+        }
+    }
+
+    /// Brings checks forward where things have become pressing since they were planned.
+    fn hasten(&mut self, now: Moment) {
+        for id in 0..self.nodes.len() {
+            let pace = self.pace_of(NodeId(id), now);
+            if pace < self.settings.interval {
+                self.nodes[id].timetable.quicken(pace);
+            }
         }
     }
 

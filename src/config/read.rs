@@ -38,7 +38,10 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
         root.fault("no cluster is configured", "add a [[cluster]] with its [[cluster.node]] entries");
     }
     if !root.has("listener") {
-        root.fault("no listener is configured", "add a [[listener]] with bind = \"0.0.0.0:6432\" and target = \"leader\"");
+        root.fault(
+            "no listener is configured",
+            "add a [[listener]] with bind = \"0.0.0.0:6432\" and target = \"leader\"",
+        );
     }
     distinct(&root, "cluster", &names);
     distinct(&root, "listener", &listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>());
@@ -130,7 +133,8 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
 }
 
 fn node(section: Section<'_>) -> Option<Member> {
-    let address = section.required_string("address", "where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
+    let address =
+        section.required_string("address", "where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
     if let Some(address) = address.as_ref().filter(|address| !is_host_and_port(address)) {
         section.fault_at(
             "address",
@@ -147,10 +151,8 @@ fn node(section: Section<'_>) -> Option<Member> {
 
     let address = address?;
     let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-    let patroni_url = given_url.map_or_else(
-        || format!("http://{host}:{PATRONI_PORT}"),
-        |url| url.trim_end_matches('/').to_owned(),
-    );
+    let patroni_url =
+        given_url.map_or_else(|| format!("http://{host}:{PATRONI_PORT}"), |url| url.trim_end_matches('/').to_owned());
     Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address })
 }
 
@@ -169,10 +171,8 @@ pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
 }
 
 fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
-    let target = section.choice(
-        "target",
-        &[("leader", Target::Leader), ("replica", Target::Replica), ("any", Target::Any)],
-    );
+    let target =
+        section.choice("target", &[("leader", Target::Leader), ("replica", Target::Replica), ("any", Target::Any)]);
     if !section.has("target") {
         section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
     }
@@ -184,7 +184,8 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     let settled = target.zip(bind);
     // settings are read even where the listener cannot be built, so that all their faults show at once
     let (shown_target, shown_bind) = settled.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0))));
-    let mut listener = Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
+    let mut listener =
+        Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
 
     listener.cluster = cluster_of(&section, clusters);
     let balances = [
@@ -250,7 +251,9 @@ fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
 fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<SocketAddr>) {
     let mut owners: HashMap<SocketAddr, String> = HashMap::new();
     let named = listeners.iter().map(|l| (l.bind, format!("listener \"{}\"", l.name)));
-    for (bind, owner) in named.chain(admin.map(|bind| (bind, "[admin]".to_owned()))).filter(|(bind, _)| bind.port() != 0) {
+    for (bind, owner) in
+        named.chain(admin.map(|bind| (bind, "[admin]".to_owned()))).filter(|(bind, _)| bind.port() != 0)
+    {
         if let Some(other) = owners.insert(bind, owner.clone()) {
             root.fault_at("listener", format!("{other} and {owner} both listen on {bind}"), "give each its own port");
         }

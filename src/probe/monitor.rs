@@ -94,10 +94,7 @@ impl Monitor {
     /// A monitor, and the view through which others see what it finds. Nobody leads until it has run.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(
-        cluster: &config::Cluster,
-        metrics: ClusterMetrics,
-    ) -> Result<(Monitor, ClusterView), PatroniTlsError> {
+    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterView), PatroniTlsError> {
         let settings = Settings {
             interval: cluster.interval,
             fast_interval: cluster.fast_interval,
@@ -218,9 +215,8 @@ impl Monitor {
 
     /// One line for the log, and the metrics of a change of lead.
     fn tell(&self, change: &Change) {
-        let name = |id: &Option<NodeId>| {
-            id.map_or_else(|| "none".to_owned(), |id| self.machine.member(id).name.clone())
-        };
+        let name =
+            |id: &Option<NodeId>| id.map_or_else(|| "none".to_owned(), |id| self.machine.member(id).name.clone());
         match change {
             Change::Lead { from, to, timeline, why, leaderless } => {
                 let (from, to) = (name(from), name(to));

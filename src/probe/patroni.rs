@@ -65,9 +65,9 @@ impl Patroni {
 
     async fn get(&self, url: &str) -> Result<(StatusCode, Vec<u8>), Silence> {
         let whole_answer = async {
-            let mut response = self.http.get(url).send().await.map_err(silence)?;
+            let mut response = self.http.get(url).send().await.map_err(|error| silence(&error))?;
             let mut body = Vec::with_capacity(2048);
-            while let Some(chunk) = response.chunk().await.map_err(silence)? {
+            while let Some(chunk) = response.chunk().await.map_err(|error| silence(&error))? {
                 if body.len() + chunk.len() > ANSWER_LENGTH_MAX {
                     return Err(Silence::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
                 }
@@ -116,8 +116,8 @@ fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, Silence> 
 }
 
 /// The cause that an operator can act on, dug out from under the HTTP client's wrappings.
-fn silence(error: reqwest::Error) -> Silence {
-    let mut cause: &dyn std::error::Error = &error;
+fn silence(error: &reqwest::Error) -> Silence {
+    let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }

@@ -28,10 +28,9 @@ impl CancelKey {
     pub fn from_backend_key_data(body: &[u8]) -> Option<CancelKey> {
         let (process_id, secret) = body.split_first_chunk::<4>()?;
         // PostgreSQL's protocol documentation bounds the secret: 4 bytes at least, 256 at most
-        (4..=256).contains(&secret.len()).then(|| CancelKey {
-            process_id: i32::from_be_bytes(*process_id),
-            secret: secret.into(),
-        })
+        (4..=256)
+            .contains(&secret.len())
+            .then(|| CancelKey { process_id: i32::from_be_bytes(*process_id), secret: secret.into() })
     }
 }
 

@@ -154,8 +154,7 @@ mod tests {
 
     #[test]
     fn errors_show_their_sqlstate_once() {
-        let fatal =
-            Fatal { sqlstate: SqlState::AdminShutdown, message: "m".repeat(500), detail: None, hint: None };
+        let fatal = Fatal { sqlstate: SqlState::AdminShutdown, message: "m".repeat(500), detail: None, hint: None };
         let mut framing = Framing::default();
         framing.follow(&fatal.encode());
         assert_eq!(framing.take_error(), Some(*b"57P01"));

@@ -116,7 +116,8 @@ impl Client {
                 return;
             }
         }
-        if matches!(self.opening, Opening::Startup(_)) || self.opening_length == 0 && self.inbox.first() != Some(&0x16) {
+        if matches!(self.opening, Opening::Startup(_)) || self.opening_length == 0 && self.inbox.first() != Some(&0x16)
+        {
             farewell(&mut self.stream, &fatal.encode()).await;
         }
     }

@@ -26,7 +26,7 @@ pub struct TcpOptions {
 
 impl TcpOptions {
     /// Sets the options on a socket. Set on a listening socket, they are inherited by what it accepts.
-    pub fn apply(&self, socket: SockRef<'_>) -> io::Result<()> {
+    pub fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
         let keepalive = TcpKeepalive::new()
             .with_time(self.keepalive)
             .with_interval(KEEPALIVE_INTERVAL)
@@ -70,7 +70,7 @@ pub async fn connect(address: &str, options: TcpOptions, deadline: Instant) -> R
             Ok(literal) => TcpStream::connect(literal).await.map_err(ConnectFailure::Failed)?,
             Err(_) => by_name(address).await?,
         };
-        options.apply(SockRef::from(&stream)).map_err(ConnectFailure::Failed)?;
+        options.apply(&SockRef::from(&stream)).map_err(ConnectFailure::Failed)?;
         Ok(stream)
     };
     timeout_at(deadline, attempt).await.unwrap_or(Err(ConnectFailure::TimedOut))

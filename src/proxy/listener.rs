@@ -87,7 +87,7 @@ impl Listener {
             socket.set_only_v6(false)?;
         }
         socket.set_nonblocking(true)?;
-        desk.tcp.apply(SockRef::from(&socket))?; // accepted connections inherit the options
+        desk.tcp.apply(&SockRef::from(&socket))?; // accepted connections inherit the options
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(Listener { socket: TcpListener::from_std(socket.into())?, desk: Arc::new(desk) })

@@ -121,8 +121,7 @@ impl Registry {
 
     /// Counts a connection as held, unless as many are held as may be.
     pub fn hold(self: &Arc<Self>, listener: usize, held_max: usize) -> Option<Held> {
-        claim_place(&self.listeners[listener].held, held_max)
-            .then(|| Held { registry: Arc::clone(self), listener })
+        claim_place(&self.listeners[listener].held, held_max).then(|| Held { registry: Arc::clone(self), listener })
     }
 
     /// Puts a session on a node: it counts as load, gets orders, and its cancel key can be learnt.

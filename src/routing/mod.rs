@@ -126,7 +126,9 @@ fn reader(
     [fresh.as_slice(), stand_in, silent.as_slice()]
         .into_iter()
         .find_map(|pool| rule.balance.pick(pool, turn, &load))
-        .ok_or_else(|| if tried.is_empty() { NoRoute::NoReplica(why_no_reader(topology, rule)) } else { NoRoute::AllTried })
+        .ok_or_else(|| {
+            if tried.is_empty() { NoRoute::NoReplica(why_no_reader(topology, rule)) } else { NoRoute::AllTried }
+        })
 }
 
 enum Standing {
@@ -206,8 +208,7 @@ mod tests {
     fn silence(topology: &mut Topology, id: usize) {
         let report = Arc::clone(topology.nodes[id].health.report().expect("has answered"));
         let silence = Silence::TimedOut;
-        topology.nodes[id].health =
-            Health::Silent { report, asked_at: at_ms(1), since: at_ms(2), silence, risen: 0 };
+        topology.nodes[id].health = Health::Silent { report, asked_at: at_ms(1), since: at_ms(2), silence, risen: 0 };
     }
 
     #[test]

@@ -155,7 +155,11 @@ impl ListenerMetrics {
 impl ClusterMetrics {
     /// Counts a check.
     pub fn check_ended(&self, was_answered: bool, took: Duration) {
-        if was_answered { self.answered.inc() } else { self.unanswered.inc() }
+        if was_answered {
+            self.answered.inc();
+        } else {
+            self.unanswered.inc();
+        }
         self.check_time.observe(took.as_secs_f64());
     }
 
@@ -169,14 +173,12 @@ impl ClusterMetrics {
 }
 
 /// Roles that a node can show; each has its series for each node, 1 for the present one.
-const ROLES: [&str; 7] =
-    ["leader", "lock-holder", "standby-leader", "replica", "out-of-service", "foreign", "unknown"];
+const ROLES: [&str; 7] = ["leader", "lock-holder", "standby-leader", "replica", "out-of-service", "foreign", "unknown"];
 
 fn of_clusters(clusters: &[ClusterNow<'_>]) -> Registry {
     let registry = Registry::new();
-    let gauge = |name: &str, help: &str, labels: &[&str]| {
-        registered(&registry, GaugeVec::new(Opts::new(name, help), labels))
-    };
+    let gauge =
+        |name: &str, help: &str, labels: &[&str]| registered(&registry, GaugeVec::new(Opts::new(name, help), labels));
     let node = ["cluster", "node"];
     let has_leader = gauge("pgvane_cluster_has_leader", "1 while exactly one node leads.", &["cluster"]);
     let contested = gauge("pgvane_cluster_contested", "1 while several nodes claim to lead.", &["cluster"]);
@@ -210,8 +212,7 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> Registry {
 
 fn of_listeners(listeners: &[(String, Census)]) -> Registry {
     let registry = Registry::new();
-    let gauge =
-        |name: &str, help: &str| registered(&registry, GaugeVec::new(Opts::new(name, help), &["listener"]));
+    let gauge = |name: &str, help: &str| registered(&registry, GaugeVec::new(Opts::new(name, help), &["listener"]));
     let sessions = gauge("pgvane_sessions", "Connections now, held ones included.");
     let held = gauge("pgvane_sessions_held", "Connections now waiting for a node.");
     let limit = gauge("pgvane_sessions_max", "The most connections that the listener takes at once.");

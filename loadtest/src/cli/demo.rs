@@ -43,8 +43,7 @@ async fn show(options: &Options) -> Result<()> {
     }
     println!("Starting a Patroni cluster of three nodes; this takes about ten seconds.");
     let lab = Lab::builder().scope("demo").demo_ports().start().await?;
-    let pgvane =
-        Pgvane::builder(&options.pgvane, lab.nodes()).ports(WRITE_PORT, READ_PORT, ADMIN_PORT);
+    let pgvane = Pgvane::builder(&options.pgvane, lab.nodes()).ports(WRITE_PORT, READ_PORT, ADMIN_PORT);
     let pgvane = pgvane.hold_max("30s").start(lab.directory()).await?;
     if options.check {
         return check(&lab, &pgvane).await;
@@ -71,19 +70,12 @@ async fn explain(lab: &Lab, pgvane: &Pgvane) {
     println!("  http://127.0.0.1:{ADMIN_PORT}/");
     println!("Hand the lead to another node:");
     println!("  {} switchover --force", patronictl(lab));
-    println!(
-        "Crash the leader's PostgreSQL ({} now leads):",
-        lab.nodes()[leader].name
-    );
+    println!("Crash the leader's PostgreSQL ({} now leads):", lab.nodes()[leader].name);
     println!("  kill -9 $(head -1 {}/postmaster.pid)", data.display());
     println!("Who leads, by Patroni:");
     println!("  {} list", patronictl(lab));
     println!("pgvane's configuration and log:");
-    println!(
-        "  {}\n  {}",
-        pgvane.config_path().display(),
-        pgvane.log_path().display()
-    );
+    println!("  {}\n  {}", pgvane.config_path().display(), pgvane.log_path().display());
     println!("Logs of Patroni and PostgreSQL:");
     println!("  {}/node*/*.log", lab.directory().display());
     println!();
@@ -91,18 +83,12 @@ async fn explain(lab: &Lab, pgvane: &Pgvane) {
 }
 
 fn patronictl(lab: &Lab) -> String {
-    format!(
-        "{} -c {}",
-        lab.patronictl_program().display(),
-        lab.nodes()[0].patroni_config().display()
-    )
+    format!("{} -c {}", lab.patronictl_program().display(), lab.nodes()[0].patroni_config().display())
 }
 
 async fn check(lab: &Lab, pgvane: &Pgvane) -> Result<()> {
     let leader = lab.wait_for_leader(CONNECT_WITHIN).await?;
-    let client = Login::App
-        .connect(pgvane.write_addr, CONNECT_WITHIN)
-        .await?;
+    let client = Login::App.connect(pgvane.write_addr, CONNECT_WITHIN).await?;
     ask(&client, "create table seen (at timestamptz default now())").await?;
     let port = write(&client).await?;
     say_if(
@@ -112,19 +98,11 @@ async fn check(lab: &Lab, pgvane: &Pgvane) -> Result<()> {
 
     let reader = Login::App.connect(pgvane.read_addr, CONNECT_WITHIN).await?;
     let row = ask(&reader, "select inet_server_port(), pg_is_in_recovery()").await?;
-    say_if(
-        row[1] == "t",
-        &format!(
-            "a read through {READ_PORT} was answered by a replica, port {}",
-            row[0]
-        ),
-    )?;
+    say_if(row[1] == "t", &format!("a read through {READ_PORT} was answered by a replica, port {}", row[0]))?;
 
     let leader = lab.switchover().await?;
     let asked = Instant::now();
-    let client = Login::App
-        .connect(pgvane.write_addr, CONNECT_WITHIN)
-        .await?;
+    let client = Login::App.connect(pgvane.write_addr, CONNECT_WITHIN).await?;
     let port = write(&client).await?;
     let took = asked.elapsed().as_millis();
     let text = format!(
@@ -135,42 +113,25 @@ async fn check(lab: &Lab, pgvane: &Pgvane) -> Result<()> {
 
 /// Writes a row and returns the port of the server that took it.
 async fn write(client: &Client) -> Result<u16> {
-    let row = ask(
-        client,
-        "insert into seen default values returning inet_server_port()",
-    )
-    .await?;
-    row[0].parse().map_err(|_not_a_port| Error::Command {
-        command: "insert".to_owned(),
-        output: row[0].clone(),
-    })
+    let row = ask(client, "insert into seen default values returning inet_server_port()").await?;
+    row[0].parse().map_err(|_not_a_port| Error::Command { command: "insert".to_owned(), output: row[0].clone() })
 }
 
 /// The first row's columns as text; empty where there is none.
 async fn ask(client: &Client, statement: &str) -> Result<Vec<String>> {
     let answer = client.simple_query(statement).await;
-    let messages = answer.map_err(|source| Error::Postgres {
-        doing: statement.to_owned(),
-        source,
-    })?;
+    let messages = answer.map_err(|source| Error::Postgres { doing: statement.to_owned(), source })?;
     let row = messages.iter().find_map(|message| match message {
         tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    let columns = row.map(|row| {
-        (0..row.len())
-            .map(|column| row.get(column).unwrap_or_default().to_owned())
-            .collect()
-    });
+    let columns = row.map(|row| (0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect());
     Ok(columns.unwrap_or_default())
 }
 
 fn say_if(holds: bool, what: &str) -> Result<()> {
     if !holds {
-        return Err(Error::Command {
-            command: "demo --check".to_owned(),
-            output: format!("not so: {what}"),
-        });
+        return Err(Error::Command { command: "demo --check".to_owned(), output: format!("not so: {what}") });
     }
     println!("ok: {what}");
     Ok(())

@@ -54,28 +54,13 @@ async fn measure(options: &Options) -> Result<()> {
     let lab = Lab::builder().start().await?;
     Writer::prepare(&lab).await?;
     let pgvane = match &options.pgvane {
-        Some(binary) => Some(
-            Pgvane::builder(binary, lab.nodes())
-                .hold_max(HOLD_MAX)
-                .start(lab.directory())
-                .await?,
-        ),
+        Some(binary) => Some(Pgvane::builder(binary, lab.nodes()).hold_max(HOLD_MAX).start(lab.directory()).await?),
         None => None,
     };
-    let haproxy = if options.haproxy {
-        Some(Haproxy::start(lab.directory(), lab.nodes()).await?)
-    } else {
-        None
-    };
+    let haproxy = if options.haproxy { Some(Haproxy::start(lab.directory(), lab.nodes()).await?) } else { None };
     let fronts: Vec<Front> = [
-        pgvane.as_ref().map(|pgvane| Front {
-            name: "pgvane",
-            write: pgvane.write_addr,
-        }),
-        haproxy.as_ref().map(|haproxy| Front {
-            name: "HAProxy",
-            write: haproxy.write_addr,
-        }),
+        pgvane.as_ref().map(|pgvane| Front { name: "pgvane", write: pgvane.write_addr }),
+        haproxy.as_ref().map(|haproxy| Front { name: "HAProxy", write: haproxy.write_addr }),
     ]
     .into_iter()
     .flatten()
@@ -84,9 +69,7 @@ async fn measure(options: &Options) -> Result<()> {
     let mut report = Report::default();
     for number in 1..=options.rounds {
         eprintln!("switchover {number} of {}", options.rounds);
-        report
-            .rounds
-            .push(round(&lab, &fronts, Change::Switchover).await?.0);
+        report.rounds.push(round(&lab, &fronts, Change::Switchover).await?.0);
     }
     if options.kill {
         eprintln!("killing the leader");
@@ -112,10 +95,7 @@ async fn round(lab: &Lab, fronts: &[Front], change: Change) -> Result<(Round, Ve
     lab.wait_until_all_streaming(STREAMING_WITHIN).await?;
     let leader = lab.wait_for_leader(STREAMING_WITHIN).await?;
     let direct: Vec<RunningWriter> = Writer::direct(lab).into_iter().map(Writer::start).collect();
-    let through: Vec<RunningWriter> = fronts
-        .iter()
-        .map(|front| Writer::to(front.name, front.write).start())
-        .collect();
+    let through: Vec<RunningWriter> = fronts.iter().map(|front| Writer::to(front.name, front.write).start()).collect();
     for writer in through.iter().chain([&direct[leader]]) {
         writer.wait_for_acks(ACKS_BEFORE, ACKS_WITHIN).await?;
     }
@@ -133,9 +113,7 @@ async fn round(lab: &Lab, fronts: &[Front], change: Change) -> Result<(Round, Ve
     for writer in direct {
         acks.extend(writer.finish().await.acks);
     }
-    let direct_gap = longest_gap(&acks)
-        .map(|gap| gap.length())
-        .unwrap_or_default();
+    let direct_gap = longest_gap(&acks).map(|gap| gap.length()).unwrap_or_default();
     let mut measured = Vec::new();
     for writer in through {
         measured.push(Measured::new(&writer.finish().await, direct_gap));
@@ -145,12 +123,7 @@ async fn round(lab: &Lab, fronts: &[Front], change: Change) -> Result<(Round, Ve
     }
     let new_leader = lab.nodes()[new_leader].name.clone();
     Ok((
-        Round {
-            new_leader,
-            direct_gap_ms: direct_gap.as_millis(),
-            took_ms: took.as_millis(),
-            through: measured,
-        },
+        Round { new_leader, direct_gap_ms: direct_gap.as_millis(), took_ms: took.as_millis(), through: measured },
         crowds,
     ))
 }
@@ -158,12 +131,8 @@ async fn round(lab: &Lab, fronts: &[Front], change: Change) -> Result<(Round, Ve
 async fn crash(lab: &Lab, fronts: &[Front], leader: usize) -> Result<(usize, Vec<CrowdReport>)> {
     lab.kill_node(leader)?;
     let visits = fronts.iter().map(|front| front.write);
-    let visits: Vec<_> = visits
-        .map(|server| tokio::spawn(crowd::visit(server, CROWD_SIZE, CROWD_EVERY)))
-        .collect();
-    let new_leader = lab
-        .wait_for_leader_other_than(leader, STREAMING_WITHIN)
-        .await?;
+    let visits: Vec<_> = visits.map(|server| tokio::spawn(crowd::visit(server, CROWD_SIZE, CROWD_EVERY))).collect();
+    let new_leader = lab.wait_for_leader_other_than(leader, STREAMING_WITHIN).await?;
     let mut crowds = Vec::new();
     for visit in visits {
         crowds.push(visit.await.expect("a crowd does not panic"));
@@ -174,8 +143,5 @@ async fn crash(lab: &Lab, fronts: &[Front], leader: usize) -> Result<(usize, Vec
 fn write_json(file: &std::path::Path, report: &Report) -> Result<()> {
     let text = serde_json::to_string_pretty(report).expect("numbers and names always make JSON");
     let doing = || format!("writing {}", file.display());
-    fs::write(file, text + "\n").map_err(|source| Error::Io {
-        doing: doing(),
-        source,
-    })
+    fs::write(file, text + "\n").map_err(|source| Error::Io { doing: doing(), source })
 }

@@ -30,11 +30,8 @@ pub(crate) enum Task {
 /// Dropping a lab ends it, so this is all that a clean end takes.
 async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
     let handler = |kind| signal(kind).expect("this program runs in a runtime with signals");
-    let (mut interrupt, mut terminate, mut hangup) = (
-        handler(SignalKind::interrupt()),
-        handler(SignalKind::terminate()),
-        handler(SignalKind::hangup()),
-    );
+    let (mut interrupt, mut terminate, mut hangup) =
+        (handler(SignalKind::interrupt()), handler(SignalKind::terminate()), handler(SignalKind::hangup()));
     tokio::select! {
         done = work => done.map(Some),
         _ = interrupt.recv() => Ok(None),

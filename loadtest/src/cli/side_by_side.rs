@@ -73,10 +73,7 @@ pub(crate) struct CrowdResult {
 
 impl Measured {
     pub(crate) fn new(report: &WriterReport, direct_gap: Duration) -> Self {
-        let gap = report
-            .longest_gap()
-            .map(|gap| gap.length())
-            .unwrap_or_default();
+        let gap = report.longest_gap().map(|gap| gap.length()).unwrap_or_default();
         let signed = |duration: Duration| i128::try_from(duration.as_millis()).unwrap_or(i128::MAX);
         Self {
             proxy: report.name.clone(),
@@ -87,12 +84,7 @@ impl Measured {
             broken_sessions: report.count(FailureClass::SessionBroken),
             unanswered: report.count(FailureClass::Unanswered),
             other_errors: report.count(FailureClass::Other),
-            texts: counted(
-                report
-                    .failures
-                    .iter()
-                    .map(|failure| failure.message.as_str()),
-            ),
+            texts: counted(report.failures.iter().map(|failure| failure.message.as_str())),
         }
     }
 }
@@ -105,38 +97,22 @@ impl CrashResult {
             served: crowd.served.len(),
             failed: crowd.failures.len(),
             longest_wait_ms: crowd.longest_wait().as_millis(),
-            texts: counted(
-                crowd
-                    .failures
-                    .iter()
-                    .map(|failure| failure.message.as_str()),
-            ),
+            texts: counted(crowd.failures.iter().map(|failure| failure.message.as_str())),
         });
-        Self {
-            round,
-            crowds: crowds.collect(),
-        }
+        Self { round, crowds: crowds.collect() }
     }
 }
 
 impl Report {
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::new();
-        self.write_markdown(&mut text)
-            .expect("writing to a string cannot fail");
+        self.write_markdown(&mut text).expect("writing to a string cannot fail");
         text
     }
 
     fn write_markdown(&self, out: &mut String) -> std::fmt::Result {
-        let rounds = self
-            .rounds
-            .iter()
-            .enumerate()
-            .map(|(index, round)| (format!("switchover {}", index + 1), round));
-        let crash = self
-            .crash
-            .iter()
-            .map(|crash| ("crash".to_owned(), &crash.round));
+        let rounds = self.rounds.iter().enumerate().map(|(index, round)| (format!("switchover {}", index + 1), round));
+        let crash = self.crash.iter().map(|crash| ("crash".to_owned(), &crash.round));
         let all: Vec<_> = rounds.chain(crash).collect();
         writeln!(
             out,
@@ -145,25 +121,9 @@ impl Report {
         writeln!(out, "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|")?;
         for (name, round) in &all {
             for seen in &round.through {
-                let Measured {
-                    proxy,
-                    gap_ms,
-                    added_ms,
-                    read_only_errors,
-                    failed_connects,
-                    broken_sessions,
-                    ..
-                } = seen;
-                let Measured {
-                    unanswered,
-                    other_errors,
-                    ..
-                } = seen;
-                write!(
-                    out,
-                    "| {name} | {} | {proxy} | {gap_ms} | {added_ms} ",
-                    round.direct_gap_ms
-                )?;
+                let Measured { proxy, gap_ms, added_ms, read_only_errors, failed_connects, broken_sessions, .. } = seen;
+                let Measured { unanswered, other_errors, .. } = seen;
+                write!(out, "| {name} | {} | {proxy} | {gap_ms} | {added_ms} ", round.direct_gap_ms)?;
                 writeln!(
                     out,
                     "| {read_only_errors} | {failed_connects} | {broken_sessions} | {unanswered} | {other_errors} |"
@@ -186,24 +146,10 @@ impl Report {
 impl CrashResult {
     fn write_crowds(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "\nClients that connected while there was no leader:\n")?;
-        writeln!(
-            out,
-            "| through | clients | served | failed | longest wait, ms |"
-        )?;
+        writeln!(out, "| through | clients | served | failed | longest wait, ms |")?;
         writeln!(out, "|---|--:|--:|--:|--:|")?;
-        for CrowdResult {
-            proxy,
-            clients,
-            served,
-            failed,
-            longest_wait_ms,
-            ..
-        } in &self.crowds
-        {
-            writeln!(
-                out,
-                "| {proxy} | {clients} | {served} | {failed} | {longest_wait_ms} |"
-            )?;
+        for CrowdResult { proxy, clients, served, failed, longest_wait_ms, .. } in &self.crowds {
+            writeln!(out, "| {proxy} | {clients} | {served} | {failed} | {longest_wait_ms} |")?;
         }
         writeln!(out, "\nWhat those that failed were told:\n")?;
         for crowd in &self.crowds {

@@ -122,40 +122,23 @@ impl LabBuilder {
     /// Everything on disk, nothing running.
     fn prepare(&self) -> Result<Lab> {
         let setting = self.setting()?;
-        let addresses = (0..self.nodes)
-            .map(|node| self.node_ports(node))
-            .collect::<Result<Vec<_>>>()?;
+        let addresses = (0..self.nodes).map(|node| self.node_ports(node)).collect::<Result<Vec<_>>>()?;
         let scratch = Scratch::new()?;
         setting.account.make_directory(scratch.directory())?;
-        setting
-            .account
-            .make_directory(&scratch.directory().join("etcd"))?;
+        setting.account.make_directory(&scratch.directory().join("etcd"))?;
         let mut nodes = Vec::with_capacity(self.nodes);
         for (index, (pg, rest)) in addresses.into_iter().enumerate() {
             let name = format!("node{}", index + 1);
-            let node = Node {
-                directory: scratch.directory().join(&name),
-                name,
-                pg,
-                rest,
-            };
+            let node = Node { directory: scratch.directory().join(&name), name, pg, rest };
             setting.account.make_directory(&node.directory)?;
-            setting
-                .account
-                .make_directory(&node.directory.join("run"))?;
+            setting.account.make_directory(&node.directory.join("run"))?;
             let file = node.patroni_config();
             fs::write(&file, files::patroni_config(self, &setting, index, &node))
                 .doing(|| format!("writing {}", file.display()))?;
             nodes.push(node);
         }
         let patronis = nodes.iter().map(|_| Mutex::new(None)).collect();
-        Ok(Lab {
-            patronis,
-            etcd: Mutex::new(None),
-            nodes,
-            setting,
-            scratch,
-        })
+        Ok(Lab { patronis, etcd: Mutex::new(None), nodes, setting, scratch })
     }
 
     fn setting(&self) -> Result<Setting> {
@@ -179,10 +162,7 @@ impl LabBuilder {
             return Ok((ports::free()?, ports::free()?));
         }
         let number = u16::try_from(node + 1).map_err(|_too_many| Error::NoFreePort)?;
-        Ok((
-            ports::fixed(DEMO_PG + number)?,
-            ports::fixed(DEMO_REST + number)?,
-        ))
+        Ok((ports::fixed(DEMO_PG + number)?, ports::fixed(DEMO_REST + number)?))
     }
 }
 
@@ -191,24 +171,13 @@ impl Lab {
     async fn create_accounts(&self) -> Result<()> {
         let client = self.connect_direct(0).await?;
         let statements = [
-            format!(
-                "create role {} login password '{}'",
-                Login::App.user(),
-                Login::App.password().unwrap_or_default()
-            ),
+            format!("create role {} login password '{}'", Login::App.user(), Login::App.password().unwrap_or_default()),
             format!("create role {} login", Login::Trusting.user()),
-            format!(
-                "create database {} owner {}",
-                Login::App.database(),
-                Login::App.user()
-            ),
+            format!("create database {} owner {}", Login::App.database(), Login::App.user()),
         ];
         for statement in statements {
             let done = client.batch_execute(&statement).await;
-            done.map_err(|source| Error::Postgres {
-                doing: statement,
-                source,
-            })?;
+            done.map_err(|source| Error::Postgres { doing: statement, source })?;
         }
         Ok(())
     }

@@ -17,12 +17,7 @@ const NEW_LEADER_WITHIN: Duration = Duration::from_secs(30);
 impl Lab {
     /// The node that holds the leader lock with a running primary, by its own word.
     pub async fn leader(&self) -> Option<usize> {
-        let asked: Vec<_> = self
-            .nodes
-            .iter()
-            .cloned()
-            .map(|node| tokio::spawn(leads(node)))
-            .collect();
+        let asked: Vec<_> = self.nodes.iter().cloned().map(|node| tokio::spawn(leads(node))).collect();
         let mut leader = None;
         for (index, answer) in asked.into_iter().enumerate() {
             if answer.await.unwrap_or(false) {
@@ -35,17 +30,11 @@ impl Lab {
     /// Waits until there is a leader.
     pub async fn wait_for_leader(&self, within: Duration) -> Result<usize> {
         let seen = || async { self.leader().await.ok_or_else(|| self.states()) };
-        wait::until("a leader", within, seen)
-            .await
-            .map_err(|error| self.with_logs(error))
+        wait::until("a leader", within, seen).await.map_err(|error| self.with_logs(error))
     }
 
     /// Waits until a node other than `previous` leads.
-    pub async fn wait_for_leader_other_than(
-        &self,
-        previous: usize,
-        within: Duration,
-    ) -> Result<usize> {
+    pub async fn wait_for_leader_other_than(&self, previous: usize, within: Duration) -> Result<usize> {
         wait::until("another leader", within, || async {
             match self.leader().await {
                 Some(leader) if leader != previous => Ok(leader),
@@ -85,10 +74,7 @@ impl Lab {
     /// Runs `patronictl` on this cluster and returns what it printed.
     pub async fn patronictl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.setting.account.command(&self.setting.patronictl);
-        command
-            .arg("-c")
-            .arg(self.nodes[0].patroni_config())
-            .args(arguments);
+        command.arg("-c").arg(self.nodes[0].patroni_config()).args(arguments);
         command.current_dir(self.directory()).stdin(Stdio::null());
         let mut command = tokio::process::Command::from(command);
         let running = command.kill_on_drop(true).output();
@@ -96,20 +82,14 @@ impl Lab {
         let output = match tokio::time::timeout(PATRONICTL_WITHIN, running).await {
             Ok(output) => output.doing(|| format!("running {name}"))?,
             Err(_elapsed) => {
-                return Err(Error::Command {
-                    command: name,
-                    output: "it did not end".to_owned(),
-                });
+                return Err(Error::Command { command: name, output: "it did not end".to_owned() });
             }
         };
         let printed = [output.stdout, output.stderr].concat();
         let printed = String::from_utf8_lossy(&printed).into_owned();
         match output.status.success() {
             true => Ok(printed),
-            false => Err(Error::Command {
-                command: name,
-                output: printed,
-            }),
+            false => Err(Error::Command { command: name, output: printed }),
         }
     }
 
@@ -118,33 +98,19 @@ impl Lab {
         let arguments = [&["switchover", "--force"], candidate].concat();
         let output = self.patronictl(&arguments).await?;
         if !output.contains("Successfully switched over") {
-            return Err(Error::Command {
-                command: format!("patronictl {}", arguments.join(" ")),
-                output,
-            });
+            return Err(Error::Command { command: format!("patronictl {}", arguments.join(" ")), output });
         }
-        self.wait_for_leader_other_than(previous, NEW_LEADER_WITHIN)
-            .await
+        self.wait_for_leader_other_than(previous, NEW_LEADER_WITHIN).await
     }
 
     async fn all_streaming(&self) -> std::result::Result<(), String> {
         let leader = self.leader().await.ok_or_else(|| self.states())?;
         let answer = http::get(self.nodes[leader].rest, "/primary", REST_WITHIN).await;
-        let report = answer
-            .map_err(|error| format!("leader's Patroni: {error}"))?
-            .json();
-        let connections = report["replication"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
-        for (index, node) in self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != leader)
-        {
+        let report = answer.map_err(|error| format!("leader's Patroni: {error}"))?.json();
+        let connections = report["replication"].as_array().map_or(&[][..], Vec::as_slice);
+        for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| *index != leader) {
             let streams = |connection: &serde_json::Value| {
-                connection["application_name"] == node.name.as_str()
-                    && connection["state"] == "streaming"
+                connection["application_name"] == node.name.as_str() && connection["state"] == "streaming"
             };
             if !connections.iter().any(streams) {
                 return Err(format!("{} does not stream", node.name));
@@ -158,54 +124,37 @@ impl Lab {
         let Node { name, rest, .. } = &self.nodes[node];
         match http::get(*rest, "/replica?replication_state=streaming", REST_WITHIN).await {
             // A node with the tag `noloadbalance` answers 503 to /replica for ever, though it runs well.
-            Ok(answer)
-                if answer.status == 200 || answer.json()["tags"]["noloadbalance"] == true =>
-            {
-                Ok(())
-            }
-            Ok(answer) => Err(format!(
-                "{name}: status {} {:.200}",
-                answer.status, answer.body
-            )),
+            Ok(answer) if answer.status == 200 || answer.json()["tags"]["noloadbalance"] == true => Ok(()),
+            Ok(answer) => Err(format!("{name}: status {} {:.200}", answer.status, answer.body)),
             Err(error) => Err(format!("{name}: {error}")),
         }
     }
 
     /// Which of the servers run at all.
     fn states(&self) -> String {
-        let running =
-            |(node, patroni): (&Node, &std::sync::Mutex<Option<crate::process::Process>>)| {
-                let mut patroni = patroni.lock().expect("nobody panics with this lock");
-                let state = match patroni.as_mut().map(|process| process.ended()) {
-                    Some(None) => "running".to_owned(),
-                    Some(Some(status)) => format!("ended, {status}"),
-                    None => "not started".to_owned(),
-                };
-                format!("{} {state}", node.name)
+        let running = |(node, patroni): (&Node, &std::sync::Mutex<Option<crate::process::Process>>)| {
+            let mut patroni = patroni.lock().expect("nobody panics with this lock");
+            let state = match patroni.as_mut().map(|process| process.ended()) {
+                Some(None) => "running".to_owned(),
+                Some(Some(status)) => format!("ended, {status}"),
+                None => "not started".to_owned(),
             };
+            format!("{} {state}", node.name)
+        };
         let states: Vec<_> = self.nodes.iter().zip(&self.patronis).map(running).collect();
         format!("no leader; Patroni: {}", states.join(", "))
     }
 
     /// A failed wait for the cluster is told with the end of each Patroni's log: the directory goes with the lab.
     fn with_logs(&self, error: Error) -> Error {
-        let Error::TooLate {
-            waited_for,
-            within,
-            mut last_seen,
-        } = error
-        else {
+        let Error::TooLate { waited_for, within, mut last_seen } = error else {
             return error;
         };
         for (index, node) in self.nodes.iter().enumerate() {
             let tail = crate::error::last_lines(&self.log_text(index));
             last_seen = format!("{last_seen}\n--- {}'s Patroni:\n{tail}", node.name);
         }
-        Error::TooLate {
-            waited_for,
-            within,
-            last_seen,
-        }
+        Error::TooLate { waited_for, within, last_seen }
     }
 }
 
@@ -215,7 +164,5 @@ async fn leads(node: Node) -> bool {
         return false;
     };
     let report = answer.json();
-    answer.status == 200
-        && report["state"] == "running"
-        && (report["role"] == "primary" || report["role"] == "master")
+    answer.status == 200 && report["state"] == "running" && (report["role"] == "primary" || report["role"] == "master")
 }

@@ -29,26 +29,14 @@ impl Lab {
     /// Starts Patroni on `node`, which starts PostgreSQL. Does not wait; without effect if it runs.
     pub fn start_node(&self, node: usize) -> Result<()> {
         let mut patroni = self.patroni(node);
-        if patroni
-            .as_mut()
-            .is_some_and(|process| process.ended().is_none())
-        {
+        if patroni.as_mut().is_some_and(|process| process.ended().is_none()) {
             return Ok(());
         }
-        let Node {
-            name, directory, ..
-        } = &self.nodes[node];
+        let Node { name, directory, .. } = &self.nodes[node];
         let mut command = self.setting.account.command(&self.setting.patroni);
-        command
-            .arg(self.nodes[node].patroni_config())
-            .env("HOME", directory);
+        command.arg(self.nodes[node].patroni_config()).env("HOME", directory);
         let title = format!("Patroni on {name}");
-        *patroni = Some(Process::start(
-            &title,
-            command,
-            directory,
-            &self.nodes[node].patroni_log(),
-        )?);
+        *patroni = Some(Process::start(&title, command, directory, &self.nodes[node].patroni_log())?);
         Ok(())
     }
 
@@ -100,12 +88,7 @@ impl Lab {
 
     /// Kills etcd; its data stays.
     pub fn stop_dcs(&self) {
-        if let Some(mut etcd) = self
-            .etcd
-            .lock()
-            .expect("nobody panics with this lock")
-            .take()
-        {
+        if let Some(mut etcd) = self.etcd.lock().expect("nobody panics with this lock").take() {
             etcd.kill();
         }
     }
@@ -130,18 +113,8 @@ impl Lab {
         let peer = format!("http://{}", self.setting.etcd_peer);
         let mut command = self.setting.account.command(&self.setting.etcd_program);
         command.args(["--name", "lab", "--log-level", "warn", "--data-dir", "data"]);
-        command.args([
-            "--listen-client-urls",
-            &client,
-            "--advertise-client-urls",
-            &client,
-        ]);
-        command.args([
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-        ]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("lab={peer}")]);
         Process::start("etcd", command, &directory, &directory.join("etcd.log"))
     }
@@ -159,21 +132,12 @@ impl Lab {
     fn postmaster(&self, node: usize) -> Result<Pid> {
         let file = self.nodes[node].data_directory().join("postmaster.pid");
         let text = fs::read_to_string(&file).doing(|| format!("reading {}", file.display()))?;
-        let pid = text
-            .lines()
-            .next()
-            .and_then(|line| line.parse().ok())
-            .and_then(Pid::from_raw);
-        pid.ok_or_else(|| Error::Command {
-            command: format!("reading {}", file.display()),
-            output: text,
-        })
+        let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
+        pid.ok_or_else(|| Error::Command { command: format!("reading {}", file.display()), output: text })
     }
 
     fn patroni(&self, node: usize) -> std::sync::MutexGuard<'_, Option<Process>> {
-        self.patronis[node]
-            .lock()
-            .expect("nobody panics with this lock")
+        self.patronis[node].lock().expect("nobody panics with this lock")
     }
 }
 
@@ -183,11 +147,7 @@ fn kill_all_in(name: &str, directory: &std::path::Path) -> Result<()> {
     while !processes_in(directory).is_empty() {
         if Instant::now() > deadline {
             let waited_for = format!("the end of every process on {name}");
-            return Err(Error::TooLate {
-                waited_for,
-                within: KILL_WITHIN,
-                last_seen: "some are left".to_owned(),
-            });
+            return Err(Error::TooLate { waited_for, within: KILL_WITHIN, last_seen: "some are left".to_owned() });
         }
         signal_all_in(directory, Signal::KILL);
         std::thread::sleep(Duration::from_millis(5));

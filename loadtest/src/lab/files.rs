@@ -24,32 +24,13 @@ pub(super) fn default_parameters() -> BTreeMap<String, String> {
         ("log_rotation_age", "0"),
         ("log_rotation_size", "0"),
     ];
-    parameters
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+    parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 /// `patroni.yml` of one node.
-pub(super) fn patroni_config(
-    lab: &LabBuilder,
-    setting: &Setting,
-    index: usize,
-    node: &Node,
-) -> String {
-    let LabBuilder {
-        scope,
-        ttl,
-        loop_wait,
-        retry_timeout,
-        synchronous_mode,
-        ..
-    } = lab;
-    let Node {
-        name,
-        pg,
-        rest,
-        directory,
-    } = node;
+pub(super) fn patroni_config(lab: &LabBuilder, setting: &Setting, index: usize, node: &Node) -> String {
+    let LabBuilder { scope, ttl, loop_wait, retry_timeout, synchronous_mode, .. } = lab;
+    let Node { name, pg, rest, directory } = node;
     let directory = directory.display();
     let etcd = setting.etcd_client;
     let bin = setting.postgresql_bin.display();
@@ -102,9 +83,7 @@ postgresql:
 
 fn parameters(lab: &LabBuilder, node: &Node) -> String {
     let directory = node.directory.display();
-    let mut text = format!(
-        "    unix_socket_directories: '{directory}/run'\n    log_directory: '{directory}'\n"
-    );
+    let mut text = format!("    unix_socket_directories: '{directory}/run'\n    log_directory: '{directory}'\n");
     for (name, value) in &lab.parameters {
         writeln!(text, "    {name}: '{value}'").expect("writing to a string cannot fail");
     }
@@ -114,12 +93,7 @@ fn parameters(lab: &LabBuilder, node: &Node) -> String {
 fn hba(lab: &LabBuilder) -> String {
     let trusting = format!("host all {} 127.0.0.1/32 trust", Login::Trusting.user());
     let replicator = format!("host replication {REPLICATOR} 127.0.0.1/32 scram-sha-256");
-    let rest = [
-        "local all all trust",
-        &replicator,
-        &trusting,
-        "host all all 127.0.0.1/32 scram-sha-256",
-    ];
+    let rest = ["local all all trust", &replicator, &trusting, "host all all 127.0.0.1/32 scram-sha-256"];
     let lines = lab.hba.iter().map(String::as_str).chain(rest);
     lines.map(|line| format!("    - {line}\n")).collect()
 }
@@ -128,7 +102,5 @@ fn tags(lab: &LabBuilder, index: usize) -> String {
     let of_node = lab.tags.iter().filter(|(node, ..)| *node == index);
     let lines = of_node.map(|(_, name, value)| format!("  {name}: {value}\n"));
     // An empty mapping must be written out; `lab` keeps it from being one.
-    std::iter::once("  lab: true\n".to_owned())
-        .chain(lines)
-        .collect()
+    std::iter::once("  lab: true\n".to_owned()).chain(lines).collect()
 }

@@ -133,8 +133,6 @@ impl Lab {
 
     /// Connects to PostgreSQL on `node` as superuser, past any proxy.
     pub async fn connect_direct(&self, node: usize) -> Result<Client> {
-        Login::Superuser
-            .connect(self.nodes[node].pg, CONNECT_WITHIN)
-            .await
+        Login::Superuser.connect(self.nodes[node].pg, CONNECT_WITHIN).await
     }
 }
