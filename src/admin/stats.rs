@@ -86,18 +86,18 @@ fn cluster(name: &str, topology: &Topology, loads: &[u32], now: Moment) -> Clust
     let node_name = |id| &topology.node(id).member.name;
     let (mood, headline) = match &topology.leadership {
         Leadership::Led { leader, since, .. } if topology.doubted => {
-            ("doubted", format!("{} leads since {}, and is being checked anew", node_name(*leader), ago(now, *since)))
+            ("doubted", format!("{} has led for {}, and is being checked anew", node_name(*leader), span(now - *since)))
         }
         Leadership::Led { leader, since, .. } => {
-            ("led", format!("{} leads since {}", node_name(*leader), ago(now, *since)))
+            ("led", format!("{} has led for {}", node_name(*leader), span(now - *since)))
         }
         Leadership::Vacant { since, .. } => {
             let why = topology.why_no_leader().unwrap_or_default();
-            ("vacant", format!("no leader since {}: {why}", ago(now, *since)))
+            ("vacant", format!("no leader for {}: {why}", span(now - *since)))
         }
         Leadership::Contested { since, .. } => {
             let why = topology.why_no_leader().unwrap_or_default();
-            ("contested", format!("split brain since {}: {why}; writes are held", ago(now, *since)))
+            ("contested", format!("split brain for {}: {why}; writes are held", span(now - *since)))
         }
     };
     let is_paused = topology.members().any(|(_, node)| node.health.report().is_some_and(|report| report.paused));

@@ -46,7 +46,7 @@ pub enum Leadership {
 /// Why nobody leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Vacancy {
-    /// No node has answered a check yet.
+    /// The first checks are still under way.
     Unchecked,
     /// This node holds Patroni's leader lock, but its PostgreSQL does not take writes (yet, or any more).
     NotReady(NodeId),
@@ -158,7 +158,7 @@ fn vacancy(previous: &Leadership, candidates: &[Candidate<'_>]) -> Vacancy {
     match (lapsed, previous) {
         (Some(node), _) => Vacancy::Silent(node.id),
         (None, Leadership::Vacant { why: Vacancy::Unchecked, .. })
-            if candidates.iter().all(|node| *node.health == Health::UNKNOWN) =>
+            if candidates.is_empty() || candidates.iter().any(|node| *node.health == Health::UNKNOWN) =>
         {
             Vacancy::Unchecked
         }

@@ -70,18 +70,28 @@ pub enum Action {
 /// A change that operators want to read about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The lead has changed hands, begun or ended.
-    Lead {
-        /// The leader before.
+    /// A node has taken the lead.
+    LeadTaken {
+        /// Who led before, however long ago.
         from: Option<NodeId>,
-        /// The leader now.
-        to: Option<NodeId>,
+        /// Who leads now.
+        to: NodeId,
         /// The new leader's timeline.
         timeline: Option<u32>,
-        /// What brought it about.
+        /// For how long nobody led; from the start of the process if nobody has led before.
+        leaderless: Duration,
+    },
+    /// Nobody leads any more.
+    LeadLost {
+        /// Who led until now.
+        from: NodeId,
+        /// What is known of the reason.
         why: String,
-        /// For how long nobody led, where a vacancy has ended.
-        leaderless: Option<Duration>,
+    },
+    /// Still nobody leads, but the reason is another.
+    StillLeaderless {
+        /// What is known of the reason.
+        why: String,
     },
     /// A node's role or health has changed.
     Node {
@@ -100,7 +110,7 @@ struct Node {
     is_static: bool,
     /// When the first answer of the present, uninterrupted claim to the lead came in.
     claims_since: Option<Moment>,
-    /// The newest `asked_at` that was taken in; older observations come too late.
+    /// The newest `asked_at` of any check that has ended; a silence that is older comes too late.
     newest_asked_at: Option<Moment>,
 }
 
@@ -109,6 +119,7 @@ pub struct Machine {
     settings: Settings,
     nodes: Vec<Node>,
     leadership: Leadership,
+    last_leader: Option<NodeId>,
     generation: u64,
     /// When the leader last became doubtful; cleared by a check of it that was sent after.
     doubted_at: Option<Moment>,
@@ -128,6 +139,7 @@ impl Machine {
             settings,
             nodes: Vec::new(),
             leadership,
+            last_leader: None,
             generation: 0,
             doubted_at: None,
             settled_at: now,
@@ -202,10 +214,12 @@ impl Machine {
         let Observation { node: id, asked_at, outcome } = observation;
         let foreign = outcome.as_ref().ok().and_then(|report| self.why_foreign(report));
         let node = &mut self.nodes[id.0];
-        if node.newest_asked_at.is_some_and(|newest| asked_at < newest) {
-            return false; // overtaken by a later check
+        // An answer is overtaken by a later answer only: that a later check was in vain takes nothing from it.
+        let newest = if outcome.is_ok() { node.view.health.answer_asked_at() } else { node.newest_asked_at };
+        if newest.is_some_and(|newest| asked_at < newest) {
+            return false;
         }
-        node.newest_asked_at = Some(asked_at);
+        node.newest_asked_at = node.newest_asked_at.max(Some(asked_at));
 
         let before = node.view.standing().to_string();
         if outcome.is_ok() {
@@ -342,26 +356,20 @@ impl Machine {
             self.measure_lag(leader);
         }
         actions.push(Action::Tell(self.change_since(previous, now)));
+        self.last_leader = self.leadership.leader().or(self.last_leader);
     }
 
     fn change_since(&self, previous: &Leadership, now: Moment) -> Change {
-        let (to, timeline) = match self.leadership {
-            Leadership::Led { leader, timeline, .. } => (Some(leader), timeline),
-            _ => (None, None),
-        };
-        let why = match (to, previous.leader()) {
-            (Some(to), Some(from)) => {
-                format!("{} leads, which ends the claim of {}", self.name(to), self.name(from))
-            }
-            (Some(to), None) => format!("{} answers that it leads", self.name(to)),
-            (None, _) => self.topology().why_no_leader().unwrap_or_default(),
-        };
-        let leaderless = to.and(previous.leaderless_since()).map(|since| now - since);
-        Change::Lead { from: previous.leader(), to, timeline, why, leaderless }
-    }
-
-    fn name(&self, id: NodeId) -> &str {
-        &self.nodes[id.0].view.member.name
+        match (&self.leadership, previous.leader()) {
+            (Leadership::Led { leader, timeline, .. }, from) => Change::LeadTaken {
+                from: from.or(self.last_leader),
+                to: *leader,
+                timeline: *timeline,
+                leaderless: previous.leaderless_since().map_or(Duration::ZERO, |since| now - since),
+            },
+            (_, Some(from)) => Change::LeadLost { from, why: self.topology().why_no_leader().unwrap_or_default() },
+            (_, None) => Change::StillLeaderless { why: self.topology().why_no_leader().unwrap_or_default() },
+        }
     }
 
     /// Brings lags up to date after an answer of `id`: everybody's after the leader's, else its own.

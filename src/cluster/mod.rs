@@ -14,6 +14,8 @@ pub mod topology;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+mod simulation;
 
 pub use moment::Moment;
 pub use node::{Member, NodeId};

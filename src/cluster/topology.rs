@@ -95,7 +95,7 @@ impl Topology {
                 Some(format!("{} claim to lead at the same time", names.join(" and ")))
             }
             Leadership::Vacant { why, .. } => Some(match why {
-                Vacancy::Unchecked => "no node has been checked yet".to_owned(),
+                Vacancy::Unchecked => "the first checks are still under way".to_owned(),
                 Vacancy::Unreachable => "no node's Patroni answers".to_owned(),
                 Vacancy::Unclaimed => "no node claims to lead".to_owned(),
                 Vacancy::Silent(id) => format!("{} led and its Patroni has stopped answering", name(id)),

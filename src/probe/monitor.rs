@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::patroni::{Patroni, PatroniTlsError};
 use crate::cluster::health::Thresholds;
@@ -215,26 +215,22 @@ impl Monitor {
 
     /// One line for the log, and the metrics of a change of lead.
     fn tell(&self, change: &Change) {
-        let name =
-            |id: &Option<NodeId>| id.map_or_else(|| "none".to_owned(), |id| self.machine.member(id).name.clone());
+        let cluster = &self.name;
+        let name = |id: &NodeId| self.machine.member(*id).name.as_str();
         match change {
-            Change::Lead { from, to, timeline, why, leaderless } => {
-                let (from, to) = (name(from), name(to));
-                let timeline = timeline.map(i64::from);
-                let leaderless_ms = leaderless.map(|time| time.as_millis() as u64);
-                self.metrics.lead_changed(*leaderless);
-                if to == "none" {
-                    warn!(cluster = %self.name, from, to, reason = why, "no leader");
-                } else {
-                    info!(cluster = %self.name, from, to, timeline, reason = why, leaderless_ms, "new leader");
-                }
+            Change::LeadTaken { from, to, timeline, leaderless } => {
+                self.metrics.lead_taken(*leaderless);
+                let (from, to) = (from.as_ref().map_or("none", name), name(to));
+                let leaderless_ms = leaderless.as_millis() as u64;
+                info!(%cluster, from, to, timeline, leaderless_ms, "new leader");
             }
-            Change::Node { node, from, to } => {
-                let node = name(&Some(*node));
-                info!(cluster = %self.name, node, from, to, "node changed");
+            Change::LeadLost { from, why } => {
+                self.metrics.lead_lost();
+                warn!(%cluster, from = name(from), to = "none", reason = why, "no leader");
             }
+            Change::StillLeaderless { why } => info!(%cluster, reason = why, "still no leader"),
+            Change::Node { node, from, to } => info!(%cluster, node = name(node), from, to, "node changed"),
         }
-        debug!(cluster = %self.name, ?change, "change");
     }
 }
 

@@ -75,6 +75,7 @@ impl Login<'_> {
             if let Err(error) = self.server.write_all(self.client.opening_packet()).await {
                 return Verdict::not_here(format!("the connection broke: {error}"));
             }
+            self.seat.card().count_to_server(self.client.opening_packet());
             match self.client.opening() {
                 Opening::Startup(_) => return self.follow_startup().await,
                 Opening::DirectTls => return encrypted(),
@@ -99,6 +100,7 @@ impl Login<'_> {
             },
             () = self.client.hangs_up() => return Some(Verdict::Over(End::ClientLeftEarly)),
         };
+        self.seat.card().count_to_client(&[answer]);
         match self.client.answer_negotiation(answer, self.listener.startup_timeout).await {
             Err(end) => Some(Verdict::Over(end)),
             Ok(()) if answer == b'N' && *self.client.opening() == Opening::DirectTls => {
@@ -182,6 +184,7 @@ impl Login<'_> {
             if let Err(error) = self.client.stream().write_all(&heard[..followed]).await {
                 return Verdict::Over(End::ClientFailed(error));
             }
+            self.seat.card().count_to_client(&heard[..followed]);
             heard.advance(followed);
             followed = 0;
             tokio::select! {
@@ -193,9 +196,11 @@ impl Login<'_> {
                 read = self.client.stream().read_buf(&mut to_server) => match read {
                     Ok(0) => return Verdict::Over(End::ClientClosed),
                     Ok(_) => {
-                        if let Err(error) = self.server.write_all(&to_server.split()).await {
+                        if let Err(error) = self.server.write_all(&to_server).await {
                             return Verdict::Over(End::ServerFailed(error));
                         }
+                        self.seat.card().count_to_server(&to_server);
+                        to_server.clear();
                     }
                     Err(error) => return Verdict::Over(End::ClientFailed(error)),
                 },

@@ -38,13 +38,21 @@ pub struct Card {
     node: NodeId,
     order: AtomicU8,
     ordered: Notify,
-    /// Bytes relayed so far.
-    pub bytes_to_server: AtomicU64,
-    /// Bytes relayed so far.
-    pub bytes_to_client: AtomicU64,
+    bytes_to_server: AtomicU64,
+    bytes_to_client: AtomicU64,
 }
 
 impl Card {
+    /// Counts bytes that the server is sent.
+    pub fn count_to_server(&self, bytes: &[u8]) {
+        self.bytes_to_server.fetch_add(bytes.len() as u64, Relaxed);
+    }
+
+    /// Counts bytes that the client is sent.
+    pub fn count_to_client(&self, bytes: &[u8]) {
+        self.bytes_to_client.fetch_add(bytes.len() as u64, Relaxed);
+    }
+
     /// Waits for an order that outranks `obeyed`. Cancel safe.
     pub async fn ordered(&self, obeyed: Option<Order>) -> Order {
         loop {
@@ -324,7 +332,7 @@ mod tests {
     fn bytes_stay_counted_after_a_session_has_ended() {
         let registry = registry();
         let seat = registry.seat(1, 0, NodeId(0));
-        seat.card().bytes_to_client.store(5, Relaxed);
+        seat.card().count_to_client(b"bytes");
         assert_eq!(registry.census()[1].bytes_to_client, 5);
         drop(seat);
         assert_eq!(registry.census()[1].bytes_to_client, 5);

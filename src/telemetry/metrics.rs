@@ -55,7 +55,8 @@ pub struct ClusterMetrics {
     answered: IntCounter,
     unanswered: IntCounter,
     check_time: Histogram,
-    lead_changes: IntCounter,
+    leads_taken: IntCounter,
+    leads_lost: IntCounter,
     leaderless: Histogram,
 }
 
@@ -94,7 +95,11 @@ impl Default for Metrics {
             hold: histogram("pgvane_hold_seconds", "How long connections waited for a node.", &["listener"]),
             checks: counter("pgvane_checks_total", "Checks of nodes, by outcome.", &["cluster", "outcome"]),
             check_time: histogram("pgvane_check_seconds", "How long checks took.", &["cluster"]),
-            lead_changes: counter("pgvane_leader_changes_total", "Changes of leader, or to none.", &["cluster"]),
+            lead_changes: counter(
+                "pgvane_leader_changes_total",
+                "How often a node took the lead, or lost it to none.",
+                &["cluster", "change"],
+            ),
             leaderless: histogram("pgvane_leaderless_seconds", "Times without a leader that have ended.", &["cluster"]),
             registry,
         };
@@ -129,7 +134,8 @@ impl Metrics {
             answered: self.checks.with_label_values(&[name, "answered"]),
             unanswered: self.checks.with_label_values(&[name, "unanswered"]),
             check_time: self.check_time.with_label_values(&[name]),
-            lead_changes: self.lead_changes.with_label_values(&[name]),
+            leads_taken: self.lead_changes.with_label_values(&[name, "taken"]),
+            leads_lost: self.lead_changes.with_label_values(&[name, "lost"]),
             leaderless: self.leaderless.with_label_values(&[name]),
         }
     }
@@ -163,12 +169,15 @@ impl ClusterMetrics {
         self.check_time.observe(took.as_secs_f64());
     }
 
-    /// Counts a change of lead, and the time without a leader that it ended.
-    pub fn lead_changed(&self, leaderless: Option<Duration>) {
-        self.lead_changes.inc();
-        if let Some(time) = leaderless {
-            self.leaderless.observe(time.as_secs_f64());
-        }
+    /// Counts a node's taking the lead, and the time without a leader that it ended.
+    pub fn lead_taken(&self, leaderless: Duration) {
+        self.leads_taken.inc();
+        self.leaderless.observe(leaderless.as_secs_f64());
+    }
+
+    /// Counts a loss of the lead.
+    pub fn lead_lost(&self) {
+        self.leads_lost.inc();
     }
 }
 

@@ -7,7 +7,6 @@ mod pump;
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -96,7 +95,7 @@ impl Relay {
         if !self.server_is_deaf {
             let terminated = &mut self.client_terminated;
             let up = self.up.poll(cx, &mut self.client, &mut self.server, |bytes| {
-                card.bytes_to_server.fetch_add(bytes.len() as u64, Relaxed);
+                card.count_to_server(bytes);
                 *terminated = bytes.ends_with(&TERMINATE);
             });
             match up {
@@ -108,7 +107,7 @@ impl Relay {
         let framing = &mut self.framing;
         let newest_error = &mut self.newest_error;
         let down = self.down.poll(cx, &mut self.server, &mut self.client, |bytes| {
-            card.bytes_to_client.fetch_add(bytes.len() as u64, Relaxed);
+            card.count_to_client(bytes);
             if let Some(framing) = framing {
                 framing.follow(bytes);
                 if let Some(code) = framing.take_error() {

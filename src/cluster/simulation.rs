@@ -1,0 +1,483 @@
+//! A small world of nodes, faults and delays that drives the machine through years in seconds, and an onlooker that
+//! knows the rules and not the machine.
+//!
+//! Seeds: `PGVANE_SIM_SEEDS=1000000 cargo test --release simulation -- --nocapture`; one seed again:
+//! `PGVANE_SIM_SEED=4711`. A failure prints its seed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fixtures::report;
+use super::health::Thresholds;
+use super::leadership::Leadership;
+use super::machine::{Action, Event, Machine, Settings};
+use super::node::{Claim, Lsn, Observation, Report, Silence};
+use super::topology::{Topology, WriterVerdict};
+use super::{Member, Moment, NodeId};
+use crate::routing::{Balance, Rule, Target, route};
+
+/// Seeds that every test run tries; each is a world of its own.
+const SEEDS: u64 = 2_000;
+
+/// How long each world is troubled …
+const TROUBLED: Duration = Duration::from_secs(240);
+
+/// … and how long it is left in peace afterwards, for the machine to find out.
+const PEACE: Duration = Duration::from_secs(60);
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(20);
+
+/// Patroni's lease on the leader lock.
+const TTL: Duration = Duration::from_secs(30);
+
+/// In a world at peace: one check that has just begun and times out, one interval until the next, and its answer.
+const CONVERGENCE_MAX: Duration = Duration::from_secs(5);
+
+// ---- chance --------------------------------------------------------------------------------------------------
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.roll(n) == 0
+    }
+
+    fn ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.roll(to - from))
+    }
+}
+
+// ---- the world -----------------------------------------------------------------------------------------------
+
+/// One node as it really is.
+struct RealNode {
+    is_primary: bool,
+    /// Until when PostgreSQL is starting, or being promoted.
+    busy_until: Moment,
+    is_running: bool,
+    timeline: u32,
+    position: u64,
+    /// When it last renewed the leader lock, by its own belief.
+    lock_renewed: Option<Moment>,
+    sees_dcs: bool,
+    /// Paused Patroni keeps the primary running when the DCS is gone: how two nodes come to claim the lead.
+    is_paused: bool,
+    /// The proxy cannot reach it at all.
+    is_cut_off: bool,
+    /// Its REST API does not answer.
+    is_mute: bool,
+}
+
+struct World {
+    dice: Dice,
+    now: Moment,
+    nodes: Vec<RealNode>,
+    lock: Option<(NodeId, Moment)>,
+    /// Answers on their way: when they arrive, and what they say.
+    mail: BTreeMap<(Moment, u64), Observation>,
+    posted: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut dice = Dice(seed);
+        let count = 2 + dice.roll(4) as usize;
+        let node = |_| RealNode {
+            is_primary: false,
+            busy_until: Moment::START,
+            is_running: true,
+            timeline: 1,
+            position: 1000,
+            lock_renewed: None,
+            sees_dcs: true,
+            is_paused: false,
+            is_cut_off: false,
+            is_mute: false,
+        };
+        World {
+            dice,
+            now: Moment::START,
+            nodes: (0..count).map(node).collect(),
+            lock: None,
+            mail: BTreeMap::new(),
+            posted: 0,
+        }
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.dice.roll(self.nodes.len() as u64) as usize
+    }
+
+    /// Patroni's work on every node: renew, acquire or give up the lock.
+    fn live(&mut self) {
+        let now = self.now;
+        if self.lock.is_some_and(|(_, renewed)| now - renewed > TTL) {
+            self.lock = None;
+        }
+        for id in 0..self.nodes.len() {
+            let holds = self.lock.is_some_and(|(holder, _)| holder.0 == id);
+            let newest_timeline = self.nodes.iter().map(|node| node.timeline).max().unwrap_or(1);
+            let node = &mut self.nodes[id];
+            if !node.is_running {
+                continue;
+            }
+            if node.sees_dcs && holds && node.is_primary {
+                self.lock = Some((NodeId(id), now));
+                node.lock_renewed = Some(now);
+            } else if node.sees_dcs && (holds || self.lock.is_none()) && !node.is_primary {
+                self.lock = Some((NodeId(id), now));
+                node.lock_renewed = Some(now);
+                node.is_primary = true;
+                node.timeline = newest_timeline + 1;
+                node.busy_until = now + self.dice.ms(100, 3_000);
+            } else if node.is_primary && !(node.is_paused && !node.sees_dcs) {
+                // without the lock, or unable to renew it for a ttl, a primary steps down
+                let lapsed = node.lock_renewed.is_none_or(|renewed| now - renewed > TTL);
+                if (node.sees_dcs && !holds) || lapsed {
+                    node.is_primary = false;
+                    node.lock_renewed = None;
+                    node.busy_until = now + self.dice.ms(500, 5_000);
+                }
+            }
+            if node.is_primary {
+                node.position += self.dice.roll(10_000);
+            } else {
+                node.timeline = newest_timeline;
+            }
+        }
+    }
+
+    /// Something goes wrong, or right again.
+    fn trouble(&mut self) {
+        let id = self.any_node();
+        match self.dice.roll(9) {
+            0 => self.nodes[id].is_cut_off = !self.nodes[id].is_cut_off,
+            1 => self.nodes[id].is_mute = !self.nodes[id].is_mute,
+            2 => self.nodes[id].sees_dcs = !self.nodes[id].sees_dcs,
+            3 => self.nodes[id].is_paused = !self.nodes[id].is_paused,
+            4 => self.crash(id),
+            5 => self.restart(id),
+            6 => self.nodes[id].busy_until = self.now + self.dice.ms(100, 8_000),
+            _ => self.switch_over(id),
+        }
+    }
+
+    fn crash(&mut self, id: usize) {
+        let node = &mut self.nodes[id];
+        (node.is_running, node.is_primary, node.lock_renewed) = (false, false, None);
+    }
+
+    fn restart(&mut self, id: usize) {
+        let starting = self.dice.ms(100, 4_000);
+        let node = &mut self.nodes[id];
+        if !node.is_running {
+            (node.is_running, node.busy_until) = (true, self.now + starting);
+        }
+    }
+
+    fn switch_over(&mut self, id: usize) {
+        if let Some((holder, _)) = self.lock
+            && holder.0 != id
+            && self.nodes[holder.0].sees_dcs
+        {
+            let stopping = self.dice.ms(200, 3_000);
+            let old = &mut self.nodes[holder.0];
+            (old.is_primary, old.lock_renewed, old.busy_until) = (false, None, self.now + stopping);
+            self.lock = None;
+        }
+    }
+
+    fn make_peace(&mut self) {
+        for id in 0..self.nodes.len() {
+            self.restart(id);
+            let node = &mut self.nodes[id];
+            (node.is_cut_off, node.is_mute, node.sees_dcs, node.is_paused) = (false, false, true, false);
+        }
+    }
+
+    /// What a node says of itself now; nothing if it cannot be heard.
+    fn answer(&self, id: usize) -> Option<Report> {
+        let node = &self.nodes[id];
+        if node.is_cut_off || node.is_mute || !node.is_running {
+            return None;
+        }
+        let is_ready = node.busy_until <= self.now;
+        let believes_in_lock = node.is_primary && node.lock_renewed.is_some();
+        let claim = match (believes_in_lock, is_ready) {
+            (true, true) => Claim::Leader,
+            (true, false) => Claim::LockHolder,
+            (false, true) if !node.is_primary => Claim::Replica,
+            _ => Claim::OutOfService,
+        };
+        Some(Report { position: Some(Lsn(node.position)), ..report(claim, node.timeline) })
+    }
+
+    /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.
+    fn ask(&mut self, node: NodeId, asked_at: Moment) {
+        let (outcome, delay) = match self.answer(node.0) {
+            Some(report) if !self.dice.one_in(40) => {
+                let slow = self.dice.one_in(20);
+                let delay = if slow { self.dice.ms(50, 2_000) } else { self.dice.ms(1, 30) };
+                (Ok(Arc::new(report)), delay)
+            }
+            _ if self.dice.one_in(2) => (Err(Silence::Refused), self.dice.ms(1, 5)),
+            _ => (Err(Silence::TimedOut), TIMEOUT),
+        };
+        self.posted += 1;
+        self.mail.insert((self.now + delay, self.posted), Observation { node, asked_at, outcome });
+    }
+
+    /// The node that leads beyond doubt, in a world at peace.
+    fn true_leader(&self) -> Option<NodeId> {
+        let claims = |id: &usize| self.answer(*id).is_some_and(|report| report.claim == Claim::Leader);
+        let mut claimants = (0..self.nodes.len()).filter(claims);
+        let first = claimants.next()?;
+        claimants.next().is_none().then_some(NodeId(first))
+    }
+}
+
+// ---- the onlooker --------------------------------------------------------------------------------------------
+
+/// What the newest answer of a node said, as the onlooker noted it when it was delivered.
+#[derive(Clone)]
+struct Noted {
+    asked_at: Moment,
+    claim: Claim,
+    /// When the first answer of the present run of claims to the lead came in.
+    claims_since: Option<Moment>,
+}
+
+#[derive(Default)]
+struct Onlooker {
+    noted: BTreeMap<usize, Noted>,
+}
+
+impl Onlooker {
+    fn note(&mut self, observation: &Observation, now: Moment) {
+        let Ok(report) = &observation.outcome else { return };
+        let before = self.noted.get(&observation.node.0);
+        if before.is_some_and(|noted| noted.asked_at > observation.asked_at) {
+            return;
+        }
+        let claims_since =
+            (report.claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
+        let noted = Noted { asked_at: observation.asked_at, claim: report.claim, claims_since };
+        self.noted.insert(observation.node.0, noted);
+    }
+
+    fn claim(&self, id: NodeId) -> Option<Claim> {
+        self.noted.get(&id.0).map(|noted| noted.claim)
+    }
+
+    /// The rules. An error names the one that is broken.
+    fn judge(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+        self.judge_lead(topology, now)?;
+        self.judge_sessions(topology)?;
+        self.judge_routes(topology)?;
+        for (id, view) in topology.members() {
+            let known = view.health.answer_asked_at();
+            let noted = self.noted.get(&id.0).map(|noted| noted.asked_at);
+            if known < noted && view.health.silence().is_none() {
+                return Err(format!("knowledge of {id:?} went backwards: {known:?} after {noted:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_lead(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+        let Some(leader) = topology.leader() else { return Ok(()) };
+        let Some(noted) = self.noted.get(&leader.0) else {
+            return Err(format!("{leader:?} leads and has never answered"));
+        };
+        let Some(claims_since) = noted.claims_since else {
+            return Err(format!("{leader:?} leads and its newest answer says {:?}", noted.claim));
+        };
+        if now - noted.asked_at > GRACE + Duration::from_millis(5) {
+            return Err(format!("{leader:?} leads by an answer older than the grace"));
+        }
+        let rival = self.noted.iter().find(|(id, other)| {
+            let is_fresh = now - other.asked_at <= GRACE;
+            **id != leader.0 && other.claim == Claim::Leader && is_fresh && other.asked_at >= claims_since
+        });
+        match rival {
+            Some((rival, _)) => Err(format!("{leader:?} leads while NodeId({rival}) goes on claiming")),
+            None => Ok(()),
+        }
+    }
+
+    /// Write sessions are cut for a cause, and kept without one.
+    fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
+        for (id, _) in topology.members() {
+            let has_cause = match topology.verdict_on_writers(id) {
+                WriterVerdict::Keep => continue,
+                WriterVerdict::LostLead => self.claim(id).is_some_and(|claim| !claim.keeps_writers()),
+                WriterVerdict::Superseded(by) => by != id && self.claim(by) == Some(Claim::Leader),
+            };
+            if !has_cause {
+                return Err(format!("sessions on {id:?} are cut though it says {:?}", self.claim(id)));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_routes(&self, topology: &Topology) -> Result<(), String> {
+        let rule =
+            |target| Rule { target, balance: Balance::RoundRobin, falls_back_to_leader: false, lag_bytes_max: None };
+        for turn in 0..topology.nodes.len() as u64 {
+            if let Ok(node) = route(topology, &rule(Target::Leader), &[], turn, |_| 0)
+                && (topology.doubted || self.claim(node) != Some(Claim::Leader))
+            {
+                return Err(format!("a write is sent to {node:?}, which is doubted or says {:?}", self.claim(node)));
+            }
+            if let Ok(node) = route(topology, &rule(Target::Replica), &[], turn, |_| 0)
+                && self.claim(node) != Some(Claim::Replica)
+            {
+                return Err(format!("a read is sent to {node:?}, which says {:?}", self.claim(node)));
+            }
+        }
+        Ok(())
+    }
+}
+
+// ---- one run -------------------------------------------------------------------------------------------------
+
+struct Run {
+    world: World,
+    machine: Machine,
+    onlooker: Onlooker,
+    topology: Arc<Topology>,
+    /// Since when the world has had one leader that can be heard, and the machine another belief.
+    wrong_since: Option<Moment>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Run {
+        let world = World::new(seed);
+        let member = |id: usize| Member {
+            name: format!("node{id}"),
+            address: format!("node{id}:5432"),
+            patroni_url: format!("http://node{id}:8008"),
+        };
+        let settings = Settings {
+            interval: INTERVAL,
+            fast_interval: Duration::from_millis(100),
+            leader_grace: GRACE,
+            thresholds: Thresholds { rise: 2, fall: 3 },
+            scope: None,
+            seed,
+        };
+        let machine = Machine::new(settings, (0..world.nodes.len()).map(member).collect(), Moment::START);
+        let topology = Arc::new(machine.topology());
+        Run { world, machine, onlooker: Onlooker::default(), topology, wrong_since: None }
+    }
+
+    fn feed(&mut self, event: Event) -> Result<(), String> {
+        let now = self.world.now;
+        if let Event::Checked(observation) = &event {
+            self.onlooker.note(observation, now);
+        }
+        for action in self.machine.handle(event, now) {
+            match action {
+                Action::Check { node, asked_at } => self.world.ask(node, asked_at),
+                Action::Publish(topology) => {
+                    if topology.generation <= self.topology.generation {
+                        return Err("a picture is not newer than the one before".to_owned());
+                    }
+                    self.topology = topology;
+                }
+                Action::Tell(_) => {}
+            }
+        }
+        self.onlooker.judge(&self.topology, now)
+    }
+
+    /// Lives until `end`, with something happening to the world about every `every`.
+    fn until(&mut self, end: Moment, every: Option<Duration>) -> Result<(), String> {
+        let mut next_life = self.world.now;
+        while self.world.now < end {
+            let mail = self.world.mail.keys().next().map(|(at, _)| *at);
+            let wakeup = self.machine.next_wakeup();
+            let next = [Some(next_life), mail, wakeup, Some(end)].into_iter().flatten().min().unwrap_or(end);
+            self.world.now = self.world.now.max(next);
+            if self.world.now >= next_life {
+                self.world.live();
+                if every.is_some_and(|every| self.world.dice.one_in(every.as_millis() as u64 / 100)) {
+                    self.world.trouble();
+                }
+                next_life = self.world.now + Duration::from_millis(100);
+            }
+            let due = self.world.mail.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
+            let event = match due.then(|| self.world.mail.pop_first()).flatten() {
+                Some((_, observation)) => Event::Checked(observation),
+                None if self.world.dice.one_in(200) => Event::Suspicion(NodeId(self.world.any_node())),
+                None => Event::Tick,
+            };
+            self.feed(event)?;
+            if every.is_none() {
+                self.judge_convergence()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_convergence(&mut self) -> Result<(), String> {
+        let (now, truth, belief) = (self.world.now, self.world.true_leader(), self.topology.leader());
+        if truth.is_none() || truth == belief {
+            self.wrong_since = None;
+            return Ok(());
+        }
+        let since = *self.wrong_since.get_or_insert(now);
+        if now - since > CONVERGENCE_MAX {
+            return Err(format!("{truth:?} leads for {:?}, and the machine believes {belief:?}", now - since));
+        }
+        Ok(())
+    }
+}
+
+/// Lives through one world. The error is the rule that was broken, and when.
+fn simulate(seed: u64) -> Result<Topology, String> {
+    let mut run = Run::new(seed);
+    let troubled_until = Moment::START + TROUBLED;
+    let pace = run.world.dice.ms(500, 20_000);
+    let outcome = run.until(troubled_until, Some(pace)).and_then(|()| {
+        run.world.make_peace();
+        run.until(troubled_until + PEACE, None)
+    });
+    outcome.map_err(|rule| format!("at {:?}: {rule}", run.world.now.since_start()))?;
+    Ok(Topology::clone(&run.topology))
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn no_rule_is_broken_in_any_world() {
+    let seeds = match (from_environment("PGVANE_SIM_SEED"), from_environment("PGVANE_SIM_SEEDS")) {
+        (Some(one), _) => one..one + 1,
+        (None, Some(many)) => 0..many,
+        (None, None) => 0..SEEDS,
+    };
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        match simulate(seed) {
+            Ok(topology) => {
+                assert!(matches!(topology.leadership, Leadership::Led { .. }), "seed {seed}: nobody leads at the end");
+            }
+            Err(broken) => panic!("seed {seed}: {broken}"),
+        }
+    }
+    let hours = count as f64 * (TROUBLED + PEACE).as_secs_f64() / 3600.0;
+    println!("{count} seeds, {hours:.0} simulated hours, no rule broken");
+}
