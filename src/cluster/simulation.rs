@@ -21,10 +21,10 @@ use crate::routing::{Cause, Rule, Situation, Target, route, why_misplaced};
 const SEEDS: u64 = 2_000;
 
 /// How long each world is troubled …
-const TROUBLED: Duration = Duration::from_secs(240);
+const TROUBLED: Duration = Duration::from_secs(120);
 
 /// … and how long it is left in peace afterwards, for the machine to find out.
-const PEACE: Duration = Duration::from_secs(60);
+const PEACE: Duration = Duration::from_secs(20);
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -148,7 +148,7 @@ impl World {
                 node.is_primary = true;
                 node.timeline = newest_timeline + 1;
                 node.busy_until = now + self.dice.ms(100, 3_000);
-            } else if node.is_primary && !(node.is_paused && !node.sees_dcs) {
+            } else if node.is_primary && (node.sees_dcs || !node.is_paused) {
                 // without the lock, or unable to renew it for a ttl, a primary steps down
                 let lapsed = node.lock_renewed.is_none_or(|renewed| now - renewed > TTL);
                 if (node.sees_dcs && !holds) || lapsed {
