@@ -427,3 +427,105 @@ fn same_kind(a: &Leadership, b: &Leadership) -> bool {
         _ => mem::discriminant(a) == mem::discriminant(b),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fixtures::{at_ms, leader, member, replica};
+    use crate::cluster::node::{Report, Silence};
+
+    const LEADER: NodeId = NodeId(0);
+    const REPLICA: NodeId = NodeId(1);
+
+    /// A machine of two nodes, and a clock; each check is answered at once by what its node is set to say.
+    struct Bench {
+        machine: Machine,
+        now: Moment,
+        says: [Result<Arc<Report>, Silence>; 2],
+        asked: Vec<(NodeId, Moment)>,
+    }
+
+    impl Bench {
+        fn new(first: Result<Arc<Report>, Silence>, second: Result<Arc<Report>, Silence>) -> Bench {
+            let settings = Settings {
+                interval: Duration::from_secs(1),
+                fast_interval: Duration::from_millis(100),
+                leader_grace: Duration::from_secs(20),
+                thresholds: Thresholds { rise: 2, fall: 3 },
+                scope: None,
+                seed: 7,
+            };
+            let machine = Machine::new(settings, vec![member("a"), member("b")], at_ms(0));
+            Bench { machine, now: at_ms(0), says: [first, second], asked: Vec::new() }
+        }
+
+        fn feed(&mut self, event: Event) {
+            let mut events = vec![event];
+            while let Some(event) = events.pop() {
+                for action in self.machine.handle(event, self.now) {
+                    if let Action::Check { node, asked_at } = action {
+                        self.asked.push((node, asked_at));
+                        let outcome = self.says[node.0].clone();
+                        events.push(Event::Checked(Observation { node, asked_at, outcome }));
+                    }
+                }
+            }
+        }
+
+        /// How many checks are sent in this time.
+        fn checks_in(&mut self, time: Duration) -> usize {
+            let (end, before) = (self.now + time, self.asked.len());
+            while self.now < end {
+                self.now = self.now + Duration::from_millis(5);
+                self.feed(Event::Tick);
+            }
+            self.asked.len() - before
+        }
+    }
+
+    #[test]
+    fn checks_are_fast_while_nobody_leads_and_slow_when_all_is_well() {
+        let second = Duration::from_secs(1);
+        let mut bench = Bench::new(Ok(replica(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        let leaderless = bench.checks_in(second);
+        assert!((16..=24).contains(&leaderless), "two nodes were asked {leaderless} times in a second");
+        bench.says[0] = Ok(leader(2));
+        bench.checks_in(SETTLING + second);
+        let quiet = bench.checks_in(10 * second);
+        assert!((18..=23).contains(&quiet), "two nodes were asked {quiet} times in ten seconds");
+        bench.says[0] = Err(Silence::TimedOut);
+        bench.checks_in(2 * second);
+        let missed = bench.checks_in(second);
+        assert!((16..=24).contains(&missed), "a silent leader: {missed} checks in a second");
+    }
+
+    #[test]
+    fn doubt_ends_with_an_answer_to_a_later_question_only() {
+        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        bench.checks_in(Duration::from_secs(5));
+        let earlier = bench.now;
+        bench.now = bench.now + Duration::from_millis(3);
+        let sent = bench.machine.handle(Event::Suspicion(LEADER), bench.now);
+        assert!(bench.machine.topology().doubted);
+        let late = Observation { node: LEADER, asked_at: earlier, outcome: Ok(leader(1)) };
+        bench.machine.handle(Event::Checked(late), bench.now);
+        assert!(bench.machine.topology().doubted, "that was asked before the doubt arose");
+        let asks =
+            |node| sent.iter().any(|action| matches!(action, Action::Check { node: asked, .. } if *asked == node));
+        assert!(asks(LEADER) && asks(REPLICA), "all nodes are asked at once: {sent:?}");
+        let fresh = Observation { node: LEADER, asked_at: bench.now, outcome: Err(Silence::TimedOut) };
+        bench.machine.handle(Event::Checked(fresh), bench.now);
+        assert!(!bench.machine.topology().doubted, "silence is no word against it");
+        assert_eq!(bench.machine.topology().leader(), Some(LEADER));
+    }
+
+    #[test]
+    fn suspicion_of_a_replica_casts_no_doubt_on_the_leader() {
+        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        bench.machine.handle(Event::Suspicion(REPLICA), bench.now);
+        assert!(!bench.machine.topology().doubted);
+    }
+}
