@@ -221,6 +221,9 @@ impl Machine {
     fn take_in(&mut self, observation: Observation, now: Moment) -> bool {
         let Observation { node: id, asked_at, outcome } = observation;
         let entry = self.roster.entry_mut(id);
+        if entry.view.departed {
+            return false;
+        }
         // An answer is overtaken by a later answer only: that a later check was in vain takes nothing from it.
         let newest = if outcome.is_ok() { entry.view.health.answer_asked_at() } else { entry.newest_asked_at };
         if newest.is_some_and(|newest| asked_at < newest) {

@@ -1,6 +1,19 @@
 //! A small world of nodes, faults and delays that drives the machine through years in seconds, and an onlooker that
 //! knows the rules and not the machine.
 //!
+//! The rules, each with a bug that was planted in the machine to see it break:
+//!
+//! - a leader's newest answer says that it leads, and is not older than the grace (a lock holder led; a claim never
+//!   lapsed; silence renewed the answer's age);
+//! - nobody leads while another goes on claiming to (a repeated claim was outdone like a stale one);
+//! - a stranger never leads (foreign nodes were believed; the first to answer settled which cluster it is);
+//! - knowledge never goes backwards (late answers were taken in);
+//! - no write goes to a leader that is suspected (a doubted leader got writes; an earlier question ended the doubt);
+//! - no read goes to a node that is no replica, or lags (nodes out of service got reads; lag was not looked at);
+//! - sessions are misplaced for a cause only that a node's own words bear out (silence, or a restart under the lock, cut
+//!   writers);
+//! - in peace, the machine finds the leader in time (one check in fifty was never followed by another).
+//!
 //! Seeds: `PGVANE_SIM_SEEDS=1000000 cargo test --release simulation -- --nocapture`; one seed again:
 //! `PGVANE_SIM_SEED=4711`. A failure prints its seed.
 
@@ -240,8 +253,8 @@ impl World {
     }
 
     /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.
-    fn ask(&mut self, node: NodeId, asked_at: Moment) {
-        let (outcome, delay) = match self.answer(node.0) {
+    fn ask(&mut self, real: usize, node: NodeId, asked_at: Moment) {
+        let (outcome, delay) = match self.answer(real) {
             Some(report) if !self.dice.one_in(40) => {
                 let slow = self.dice.one_in(20);
                 let delay = if slow { self.dice.ms(50, 2_000) } else { self.dice.ms(1, 30) };
@@ -255,13 +268,13 @@ impl World {
     }
 
     /// The node that leads beyond doubt, in a world at peace.
-    fn true_leader(&self) -> Option<NodeId> {
+    fn true_leader(&self) -> Option<usize> {
         let claims = |id: &usize| {
             !self.nodes[*id].is_stranger && self.answer(*id).is_some_and(|report| report.claim == Claim::Leader)
         };
         let mut claimants = (0..self.nodes.len()).filter(claims);
         let first = claimants.next()?;
-        claimants.next().is_none().then_some(NodeId(first))
+        claimants.next().is_none().then_some(first)
     }
 }
 
@@ -281,12 +294,15 @@ struct Noted {
 #[derive(Default)]
 struct Onlooker {
     noted: BTreeMap<usize, Noted>,
+    /// A leader that was suspected, and when: it gets no writes until a later question has come to an end.
+    suspected: Option<(NodeId, Moment)>,
     /// Before anybody has led there are no sessions to be misplaced.
     somebody_has_led: bool,
 }
 
 impl Onlooker {
     fn note(&mut self, observation: &Observation, now: Moment) {
+        self.suspected.take_if(|(node, since)| *node == observation.node && observation.asked_at >= *since);
         let Ok(report) = &observation.outcome else { return };
         let before = self.noted.get(&observation.node.0);
         if before.is_some_and(|noted| noted.asked_at > observation.asked_at) {
@@ -299,6 +315,11 @@ impl Onlooker {
         let asked_at = observation.asked_at;
         let noted = Noted { asked_at, claim: report.claim, is_stranger, position, claims_since };
         self.noted.insert(observation.node.0, noted);
+    }
+
+    fn forget_departed(&mut self, topology: &Topology) {
+        self.noted.retain(|id, _| topology.nodes.get(*id).is_none_or(|node| !node.departed));
+        self.suspected.take_if(|(node, _)| topology.leader() != Some(*node));
     }
 
     fn claim(&self, id: NodeId) -> Option<Claim> {
@@ -361,8 +382,9 @@ impl Onlooker {
                 let is_borne_out = match why_misplaced(&rule, topology, id) {
                     None => true,
                     Some(Cause::LostLead) => {
-                        let by_its_own_word =
-                            noted.is_some_and(|noted| noted.is_stranger || !noted.claim.keeps_writers());
+                        let by_its_own_word = noted.is_some_and(|noted| {
+                            noted.is_stranger || !matches!(noted.claim, Claim::Leader | Claim::LockHolder)
+                        });
                         by_its_own_word || topology.leader().is_some_and(|other| other != id)
                     }
                     Some(Cause::Promotion) => leads && target == Target::Replica,
@@ -396,9 +418,9 @@ impl Onlooker {
         };
         for turn in 0..topology.nodes.len() as u64 {
             if let Ok(node) = routed(Target::Leader, turn)
-                && (topology.doubted || self.claim(node) != Some(Claim::Leader))
+                && (self.suspected.is_some() || self.claim(node) != Some(Claim::Leader))
             {
-                return Err(format!("a write is sent to {node:?}, which is doubted or says {:?}", self.claim(node)));
+                return Err(format!("a write is sent to {node:?}, which is suspected or says {:?}", self.claim(node)));
             }
             if let Ok(node) = routed(Target::Replica, turn)
                 && self.why_no_reader(topology, node).is_some()
@@ -423,8 +445,11 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let world = World::new(seed);
-        let member = |id: usize| member(&format!("node{id}"));
+        let mut world = World::new(seed);
+        // the operator has named some of the nodes; the others are found by and by
+        // (all, where there is a stranger: it is one among many, not the only one that the operator meant)
+        let has_stranger = world.nodes.iter().any(|node| node.is_stranger);
+        let named = if has_stranger { world.nodes.len() } else { 1 + world.any_node() };
         let settings = Settings {
             interval: INTERVAL,
             fast_interval: Duration::from_millis(100),
@@ -433,7 +458,7 @@ impl Run {
             scope: None,
             seed,
         };
-        let members = (0..world.nodes.len()).map(member).collect();
+        let members = (0..named).map(|id| member(&format!("node{id}"))).collect();
         let machine = Machine::new(settings, members, Moment::START);
         let topology = Arc::new(machine.topology());
         Run { world, machine, onlooker: Onlooker::default(), topology, wrong_since: None }
@@ -446,17 +471,24 @@ impl Run {
         }
         for action in self.machine.handle(event, now) {
             match action {
-                Action::Check { node, asked_at } => self.world.ask(node, asked_at),
+                Action::Check { node, asked_at } => self.world.ask(self.real(node), node, asked_at),
                 Action::Publish(topology) => {
                     if topology.generation <= self.topology.generation {
                         return Err("a picture is not newer than the one before".to_owned());
                     }
+                    self.onlooker.forget_departed(&topology);
                     self.topology = topology;
                 }
                 Action::Tell(_) => {}
             }
         }
         self.onlooker.judge(&self.topology, now)
+    }
+
+    /// Which node of the world the machine knows by this number.
+    fn real(&self, node: NodeId) -> usize {
+        let name = &self.machine.member(node).name;
+        name.trim_start_matches("node").parse().expect("nodes are called by their numbers")
     }
 
     /// Lives until `end`, with something happening to the world about every `every`.
@@ -477,8 +509,8 @@ impl Run {
             let due = self.world.mail.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
             let event = match due.then(|| self.world.mail.pop_first()).flatten() {
                 Some((_, observation)) => Event::Checked(observation),
-                None if self.world.dice.one_in(500) => Event::Discovered(self.some_list()),
-                None if self.world.dice.one_in(200) => Event::Suspicion(NodeId(self.world.any_node())),
+                None if self.world.dice.one_in(500) => Event::Discovered(self.list(every.is_some())),
+                None if self.world.dice.one_in(200) => self.some_suspicion(),
                 None => Event::Tick,
             };
             self.feed(event)?;
@@ -489,15 +521,24 @@ impl Run {
         Ok(())
     }
 
-    /// What a stale or whole `/cluster` tells: any of the members, under names and addresses that are known.
-    fn some_list(&mut self) -> Discovery {
+    /// What `/cluster` tells: all members, or, if it is stale, some of them.
+    fn list(&mut self, is_stale: bool) -> Discovery {
         let count = self.world.nodes.len();
-        let listed = (0..count).filter(|_| !self.world.dice.one_in(4));
+        let listed = (0..count).filter(|_| !(is_stale && self.world.dice.one_in(4)));
         Discovery { members: listed.map(|id| member(&format!("node{id}"))).collect(), scheduled_switchover: None }
     }
 
+    fn some_suspicion(&mut self) -> Event {
+        let node = NodeId(self.world.any_node());
+        if self.topology.leader() == Some(node) {
+            self.onlooker.suspected = Some((node, self.world.now));
+        }
+        Event::Suspicion(node)
+    }
+
     fn judge_convergence(&mut self) -> Result<(), String> {
-        let (now, truth, belief) = (self.world.now, self.world.true_leader(), self.topology.leader());
+        let (now, truth) = (self.world.now, self.world.true_leader());
+        let belief = self.topology.leader().map(|leader| self.real(leader));
         if truth.is_none() || truth == belief {
             self.wrong_since = None;
             return Ok(());
@@ -517,6 +558,8 @@ fn simulate(seed: u64) -> Result<Topology, String> {
     let pace = run.world.dice.ms(500, 20_000);
     let outcome = run.until(troubled_until, Some(pace)).and_then(|()| {
         run.world.make_peace();
+        let whole = Event::Discovered(run.list(false));
+        run.feed(whole)?;
         run.until(run.world.now + PEACE, None)
     });
     outcome.map_err(|rule| format!("at {:?}: {rule}", run.world.now.since_start()))?;
