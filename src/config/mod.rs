@@ -15,6 +15,8 @@ use std::time::Duration;
 
 pub use fault::{Fault, Faults};
 use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::cluster::Member;
 use crate::routing::{Rule, Target};
@@ -176,6 +178,13 @@ pub const KEEPALIVE_RETRIES: u32 = 3;
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Log {
+    /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`.
+    pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+        EnvFilter::builder().parse(level)
+    }
+}
 
 impl Default for Log {
     fn default() -> Log {

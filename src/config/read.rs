@@ -69,7 +69,7 @@ fn log(root: &Section<'_>) -> Log {
     let defaults = Log::default();
     let Some(section) = root.section("log") else { return defaults };
     let level = section.string("level").unwrap_or(defaults.level);
-    if crate::telemetry::logging::parse_level(&level).is_err() {
+    if Log::filter(&level).is_err() {
         section.fault_at(
             "level",
             format!("log.level: \"{level}\" is not a level"),
