@@ -1,5 +1,6 @@
 //! Finding out: questions to the nodes, and the task that drives a cluster's machine with the answers.
 
+pub mod discovery;
 pub mod monitor;
 pub mod patroni;
 
