@@ -52,6 +52,8 @@ pub struct Admission<'a> {
     /// Nodes that have failed for this client since something was last learnt.
     tried: Vec<NodeId>,
     retry_wait: Duration,
+    /// When those that have failed, or were full, are tried again.
+    retry_at: Option<Instant>,
     newest_failure: Option<Failure>,
     held: Option<Held>,
 }
@@ -65,6 +67,7 @@ impl<'a> Admission<'a> {
             started: Instant::now(),
             tried: Vec::new(),
             retry_wait: RETRY_FIRST,
+            retry_at: None,
             newest_failure: None,
             held: None,
         }
@@ -150,8 +153,8 @@ impl<'a> Admission<'a> {
             self.held = Some(held);
             self.desk.cluster.history().held(self.desk.registry.held(self.desk.index));
         }
-        let may_try_again = !self.tried.is_empty() || *no_route == NoRoute::AllFull;
-        let retry_at = (Instant::now() + self.retry_wait).min(deadline);
+        let may_try_again = matches!(no_route, NoRoute::AllTried | NoRoute::AllFull);
+        let retry_at = *self.retry_at.get_or_insert_with(|| Instant::now() + self.retry_wait);
         tokio::select! {
             () = self.desk.cluster.newer_than(seen) => {
                 if self.desk.cluster.topology().leader().is_none() {
@@ -160,6 +163,7 @@ impl<'a> Admission<'a> {
             }
             () = tokio::time::sleep_until(retry_at), if may_try_again => {
                 self.tried.clear();
+                self.retry_at = None;
                 self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
             }
             () = tokio::time::sleep_until(deadline) => {}

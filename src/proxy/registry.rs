@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::R
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
@@ -118,6 +119,7 @@ pub struct Registry {
     cards: Mutex<HashMap<u64, Arc<Card>>>,
     keys: Mutex<HashMap<CancelKey, (usize, NodeId)>>,
     next_id: AtomicU64,
+    stop: CancellationToken,
 }
 
 /// Nothing that is done under these locks can panic half-way, so a poisoned lock guards sound data.
@@ -134,6 +136,7 @@ impl Registry {
             cards: Mutex::default(),
             keys: Mutex::default(),
             next_id: AtomicU64::new(1),
+            stop: CancellationToken::new(),
         }
     }
 
@@ -211,11 +214,17 @@ impl Registry {
         census
     }
 
-    /// Gives an order to every session.
-    pub fn order_all(&self, order: Order) {
+    /// Ends every connection: those on a node by [`Order::Stop`], those on their way to one by [`Registry::stopped`].
+    pub fn stop(&self) {
+        self.stop.cancel();
         for card in lock(&self.cards).values() {
-            card.give(order);
+            card.give(Order::Stop);
         }
+    }
+
+    /// Waits until [`Registry::stop`] is called. Cancel safe.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place.

@@ -59,7 +59,10 @@ impl<'a> Account<'a> {
         if self.presence.is_none() {
             return self.refuse(client, End::SessionsFull).await;
         }
-        let admitted = Box::pin(Admission::new(self.desk, &mut client).run()).await;
+        let admitted = tokio::select! {
+            admitted = Box::pin(Admission::new(self.desk, &mut client).run()) => admitted,
+            () = self.desk.registry.stopped() => Err(Refused::End(End::Stopped)),
+        };
         if let Opening::Startup(who) = client.opening() {
             self.who = who.clone();
         }
@@ -147,7 +150,9 @@ impl<'a> Account<'a> {
                 Outcome::ClientFailed(error) => End::ClientFailed(error),
                 Outcome::Drained => draining.map_or(End::Lost, |(cause, _)| End::Drained(cause)),
                 Outcome::ServerClosed(code) => {
-                    suspect();
+                    if code.is_none_or(|code| SUSPICIOUS.contains(&&code)) {
+                        suspect();
+                    }
                     End::ServerClosed(code)
                 }
                 Outcome::ServerFailed(error) => {

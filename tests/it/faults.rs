@@ -213,13 +213,14 @@ async fn two_leaders_of_one_timeline_get_no_writes_and_raise_the_alarm() {
 
 #[tokio::test]
 async fn a_node_of_another_cluster_gets_nothing() {
-    let cluster = FakeCluster::of(2).await;
-    cluster[1].patroni.says(503, json!({"role": "replica", "database_system_identifier": "1"}));
+    let cluster = FakeCluster::of(3).await;
+    cluster[2].patroni.says(503, json!({"role": "replica", "database_system_identifier": "1"}));
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
-    metrics::wait_for(&pgvane, "pgvane_node_role{cluster=\"main\",node=\"node2\",role=\"foreign\"}", 1.0).await;
+    metrics::wait_for(&pgvane, "pgvane_node_role{cluster=\"main\",node=\"node3\",role=\"foreign\"}", 1.0).await;
     for _ in 0..4 {
-        assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node1", "the leader stands in");
+        assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node2");
     }
+    assert_eq!(cluster[2].postgres.seen().connections, 0, "node3 was not to be touched");
 }
 
 #[tokio::test]
@@ -245,7 +246,7 @@ async fn a_session_whose_node_no_longer_leads_ends_with_a_reason() {
     assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
     let text = end.field(b'M').expect("a message");
     assert!(text.contains("the server is no longer the leader"), "{text}");
-    metrics::wait_for_ends(&pgvane, "write", "lost-lead", 1).await;
+    metrics::wait_for_ends(&pgvane, "write", "cut", 1).await;
 }
 
 #[tokio::test]
@@ -283,7 +284,7 @@ async fn a_session_cut_within_a_message_gets_no_words_in_the_middle_of_it() {
     cluster.switch_over(0, 1);
 
     assert_eq!(session.wire.rest().await, b"", "a client would take them for the rest of its row");
-    metrics::wait_for_ends(&pgvane, "write", "lost-lead", 1).await;
+    metrics::wait_for_ends(&pgvane, "write", "cut", 1).await;
 }
 
 #[tokio::test]
