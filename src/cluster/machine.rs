@@ -355,21 +355,22 @@ impl Machine {
         .collect()
     }
 
-    /// Brings lags up to date after an answer of `id`: everybody's after the leader's, else its own.
+    /// Brings a standby's lag up to date after an answer of its, or the end of the WAL after one of the leader's.
+    ///
+    /// A standby is held against what was known of the leader when the standby answered. Were it measured again with
+    /// each answer of the leader's, a busy leader would make every standby lag by what it writes between two checks.
     fn measure_lag(&mut self, id: NodeId, now: Moment) {
-        let position = |entry: &Entry| entry.view.health.report().and_then(|report| report.position);
-        let leads = self.leadership.leader() == Some(id);
-        if leads {
-            self.wal_end = position(self.roster.entry(id)).or(self.wal_end);
-        }
         let wal_end = self.wal_end;
-        for (_, entry) in self.roster.present_mut().filter(|(other, _)| leads || *other == id) {
-            let lag = lag_behind(wal_end, entry);
-            entry.view.lag = lag;
-            entry.view.recent_lag = lag.map(|lag| entry.lag_meter.measure(lag, now));
-            if lag.is_none() {
-                entry.lag_meter.forget();
-            }
+        let leads = self.leadership.leader() == Some(id);
+        let entry = self.roster.entry_mut(id);
+        if leads {
+            self.wal_end = entry.view.health.report().and_then(|report| report.position).or(wal_end);
+        }
+        let lag = lag_behind(wal_end, entry);
+        entry.view.lag = lag;
+        entry.view.recent_lag = lag.map(|lag| entry.lag_meter.measure(lag, now));
+        if lag.is_none() {
+            entry.lag_meter.forget();
         }
     }
 

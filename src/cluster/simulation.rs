@@ -287,6 +287,8 @@ struct Noted {
     claim: Claim,
     is_stranger: bool,
     position: u64,
+    /// How far it was behind the leader, by what the leader had said until then.
+    lag: u64,
     /// When the first answer of the present run of claims to the lead came in.
     claims_since: Option<Moment>,
 }
@@ -301,7 +303,7 @@ struct Onlooker {
 }
 
 impl Onlooker {
-    fn note(&mut self, observation: &Observation, now: Moment) {
+    fn note(&mut self, observation: &Observation, leader: Option<NodeId>, now: Moment) {
         self.suspected.take_if(|(node, since)| *node == observation.node && observation.asked_at >= *since);
         let Ok(report) = &observation.outcome else { return };
         let before = self.noted.get(&observation.node.0);
@@ -313,7 +315,9 @@ impl Onlooker {
         let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
         let position = report.position.map_or(0, |Lsn(position)| position);
         let asked_at = observation.asked_at;
-        let noted = Noted { asked_at, claim: report.claim, is_stranger, position, claims_since };
+        let end = leader.and_then(|leader| self.noted.get(&leader.0)).map_or(0, |leader| leader.position);
+        let lag = end.saturating_sub(position);
+        let noted = Noted { asked_at, claim: report.claim, is_stranger, position, lag, claims_since };
         self.noted.insert(observation.node.0, noted);
     }
 
@@ -400,12 +404,10 @@ impl Onlooker {
         Ok(())
     }
 
-    fn why_no_reader(&self, topology: &Topology, node: NodeId) -> Option<String> {
+    fn why_no_reader(&self, node: NodeId) -> Option<String> {
         let noted = self.noted.get(&node.0)?;
-        let end = topology.leader().and_then(|leader| self.noted.get(&leader.0)).map(|leader| leader.position);
-        let lag = end.map_or(0, |end| end.saturating_sub(noted.position));
         match noted.claim {
-            Claim::Replica if lag > LAG_MAX => Some(format!("it lags by {lag} bytes")),
+            Claim::Replica if noted.lag > LAG_MAX => Some(format!("it lags by {} bytes", noted.lag)),
             Claim::Replica => None,
             other => Some(format!("it says {other:?}")),
         }
@@ -423,9 +425,9 @@ impl Onlooker {
                 return Err(format!("a write is sent to {node:?}, which is suspected or says {:?}", self.claim(node)));
             }
             if let Ok(node) = routed(Target::Replica, turn)
-                && self.why_no_reader(topology, node).is_some()
+                && self.why_no_reader(node).is_some()
             {
-                return Err(format!("a read is sent to {node:?}: {:?}", self.why_no_reader(topology, node)));
+                return Err(format!("a read is sent to {node:?}: {:?}", self.why_no_reader(node)));
             }
         }
         Ok(())
@@ -467,7 +469,7 @@ impl Run {
     fn feed(&mut self, event: Event) -> Result<(), String> {
         let now = self.world.now;
         if let Event::Checked(observation) = &event {
-            self.onlooker.note(observation, now);
+            self.onlooker.note(observation, self.topology.leader(), now);
         }
         for action in self.machine.handle(event, now) {
             match action {

@@ -25,7 +25,7 @@ async fn fifteen_seconds_of_silence_of_the_leaders_api_cost_nobody_anything() {
     let lab = sound_cluster().await;
     // the lock must outlast the silence, or Patroni itself would have the leader replaced
     lab.patronictl(&["edit-config", "--set", "ttl=60", "--force"]).await.expect("is set");
-    let pgvane = pgvane_before(&lab, |pgvane| pgvane).await;
+    let pgvane = pgvane_before(&lab, |pgvane| pgvane.cluster("leader_grace = \"50s\"")).await;
     let (leader, _) = leader_and_replicas(&lab).await;
     let load = Load::start(&lab, &pgvane).await;
 
