@@ -57,6 +57,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// A node that no lab runs, to put a proxy in front of.
+    pub fn outside_the_lab(name: &str, pg: SocketAddr, rest: SocketAddr) -> Self {
+        Self { name: name.to_owned(), pg, rest, directory: PathBuf::new() }
+    }
+
     /// Base of Patroni's REST API.
     pub fn rest_url(&self) -> String {
         format!("http://{}", self.rest)
