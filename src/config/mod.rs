@@ -114,6 +114,19 @@ pub struct Listener {
     pub tcp_keepalive: Duration,
     /// How long sent data may stay unacknowledged before the connection counts as broken, on both sides.
     pub tcp_user_timeout: Duration,
+    /// How its sessions' bytes are moved.
+    pub relay: RelayMode,
+}
+
+/// How bytes get from one socket to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayMode {
+    /// Copied while a session converses, spliced while it streams.
+    Auto,
+    /// Always copied.
+    Copy,
+    /// Spliced whenever there is enough to.
+    Splice,
 }
 
 impl Config {
@@ -197,6 +210,7 @@ impl Listener {
             startup_timeout: Duration::from_secs(10),
             tcp_keepalive: Duration::from_secs(60),
             tcp_user_timeout: Duration::from_secs(30),
+            relay: RelayMode::Auto,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
-use super::{Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Listener, Log, PatroniTls, default_port};
+use super::{Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Listener, Log, PatroniTls, RelayMode, default_port};
 use crate::cluster::Member;
 use crate::cluster::node::NODES_MAX;
 use crate::routing::{Balance, Target};
@@ -208,6 +208,8 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     set(&mut listener.startup_timeout, section.duration("startup_timeout", at_least_ms(1)));
     set(&mut listener.tcp_keepalive, section.duration("tcp_keepalive", at_least_ms(1000)));
     set(&mut listener.tcp_user_timeout, section.duration("tcp_user_timeout", at_least_ms(1)));
+    let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
+    set(&mut listener.relay, section.choice("relay", &modes));
     section.finish();
     settled.map(|_| listener)
 }
@@ -325,6 +327,7 @@ mod tests {
             hold_max = "30s"
             hold_sessions_max = 5
             sessions_max = 77
+            relay = "copy"
             "#,
         )
         .expect("is valid");
@@ -335,6 +338,7 @@ mod tests {
         assert_eq!(listener.rule.lag_bytes_max, Some(64 << 20));
         assert!(!listener.rule.falls_back_to_leader);
         assert_eq!((listener.hold_sessions_max, listener.sessions_max), (5, 77));
+        assert_eq!(listener.relay, RelayMode::Copy);
         assert!(config.log.is_json);
     }
 
