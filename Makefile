@@ -9,7 +9,7 @@ ROUNDS ?= 3
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test failover clean
+.PHONY: help setup build demo test failover bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,10 @@ test: setup ## what continuous integration runs
 failover: setup ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --rounds $(ROUNDS) --kill
+
+bench: setup ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
+	$(CARGO) build --release --locked --workspace
+	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --json target/bench.json --plot target/bench.svg
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -1,4 +1,4 @@
-//! `loadtest`: a cluster to look at, and the side-by-side of a failover through pgvane and through HAProxy.
+//! `loadtest`: a cluster to look at, and side-by-sides of pgvane and HAProxy: what a failover does, what they cost.
 
 mod cli;
 
@@ -13,6 +13,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Demo(options) => cli::demo::run(&options).await,
         Task::Failover(options) => cli::failover::run(&options).await,
+        Task::Bench(options) => cli::bench::run(&options).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

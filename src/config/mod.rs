@@ -129,6 +129,19 @@ pub struct Listener {
     pub tcp_keepalive: Duration,
     /// How long sent data may stay unacknowledged before the connection counts as broken, on both sides.
     pub tcp_user_timeout: Duration,
+    /// How its sessions' bytes are moved.
+    pub relay: RelayMode,
+}
+
+/// How bytes get from one socket to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayMode {
+    /// Copied while a session converses, spliced while it streams.
+    Auto,
+    /// Always copied.
+    Copy,
+    /// Spliced whenever there is enough to.
+    Splice,
 }
 
 impl Config {
@@ -237,6 +250,7 @@ impl Listener {
             startup_timeout: Duration::from_secs(10),
             tcp_keepalive: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(60),
+            relay: RelayMode::Auto,
         }
     }
 }

@@ -11,7 +11,8 @@ use ipnet::IpNet;
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
 use super::{
-    Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, default_port,
+    Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, RelayMode,
+    default_port,
 };
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
@@ -250,6 +251,8 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
             format!("make it at least tcp_keepalive and {KEEPALIVE_PATIENCE:?}"),
         );
     }
+    let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
+    set(&mut listener.relay, section.choice("relay", &modes));
     section.finish();
     settled.map(|_| listener)
 }
@@ -386,6 +389,7 @@ mod tests {
             hold_max = "30s"
             hold_sessions_max = 5
             sessions_max = 77
+            relay = "copy"
             "#,
         )
         .expect("is valid");
@@ -405,6 +409,7 @@ mod tests {
         assert_eq!(listener.rule.reactions.to(Cause::Lag), Reaction::Drain);
         assert_eq!(listener.rule.reactions.to(Cause::LostLead), Reaction::Cut, "the default");
         assert_eq!((listener.hold_sessions_max, listener.sessions_max), (5, 77));
+        assert_eq!(listener.relay, RelayMode::Copy);
         assert!(config.log.is_json);
     }
 

@@ -60,12 +60,22 @@ pub struct Card {
 impl Card {
     /// Counts bytes that the server is sent.
     pub fn count_to_server(&self, bytes: &[u8]) {
-        self.bytes_to_server.fetch_add(bytes.len() as u64, Relaxed);
+        self.add_to_server(bytes.len());
+    }
+
+    /// Counts so many bytes that the server is sent.
+    pub fn add_to_server(&self, length: usize) {
+        self.bytes_to_server.fetch_add(length as u64, Relaxed);
     }
 
     /// Counts bytes that the client is sent.
     pub fn count_to_client(&self, bytes: &[u8]) {
-        self.bytes_to_client.fetch_add(bytes.len() as u64, Relaxed);
+        self.add_to_client(bytes.len());
+    }
+
+    /// Counts so many bytes that the client is sent.
+    pub fn add_to_client(&self, length: usize) {
+        self.bytes_to_client.fetch_add(length as u64, Relaxed);
     }
 
     /// Waits for an order that outranks `obeyed`. Cancel safe.

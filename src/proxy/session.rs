@@ -105,7 +105,8 @@ impl<'a> Account<'a> {
         let (client, for_server) = client.into_parts();
         seat.card().count_to_server(&for_server);
         seat.card().count_to_client(&ready.for_client);
-        let mut relay = Relay::new(client, server, ready.framing, for_server, ready.for_client);
+        let mode = self.desk.settings.relay;
+        let mut relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
         let end = self.relay_until_end(&mut relay, &seat).await;
         if let Some(fatal) = end.client_message(&self.desk.settings.name)
             && relay.can_speak()

@@ -1,5 +1,6 @@
 //! The command line, and what its commands share.
 
+pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod failover;
 mod side_by_side;
@@ -23,6 +24,8 @@ pub(crate) enum Task {
     Demo(demo::Options),
     /// Measures switchovers and crashes through pgvane, through HAProxy and past both.
     Failover(failover::Options),
+    /// Measures what pgvane, HAProxy and PgBouncer cost, on a server that does nothing.
+    Bench(bench::Options),
 }
 
 /// Runs `work`, but no longer than until Ctrl-C, SIGTERM or SIGHUP: then it is dropped, and `None` returned.

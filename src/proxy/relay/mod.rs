@@ -1,9 +1,14 @@
 //! The relay: bytes from one side to the other, both ways, until an end.
 //!
 //! A session at rest owns no buffer. Each thread has one scratch buffer, which a session borrows for the moment
-//! between a read and the write that follows; only what a write did not take is kept.
+//! between a read and the write that follows; only what a write did not take is kept. A direction that streams is
+//! moved by the kernel, through a pipe that it owns while bytes are in it: [`splice`] says when.
 
+mod pipes;
 mod pump;
+mod splice;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,8 +20,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use self::pump::{EndOfStream, Pump, PumpError};
+use self::pump::{EndOfStream, Portion, Pump, PumpError};
 use super::registry::Card;
+use crate::config::RelayMode;
 use crate::protocol::framing::{Framing, Transaction};
 
 /// `Terminate`, as a client sends it before it closes.
@@ -60,6 +66,7 @@ pub struct Relay {
 impl Relay {
     /// A relay between the two; `for_server` and `for_client` are bytes that were received and not yet passed on.
     pub fn new(
+        mode: RelayMode,
         client: TcpStream,
         server: TcpStream,
         mut framing: Option<Framing>,
@@ -70,8 +77,8 @@ impl Relay {
         Relay {
             client,
             server,
-            up: Pump::new(for_server, EndOfStream::PassOn),
-            down: Pump::new(for_client, EndOfStream::KeepBack),
+            up: Pump::new(for_server, EndOfStream::PassOn, mode),
+            down: Pump::new(for_client, EndOfStream::KeepBack, mode),
             framing,
             client_terminated: false,
             server_is_deaf: false,
@@ -95,9 +102,14 @@ impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>, card: &Card, on_error: &mut impl FnMut([u8; 5])) -> Poll<Outcome> {
         if !self.server_is_deaf {
             let terminated = &mut self.client_terminated;
-            let up = self.up.poll(cx, &mut self.client, &mut self.server, |bytes| {
-                card.count_to_server(bytes);
-                *terminated = bytes.ends_with(&TERMINATE);
+            let framing = &mut self.framing;
+            let up = self.up.poll(cx, &mut self.client, &mut self.server, |portion| {
+                card.add_to_server(portion.length());
+                // the last bytes of a burst are always read
+                *terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(&TERMINATE));
+                if let Some(framing) = framing {
+                    framing.asked();
+                }
             });
             match up {
                 Poll::Ready(Err(PumpError::Read(error))) => return Poll::Ready(Outcome::ClientFailed(error)),
@@ -107,10 +119,16 @@ impl Relay {
         }
         let framing = &mut self.framing;
         let newest_error = &mut self.newest_error;
-        let down = self.down.poll(cx, &mut self.server, &mut self.client, |bytes| {
-            card.count_to_client(bytes);
+        let down = self.down.poll(cx, &mut self.server, &mut self.client, |portion| {
+            card.add_to_client(portion.length());
             if let Some(framing) = framing {
-                framing.follow(bytes);
+                match portion {
+                    Portion::Read(bytes) => framing.follow(bytes),
+                    Portion::Spliced(_) => {
+                        framing.lose();
+                        *newest_error = None;
+                    }
+                }
                 if let Some(code) = framing.take_error() {
                     *newest_error = Some(code);
                     on_error(code);
@@ -119,6 +137,12 @@ impl Relay {
                 }
             }
         });
+        if down.is_pending()
+            && self.down.is_empty()
+            && let Some(framing) = &mut self.framing
+        {
+            framing.comes_to_rest();
+        }
         match down {
             Poll::Ready(Ok(())) if self.client_terminated || self.up.is_done() => Poll::Ready(Outcome::ClientClosed),
             Poll::Ready(Ok(())) => Poll::Ready(Outcome::ServerClosed(self.newest_error)),

@@ -6,10 +6,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::pipes::Pipe;
+use super::splice::{Gear, MaybePlain, SPLICE_LENGTH_MIN, TAIL_LENGTH};
+use crate::config::RelayMode;
 
 /// What one read takes at the most. Larger ones save system calls on big results, and cost memory per thread only.
-const SCRATCH_LENGTH: usize = 64 * 1024;
+pub(super) const SCRATCH_LENGTH: usize = 64 * 1024;
+
+/// What one session moves before others have their turn: about a quarter of a millisecond's work.
+const TURN_LENGTH: usize = 1024 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LENGTH].into_boxed_slice());
@@ -37,9 +45,15 @@ enum Stage {
 /// One direction: what was read and not yet written, and how far things have come.
 #[derive(Debug)]
 pub(super) struct Pump {
+    /// Bytes that were read. Never any while there are some in the pipe.
     pending: BytesMut,
+    /// What the kernel moves by itself. Owned only while bytes are in it, or a burst of them is being moved.
+    pipe: Option<Pipe>,
     stage: Stage,
     end: EndOfStream,
+    gear: Gear,
+    #[cfg(test)]
+    pub(super) spliced: u64,
 }
 
 /// What becomes of the end of a direction's stream.
@@ -51,15 +65,48 @@ pub(super) enum EndOfStream {
     KeepBack,
 }
 
+/// Bytes on their way, in the order in which they came.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Portion<'a> {
+    /// These were read.
+    Read(&'a [u8]),
+    /// So many were spliced, and seen by nobody.
+    Spliced(usize),
+}
+
+impl Portion<'_> {
+    /// How many bytes they are.
+    pub(super) fn length(&self) -> usize {
+        match self {
+            Portion::Read(bytes) => bytes.len(),
+            Portion::Spliced(length) => *length,
+        }
+    }
+}
+
 impl Pump {
     /// A direction that begins with bytes to be delivered.
-    pub(super) fn new(pending: BytesMut, end: EndOfStream) -> Pump {
-        Pump { pending, stage: Stage::Open, end }
+    pub(super) fn new(pending: BytesMut, end: EndOfStream, mode: RelayMode) -> Pump {
+        Pump {
+            pending,
+            pipe: None,
+            stage: Stage::Open,
+            end,
+            gear: Gear::new(mode),
+            #[cfg(test)]
+            spliced: 0,
+        }
     }
 
     /// Whether nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.pending.is_empty() && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+    }
+
+    /// Whether it owns nothing but itself.
+    #[cfg(test)]
+    pub(super) fn owns_nothing(&self) -> bool {
+        self.pending.capacity() == 0 && self.pipe.is_none()
     }
 
     /// Whether the side that bytes come from has closed.
@@ -72,24 +119,54 @@ impl Pump {
         self.stage == Stage::Done
     }
 
-    /// Moves bytes until one side has to be waited for, or the end is delivered. `see` is shown all that is read.
+    /// Moves bytes until one side has to be waited for, its turn is over, or the end is delivered. `see` is told of
+    /// all that is taken.
     ///
-    /// Nothing more is read before all that was read is written: a slow receiver slows the sender down.
+    /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(&[u8]),
+        mut see: impl FnMut(Portion<'_>),
     ) -> Poll<Result<(), PumpError>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + MaybePlain + Unpin,
+        W: AsyncWrite + MaybePlain + Unpin,
     {
+        let mut moved = 0;
+        let polled = self.poll_turn(cx, from, to, |portion| {
+            moved += portion.length();
+            see(portion);
+            moved < TURN_LENGTH
+        });
+        if self.pipe.as_ref().is_some_and(|pipe| pipe.held() == 0) {
+            self.pipe = None; // into the pool: whoever waits owns none
+        }
+        polled
+    }
+
+    /// `see` says whether the turn goes on.
+    fn poll_turn<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        mut see: impl FnMut(Portion<'_>) -> bool,
+    ) -> Poll<Result<(), PumpError>>
+    where
+        R: AsyncRead + MaybePlain + Unpin,
+        W: AsyncWrite + MaybePlain + Unpin,
+    {
+        let mut goes_on = true;
         loop {
             ready!(self.poll_deliver(cx, to)).map_err(PumpError::Write)?;
             match self.stage {
-                Stage::Open => ready!(self.poll_take(cx, from, to, &mut see))?,
+                Stage::Open if !goes_on => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion| goes_on = see(portion)))?,
                 Stage::Ended if self.end == EndOfStream::KeepBack => self.stage = Stage::Done,
                 Stage::Ended => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(PumpError::Write)?;
@@ -100,7 +177,10 @@ impl Pump {
         }
     }
 
-    fn poll_deliver<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    fn poll_deliver<W>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>>
+    where
+        W: AsyncWrite + MaybePlain + Unpin,
+    {
         while !self.pending.is_empty() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
             if written == 0 {
@@ -111,16 +191,77 @@ impl Pump {
                 self.pending = BytesMut::new(); // gives the memory back
             }
         }
+        if let (Some(pipe), Some(to)) = (&mut self.pipe, to.plain()) {
+            while pipe.held() > 0 {
+                ready!(to.poll_write_ready(cx))?;
+                match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Err(error) if !is_passing(&error) => return Poll::Ready(Err(error)),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+        }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once, and writes what the other side takes at once. The rest becomes pending.
+    /// Takes a portion, the one way or the other.
     fn poll_take<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: &mut impl FnMut(&[u8]),
+        see: &mut impl FnMut(Portion<'_>),
+    ) -> Poll<Result<(), PumpError>>
+    where
+        R: AsyncRead + MaybePlain + Unpin,
+        W: AsyncWrite + MaybePlain + Unpin,
+    {
+        if self.gear.splices()
+            && let (Some(source), Some(_)) = (from.plain(), to.plain())
+            && let Some(length) = ready!(self.poll_splice(cx, source)).map_err(PumpError::Read)?
+        {
+            #[cfg(test)]
+            {
+                self.spliced += length as u64;
+            }
+            see(Portion::Spliced(length));
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_copy(cx, from, to, see)
+    }
+
+    /// Takes what has arrived, but for its last few bytes, into the pipe. `None` if it is too little for that.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<Option<usize>>> {
+        loop {
+            ready!(from.poll_read_ready(cx))?;
+            let arrived = usize::try_from(rustix::io::ioctl_fionread(from)?).unwrap_or(0);
+            if arrived < SPLICE_LENGTH_MIN + TAIL_LENGTH {
+                return Poll::Ready(Ok(None));
+            }
+            let Some(mut pipe) = self.pipe.take().or_else(Pipe::take) else { return Poll::Ready(Ok(None)) };
+            match from.try_io(Interest::READABLE, || pipe.fill(from, arrived - TAIL_LENGTH)) {
+                Ok(length) if length > 0 => {
+                    self.pipe = Some(pipe);
+                    self.gear.note(length);
+                    return Poll::Ready(Ok(Some(length)));
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Poll::Ready(Err(error)),
+                Ok(_) | Err(_) => {
+                    self.gear.give_up(); // not between these sockets; a read will tell what it is about
+                    return Poll::Ready(Ok(None));
+                }
+            }
+        }
+    }
+
+    /// Reads once, and writes what the other side takes at once. The rest becomes pending.
+    fn poll_copy<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        see: &mut impl FnMut(Portion<'_>),
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + Unpin,
@@ -134,7 +275,8 @@ impl Pump {
                 self.stage = Stage::Ended;
                 return Poll::Ready(Ok(()));
             }
-            see(taken);
+            self.gear.note(taken.len());
+            see(Portion::Read(taken));
             let written = match Pin::new(to).poll_write(cx, taken) {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
@@ -148,12 +290,23 @@ impl Pump {
     }
 }
 
+/// Not a failure: try again, after waiting where that is due.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+
+    impl MaybePlain for tokio::io::DuplexStream {
+        fn plain(&self) -> Option<&TcpStream> {
+            None
+        }
+    }
 
     /// Sends `chunks` through a pump whose both pipes hold little, and returns what comes out.
     async fn pumped(chunks: Vec<Vec<u8>>, width_in: usize, width_out: usize) -> Vec<u8> {
@@ -165,7 +318,7 @@ mod tests {
             }
         };
         let moved = async move {
-            let mut pump = Pump::new(BytesMut::new(), EndOfStream::PassOn);
+            let mut pump = Pump::new(BytesMut::new(), EndOfStream::PassOn, RelayMode::Auto);
             std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| {})).await.expect("no side fails");
             assert!(pump.is_done());
         };
@@ -195,11 +348,16 @@ mod tests {
         let (mut to, mut sink) = duplex(64);
         source.write_all(b" world").await.expect("fits");
         drop(source);
-        let mut pump = Pump::new(BytesMut::from(&b"hello"[..]), EndOfStream::PassOn);
+        let mut pump = Pump::new(BytesMut::from(&b"hello"[..]), EndOfStream::PassOn, RelayMode::Auto);
         let mut seen = Vec::new();
-        std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |bytes| seen.extend_from_slice(bytes)))
-            .await
-            .expect("no side fails");
+        std::future::poll_fn(|cx| {
+            pump.poll(cx, &mut from, &mut to, |portion| {
+                let Portion::Read(bytes) = portion else { panic!("there is no socket to splice") };
+                seen.extend_from_slice(bytes);
+            })
+        })
+        .await
+        .expect("no side fails");
         let mut received = String::new();
         sink.read_to_string(&mut received).await.expect("is text");
         assert_eq!(received, "hello world");

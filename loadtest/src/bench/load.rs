@@ -1,0 +1,239 @@
+//! Clients on raw sockets: they cost little themselves, so that the proxy is what is kept busy.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::net::{RecvFlags, recv};
+
+use super::{ANSWER, COPY_IN_BEGIN, COPY_IN_END, COPY_OUT_BEGIN, COPY_OUT_END, copy_data, message};
+
+/// A server that says nothing for so long is taken for dead.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const EVENTS_MAX: usize = 256;
+
+/// How much `COPY FROM` sends with one call, as libpq does with large buffers.
+const SEND_LENGTH: usize = 64 * 1024;
+
+/// Clients that connect at the same time in [`connects`].
+const CONNECTING: u64 = 4;
+
+/// A session that is ready for queries.
+#[derive(Debug)]
+pub struct Session {
+    stream: TcpStream,
+    query: Vec<u8>,
+}
+
+impl Session {
+    /// Connects and logs in.
+    pub fn open(server: SocketAddr) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(server)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let body = b"\0\x03\0\0user\0bench\0database\0bench\0application_name\0loadtest\0\0";
+        let mut opening = u32::try_from(body.len() + 4).expect("is short").to_be_bytes().to_vec();
+        opening.extend(body);
+        stream.write_all(&opening)?;
+        let mut session = Self { stream, query: message(b'Q', b"select 1\0") };
+        session.read_until_ready()?;
+        Ok(session)
+    }
+
+    /// One query and its answer.
+    pub fn query(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.query)?;
+        self.expect(ANSWER)
+    }
+
+    /// Says goodbye and closes.
+    pub fn close(mut self) -> io::Result<()> {
+        self.stream.write_all(b"X\0\0\0\x04")
+    }
+
+    /// `COPY TO STDOUT` of at least `length` bytes; returns how many came.
+    pub fn copy_out(&mut self, length: u64) -> io::Result<u64> {
+        self.stream.write_all(&message(b'Q', format!("out {length}\0").as_bytes()))?;
+        self.expect(COPY_OUT_BEGIN)?;
+        let length = length.next_multiple_of(8192);
+        let mut left = length;
+        let mut room = [0; 1 << 18];
+        while left > 0 {
+            let most = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            // the kernel throws the bytes away without copying them
+            match recv(&self.stream, &mut room[..most], RecvFlags::TRUNC)? {
+                (_, 0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                (_, taken) => left -= taken as u64,
+            }
+        }
+        self.expect(COPY_OUT_END)?;
+        Ok(length)
+    }
+
+    /// `COPY FROM STDIN` of about `length` bytes; returns how many went.
+    pub fn copy_in(&mut self, length: u64) -> io::Result<u64> {
+        let piece = copy_data(SEND_LENGTH, 128);
+        let done = message(b'c', b"");
+        let pieces = length.div_ceil(piece.len() as u64);
+        let length = pieces * piece.len() as u64 + done.len() as u64;
+        self.stream.write_all(&message(b'Q', format!("in {length}\0").as_bytes()))?;
+        self.expect(COPY_IN_BEGIN)?;
+        for _ in 0..pieces {
+            self.stream.write_all(&piece)?;
+        }
+        self.stream.write_all(&done)?;
+        self.expect(COPY_IN_END)?;
+        Ok(length)
+    }
+
+    fn expect(&mut self, wanted: &[u8]) -> io::Result<()> {
+        let mut got = vec![0; wanted.len()];
+        self.stream.read_exact(&mut got)?;
+        if got == wanted {
+            return Ok(());
+        }
+        let shown = String::from_utf8_lossy(&got).into_owned();
+        Err(io::Error::other(format!("the server was expected to say something else than {shown:?}")))
+    }
+
+    fn read_until_ready(&mut self) -> io::Result<()> {
+        let mut heard = Vec::new();
+        let mut room = [0; 1024];
+        while !heard.ends_with(b"Z\0\0\0\x05I") {
+            match self.stream.read(&mut room)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                more => heard.extend_from_slice(&room[..more]),
+            }
+            if heard[0] == b'E' {
+                return Err(io::Error::other(String::from_utf8_lossy(&heard).into_owned()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens so many sessions, one after the other.
+pub fn open_many(server: SocketAddr, count: usize) -> io::Result<Vec<Session>> {
+    (0..count).map(|_| Session::open(server)).collect()
+}
+
+/// Round trips that were made, and how long each took.
+#[derive(Debug, Default)]
+pub struct RoundTrips {
+    /// From sending a query to the last byte of its answer, nanoseconds, in ascending order.
+    pub nanoseconds: Vec<u32>,
+    /// How long all of it took.
+    pub took: Duration,
+}
+
+impl RoundTrips {
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.nanoseconds.len() as u64
+    }
+
+    /// The time that a share of the round trips did not exceed, microseconds.
+    pub fn percentile_us(&self, share: f64) -> f64 {
+        let last = self.nanoseconds.len().saturating_sub(1);
+        let place = ((last as f64) * share).round() as usize;
+        self.nanoseconds.get(place).map_or(f64::NAN, |nanoseconds| f64::from(*nanoseconds) / 1000.0)
+    }
+
+    /// Round trips per second.
+    pub fn rate(&self) -> f64 {
+        self.count() as f64 / self.took.as_secs_f64()
+    }
+}
+
+/// Every session asks, waits for its answer and asks again, for so long.
+pub fn round_trips(sessions: &mut [Session], duration: Duration) -> io::Result<RoundTrips> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    for (index, session) in sessions.iter().enumerate() {
+        session.stream.set_nonblocking(true)?;
+        epoll::add(&epoll, &session.stream, EventData::new_u64(index as u64), EventFlags::IN)?;
+    }
+    let mut asked = vec![Instant::now(); sessions.len()];
+    let mut missing = vec![ANSWER.len(); sessions.len()];
+    let mut done = RoundTrips::default();
+    let (started, mut open) = (Instant::now(), sessions.len());
+    for (session, asked) in sessions.iter_mut().zip(&mut asked) {
+        *asked = Instant::now();
+        session.stream.write_all(&session.query)?;
+    }
+    let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
+    let mut answer = [0; ANSWER.len()];
+    while open > 0 {
+        events.clear();
+        let patience = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?;
+        if events.is_empty() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        for event in &events {
+            let index = event.data.u64() as usize;
+            let session = &mut sessions[index];
+            match session.stream.read(&mut answer[..missing[index]])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                more => missing[index] -= more,
+            }
+            if missing[index] > 0 {
+                continue;
+            }
+            let now = Instant::now();
+            done.nanoseconds.push(u32::try_from((now - asked[index]).as_nanos()).unwrap_or(u32::MAX));
+            if now - started > duration {
+                open -= 1;
+                continue;
+            }
+            missing[index] = ANSWER.len();
+            asked[index] = now;
+            session.stream.write_all(&session.query)?;
+        }
+    }
+    done.took = started.elapsed();
+    for session in sessions.iter() {
+        session.stream.set_nonblocking(false)?;
+    }
+    done.nanoseconds.sort_unstable();
+    Ok(done)
+}
+
+/// Connects, asks once, closes; a few clients at once, `count` times in all.
+pub fn connects(server: SocketAddr, count: u64) -> io::Result<()> {
+    let left = AtomicU64::new(count);
+    let one_after_another = || -> io::Result<()> {
+        while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            let mut session = Session::open(server)?;
+            session.query()?;
+            session.close()?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CONNECTING).map(|_| scope.spawn(one_after_another)).collect();
+        clients.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::backend;
+
+    #[test]
+    fn every_kind_of_load_runs_against_the_null_backend() {
+        let server = backend::start().expect("starts");
+        let mut sessions = open_many(server, 3).expect("lets everybody in");
+        let trips = round_trips(&mut sessions, Duration::from_millis(50)).expect("answers");
+        assert!(trips.count() >= 3 && trips.percentile_us(0.5) > 0.0);
+        sessions[0].query().expect("answers after the load as well");
+        assert_eq!(sessions[0].copy_out(100_000).expect("streams"), 106_496);
+        assert!(sessions[0].copy_in(100_000).expect("swallows") >= 100_000);
+        sessions[0].query().expect("answers after streaming as well");
+        connects(server, 9).expect("connects");
+    }
+}

@@ -1,0 +1,69 @@
+//! What a proxy costs, measured side by side: pgvane, HAProxy and PgBouncer before a server that does nothing.
+//!
+//! In reading order:
+//!
+//! - [`backend`]: a null PostgreSQL, so that what is measured is the proxy
+//! - [`patroni`]: the REST answers of a node that leads, for pgvane's checks
+//! - [`contestant`]: each proxy with its configuration, started and stopped
+//! - [`load`]: the clients, on raw sockets
+//! - [`usage`]: what a process has used, by `/proc`
+//! - [`report`]: medians and ratios as Markdown and JSON; [`plot`]: the same as a picture
+//!
+//! CPU time of the proxy's process per operation is what is compared: it hardly drifts on a busy machine, where rates
+//! do. Contestants take turns within every measure, so that what drifts hits all of them.
+
+pub mod backend;
+pub mod contestant;
+pub mod load;
+pub mod patroni;
+pub mod plot;
+pub mod report;
+pub mod usage;
+
+/// Answer to a simple query: a row description, one row, the command tag, `ReadyForQuery`.
+pub const ANSWER: &[u8] = b"T\0\0\0\x21\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0\
+    D\0\0\0\x0b\0\x01\0\0\0\x011\
+    C\0\0\0\x0dSELECT 1\0\
+    Z\0\0\0\x05I";
+
+/// What ends a `COPY` of either direction, after the data.
+pub const COPY_OUT_END: &[u8] = b"c\0\0\0\x04C\0\0\0\x0bCOPY 1\0Z\0\0\0\x05I";
+/// What ends a `COPY FROM STDIN` on the server's side.
+pub const COPY_IN_END: &[u8] = b"C\0\0\0\x0bCOPY 1\0Z\0\0\0\x05I";
+/// `CopyOutResponse`: text, no columns.
+pub const COPY_OUT_BEGIN: &[u8] = b"H\0\0\0\x07\0\0\0";
+/// `CopyInResponse`: text, no columns.
+pub const COPY_IN_BEGIN: &[u8] = b"G\0\0\0\x07\0\0\0";
+
+/// A message of the protocol.
+pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("messages are small");
+    let mut bytes = vec![kind];
+    bytes.extend(length.to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// A stretch of `CopyData` messages of `row_length` bytes each, headers included; about `length` bytes.
+pub fn copy_data(length: usize, row_length: usize) -> Vec<u8> {
+    let row = message(b'd', &vec![b'x'; row_length - 5]);
+    row.repeat(length / row_length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canned_answers_are_whole_messages() {
+        for canned in [ANSWER, COPY_OUT_END, COPY_IN_END, COPY_OUT_BEGIN, COPY_IN_BEGIN] {
+            let mut rest = canned;
+            while !rest.is_empty() {
+                let (header, _) = rest.split_first_chunk::<5>().expect("a header");
+                let [_, length @ ..] = *header;
+                rest = &rest[1 + u32::from_be_bytes(length) as usize..];
+            }
+        }
+        assert_eq!(copy_data(1000, 100).len(), 1000);
+    }
+}

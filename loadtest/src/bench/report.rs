@@ -1,0 +1,150 @@
+//! What was measured, as medians and as ratios to HAProxy.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+/// The contestant that the others are compared with.
+pub const YARDSTICK: &str = "HAProxy";
+
+/// All that was measured.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// One entry per measure, in the order of the table.
+    pub measures: Vec<Measure>,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measure {
+    /// What was measured.
+    pub name: String,
+    /// Its unit.
+    pub unit: &'static str,
+    /// How many sessions took part, where the plot wants to know it.
+    pub sessions: Option<usize>,
+    /// Whether a ratio to the yardstick says something about it.
+    pub is_compared: bool,
+    /// What each contestant came to.
+    pub columns: Vec<Column>,
+}
+
+/// One contestant's values of one measure.
+#[derive(Debug, Clone, Serialize)]
+pub struct Column {
+    /// Who.
+    pub contestant: String,
+    /// One value per round, in their order.
+    pub rounds: Vec<f64>,
+    /// The median of the rounds.
+    pub median: f64,
+    /// The median of the rounds' ratios to the yardstick's value of the same round.
+    pub ratio: Option<f64>,
+}
+
+impl Measure {
+    /// A measure without values.
+    pub fn new(name: impl Into<String>, unit: &'static str) -> Self {
+        Self { name: name.into(), unit, sessions: None, is_compared: true, columns: Vec::new() }
+    }
+
+    /// Marks it as one of a curve over the number of sessions.
+    #[must_use]
+    pub fn at_sessions(mut self, sessions: usize) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+
+    /// Marks it as one whose ratio would say nothing.
+    #[must_use]
+    pub fn not_compared(mut self) -> Self {
+        self.is_compared = false;
+        self
+    }
+
+    /// Notes one round's value.
+    pub fn add(&mut self, contestant: &str, value: f64) {
+        match self.columns.iter_mut().find(|column| column.contestant == contestant) {
+            Some(column) => column.rounds.push(value),
+            None => self.columns.push(Column {
+                contestant: contestant.to_owned(),
+                rounds: vec![value],
+                median: f64::NAN,
+                ratio: None,
+            }),
+        }
+    }
+
+    /// Works out medians and ratios.
+    pub fn finish(&mut self) {
+        let yardstick =
+            self.columns.iter().find(|column| column.contestant == YARDSTICK).map(|column| column.rounds.clone());
+        for column in &mut self.columns {
+            column.median = median(column.rounds.clone());
+            let ratios = yardstick.iter().flat_map(|base| column.rounds.iter().zip(base));
+            let ratios: Vec<f64> = ratios.map(|(own, base)| own / base).collect();
+            column.ratio = (self.is_compared && !ratios.is_empty()).then(|| median(ratios));
+        }
+    }
+}
+
+impl Report {
+    /// The table, with each contestant's median and, in brackets, its ratio to the yardstick.
+    pub fn markdown(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for column in self.measures.iter().flat_map(|measure| &measure.columns) {
+            if !names.contains(&column.contestant.as_str()) {
+                names.push(&column.contestant);
+            }
+        }
+        let mut text = format!("| | {} |\n|---|{}\n", names.join(" | "), "--:|".repeat(names.len()));
+        for measure in &self.measures {
+            write!(text, "| {}, {} |", measure.name, measure.unit).expect("writing to a string cannot fail");
+            for name in &names {
+                let column = measure.columns.iter().find(|column| column.contestant == *name);
+                text.push_str(&column.map_or_else(|| " – |".to_owned(), cell));
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn cell(column: &Column) -> String {
+    let shown = match column.median.abs() {
+        large if large >= 1000.0 => format!("{:.0}", column.median),
+        medium if medium >= 20.0 => format!("{:.1}", column.median),
+        _ => format!("{:.2}", column.median),
+    };
+    match column.ratio {
+        Some(ratio) if column.contestant != YARDSTICK => format!(" {shown} ({ratio:.2}) |"),
+        _ => format!(" {shown} |"),
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_compare_values_of_the_same_round() {
+        let mut measure = Measure::new("cost", "µs");
+        for (ours, theirs) in [(1.0, 2.0), (10.0, 40.0), (3.0, 4.0)] {
+            measure.add("pgvane", ours);
+            measure.add(YARDSTICK, theirs);
+        }
+        measure.finish();
+        assert_eq!((measure.columns[0].median, measure.columns[0].ratio), (3.0, Some(0.5)));
+        let table = Report { measures: vec![measure] }.markdown();
+        assert!(table.ends_with("| cost, µs | 3.00 (0.50) | 4.00 |\n"), "{table}");
+    }
+}

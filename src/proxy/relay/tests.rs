@@ -1,0 +1,328 @@
+//! The relay between real sockets: whatever the two sides do, in every mode.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use socket2::SockRef;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::cluster::NodeId;
+use crate::proxy::registry::Registry;
+
+/// Nothing here takes longer, unless it hangs.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+async fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("is bound");
+    let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (one.expect("connects"), other.expect("accepts").0)
+}
+
+/// How a relay ended, and what it counted.
+struct Ended {
+    outcome: Outcome,
+    to_server: u64,
+    to_client: u64,
+    spliced: u64,
+}
+
+/// A relay that runs, and the two sides' own ends of the connections.
+async fn running(mode: RelayMode) -> (TcpStream, TcpStream, JoinHandle<Ended>) {
+    let ((client, client_inside), (server, server_inside)) = tokio::join!(connected(), connected());
+    let ended = tokio::spawn(async move {
+        let registry = Arc::new(Registry::new(1, 1));
+        let seat = registry.seat(0, 0, NodeId(0));
+        let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
+        let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
+        let outcome = relay.run(seat.card(), |_| {}).await;
+        let census = registry.census()[0];
+        if matches!(outcome, Outcome::ServerClosed(_)) {
+            relay.finish_for_client().await;
+        }
+        let (to_server, to_client) = (census.bytes_to_server, census.bytes_to_client);
+        Ended { outcome, to_server, to_client, spliced: relay.up.spliced + relay.down.spliced }
+    });
+    (client, server, ended)
+}
+
+/// Bytes that differ at every place, so that none can be lost, doubled or swapped unseen.
+fn bytes(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// What one side does with its connection.
+#[derive(Debug, Clone)]
+struct Side {
+    /// Lengths that it sends, resting a moment after each that is followed by `true`.
+    sends: Vec<(usize, bool)>,
+    /// The most that it reads at once.
+    reads: usize,
+    /// Rests a moment after every so many reads.
+    rests_every: usize,
+    /// Resets its connection once it has read so much.
+    resets_after: Option<usize>,
+}
+
+async fn moment() {
+    tokio::time::sleep(Duration::from_micros(300)).await;
+}
+
+async fn send(side: &Side, data: &[u8], socket: &mut OwnedWriteHalf) -> io::Result<()> {
+    let mut left = data;
+    for (length, rests) in &side.sends {
+        let (now, later) = left.split_at(*length);
+        socket.write_all(now).await?;
+        left = later;
+        if *rests {
+            moment().await;
+        }
+    }
+    socket.shutdown().await
+}
+
+/// Reads to the end, or to the place where it resets. Second: whether it learnt of a close.
+async fn receive(side: &Side, socket: &mut OwnedReadHalf) -> (Vec<u8>, bool) {
+    let (mut all, mut room) = (Vec::new(), vec![0; side.reads]);
+    for count in 1.. {
+        if side.resets_after.is_some_and(|most| all.len() >= most) {
+            return (all, false);
+        }
+        match socket.read(&mut room).await {
+            Ok(0) | Err(_) => return (all, true),
+            Ok(more) => all.extend_from_slice(&room[..more]),
+        }
+        if count % side.rests_every == 0 {
+            moment().await;
+        }
+    }
+    unreachable!("the loop has no other end")
+}
+
+/// Does all that a side does. Returns what it received, and whether it learnt of the other's close.
+async fn play(side: Side, data: Vec<u8>, socket: TcpStream) -> (Vec<u8>, bool) {
+    let resets = side.resets_after.is_some();
+    if resets {
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket option");
+    }
+    let (mut reading, mut writing) = socket.into_split();
+    if resets {
+        // whichever comes first: what it reads makes it reset, or it is told of a close
+        let sent = async {
+            let _ = send(&side, &data, &mut writing).await;
+            std::future::pending::<()>().await;
+        };
+        return tokio::select! {
+            received = receive(&side, &mut reading) => received,
+            () = sent => unreachable!("never ends"),
+        };
+    }
+    let (_, received) = tokio::join!(send(&side, &data, &mut writing), receive(&side, &mut reading));
+    received
+}
+
+fn side(resets: impl Strategy<Value = Option<usize>>) -> impl Strategy<Value = Side> {
+    let length = prop_oneof![3 => 1usize..2_000, 1 => 60_000usize..300_000];
+    let sends = proptest::collection::vec((length, any::<bool>()), 0..10);
+    let reads = prop_oneof![1usize..5_000, 50_000usize..200_000];
+    (sends, reads, 1usize..50, resets).prop_map(|(sends, reads, rests_every, resets_after)| Side {
+        sends,
+        // tiny reads of long streams take long and show nothing new
+        reads: reads.max(500),
+        rests_every,
+        resets_after,
+    })
+}
+
+fn mode() -> impl Strategy<Value = RelayMode> {
+    prop_oneof![Just(RelayMode::Auto), Just(RelayMode::Copy), Just(RelayMode::Splice)]
+}
+
+struct Played {
+    sent_up: Vec<u8>,
+    sent_down: Vec<u8>,
+    at_client: (Vec<u8>, bool),
+    at_server: (Vec<u8>, bool),
+    ended: Ended,
+}
+
+fn played(mode: RelayMode, client: Side, server: Side) -> Played {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let total = |side: &Side| side.sends.iter().map(|(length, _)| length).sum();
+        let (sent_up, sent_down) = (bytes(total(&client), 7), bytes(total(&server), 11));
+        let (at_client, at_server, relay) = running(mode).await;
+        let client = tokio::spawn(play(client, sent_up.clone(), at_client));
+        let server = tokio::spawn(play(server, sent_down.clone(), at_server));
+        let all = timeout(DEADLINE, async { tokio::join!(client, server, relay) });
+        let (at_client, at_server, ended) = all.await.expect("everybody comes to an end");
+        Played {
+            sent_up,
+            sent_down,
+            at_client: at_client.expect("no panic"),
+            at_server: at_server.expect("no panic"),
+            ended: ended.expect("no panic"),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// However bytes are cut up and delayed and whoever closes first: what goes in comes out, and both are told.
+    #[test]
+    fn all_bytes_arrive_in_order(mode in mode(), client in side(Just(None)), server in side(Just(None))) {
+        let played = played(mode, client, server);
+        prop_assert!(played.at_server.0 == played.sent_up, "up");
+        prop_assert!(played.at_client.0 == played.sent_down, "down");
+        prop_assert!(played.at_client.1 && played.at_server.1);
+        prop_assert_eq!(played.ended.to_client, played.sent_down.len() as u64);
+        match played.ended.outcome {
+            // what a client still sends after that is not part of the account
+            Outcome::ServerClosed(None) => {}
+            Outcome::ClientClosed => prop_assert_eq!(played.ended.to_server, played.sent_up.len() as u64),
+            other => prop_assert!(false, "{:?}", other),
+        }
+    }
+
+    /// A side that breaks off takes nothing but the rest: what has come out is a beginning of what went in, and the
+    /// other side is told.
+    #[test]
+    fn a_reset_reaches_the_other_side(
+        mode in mode(),
+        breaker in side((0usize..400_000).prop_map(Some)),
+        other in side(Just(None)),
+        is_client in any::<bool>(),
+    ) {
+        let played = if is_client { played(mode, breaker, other) } else { played(mode, other, breaker) };
+        prop_assert!(played.sent_up.starts_with(&played.at_server.0), "up");
+        prop_assert!(played.sent_down.starts_with(&played.at_client.0), "down");
+        let (_, is_told) = if is_client { played.at_server } else { played.at_client };
+        prop_assert!(is_told);
+    }
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    bytes.extend((body.len() as u32 + 4).to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// A result of many rows, the last one of which has a `ReadyForQuery` in its data.
+fn large_result() -> Vec<u8> {
+    let end = [message(b'C', b"SELECT 1\0"), message(b'Z', b"I")].concat();
+    let mut result = message(b'D', &bytes(300, 3)).repeat(20_000);
+    result.extend(message(b'D', &[b"\0\x01\0\0\0\x09Z\0\0\0\x05I".to_vec(), bytes(3, 5)].concat()));
+    result.extend(end);
+    result
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_spliced_and_a_conversation_copied() {
+    let large = large_result();
+    let (mut client, mut server, relay) = running(RelayMode::Auto).await;
+    for _ in 0..100 {
+        client.write_all(&message(b'Q', b"select 1\0")).await.expect("goes");
+        server.read_exact(&mut [0; 14]).await.expect("comes");
+        server.write_all(&message(b'Z', b"I")).await.expect("goes");
+        client.read_exact(&mut [0; 6]).await.expect("comes");
+    }
+    let sent = async {
+        for _ in 0..5 {
+            server.write_all(&large).await.expect("goes");
+        }
+    };
+    let received = async {
+        // a client that begins late lets bytes pile up, as a network does
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let mut received = vec![0; large.len()];
+        for _ in 0..5 {
+            client.read_exact(&mut received).await.expect("comes");
+            assert!(received == large);
+        }
+    };
+    tokio::join!(sent, received);
+    drop(client);
+    assert_eq!(server.read(&mut [0]).await.expect("is told"), 0);
+    drop(server);
+    let ended = timeout(DEADLINE, relay).await.expect("ends").expect("no panic");
+    assert!(matches!(ended.outcome, Outcome::ClientClosed));
+    assert_eq!(ended.to_client, 600 + 5 * large.len() as u64);
+    assert!(ended.spliced > large.len() as u64, "spliced {} of {}", ended.spliced, ended.to_client);
+}
+
+/// Relays until nothing moves any more.
+async fn until_rest(relay: &mut Relay, card: &Card) -> Option<Outcome> {
+    timeout(Duration::from_millis(200), relay.run(card, |_| {})).await.ok()
+}
+
+#[tokio::test]
+async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
+    let ((mut client, client_inside), (mut server, server_inside)) = tokio::join!(connected(), connected());
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
+    let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
+    let large = large_result();
+    // stops in the middle of the row, where it looks like the end of an answer
+    let (first, second) = large.split_at(large.len() - 20 - 3);
+    assert!(first.ends_with(b"Z\0\0\0\x05I"));
+
+    let reader = tokio::spawn(async move {
+        let mut received = vec![0; large_result().len()];
+        client.read_exact(&mut received).await.expect("comes");
+        (client, received)
+    });
+    let mut sent = Box::pin(server.write_all(first));
+    loop {
+        tokio::select! {
+            done = &mut sent => break done.expect("goes"),
+            _ = until_rest(&mut relay, seat.card()) => {}
+        }
+    }
+    drop(sent);
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(relay.down.spliced > 0, "something was spliced");
+    assert!(!relay.can_speak());
+    assert!(relay.up.owns_nothing() && relay.down.owns_nothing());
+
+    server.write_all(second).await.expect("goes");
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    let (_client, received) = reader.await.expect("no panic");
+    assert!(received == large);
+    assert!(relay.can_speak(), "the end of the command was seen");
+    relay.drain();
+    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+}
+
+#[tokio::test]
+async fn a_session_that_waits_for_an_answer_is_not_drained() {
+    let ((mut client, client_inside), (mut server, server_inside)) = tokio::join!(connected(), connected());
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let mut framing = Framing::default();
+    framing.follow(&message(b'Z', b"I"));
+    let nothing = BytesMut::new;
+    let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
+    client.write_all(&message(b'Q', b"insert\0")).await.expect("goes");
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    relay.drain();
+    assert!(until_rest(&mut relay, seat.card()).await.is_none(), "the answer is due");
+    server.write_all(&message(b'Z', b"I")).await.expect("goes");
+    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+}
