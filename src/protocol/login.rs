@@ -1,7 +1,7 @@
 //! Reads what the server says between the startup packet and the first `ReadyForQuery`.
 //!
 //! Until the server asks the client to prove who it is, nothing has been promised to anybody: its answers can be
-//! held back, thrown away, and the client's opening sent to another node. [`Login`] tells how far things have come.
+//! held back, thrown away, and the client's opening sent to another node. [`next`] tells what comes next.
 
 use super::cancel::CancelKey;
 use super::error_response::sqlstate_in;

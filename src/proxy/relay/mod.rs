@@ -2,7 +2,7 @@
 //!
 //! A session at rest owns no buffer. Each thread has one scratch buffer, which a session borrows for the moment
 //! between a read and the write that follows; only what a write did not take is kept. A direction that streams is
-//! moved by the kernel, through a pipe that it owns while bytes are in it: [`splice`] says when.
+//! moved by the kernel, through a pipe that it owns while bytes are in it: `splice.rs` says when.
 
 mod pipes;
 mod pump;
