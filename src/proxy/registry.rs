@@ -1,10 +1,9 @@
 //! Who is connected, to which node, by which listener; and the orders that reach running sessions.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
+use std::task::{Context, Poll, Waker};
 
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
@@ -37,7 +36,8 @@ pub struct Card {
     cluster: usize,
     node: NodeId,
     order: AtomicU8,
-    ordered: Notify,
+    /// The session's, to be told of an order.
+    waker: Mutex<Option<Waker>>,
     bytes_to_server: AtomicU64,
     bytes_to_client: AtomicU64,
 }
@@ -63,19 +63,28 @@ impl Card {
         self.bytes_to_client.fetch_add(length as u64, Relaxed);
     }
 
-    /// Waits for an order that outranks `obeyed`. Cancel safe.
-    pub async fn ordered(&self, obeyed: Option<Order>) -> Order {
-        loop {
-            match Order::from_byte(self.order.load(Relaxed)) {
-                Some(order) if Some(order) > obeyed => return order,
-                _ => self.ordered.notified().await,
-            }
+    /// Waits for an order that outranks `obeyed`. One task only may wait for a card's orders.
+    pub fn poll_ordered(&self, cx: &mut Context<'_>, obeyed: Option<Order>) -> Poll<Order> {
+        if let Some(order) = self.newer_order(obeyed) {
+            return Poll::Ready(order);
         }
+        match &mut *lock(&self.waker) {
+            Some(waker) if waker.will_wake(cx.waker()) => return Poll::Pending, // whoever gave an order since, woke it
+            waker => *waker = Some(cx.waker().clone()),
+        }
+        // an order that was given before the waker was there has woken nobody
+        self.newer_order(obeyed).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn newer_order(&self, obeyed: Option<Order>) -> Option<Order> {
+        Order::from_byte(self.order.load(SeqCst)).filter(|order| Some(*order) > obeyed)
     }
 
     fn give(&self, order: Order) {
-        if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
-            self.ordered.notify_one();
+        if self.order.fetch_max(order as u8, SeqCst) < order as u8
+            && let Some(waker) = &*lock(&self.waker)
+        {
+            waker.wake_by_ref();
         }
     }
 }
@@ -149,7 +158,7 @@ impl Registry {
             cluster,
             node,
             order: AtomicU8::new(0),
-            ordered: Notify::new(),
+            waker: Mutex::new(None),
             bytes_to_server: AtomicU64::new(0),
             bytes_to_client: AtomicU64::new(0),
         });
@@ -307,6 +316,8 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use pgwire::messages::startup::SecretKey;
 
     use super::*;
@@ -351,11 +362,15 @@ mod tests {
     #[tokio::test]
     async fn a_session_hears_the_highest_order_once() {
         let registry = registry();
-        let seat = registry.seat(0, 0, NodeId(0));
+        let seat = &registry.seat(0, 0, NodeId(0));
         registry.order_all(Order::DrainPromoted);
-        assert_eq!(seat.card().ordered(None).await, Order::DrainPromoted);
-        registry.order_all(Order::LostLead);
-        registry.order_all(Order::Stop);
-        assert_eq!(seat.card().ordered(Some(Order::DrainPromoted)).await, Order::LostLead);
+        let ordered = |obeyed| poll_fn(move |cx| seat.card().poll_ordered(cx, obeyed));
+        assert_eq!(ordered(None).await, Order::DrainPromoted);
+        let later = async {
+            registry.order_all(Order::LostLead);
+            registry.order_all(Order::Stop);
+        };
+        let (heard, ()) = tokio::join!(biased; ordered(Some(Order::DrainPromoted)), later);
+        assert_eq!(heard, Order::LostLead);
     }
 }
