@@ -19,6 +19,7 @@ use crate::probe::patroni::PatroniTlsError;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::listener::{Desk, Listener};
 use crate::proxy::registry::Registry;
+use crate::proxy::workers::Workers;
 use crate::routing::Rule;
 use crate::telemetry::metrics::Metrics;
 
@@ -39,6 +40,8 @@ pub enum StartError {
     },
     /// A cluster's certificates could not be read.
     PatroniTls(PatroniTlsError),
+    /// The threads for sessions could not be started.
+    Threads(io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -46,6 +49,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Bind { owner, address, error } => write!(f, "{owner} cannot listen on {address}: {error}"),
             StartError::PatroniTls(error) => write!(f, "{error}"),
+            StartError::Threads(error) => write!(f, "cannot start the threads for sessions: {error}"),
         }
     }
 }
@@ -59,6 +63,7 @@ pub struct App {
     clusters: Vec<ClusterView>,
     listeners: Vec<Listener>,
     admin: Option<TcpListener>,
+    workers: Arc<Workers>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
 }
@@ -95,13 +100,13 @@ impl App {
             })?),
             None => None,
         };
-        Ok(App { config: Arc::new(config), monitors, clusters, listeners, admin, registry, metrics })
+        let workers = Arc::new(Workers::start(config.threads).map_err(StartError::Threads)?);
+        Ok(App { config: Arc::new(config), monitors, clusters, listeners, admin, workers, registry, metrics })
     }
 
     /// Serves until `stop` comes true, then drains: no new sessions, running ones may end by themselves for
     /// `drain_timeout`. A second change of `stop` ends the wait.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let sessions = TaskTracker::new();
         let mut background = JoinSet::new();
         let rules: Arc<[Rule]> = self.config.listeners.iter().map(|listener| listener.rule.clone()).collect();
         for (index, view) in self.clusters.iter().cloned().enumerate() {
@@ -123,11 +128,11 @@ impl App {
         }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
-            accepting.spawn(listener.run(sessions.clone(), stop.clone()));
+            accepting.spawn(listener.run(Arc::clone(&self.workers), stop.clone()));
         }
         while accepting.join_next().await.is_some() {}
 
-        drain(&sessions, &self.registry, self.config.drain_timeout, &mut stop).await;
+        drain(self.workers.sessions(), &self.registry, self.config.drain_timeout, &mut stop).await;
         background.shutdown().await;
     }
 }

@@ -15,9 +15,10 @@ use crate::telemetry::logging;
 pub(super) fn run(config: Config) -> ExitCode {
     logging::start(&config.log);
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("pgvane").build() {
+    // for all but the sessions, which have threads of their own
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(exit::FAILURE, format!("cannot start threads: {error}")),
+        Err(error) => return failed(exit::FAILURE, format!("cannot start: {error}")),
     };
     runtime.block_on(async {
         let stop = match stop_on_signals() {

@@ -10,6 +10,7 @@ mod units;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub log: Log,
     /// How long running sessions may go on after a signal to stop.
     pub drain_timeout: Duration,
+    /// How many threads serve sessions.
+    pub threads: usize,
     /// The clusters; at least one.
     pub clusters: Vec<Cluster>,
     /// The listeners; at least one.
@@ -171,6 +174,7 @@ impl Config {
             admin_bind: Some(any(default_port::ADMIN)),
             log: Log::default(),
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            threads: default_threads(),
             clusters: vec![cluster],
             listeners: vec![
                 Listener::new("write", any(default_port::WRITE), Target::Leader),
@@ -191,6 +195,11 @@ pub const KEEPALIVE_RETRIES: u32 = 3;
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// As many as the process may run at once.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
 
 impl Log {
     /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`.

@@ -12,7 +12,7 @@ use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
 use super::{
     Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, RelayMode,
-    default_port,
+    default_port, default_threads,
 };
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
@@ -35,6 +35,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let admin_bind = admin(&root);
     let log = log(&root);
     let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);
+    let threads = root.integer("threads", 1..1025).map_or_else(default_threads, |threads| threads as usize);
     let clusters: Vec<Cluster> = root.sections("cluster").into_iter().map(cluster).collect();
     let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
     let listeners: Vec<Listener> =
@@ -54,7 +55,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
 
     root.finish();
     document.finish()?;
-    Ok(Config { admin_bind, log, drain_timeout, clusters, listeners })
+    Ok(Config { admin_bind, log, drain_timeout, threads, clusters, listeners })
 }
 
 fn admin(root: &Section<'_>) -> Option<SocketAddr> {
@@ -349,6 +350,7 @@ mod tests {
             "test.toml",
             r#"
             drain_timeout = "5s"
+            threads = 3
             [admin]
             bind = "127.0.0.1:0"
             [log]
@@ -409,6 +411,7 @@ mod tests {
         assert_eq!(listener.rule.reactions.to(Cause::Lag), Reaction::Drain);
         assert_eq!(listener.rule.reactions.to(Cause::LostLead), Reaction::Cut, "the default");
         assert_eq!((listener.hold_sessions_max, listener.sessions_max), (5, 77));
+        assert_eq!(config.threads, 3);
         assert_eq!(listener.relay, RelayMode::Copy);
         assert!(config.log.is_json);
     }

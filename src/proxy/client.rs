@@ -63,6 +63,9 @@ impl Client {
     /// Hands over the connection, and what the client has sent beyond its opening packet.
     pub fn into_parts(mut self) -> (TcpStream, BytesMut) {
         self.inbox.advance(self.opening_packet().len());
+        if self.inbox.is_empty() {
+            self.inbox = BytesMut::new(); // gives the memory back
+        }
         (self.stream, self.inbox)
     }
 

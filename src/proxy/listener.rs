@@ -9,12 +9,12 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::connect::TcpOptions;
 use super::registry::Registry;
 use super::session;
+use super::workers::Workers;
 use crate::config;
 use crate::probe::ClusterView;
 use crate::telemetry::metrics::ListenerMetrics;
@@ -98,17 +98,18 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Accepts until `stop` says so; then the port is closed. Sessions run on in `sessions`.
-    pub async fn run(self, sessions: TaskTracker, mut stop: watch::Receiver<bool>) {
+    /// Accepts until `stop` says so; then the port is closed. Sessions run on among `workers`.
+    pub async fn run(self, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
         info!(listener = %self.desk.settings.name, address = %self.desk.settings.bind, "listening");
         loop {
             let accepted = tokio::select! {
-                accepted = self.socket.accept() => accepted,
+                accepted = self.accept() => accepted,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    sessions.spawn(session::serve(Arc::clone(&self.desk), stream, peer));
+                    let desk = Arc::clone(&self.desk);
+                    workers.spawn(move || session::serve(desk, stream, peer));
                 }
                 Err(error) => {
                     warn!(listener = %self.desk.settings.name, %error, "cannot accept a connection");
@@ -116,5 +117,11 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// Accepts a connection and takes it out of this runtime again: it will be its worker's.
+    async fn accept(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+        let (stream, peer) = self.socket.accept().await?;
+        Ok((stream.into_std()?, peer))
     }
 }

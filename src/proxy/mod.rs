@@ -1,4 +1,4 @@
-//! Connections, in the order in which one flows: [`listener`] accepts, [`session`] serves; [`client`] reads the
+//! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves; [`client`] reads the
 //! opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the bytes; [`end`] says
 //! how it ended. [`registry`] knows all sessions and gives them orders; [`cancel`] finds the one that is meant.
 
@@ -12,3 +12,4 @@ pub mod login;
 pub mod registry;
 pub mod relay;
 pub mod session;
+pub mod workers;

@@ -1,10 +1,10 @@
 //! Who is connected, to which node, by which listener; and the orders that reach running sessions.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::NodeId;
@@ -52,7 +52,8 @@ pub struct Card {
     cluster: usize,
     node: NodeId,
     order: AtomicU8,
-    ordered: Notify,
+    /// The session's, to be told of an order.
+    waker: Mutex<Option<Waker>>,
     bytes_to_server: AtomicU64,
     bytes_to_client: AtomicU64,
 }
@@ -78,21 +79,30 @@ impl Card {
         self.bytes_to_client.fetch_add(length as u64, Relaxed);
     }
 
-    /// Waits for an order that outranks `obeyed`. Cancel safe.
-    pub async fn ordered(&self, obeyed: Option<Order>) -> Order {
-        loop {
-            let newest = self.order.load(Relaxed);
-            match Order::from_byte(newest) {
-                Some(order) if newest > obeyed.map_or(0, Order::to_byte) => return order,
-                _ => self.ordered.notified().await,
-            }
+    /// Waits for an order that outranks `obeyed`. One task only may wait for a card's orders.
+    pub fn poll_ordered(&self, cx: &mut Context<'_>, obeyed: Option<Order>) -> Poll<Order> {
+        if let Some(order) = self.newer_order(obeyed) {
+            return Poll::Ready(order);
         }
+        match &mut *lock(&self.waker) {
+            Some(waker) if waker.will_wake(cx.waker()) => return Poll::Pending, // whoever gave an order since, woke it
+            waker => *waker = Some(cx.waker().clone()),
+        }
+        // an order that was given before the waker was there has woken nobody
+        self.newer_order(obeyed).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn newer_order(&self, obeyed: Option<Order>) -> Option<Order> {
+        let newest = self.order.load(SeqCst);
+        Order::from_byte(newest).filter(|_| newest > obeyed.map_or(0, Order::to_byte))
     }
 
     fn give(&self, order: Order) {
         let byte = order.to_byte();
-        if self.order.fetch_max(byte, Relaxed) < byte {
-            self.ordered.notify_one();
+        if self.order.fetch_max(byte, SeqCst) < byte
+            && let Some(waker) = &*lock(&self.waker)
+        {
+            waker.wake_by_ref();
         }
     }
 }
@@ -168,7 +178,7 @@ impl Registry {
             cluster,
             node,
             order: AtomicU8::new(0),
-            ordered: Notify::new(),
+            waker: Mutex::new(None),
             bytes_to_server: AtomicU64::new(0),
             bytes_to_client: AtomicU64::new(0),
         });
@@ -332,6 +342,8 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use pgwire::messages::startup::SecretKey;
 
     use super::*;
@@ -376,13 +388,17 @@ mod tests {
     #[tokio::test]
     async fn a_session_hears_the_highest_order_once() {
         let registry = registry();
-        let seat = registry.seat(0, 0, NodeId(0));
+        let seat = &registry.seat(0, 0, NodeId(0));
         seat.card().give(Order::Drain(Cause::Promotion));
-        assert_eq!(seat.card().ordered(None).await, Order::Drain(Cause::Promotion));
-        seat.card().give(Order::Cut(Cause::LostLead));
-        seat.card().give(Order::Stop);
+        let ordered = |obeyed| poll_fn(move |cx| seat.card().poll_ordered(cx, obeyed));
+        assert_eq!(ordered(None).await, Order::Drain(Cause::Promotion));
+        let later = async {
+            seat.card().give(Order::Cut(Cause::LostLead));
+            seat.card().give(Order::Stop);
+        };
         let obeyed = Some(Order::Drain(Cause::Promotion));
-        assert_eq!(seat.card().ordered(obeyed).await, Order::Cut(Cause::LostLead));
+        let (heard, ()) = tokio::join!(biased; ordered(obeyed), later);
+        assert_eq!(heard, Order::Cut(Cause::LostLead));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! One connection from its first byte to its last line in the log.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, info};
 
 use super::admission::{Admission, Admitted, Refused};
@@ -23,9 +26,12 @@ use crate::routing::Cause;
 const SUSPICIOUS: [&[u8; 5]; 4] = [b"57P01", b"57P02", b"57P03", b"25006"];
 
 /// Serves one accepted connection. Never fails: whatever happens becomes the reason of its end.
-pub async fn serve(desk: Arc<Desk>, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(desk: Arc<Desk>, stream: std::net::TcpStream, peer: SocketAddr) {
     let mut account = Account::open(&desk, peer);
-    let end = Box::pin(account.serve(stream)).await;
+    let end = match TcpStream::from_std(stream) {
+        Ok(stream) => account.serve(stream).await,
+        Err(error) => End::ClientFailed(error), // the kernel watches no more descriptors
+    };
     account.end = Some(end);
 }
 
@@ -47,27 +53,38 @@ impl<'a> Account<'a> {
         Account { desk, peer, started: Instant::now(), presence, who: Who::default(), node: None, end: None }
     }
 
-    /// Opening, route, connect, relay.
+    /// Opening, route, connect, relay, last words. What comes before and after the relay is in boxes of its own: a
+    /// session spends its life in the relay, and carries nothing else along.
     async fn serve(&mut self, stream: TcpStream) -> End {
+        let (mut relay, seat) = match Box::pin(self.admit(stream)).await {
+            Ok(admitted) => admitted,
+            Err(end) => return end,
+        };
+        let end = self.relay_until_end(&mut relay, &seat).await;
+        Box::pin(self.last_words(relay, &end)).await;
+        end
+    }
+
+    async fn admit(&mut self, stream: TcpStream) -> Result<(Relay, Seat), End> {
         let mut client = match Client::meet(stream, self.desk.settings.startup_timeout).await {
             Ok(client) => client,
-            Err((client, end)) => return self.refuse(*client, end).await,
+            Err((client, end)) => return Err(self.refuse(*client, end).await),
         };
         if let Opening::Cancel(key) = client.opening() {
-            return cancel::deliver(self.desk, key, client.opening_packet()).await;
+            return Err(cancel::deliver(self.desk, key, client.opening_packet()).await);
         }
         if self.presence.is_none() {
-            return self.refuse(client, End::SessionsFull).await;
+            return Err(self.refuse(client, End::SessionsFull).await);
         }
         let admitted = tokio::select! {
-            admitted = Box::pin(Admission::new(self.desk, &mut client).run()) => admitted,
+            admitted = Admission::new(self.desk, &mut client).run() => admitted,
             () = self.desk.registry.stopped() => Err(Refused::End(End::Stopped)),
         };
         if let Opening::Startup(who) = client.opening() {
             self.who = who.clone();
         }
-        match (admitted, client.opening()) {
-            (Ok(admitted), _) => self.relay(client, admitted).await,
+        Err(match (admitted, client.opening()) {
+            (Ok(admitted), _) => return Ok(self.begin(client, admitted)),
             (Err(Refused::End(End::WrongNode)), _) => self.wrong_node(client).await,
             (Err(Refused::End(end)), _) => self.refuse(client, end).await,
             (Err(Refused::InNodesWords(words, end)), _) => {
@@ -78,7 +95,7 @@ impl<'a> Account<'a> {
                 cancel::deliver(self.desk, key, client.opening_packet()).await
             }
             (Err(Refused::WasCancel), _) => End::CancelFailed,
-        }
+        })
     }
 
     async fn refuse(&self, client: Client, end: End) -> End {
@@ -99,15 +116,17 @@ impl<'a> Account<'a> {
         End::WrongNode
     }
 
-    async fn relay(&mut self, client: Client, admitted: Admitted) -> End {
+    fn begin(&mut self, client: Client, admitted: Admitted) -> (Relay, Seat) {
         let Admitted { server, seat, ready } = admitted;
         self.node = Some(seat.node());
         let (client, for_server) = client.into_parts();
         seat.card().count_to_server(&for_server);
         seat.card().count_to_client(&ready.for_client);
         let mode = self.desk.settings.relay;
-        let mut relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
-        let end = self.relay_until_end(&mut relay, &seat).await;
+        (Relay::new(mode, client, server, ready.framing, for_server, ready.for_client), seat)
+    }
+
+    async fn last_words(&self, mut relay: Relay, end: &End) {
         if let Some(fatal) = end.client_message(&self.desk.settings.name)
             && relay.can_speak()
         {
@@ -115,53 +134,61 @@ impl<'a> Account<'a> {
         } else if matches!(end, End::ServerClosed(_)) {
             relay.finish_for_client().await;
         }
-        end
     }
 
     async fn relay_until_end(&self, relay: &mut Relay, seat: &Seat) -> End {
-        let suspect = || self.desk.cluster.suspect(seat.node());
         let mut obeyed = None;
-        let mut draining: Option<(Cause, Instant)> = None;
-        loop {
-            let on_error = |code: [u8; 5]| {
-                if SUSPICIOUS.contains(&&code) {
-                    suspect();
+        let mut draining = None;
+        poll_fn(|cx| self.poll_relay(cx, relay, seat, &mut obeyed, &mut draining)).await
+    }
+
+    /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
+    /// `select!` would make every idle session larger.
+    fn poll_relay(
+        &self,
+        cx: &mut Context<'_>,
+        relay: &mut Relay,
+        seat: &Seat,
+        obeyed: &mut Option<Order>,
+        draining: &mut Option<(Cause, Pin<Box<Sleep>>)>,
+    ) -> Poll<End> {
+        while let Poll::Ready(order) = seat.card().poll_ordered(cx, *obeyed) {
+            *obeyed = Some(order);
+            match order {
+                Order::Cut(cause) => return Poll::Ready(End::Cut(cause)),
+                Order::Stop => return Poll::Ready(End::Stopped),
+                Order::Drain(cause) => {
+                    relay.drain();
+                    draining.get_or_insert_with(|| (cause, Box::pin(sleep(self.desk.drain_timeout))));
                 }
-            };
-            let deadline = draining.map_or_else(Instant::now, |(_, deadline)| deadline);
-            let outcome = tokio::select! {
-                biased;
-                order = seat.card().ordered(obeyed) => {
-                    obeyed = Some(order);
-                    match order {
-                        Order::Cut(cause) => return End::Cut(cause),
-                        Order::Stop => return End::Stopped,
-                        Order::Drain(cause) => {
-                            relay.drain();
-                            draining = draining.or(Some((cause, Instant::now() + self.desk.drain_timeout)));
-                            continue;
-                        }
-                    }
-                }
-                () = sleep_until(deadline), if draining.is_some() => Outcome::Drained,
-                outcome = relay.run(seat.card(), on_error) => outcome,
-            };
-            return match outcome {
-                Outcome::ClientClosed => End::ClientClosed,
-                Outcome::ClientFailed(error) => End::ClientFailed(error),
-                Outcome::Drained => draining.map_or(End::Lost, |(cause, _)| End::Drained(cause)),
-                Outcome::ServerClosed(code) => {
-                    if code.is_none_or(|code| SUSPICIOUS.contains(&&code)) {
-                        suspect();
-                    }
-                    End::ServerClosed(code)
-                }
-                Outcome::ServerFailed(error) => {
-                    suspect();
-                    End::ServerFailed(error)
-                }
-            };
+            }
         }
+        if let Some((cause, deadline)) = draining
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(End::Drained(*cause));
+        }
+        let suspect = || self.desk.cluster.suspect(seat.node());
+        let on_error = |code: [u8; 5]| {
+            if SUSPICIOUS.contains(&&code) {
+                suspect();
+            }
+        };
+        relay.poll(cx, seat.card(), on_error).map(|outcome| match outcome {
+            Outcome::ClientClosed => End::ClientClosed,
+            Outcome::ClientFailed(error) => End::ClientFailed(error),
+            Outcome::Drained => draining.as_ref().map_or(End::Lost, |(cause, _)| End::Drained(*cause)),
+            Outcome::ServerClosed(code) => {
+                if code.is_none_or(|code| SUSPICIOUS.contains(&&code)) {
+                    suspect();
+                }
+                End::ServerClosed(code)
+            }
+            Outcome::ServerFailed(error) => {
+                suspect();
+                End::ServerFailed(error)
+            }
+        })
     }
 }
 
@@ -179,5 +206,33 @@ impl Drop for Account<'_> {
         } else {
             debug!(%listener, %peer, node, user, database, application_name, seconds, reason, "session ended: {end}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::probe::Monitor;
+    use crate::proxy::registry::Registry;
+    use crate::telemetry::metrics::Metrics;
+
+    /// What a session takes of its task while it is relayed. Whoever makes it larger, makes every idle session larger.
+    #[tokio::test]
+    async fn a_session_is_small() {
+        let mut config = Config::from_patroni_urls(&["http://127.0.0.1:8008".to_owned()]).expect("is valid");
+        let metrics = Metrics::default();
+        let (_, cluster) = Monitor::new(&config.clusters[0], metrics.cluster("main")).expect("no certificates");
+        let registry = Arc::new(Registry::new(1, 1));
+        let counters = metrics.listener("write");
+        let settings = config.listeners.remove(0);
+        let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let stream = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let length = size_of_val(&serve(desk, stream, SocketAddr::from(([0; 4], 0))));
+        assert!(length <= 832, "{length} bytes");
     }
 }

@@ -64,7 +64,7 @@ impl Contestant {
         match self {
             Self::Pgvane { name, .. } => name,
             Self::Haproxy { splices: false } => "HAProxy",
-            Self::Haproxy { splices: true } => "HAProxy, splice",
+            Self::Haproxy { splices: true } => "HAProxy with splice",
             Self::PgBouncer => "PgBouncer",
         }
     }

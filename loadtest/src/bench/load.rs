@@ -55,11 +55,11 @@ impl Session {
         self.stream.write_all(b"X\0\0\0\x04")
     }
 
-    /// `COPY TO STDOUT` of at least `length` bytes; returns how many came.
-    pub fn copy_out(&mut self, length: u64) -> io::Result<u64> {
-        self.stream.write_all(&message(b'Q', format!("out {length}\0").as_bytes()))?;
+    /// `COPY TO STDOUT` of at least `length` bytes, by the backend's query `kind`; returns how many came.
+    pub fn copy_out(&mut self, kind: &str, length: u64) -> io::Result<u64> {
+        let length = length.next_multiple_of(64 * 1024);
+        self.stream.write_all(&message(b'Q', format!("{kind} {length}\0").as_bytes()))?;
         self.expect(COPY_OUT_BEGIN)?;
-        let length = length.next_multiple_of(8192);
         let mut left = length;
         let mut room = [0; 1 << 18];
         while left > 0 {
@@ -231,7 +231,8 @@ mod tests {
         let trips = round_trips(&mut sessions, Duration::from_millis(50)).expect("answers");
         assert!(trips.count() >= 3 && trips.percentile_us(0.5) > 0.0);
         sessions[0].query().expect("answers after the load as well");
-        assert_eq!(sessions[0].copy_out(100_000).expect("streams"), 106_496);
+        assert_eq!(sessions[0].copy_out("out", 100_000).expect("streams"), 131_072);
+        assert_eq!(sessions[0].copy_out("bulk", 100_000).expect("streams"), 131_072);
         assert!(sessions[0].copy_in(100_000).expect("swallows") >= 100_000);
         sessions[0].query().expect("answers after streaming as well");
         connects(server, 9).expect("connects");

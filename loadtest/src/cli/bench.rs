@@ -129,11 +129,13 @@ impl Bench<'_> {
         self.latency(&running).await?;
         let gigabytes = self.amounts.gigabytes;
         let bytes = (gigabytes * GIGABYTE) as u64;
-        self.cost("streaming out", "CPU s per GB", &running, move |server| {
-            let mut session = Session::open(server)?;
-            Ok(session.copy_out(bytes)? as f64 / GIGABYTE)
-        })
-        .await?;
+        for (name, kind) in [("streaming out", "bulk"), ("streaming out, 8 kB pieces", "out")] {
+            self.cost(name, "CPU s per GB", &running, move |server| {
+                let mut session = Session::open(server)?;
+                Ok(session.copy_out(kind, bytes)? as f64 / GIGABYTE)
+            })
+            .await?;
+        }
         self.cost("streaming in", "CPU s per GB", &running, move |server| {
             let mut session = Session::open(server)?;
             Ok(session.copy_in(bytes)? as f64 / GIGABYTE)

@@ -94,12 +94,8 @@ impl Relay {
 
     /// Relays until an end. `on_error` hears the SQLSTATE of every error that the server sends.
     ///
-    /// Cancel safe: what was read and not yet written stays in the relay, and a later call goes on with it.
-    pub async fn run(&mut self, card: &Card, mut on_error: impl FnMut([u8; 5])) -> Outcome {
-        poll_fn(|cx| self.poll(cx, card, &mut on_error)).await
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, card: &Card, on_error: &mut impl FnMut([u8; 5])) -> Poll<Outcome> {
+    /// What was read and not yet written stays in the relay, and a later call goes on with it.
+    pub fn poll(&mut self, cx: &mut Context<'_>, card: &Card, mut on_error: impl FnMut([u8; 5])) -> Poll<Outcome> {
         if !self.server_is_deaf {
             let terminated = &mut self.client_terminated;
             let framing = &mut self.framing;

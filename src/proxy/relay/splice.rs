@@ -12,7 +12,7 @@ const FULL_READS: u8 = 3;
 const SMALL_PORTIONS: u8 = 4;
 
 /// The least that is spliced; below, two system calls and the pipe's bookkeeping cost more than a copy.
-pub(super) const SPLICE_LENGTH_MIN: usize = 32 * 1024;
+pub(super) const SPLICE_LENGTH_MIN: usize = 16 * 1024;
 
 /// So much of what has arrived is always left to be read: the end of a stream that comes to rest is then seen, with
 /// the last messages in it. See [`crate::protocol::framing::Framing::comes_to_rest`].

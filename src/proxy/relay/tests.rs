@@ -42,7 +42,7 @@ async fn running(mode: RelayMode) -> (TcpStream, TcpStream, JoinHandle<Ended>) {
         let seat = registry.seat(0, 0, NodeId(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
-        let outcome = relay.run(seat.card(), |_| {}).await;
+        let outcome = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {})).await;
         let census = registry.census()[0];
         if matches!(outcome, Outcome::ServerClosed(_)) {
             relay.finish_for_client().await;
@@ -268,7 +268,7 @@ async fn a_stream_is_spliced_and_a_conversation_copied() {
 
 /// Relays until nothing moves any more.
 async fn until_rest(relay: &mut Relay, card: &Card) -> Option<Outcome> {
-    timeout(Duration::from_millis(200), relay.run(card, |_| {})).await.ok()
+    timeout(Duration::from_millis(200), poll_fn(|cx| relay.poll(cx, card, |_| {}))).await.ok()
 }
 
 #[tokio::test]
