@@ -18,6 +18,7 @@ pub(crate) fn report(claim: Claim, timeline: u32) -> Report {
         timeline: Some(timeline),
         position: Some(Lsn(1000)),
         received: None,
+        replay_lag: None,
         replication_state: (claim == Claim::Replica).then(|| "streaming".into()),
         sync: SyncStanding::Async,
         tags: BTreeMap::new(),
@@ -27,6 +28,7 @@ pub(crate) fn report(claim: Claim, timeline: u32) -> Report {
         patroni_version: Some("4.1.5".into()),
         paused: false,
         pending_restart: false,
+        patroni_silence: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::corroboration;
 use super::health::{Health, Thresholds};
 use super::leadership::{Candidate, Leadership, decide};
 use super::moment::Moment;
@@ -211,22 +212,34 @@ impl Machine {
     // ---- what comes in -----------------------------------------------------------------------------------
 
     fn take_in(&mut self, observation: Observation, now: Moment, actions: &mut Vec<Action>) -> bool {
-        let Observation { node: id, asked_at, outcome } = observation;
-        let foreign = outcome.as_ref().ok().and_then(|report| self.why_foreign(report));
-        let node = &mut self.nodes[id.0];
+        let Observation { node: id, asked_at, outcome, second_opinion } = observation;
+        let leads = self.leadership.leader() == Some(id);
+        let node = &self.nodes[id.0];
         // An answer is overtaken by a later answer only: that a later check was in vain takes nothing from it.
         let newest = if outcome.is_ok() { node.view.health.answer_asked_at() } else { node.newest_asked_at };
         if newest.is_some_and(|newest| asked_at < newest) {
             return false;
         }
-        node.newest_asked_at = node.newest_asked_at.max(Some(asked_at));
+        // The report then describes the node at some moment after PostgreSQL was asked, not after Patroni was.
+        let (outcome, described_at) = match (outcome, second_opinion) {
+            (Err(silence), Some(second)) => {
+                let known = node.view.health.report().map(Arc::as_ref);
+                let settled = corroboration::settle(silence, known, leads, &second.report);
+                let described_at = if settled.is_ok() { second.asked_at } else { asked_at };
+                (settled.map(Arc::new), described_at)
+            }
+            (outcome, _) => (outcome, asked_at),
+        };
+        let foreign = outcome.as_ref().ok().and_then(|report| self.why_foreign(report));
 
+        let node = &mut self.nodes[id.0];
+        node.newest_asked_at = node.newest_asked_at.max(Some(asked_at));
         let before = node.view.standing().to_string();
         if outcome.is_ok() {
             node.view.foreign = foreign;
         }
         let health = mem::replace(&mut node.view.health, Health::UNKNOWN);
-        node.view.health = health.after(outcome, asked_at, now, self.settings.thresholds);
+        node.view.health = health.after(outcome, described_at, now, self.settings.thresholds);
         node.view.checked_at = Some(now);
         node.claims_since = match node.view.claim() {
             Some(Claim::Leader) => node.claims_since.or(Some(now)),
@@ -236,7 +249,7 @@ impl Machine {
         if before != after {
             actions.push(Action::Tell(Change::Node { node: id, from: before, to: after }));
         }
-        if self.leadership.leader() == Some(id) && self.doubted_at.is_some_and(|doubted| asked_at >= doubted) {
+        if leads && self.doubted_at.is_some_and(|doubted| asked_at >= doubted) {
             self.doubted_at = None;
         }
         self.measure_lag(id);

@@ -12,7 +12,7 @@ use super::fixtures::report;
 use super::health::Thresholds;
 use super::leadership::Leadership;
 use super::machine::{Action, Event, Machine, Settings};
-use super::node::{Claim, Lsn, Observation, Report, Silence};
+use super::node::{Claim, Lsn, Observation, Report, SecondOpinion, Silence};
 use super::topology::{Topology, WriterVerdict};
 use super::{Member, Moment, NodeId};
 use crate::routing::{Balance, Rule, Target, route};
@@ -84,6 +84,8 @@ struct World {
     now: Moment,
     nodes: Vec<RealNode>,
     lock: Option<(NodeId, Moment)>,
+    /// Where a node's REST API does not answer, its PostgreSQL is asked.
+    asks_postgresql: bool,
     /// Answers on their way: when they arrive, and what they say.
     mail: BTreeMap<(Moment, u64), Observation>,
     posted: u64,
@@ -93,6 +95,7 @@ impl World {
     fn new(seed: u64) -> World {
         let mut dice = Dice(seed);
         let count = 2 + dice.roll(4) as usize;
+        let asks_postgresql = dice.one_in(2);
         let node = |_| RealNode {
             is_primary: false,
             busy_until: Moment::START,
@@ -110,6 +113,7 @@ impl World {
             now: Moment::START,
             nodes: (0..count).map(node).collect(),
             lock: None,
+            asks_postgresql,
             mail: BTreeMap::new(),
             posted: 0,
         }
@@ -141,7 +145,7 @@ impl World {
                 node.is_primary = true;
                 node.timeline = newest_timeline + 1;
                 node.busy_until = now + self.dice.ms(100, 3_000);
-            } else if node.is_primary && !(node.is_paused && !node.sees_dcs) {
+            } else if node.is_primary && (node.sees_dcs || !node.is_paused) {
                 // without the lock, or unable to renew it for a ttl, a primary steps down
                 let lapsed = node.lock_renewed.is_none_or(|renewed| now - renewed > TTL);
                 if (node.sees_dcs && !holds) || lapsed {
@@ -223,6 +227,21 @@ impl World {
         Some(Report { position: Some(Lsn(node.position)), ..report(claim, node.timeline) })
     }
 
+    /// What a node's PostgreSQL says now; nothing if it cannot be heard.
+    fn answer_of_postgresql(&self, id: usize) -> Option<Report> {
+        let node = &self.nodes[id];
+        if !self.asks_postgresql || node.is_cut_off || !node.is_running {
+            return None;
+        }
+        let claim = match (node.is_primary, node.busy_until <= self.now) {
+            (true, true) => Claim::Leader,
+            (false, false) => Claim::OutOfService,
+            _ => Claim::Replica, // in recovery, being promoted or not
+        };
+        let word = report(claim, node.timeline);
+        Some(Report { position: Some(Lsn(node.position)), patroni_version: None, ..word })
+    }
+
     /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.
     fn ask(&mut self, node: NodeId, asked_at: Moment) {
         let (outcome, delay) = match self.answer(node.0) {
@@ -234,8 +253,15 @@ impl World {
             _ if self.dice.one_in(2) => (Err(Silence::Refused), self.dice.ms(1, 5)),
             _ => (Err(Silence::TimedOut), TIMEOUT),
         };
+        let second_opinion = match outcome {
+            Ok(_) => None,
+            Err(_) => {
+                self.answer_of_postgresql(node.0).map(|report| SecondOpinion { asked_at, report: Arc::new(report) })
+            }
+        };
         self.posted += 1;
-        self.mail.insert((self.now + delay, self.posted), Observation { node, asked_at, outcome });
+        let observation = Observation { node, asked_at, outcome, second_opinion };
+        self.mail.insert((self.now + delay, self.posted), observation);
     }
 
     /// The node that leads beyond doubt, in a world at peace.
@@ -256,24 +282,39 @@ struct Noted {
     claim: Claim,
     /// When the first answer of the present run of claims to the lead came in.
     claims_since: Option<Moment>,
+    /// It is Patroni's word, not PostgreSQL's.
+    by_patroni: bool,
 }
 
 #[derive(Default)]
 struct Onlooker {
     noted: BTreeMap<usize, Noted>,
+    /// When the newest check of each node was asked for that has ended, answered or not.
+    ended: BTreeMap<usize, Moment>,
 }
 
 impl Onlooker {
-    fn note(&mut self, observation: &Observation, now: Moment) {
-        let Ok(report) = &observation.outcome else { return };
-        let before = self.noted.get(&observation.node.0);
-        if before.is_some_and(|noted| noted.asked_at > observation.asked_at) {
+    /// `leads`: whether the node is the leader at present.
+    fn note(&mut self, observation: &Observation, leads: bool, now: Moment) {
+        let id = observation.node.0;
+        let asked_at = observation.asked_at;
+        let ended = self.ended.entry(id).or_insert(asked_at);
+        let comes_late = asked_at < *ended;
+        *ended = asked_at.max(*ended);
+        let before = self.noted.get(&id);
+        let claim = match (&observation.outcome, &observation.second_opinion) {
+            (Ok(report), _) => Some(report.claim),
+            (Err(_), Some(_)) if comes_late => None,
+            (Err(_), Some(second)) => worth(second.report.claim, before.map(|noted| noted.claim), leads),
+            (Err(_), None) => None,
+        };
+        let Some(claim) = claim else { return };
+        if before.is_some_and(|noted| noted.asked_at > asked_at) {
             return;
         }
-        let claims_since =
-            (report.claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
-        let noted = Noted { asked_at: observation.asked_at, claim: report.claim, claims_since };
-        self.noted.insert(observation.node.0, noted);
+        let claims_since = (claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
+        let by_patroni = observation.outcome.is_ok();
+        self.noted.insert(id, Noted { asked_at, claim, claims_since, by_patroni });
     }
 
     fn claim(&self, id: NodeId) -> Option<Claim> {
@@ -308,8 +349,16 @@ impl Onlooker {
         }
         let rival = self.noted.iter().find(|(id, other)| {
             let is_fresh = now - other.asked_at <= GRACE;
-            **id != leader.0 && other.claim == Claim::Leader && is_fresh && other.asked_at >= claims_since
+            let is_rival = other.by_patroni || !noted.by_patroni;
+            **id != leader.0 && other.claim == Claim::Leader && is_fresh && is_rival && other.asked_at >= claims_since
         });
+        let lock = self.noted.iter().find(|(id, other)| {
+            let answers = topology.node(NodeId(**id)).health.silence().is_none();
+            **id != leader.0 && other.by_patroni && other.claim.holds_lock() && answers
+        });
+        if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
+            return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId({holder}) holds the lock"));
+        }
         match rival {
             Some((rival, _)) => Err(format!("{leader:?} leads while NodeId({rival}) goes on claiming")),
             None => Ok(()),
@@ -350,6 +399,17 @@ impl Onlooker {
     }
 }
 
+/// What PostgreSQL's word is worth while Patroni is silent, in view of what the node said last: it takes the lead
+/// away, it keeps it for the leader, and it gives it to nobody.
+fn worth(word: Claim, before: Option<Claim>, leads: bool) -> Option<Claim> {
+    let had_lock = before.is_some_and(Claim::keeps_writers);
+    match word {
+        Claim::Leader => (leads && before == Some(Claim::Leader)).then_some(Claim::Leader),
+        Claim::OutOfService if had_lock => Some(Claim::LockHolder),
+        other => Some(other),
+    }
+}
+
 // ---- one run -------------------------------------------------------------------------------------------------
 
 struct Run {
@@ -385,7 +445,8 @@ impl Run {
     fn feed(&mut self, event: Event) -> Result<(), String> {
         let now = self.world.now;
         if let Event::Checked(observation) = &event {
-            self.onlooker.note(observation, now);
+            let leads = self.topology.leader() == Some(observation.node);
+            self.onlooker.note(observation, leads, now);
         }
         for action in self.machine.handle(event, now) {
             match action {

@@ -191,7 +191,10 @@ impl Monitor {
         self.running.spawn(async move {
             let sent = Instant::now();
             let outcome = patroni.check(&member.patroni_url).await.map(Arc::new);
-            Finding::Checked { observation: Observation { node, asked_at, outcome }, took: sent.elapsed() }
+            Finding::Checked {
+                observation: Observation { node, asked_at, outcome, second_opinion: None },
+                took: sent.elapsed(),
+            }
         });
     }
 

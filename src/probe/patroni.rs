@@ -175,6 +175,7 @@ impl StatusAnswer {
             timeline: self.timeline.filter(|timeline| *timeline > 0),
             position: self.xlog.location.or(self.xlog.replayed_location).map(Lsn),
             received: self.xlog.received_location.map(Lsn),
+            replay_lag: None,
             replication_state: self.replication_state,
             sync: match (self.sync_standby, self.quorum_standby) {
                 (true, _) => SyncStanding::Sync,
@@ -188,6 +189,7 @@ impl StatusAnswer {
             patroni_version: version,
             paused: self.pause,
             pending_restart: self.pending_restart,
+            patroni_silence: None,
         }
     }
 }
