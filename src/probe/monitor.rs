@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::patroni::{Patroni, PatroniTlsError};
+use super::checker::{Checker, CheckerError, Findings};
 use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Event, Machine, Settings};
 use crate::cluster::node::{Observation, Silence};
@@ -74,7 +74,7 @@ impl ClusterView {
 pub struct Monitor {
     name: Arc<str>,
     machine: Machine,
-    patroni: Patroni,
+    checker: Checker,
     discover_urls: Vec<String>,
     started: Instant,
     current: Arc<ArcSwap<Topology>>,
@@ -94,7 +94,7 @@ impl Monitor {
     /// A monitor, and the view through which others see what it finds. Nobody leads until it has run.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterView), PatroniTlsError> {
+    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterView), CheckerError> {
         let settings = Settings {
             interval: cluster.interval,
             fast_interval: cluster.fast_interval,
@@ -117,7 +117,7 @@ impl Monitor {
         let monitor = Monitor {
             name,
             machine,
-            patroni: Patroni::new(cluster.timeout, &cluster.patroni_tls)?,
+            checker: Checker::new(cluster)?,
             discover_urls: cluster.discover_urls.clone(),
             started: Instant::now(),
             current,
@@ -162,7 +162,11 @@ impl Monitor {
                 self.metrics.check_ended(observation.outcome.is_ok(), took);
                 self.step(Event::Checked(observation));
             }
-            Ok(Finding::Members(Ok(members))) => self.step(Event::Members(members)),
+            Ok(Finding::Members(Ok(members))) => {
+                self.step(Event::Members(members));
+                let topology = self.current.load();
+                self.checker.keep_only(|node| !topology.node(node).departed);
+            }
             Ok(Finding::Members(Err(silence))) => {
                 warn!(cluster = %self.name, reason = %silence, "no Patroni tells the cluster's members");
             }
@@ -186,15 +190,14 @@ impl Monitor {
     }
 
     fn check(&mut self, node: NodeId, asked_at: Moment) {
-        let patroni = self.patroni.clone();
-        let member = Arc::clone(self.machine.member(node));
+        let inquiry = self.checker.inquiry(node, self.machine.member(node));
+        let started = self.started;
         self.running.spawn(async move {
             let sent = Instant::now();
-            let outcome = patroni.check(&member.patroni_url).await.map(Arc::new);
-            Finding::Checked {
-                observation: Observation { node, asked_at, outcome, second_opinion: None },
-                took: sent.elapsed(),
-            }
+            let Findings { outcome, second_opinion } =
+                inquiry.carry_out(|| Moment::after_start(started.elapsed())).await;
+            let observation = Observation { node, asked_at, outcome, second_opinion };
+            Finding::Checked { observation, took: sent.elapsed() }
         });
     }
 
@@ -202,7 +205,7 @@ impl Monitor {
     fn look_for_members(&mut self) {
         let known: Vec<String> =
             self.current.load().members().map(|(_, node)| node.member.patroni_url.clone()).collect();
-        let patroni = self.patroni.clone();
+        let Some(patroni) = self.checker.patroni().cloned() else { return };
         let urls: Vec<String> = known.into_iter().chain(self.discover_urls.iter().cloned()).collect();
         self.running.spawn(async move {
             let mut newest_failure = Silence::TimedOut;
