@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::probe::checker::CheckerError;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::listener::{Desk, Listener};
-use crate::proxy::registry::{Order, Registry};
+use crate::proxy::registry::Registry;
 use crate::routing::Rule;
 use crate::telemetry::metrics::Metrics;
 
@@ -154,7 +154,7 @@ async fn drain(sessions: &TaskTracker, registry: &Registry, drain_timeout: Durat
     let left = registry.sessions();
     if left > 0 {
         warn!(sessions = left, "ending the sessions that are left");
-        registry.order_all(Order::Stop);
+        registry.stop();
         let _ = timeout_at(Instant::now() + LAST_WORDS, sessions.wait()).await;
     }
     info!("stopped");

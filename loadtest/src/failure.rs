@@ -61,7 +61,13 @@ impl Failure {
 }
 
 fn class_of(error: &tokio_postgres::Error) -> FailureClass {
-    let ended = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+    // The last is a proxy's word for a server that went away; PostgreSQL itself sends the others.
+    let ended = [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::CONNECTION_FAILURE,
+    ];
     match error.code() {
         Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => FailureClass::ReadOnly,
         Some(code) if ended.contains(code) => FailureClass::SessionBroken,

@@ -27,3 +27,5 @@ pub mod wait;
 pub mod writer;
 
 pub use error::{Error, Result};
+// Tests name its types; through here they get the version that the clients of this crate are made of.
+pub use tokio_postgres;

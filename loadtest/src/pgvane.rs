@@ -36,6 +36,7 @@ pub struct PgvaneBuilder {
     binary: PathBuf,
     nodes: Vec<Node>,
     fixed_ports: Option<[u16; 3]>,
+    top_lines: String,
     admin_lines: String,
     cluster_lines: String,
     write_lines: String,
@@ -51,6 +52,7 @@ impl Pgvane {
             binary: binary.to_owned(),
             nodes: nodes.to_vec(),
             fixed_ports: None,
+            top_lines: String::new(),
             admin_lines: String::new(),
             cluster_lines: String::new(),
             write_lines: String::new(),
@@ -153,6 +155,12 @@ impl PgvaneBuilder {
         self.write_listener(&line).read_listener(&line)
     }
 
+    /// A line of TOML for the top of the file, where the settings of the whole program are.
+    pub fn top(mut self, line: &str) -> Self {
+        append(&mut self.top_lines, line);
+        self
+    }
+
     /// A line of TOML for `[admin]`.
     pub fn admin(mut self, line: &str) -> Self {
         append(&mut self.admin_lines, line);
@@ -214,7 +222,7 @@ impl PgvaneBuilder {
 
     /// The configuration file's text.
     pub fn configuration(&self, write: SocketAddr, read: SocketAddr, admin: SocketAddr) -> String {
-        let mut text = format!("[admin]\nbind = \"{admin}\"\n{}", self.admin_lines);
+        let mut text = format!("{}\n[admin]\nbind = \"{admin}\"\n{}", self.top_lines, self.admin_lines);
         let cluster = with_defaults(&self.cluster_lines, &[("name", "main"), ("check", "patroni")]);
         write!(text, "\n[[cluster]]\n{cluster}").expect("writing to a string cannot fail");
         for Node { name, pg, rest, .. } in &self.nodes {

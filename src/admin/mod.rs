@@ -2,6 +2,7 @@
 
 mod stats;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use askama::Template;
@@ -19,6 +20,7 @@ use crate::cluster::topology::Topology;
 use crate::config::Config;
 use crate::probe::ClusterView;
 use crate::proxy::registry::{Census, Registry};
+use crate::telemetry::history::Record;
 use crate::telemetry::metrics::{ClusterNow, Metrics};
 
 /// Everything that the pages read. They change nothing.
@@ -47,6 +49,7 @@ pub async fn serve(socket: TcpListener, office: Office) {
         .route("/", get(stats_page))
         .route("/stats", get(stats_page))
         .route("/metrics", get(metrics))
+        .route("/api/events", get(events))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
         .with_state(Arc::new(office));
@@ -96,6 +99,15 @@ async fn metrics(State(office): State<Arc<Office>>) -> Response {
         .collect();
     let text = office.metrics.render(&clusters, &office.census());
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
+}
+
+async fn events(State(office): State<Arc<Office>>) -> Response {
+    let by_cluster: BTreeMap<&str, Vec<Record>> =
+        office.clusters.iter().map(|cluster| (cluster.name(), cluster.history().records())).collect();
+    match serde_json::to_string_pretty(&by_cluster) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn readiness(State(office): State<Arc<Office>>) -> Response {

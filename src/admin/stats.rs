@@ -3,15 +3,20 @@
 use std::time::Duration;
 
 use askama::Template;
-use tokio::time::Instant;
 
 use super::Office;
 use crate::cluster::Moment;
+use crate::cluster::lag::Lag;
 use crate::cluster::leadership::Leadership;
-use crate::cluster::node::SyncStanding;
+use crate::cluster::node::{Report, SyncStanding};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::config;
+use crate::probe::ClusterView;
 use crate::proxy::registry::Census;
+use crate::telemetry::history::Record;
+
+/// Changes of lead on the page; `/api/events` has more.
+const CHANGES_SHOWN: usize = 10;
 
 /// The page, ready to be rendered.
 #[derive(Template)]
@@ -29,8 +34,21 @@ struct Cluster {
     /// `led`, `doubted`, `vacant` or `contested`: the banner's colour.
     mood: &'static str,
     headline: String,
-    notes: Vec<&'static str>,
+    notes: Vec<String>,
     nodes: Vec<Node>,
+    changes: Vec<Change>,
+}
+
+/// One line of the record of changes of lead.
+struct Change {
+    at: String,
+    from: String,
+    to: String,
+    timeline: String,
+    leaderless: String,
+    held_max: usize,
+    first_session: String,
+    reason: String,
 }
 
 struct Node {
@@ -64,7 +82,7 @@ impl Page {
     pub(super) fn of(office: &Office) -> Page {
         let clusters = office.clusters.iter().enumerate().map(|(index, view)| {
             let loads = office.registry.loads(index);
-            cluster(view.name(), &view.topology(), &loads, now(office.started))
+            cluster(view, &loads)
         });
         let listeners = office.config.listeners.iter().zip(office.census());
         Page {
@@ -77,12 +95,9 @@ impl Page {
     }
 }
 
-/// Monitors count their moments from the start of the program, give or take what starting takes.
-fn now(started: Instant) -> Moment {
-    Moment::after_start(started.elapsed())
-}
-
-fn cluster(name: &str, topology: &Topology, loads: &[u32], now: Moment) -> Cluster {
+fn cluster(view: &ClusterView, loads: &[u32]) -> Cluster {
+    let (topology, now) = (view.topology(), view.now());
+    let topology: &Topology = &topology;
     let node_name = |id| &topology.node(id).member.name;
     let (mood, headline) = match &topology.leadership {
         Leadership::Led { leader, since, .. } if topology.doubted => {
@@ -100,13 +115,41 @@ fn cluster(name: &str, topology: &Topology, loads: &[u32], now: Moment) -> Clust
             ("contested", format!("split brain for {}: {why}; writes are held", span(now - *since)))
         }
     };
-    let is_paused = topology.members().any(|(_, node)| node.health.report().is_some_and(|report| report.paused));
     Cluster {
-        name: name.to_owned(),
+        name: view.name().to_owned(),
         mood,
         headline,
-        notes: if is_paused { vec!["Patroni is paused: no automatic failover"] } else { Vec::new() },
+        notes: notes(topology),
         nodes: topology.members().map(|(id, view)| node(view, loads.get(id.0).copied().unwrap_or(0), now)).collect(),
+        changes: view.history().records().into_iter().take(CHANGES_SHOWN).map(change).collect(),
+    }
+}
+
+fn notes(topology: &Topology) -> Vec<String> {
+    let anyone = |says: fn(&Report) -> bool| {
+        topology.members().any(|(_, node)| node.health.report().is_some_and(|report| says(report)))
+    };
+    let mut notes: Vec<String> = topology.scheduled_switchover.iter().cloned().collect();
+    if anyone(|report| report.paused) {
+        notes.push("Patroni is paused: no automatic failover".to_owned());
+    }
+    if anyone(|report| report.failsafe) {
+        notes.push("Patroni is in failsafe mode: its DCS is gone".to_owned());
+    }
+    notes
+}
+
+fn change(record: Record) -> Change {
+    let ms = |value: Option<u64>| value.map_or_else(|| "–".to_owned(), |ms| format!("{ms} ms"));
+    Change {
+        at: record.noticed_at.to_string(),
+        from: record.from,
+        to: record.to.unwrap_or_else(|| "nobody yet".to_owned()),
+        timeline: record.timeline.map_or_else(|| "–".to_owned(), |timeline| timeline.to_string()),
+        leaderless: ms(record.leaderless_ms),
+        held_max: record.held_max,
+        first_session: ms(record.first_session_ms),
+        reason: record.reason,
     }
 }
 
@@ -125,7 +168,6 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     if let Some(report) = report {
         let silence = report.patroni_silence.as_ref();
         remarks.extend(silence.map(|silence| format!("by PostgreSQL's word; Patroni: {silence}")));
-        remarks.extend(report.replay_lag.map(|lag| format!("last replayed transaction is {} old", span(lag))));
         remarks.extend(report.tags.iter().map(|(name, value)| format!("{name}: {value}")));
         remarks.extend(report.pending_restart.then(|| "restart pending".to_owned()));
         remarks.extend(match report.sync {
@@ -141,7 +183,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
         mood,
         state: text(report.map(|report| report.state.clone())),
         timeline: text(report.and_then(|report| report.timeline).map(|timeline| timeline.to_string())),
-        lag: text(view.lag_bytes.map(bytes)),
+        lag: text(view.lag.map(lag)),
         replication: text(report.and_then(|report| report.replication_state.clone())),
         sessions,
         checked: text(view.checked_at.map(|at| ago(now, at))),
@@ -150,10 +192,20 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     }
 }
 
+fn lag(lag: Lag) -> String {
+    if lag.time.is_zero() { bytes(lag.bytes) } else { format!("{}, {}", bytes(lag.bytes), span(lag.time)) }
+}
+
 fn listener(settings: &config::Listener, office: &Office, census: Census) -> Listener {
     let rule = &settings.rule;
     let mut leads_to = format!("{} of {}", rule.target.label(), office.config.clusters[settings.cluster].name);
-    if rule.falls_back_to_leader {
+    let conditions = rule.tags.iter().map(|(name, value)| format!("{name} = {value}"));
+    let lag_limits = [rule.lag_bytes_max.map(bytes), rule.lag_time_max.map(span)];
+    for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {
+        leads_to.push_str(", ");
+        leads_to.push_str(&condition);
+    }
+    if rule.target.is_standbys() && rule.falls_back_to_leader {
         leads_to.push_str(", else leader");
     }
     Listener {

@@ -30,9 +30,11 @@ pub fn settle(silence: Silence, known: Option<&Report>, leads: bool, word: &Repo
         // what only Patroni can tell is still as it was last told
         tags: known.tags,
         sync: known.sync,
+        name: known.name,
         scope: known.scope.or(word.scope),
         patroni_version: known.patroni_version,
         paused: known.paused,
+        failsafe: known.failsafe,
         pending_restart: known.pending_restart,
         // and of what PostgreSQL did not say, being in no state to say it, what is known stays
         system_identifier: word.system_identifier.or(known.system_identifier),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::moment::Moment;
-use super::node::{Claim, Lsn, Report, SyncStanding};
+use super::node::{Claim, Lsn, Member, Report, SyncStanding, WEIGHT_DEFAULT};
 
 pub(crate) fn at_ms(ms: u64) -> Moment {
     Moment::after_start(Duration::from_millis(ms))
@@ -18,15 +18,17 @@ pub(crate) fn report(claim: Claim, timeline: u32) -> Report {
         timeline: Some(timeline),
         position: Some(Lsn(1000)),
         received: None,
-        replay_lag: None,
+        replay_delay: None,
         replication_state: (claim == Claim::Replica).then(|| "streaming".into()),
         sync: SyncStanding::Async,
         tags: BTreeMap::new(),
+        name: None,
         scope: Some("demo".into()),
         system_identifier: Some("7000000000000000001".into()),
         server_version: Some(150_008),
         patroni_version: Some("4.1.5".into()),
         paused: false,
+        failsafe: false,
         pending_restart: false,
         patroni_silence: None,
     }
@@ -38,4 +40,14 @@ pub(crate) fn leader(timeline: u32) -> Arc<Report> {
 
 pub(crate) fn replica(timeline: u32) -> Arc<Report> {
     Arc::new(report(Claim::Replica, timeline))
+}
+
+pub(crate) fn member(name: &str) -> Member {
+    Member {
+        name: name.to_owned(),
+        address: format!("{name}:5432"),
+        patroni_url: format!("http://{name}:8008"),
+        weight: WEIGHT_DEFAULT,
+        sessions_max: u32::MAX,
+    }
 }

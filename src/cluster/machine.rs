@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use super::corroboration;
 use super::health::{Health, Thresholds};
+use super::identity::{Identity, Vote};
+use super::lag::Lag;
 use super::leadership::{Candidate, Leadership, decide};
 use super::moment::Moment;
-use super::node::{Claim, Lsn, Member, NODES_MAX, NodeId, Observation, Report};
-use super::schedule::Timetable;
+use super::node::{Claim, Lsn, Member, NodeId, Observation};
+use super::roster::{Entry, Roster};
 use super::topology::{NodeView, Topology};
 
 /// How long checks stay fast after the lead has changed hands.
@@ -48,8 +50,17 @@ pub enum Event {
     Checked(Observation),
     /// A session met something that makes this node's role doubtful: a refusal, a reset, an unexpected end.
     Suspicion(NodeId),
-    /// The cluster's members as discovery sees them. Static ones stay, whatever it says.
-    Members(Vec<Member>),
+    /// What discovery has found.
+    Discovered(Discovery),
+}
+
+/// The cluster as its DCS has it.
+#[derive(Debug, Clone, Default)]
+pub struct Discovery {
+    /// The members. Static ones stay, whatever it says.
+    pub members: Vec<Member>,
+    /// A switchover that is planned for later, in words.
+    pub scheduled_switchover: Option<String>,
 }
 
 /// What the driver is to do.
@@ -88,11 +99,17 @@ pub enum Change {
         from: NodeId,
         /// What is known of the reason.
         why: String,
+        /// How old the leader's last good answer is: when the lead was really lost lies in this time.
+        last_seen: Duration,
+        /// Several nodes claim the lead.
+        is_contested: bool,
     },
     /// Still nobody leads, but the reason is another.
     StillLeaderless {
         /// What is known of the reason.
         why: String,
+        /// Several nodes claim the lead.
+        is_contested: bool,
     },
     /// A node's role or health has changed.
     Node {
@@ -105,20 +122,13 @@ pub enum Change {
     },
 }
 
-struct Node {
-    view: NodeView,
-    timetable: Timetable,
-    is_static: bool,
-    /// When the first answer of the present, uninterrupted claim to the lead came in.
-    claims_since: Option<Moment>,
-    /// The newest `asked_at` of any check that has ended; a silence that is older comes too late.
-    newest_asked_at: Option<Moment>,
-}
-
 /// See the module's documentation.
 pub struct Machine {
     settings: Settings,
-    nodes: Vec<Node>,
+    roster: Roster,
+    identity: Identity,
+    /// Until it is known which cluster this is, nobody's claim counts.
+    identity_is_settled: bool,
     leadership: Leadership,
     last_leader: Option<NodeId>,
     generation: u64,
@@ -126,31 +136,27 @@ pub struct Machine {
     doubted_at: Option<Moment>,
     /// Checks stay fast until then.
     settled_at: Moment,
-    /// The cluster's system identifier, learnt from the first leader.
-    system_identifier: Option<String>,
     /// The end of the WAL as the last leader stated it.
     wal_end: Option<Lsn>,
+    scheduled_switchover: Option<String>,
 }
 
 impl Machine {
     /// A machine that knows its static members by name, and of whom nobody leads yet.
     pub fn new(settings: Settings, static_members: Vec<Member>, now: Moment) -> Machine {
-        let leadership = Topology::unchecked(Vec::new()).leadership;
-        let mut machine = Machine {
-            settings,
-            nodes: Vec::new(),
-            leadership,
+        Machine {
+            roster: Roster::new(static_members, settings.seed, now),
+            identity: Identity::new(settings.scope.clone()),
+            identity_is_settled: false,
+            leadership: Topology::unchecked(Vec::new()).leadership,
             last_leader: None,
             generation: 0,
             doubted_at: None,
             settled_at: now,
-            system_identifier: None,
             wal_end: None,
-        };
-        for member in static_members {
-            machine.admit(member, true, now);
+            scheduled_switchover: None,
+            settings,
         }
-        machine
     }
 
     /// The present picture.
@@ -159,13 +165,14 @@ impl Machine {
             generation: self.generation,
             leadership: self.leadership.clone(),
             doubted: self.doubted_at.is_some() && self.leadership.leader().is_some(),
-            nodes: self.nodes.iter().map(|node| node.view.clone()).collect(),
+            scheduled_switchover: self.scheduled_switchover.clone(),
+            nodes: self.roster.all().iter().map(|entry| entry.view.clone()).collect(),
         }
     }
 
     /// A node's name and addresses.
     pub fn member(&self, id: NodeId) -> &Arc<Member> {
-        &self.nodes[id.0].view.member
+        &self.roster.entry(id).view.member
     }
 
     /// Takes an event in at `now` and says what is to be done. `now` must never run backwards.
@@ -177,14 +184,19 @@ impl Machine {
         };
         let is_news = match event {
             Event::Tick => false,
-            Event::Checked(observation) => self.take_in(observation, now, &mut actions),
             Event::Suspicion(node) => self.doubt(node, now),
-            Event::Members(members) => self.take_members(members, now, &mut actions),
+            Event::Checked(observation) => {
+                self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now))
+            }
+            Event::Discovered(discovery) => {
+                self.noting_changes(now, &mut actions, |machine| machine.take_discovery(discovery, now))
+            }
         };
         let lead_changed = self.reconsider_lead(now, &mut actions);
         if let Some((id, asked_at)) = ended {
-            let pace = self.pace_of(id, now);
-            self.nodes[id.0].timetable.ended(asked_at, pace);
+            self.measure_lag(id, now);
+            let pace = self.pace_of(self.roster.entry(id), now);
+            self.roster.entry_mut(id).timetable.ended(asked_at, pace);
         }
         self.hasten(now);
         if is_news || lead_changed {
@@ -197,81 +209,66 @@ impl Machine {
 
     /// The latest moment at which to call [`Machine::handle`] again, if nothing happens before.
     pub fn next_wakeup(&self) -> Option<Moment> {
-        let next_check = self.present().filter_map(|node| node.timetable.next_due()).min();
+        let next_check = self.roster.present().filter_map(|(_, entry)| entry.timetable.next_due()).min();
         let lapse = self.leadership.leader().and_then(|leader| {
-            let asked_at = self.nodes[leader.0].view.health.answer_asked_at()?;
+            let asked_at = self.roster.entry(leader).view.health.answer_asked_at()?;
             Some(asked_at + self.settings.leader_grace + Duration::from_millis(1))
         });
         next_check.into_iter().chain(lapse).min()
     }
 
-    fn present(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().filter(|node| !node.view.departed)
-    }
-
     // ---- what comes in -----------------------------------------------------------------------------------
 
-    fn take_in(&mut self, observation: Observation, now: Moment, actions: &mut Vec<Action>) -> bool {
+    fn take_in(&mut self, observation: Observation, now: Moment) -> bool {
         let Observation { node: id, asked_at, outcome, second_opinion } = observation;
         let leads = self.leadership.leader() == Some(id);
-        let node = &self.nodes[id.0];
+        let entry = self.roster.entry_mut(id);
+        if entry.view.departed {
+            return false;
+        }
         // An answer is overtaken by a later answer only: that a later check was in vain takes nothing from it.
-        let newest = if outcome.is_ok() { node.view.health.answer_asked_at() } else { node.newest_asked_at };
+        let newest = if outcome.is_ok() { entry.view.health.answer_asked_at() } else { entry.newest_asked_at };
         if newest.is_some_and(|newest| asked_at < newest) {
             return false;
         }
+        entry.newest_asked_at = entry.newest_asked_at.max(Some(asked_at));
         // The report then describes the node at some moment after PostgreSQL was asked, not after Patroni was.
         let (outcome, described_at) = match (outcome, second_opinion) {
             (Err(silence), Some(second)) => {
-                let known = node.view.health.report().map(Arc::as_ref);
+                let known = entry.view.health.report().map(Arc::as_ref);
                 let settled = corroboration::settle(silence, known, leads, &second.report);
                 let described_at = if settled.is_ok() { second.asked_at } else { asked_at };
                 (settled.map(Arc::new), described_at)
             }
             (outcome, _) => (outcome, asked_at),
         };
-        let foreign = outcome.as_ref().ok().and_then(|report| self.why_foreign(report));
-
-        let node = &mut self.nodes[id.0];
-        node.newest_asked_at = node.newest_asked_at.max(Some(asked_at));
-        let before = node.view.standing().to_string();
-        if outcome.is_ok() {
-            node.view.foreign = foreign;
-        }
-        let health = mem::replace(&mut node.view.health, Health::UNKNOWN);
-        node.view.health = health.after(outcome, described_at, now, self.settings.thresholds);
-        node.view.checked_at = Some(now);
-        node.claims_since = match node.view.claim() {
-            Some(Claim::Leader) => node.claims_since.or(Some(now)),
-            _ => None,
-        };
-        let after = node.view.standing().to_string();
-        if before != after {
-            actions.push(Action::Tell(Change::Node { node: id, from: before, to: after }));
-        }
+        let health = mem::replace(&mut entry.view.health, Health::UNKNOWN);
+        entry.view.health = health.after(outcome, described_at, now, self.settings.thresholds);
+        entry.view.checked_at = Some(now);
         if leads && self.doubted_at.is_some_and(|doubted| asked_at >= doubted) {
             self.doubted_at = None;
         }
-        self.measure_lag(id);
         true
     }
 
-    /// Why a report does not belong to this cluster.
-    fn why_foreign(&self, report: &Report) -> Option<String> {
-        let differs = |known: &Option<String>, said: &Option<String>| match (known, said) {
-            (Some(known), Some(said)) if known != said => Some((known.clone(), said.clone())),
-            _ => None,
-        };
-        if let Some((known, said)) = differs(&self.settings.scope, &report.scope) {
-            return Some(format!("belongs to Patroni scope \"{said}\", not \"{known}\""));
-        }
-        let (known, said) = differs(&self.system_identifier, &report.system_identifier)?;
-        Some(format!("has system identifier {said}, the cluster's is {known}"))
+    /// Takes in what concerns the nodes, with all that follows for them, and notes which of them have changed.
+    fn noting_changes(
+        &mut self,
+        now: Moment,
+        actions: &mut Vec<Action>,
+        take: impl FnOnce(&mut Machine) -> bool,
+    ) -> bool {
+        let before = self.standings();
+        let is_news = take(self);
+        self.roster.drop_doubles();
+        self.reconsider_identity(now);
+        actions.extend(self.changes_since(&before));
+        is_news
     }
 
     fn doubt(&mut self, id: NodeId, now: Moment) -> bool {
-        for node in self.nodes.iter_mut().filter(|node| !node.view.departed) {
-            node.timetable.hurry(now);
+        for (_, entry) in self.roster.present_mut() {
+            entry.timetable.hurry(now);
         }
         let is_leader = self.leadership.leader() == Some(id);
         let is_news = is_leader && self.doubted_at.is_none();
@@ -281,70 +278,35 @@ impl Machine {
         is_news
     }
 
-    fn take_members(&mut self, members: Vec<Member>, now: Moment, actions: &mut Vec<Action>) -> bool {
-        let mut changed = false;
-        for id in 0..self.nodes.len() {
-            let node = &mut self.nodes[id];
-            let listed = members.iter().any(|member| member == node.view.member.as_ref());
-            // A node that still answers is kept: the list may be stale, the answer is not.
-            let answers = matches!(node.view.health, Health::Answering { .. });
-            let renamed = members.iter().any(|member| member.name == node.view.member.name) && !listed;
-            let leaves = !listed && (renamed || !answers);
-            if !node.is_static && !node.view.departed && leaves {
-                let from = node.view.standing().to_string();
-                node.view.departed = true;
-                node.claims_since = None;
-                let to = node.view.standing().to_string();
-                actions.push(Action::Tell(Change::Node { node: NodeId(id), from, to }));
-                changed = true;
-            }
-        }
-        for member in members {
-            changed |= self.admit(member, false, now);
-        }
-        changed
-    }
-
-    /// Takes a member in, or back in. False if it is known already, or if there is no place left.
-    fn admit(&mut self, member: Member, is_static: bool, now: Moment) -> bool {
-        if let Some(id) = self.nodes.iter().position(|node| *node.view.member == member) {
-            let node = &mut self.nodes[id];
-            let returns = mem::replace(&mut node.view.departed, false);
-            if returns {
-                node.view = NodeView::unchecked(Arc::clone(&node.view.member));
-                node.newest_asked_at = None;
-                node.timetable.hurry(now);
-            }
-            return returns;
-        }
-        let clashes = self.present().any(|node| node.is_static && node.view.member.name == member.name);
-        if clashes || self.nodes.len() == NODES_MAX {
-            return false;
-        }
-        let seed = self.settings.seed.wrapping_add(self.nodes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.nodes.push(Node {
-            view: NodeView::unchecked(Arc::new(member)),
-            timetable: Timetable::starting(now, seed),
-            is_static,
-            claims_since: None,
-            newest_asked_at: None,
-        });
-        true
+    fn take_discovery(&mut self, discovery: Discovery, now: Moment) -> bool {
+        let is_planned_anew = self.scheduled_switchover != discovery.scheduled_switchover;
+        self.scheduled_switchover = discovery.scheduled_switchover;
+        self.roster.take_list(discovery.members, now) || is_planned_anew
     }
 
     // ---- what follows from it ------------------------------------------------------------------------------
 
+    fn reconsider_identity(&mut self, now: Moment) {
+        let votes: Vec<Vote<'_>> = self.roster.present().map(|(_, entry)| vote(entry)).collect();
+        self.identity.reconsider(&votes);
+        self.identity_is_settled = self.identity.is_settled(&votes);
+        let foreign: Vec<Option<String>> =
+            votes.iter().map(|vote| self.identity.why_foreign(vote.report?, &votes)).collect();
+        for ((_, entry), why) in self.roster.present_mut().zip(foreign) {
+            entry.view.foreign = why;
+            entry.review(now);
+        }
+    }
+
     fn reconsider_lead(&mut self, now: Moment, actions: &mut Vec<Action>) -> bool {
-        let unknown = Health::UNKNOWN;
+        let believed = |entry: &Entry| self.identity_is_settled && entry.view.foreign.is_none();
         let candidates: Vec<Candidate<'_>> = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| !node.view.departed)
-            .map(|(id, node)| Candidate {
-                id: NodeId(id),
-                health: if node.view.foreign.is_some() { &unknown } else { &node.view.health },
-                claims_since: node.claims_since,
+            .roster
+            .present()
+            .map(|(id, entry)| Candidate {
+                id,
+                health: if believed(entry) { &entry.view.health } else { &Health::UNKNOWN },
+                claims_since: entry.claims_since,
             })
             .collect();
         let next = decide(&self.leadership, &candidates, now, self.settings.leader_grace);
@@ -362,17 +324,15 @@ impl Machine {
         self.doubted_at = None;
         self.settled_at = now + SETTLING;
         if let Some(leader) = self.leadership.leader() {
-            let report = self.nodes[leader.0].view.health.report();
-            if self.system_identifier.is_none() {
-                self.system_identifier = report.and_then(|report| report.system_identifier.clone());
-            }
-            self.measure_lag(leader);
+            self.measure_lag(leader, now);
         }
         actions.push(Action::Tell(self.change_since(previous, now)));
         self.last_leader = self.leadership.leader().or(self.last_leader);
     }
 
     fn change_since(&self, previous: &Leadership, now: Moment) -> Change {
+        let why = || self.topology().why_no_leader().unwrap_or_default();
+        let is_contested = matches!(self.leadership, Leadership::Contested { .. });
         match (&self.leadership, previous.leader()) {
             (Leadership::Led { leader, timeline, .. }, from) => Change::LeadTaken {
                 from: from.or(self.last_leader),
@@ -380,37 +340,59 @@ impl Machine {
                 timeline: *timeline,
                 leaderless: previous.leaderless_since().map_or(Duration::ZERO, |since| now - since),
             },
-            (_, Some(from)) => Change::LeadLost { from, why: self.topology().why_no_leader().unwrap_or_default() },
-            (_, None) => Change::StillLeaderless { why: self.topology().why_no_leader().unwrap_or_default() },
+            (_, Some(from)) => {
+                Change::LeadLost { from, why: why(), last_seen: self.last_good(from, now), is_contested }
+            }
+            (_, None) => Change::StillLeaderless { why: why(), is_contested },
         }
     }
 
+    /// How long ago a leader was last asked that still led: as far as we know, it may have lost the lead right after.
+    fn last_good(&self, leader: NodeId, now: Moment) -> Duration {
+        let asked_at = self.roster.entry(leader).last_led_at;
+        asked_at.map_or(Duration::ZERO, |asked_at| now - asked_at)
+    }
+
+    fn standings(&self) -> Vec<String> {
+        self.roster.all().iter().map(|entry| entry.view.standing().to_string()).collect()
+    }
+
+    fn changes_since(&self, before: &[String]) -> Vec<Action> {
+        let now = self.standings().into_iter().enumerate();
+        let unseen = NodeView::unchecked_standing();
+        now.filter_map(|(id, to)| {
+            let from = before.get(id).map_or(unseen, String::as_str);
+            (from != to).then(|| Action::Tell(Change::Node { node: NodeId(id), from: from.to_owned(), to }))
+        })
+        .collect()
+    }
+
     /// Brings lags up to date after an answer of `id`: everybody's after the leader's, else its own.
-    fn measure_lag(&mut self, id: NodeId) {
-        let position = |node: &Node| node.view.health.report().and_then(|report| report.position);
+    fn measure_lag(&mut self, id: NodeId, now: Moment) {
+        let position = |entry: &Entry| entry.view.health.report().and_then(|report| report.position);
         let leads = self.leadership.leader() == Some(id);
         if leads {
-            self.wal_end = position(&self.nodes[id.0]).or(self.wal_end);
+            self.wal_end = position(self.roster.entry(id)).or(self.wal_end);
         }
         let wal_end = self.wal_end;
-        let concerned = if leads { 0..self.nodes.len() } else { id.0..id.0 + 1 };
-        for node in &mut self.nodes[concerned] {
-            let is_standby = matches!(node.view.claim(), Some(Claim::Replica | Claim::StandbyLeader));
-            node.view.lag_bytes = match (wal_end, position(node)) {
-                (Some(Lsn(end)), Some(Lsn(at))) if is_standby => Some(end.saturating_sub(at)),
-                _ => None,
-            };
+        for (_, entry) in self.roster.present_mut().filter(|(other, _)| leads || *other == id) {
+            let lag = lag_behind(wal_end, entry);
+            entry.view.lag = lag;
+            entry.view.recent_lag = lag.map(|lag| entry.lag_meter.measure(lag, now));
+            if lag.is_none() {
+                entry.lag_meter.forget();
+            }
         }
     }
 
     // ---- when to ask ---------------------------------------------------------------------------------------
 
-    fn pace_of(&self, id: NodeId, now: Moment) -> Duration {
+    fn pace_of(&self, entry: &Entry, now: Moment) -> Duration {
         let leader_answers = self
             .leadership
             .leader()
-            .is_some_and(|leader| matches!(self.nodes[leader.0].view.health, Health::Answering { missed: 0, .. }));
-        if self.nodes[id.0].view.claim() == Some(Claim::LockHolder) {
+            .is_some_and(|leader| matches!(self.roster.entry(leader).view.health, Health::Answering { missed: 0, .. }));
+        if entry.view.claim() == Some(Claim::LockHolder) {
             self.settings.fast_interval / PROMOTION_HASTE
         } else if leader_answers && self.doubted_at.is_none() && self.settled_at <= now {
             self.settings.interval
@@ -421,27 +403,145 @@ impl Machine {
 
     /// Brings checks forward where things have become pressing since they were planned.
     fn hasten(&mut self, now: Moment) {
-        for id in 0..self.nodes.len() {
-            let pace = self.pace_of(NodeId(id), now);
+        let paces: Vec<Duration> = self.roster.present().map(|(_, entry)| self.pace_of(entry, now)).collect();
+        for ((_, entry), pace) in self.roster.present_mut().zip(paces) {
             if pace < self.settings.interval {
-                self.nodes[id].timetable.quicken(pace);
+                entry.timetable.quicken(pace);
             }
         }
     }
 
     fn ask_who_is_due(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        for (id, node) in self.nodes.iter_mut().enumerate().filter(|(_, node)| !node.view.departed) {
-            if node.timetable.next_due().is_some_and(|due| due <= now) {
-                node.timetable.asked(now);
-                actions.push(Action::Check { node: NodeId(id), asked_at: now });
+        for (node, entry) in self.roster.present_mut() {
+            if entry.timetable.next_due().is_some_and(|due| due <= now) {
+                entry.timetable.asked(now);
+                actions.push(Action::Check { node, asked_at: now });
             }
         }
     }
+}
+
+fn vote(entry: &Entry) -> Vote<'_> {
+    Vote { is_checked: entry.view.checked_at.is_some(), report: entry.view.health.report().map(Arc::as_ref) }
+}
+
+/// How far a standby is behind. Bytes and time are read together: the time since the last replayed commit grows on an
+/// idle cluster, so it counts only while there is something left to replay.
+fn lag_behind(wal_end: Option<Lsn>, entry: &Entry) -> Option<Lag> {
+    let report = entry.view.health.report()?;
+    let Some(Claim::Replica | Claim::StandbyLeader) = entry.view.claim() else { return None };
+    let (Lsn(end), Lsn(at)) = (wal_end?, report.position?);
+    let bytes = end.saturating_sub(at);
+    let time = report.replay_delay.filter(|_| bytes > 0).unwrap_or_default();
+    Some(Lag { bytes, time })
 }
 
 fn same_kind(a: &Leadership, b: &Leadership) -> bool {
     match (a, b) {
         (Leadership::Vacant { why: a, .. }, Leadership::Vacant { why: b, .. }) => a == b,
         _ => mem::discriminant(a) == mem::discriminant(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fixtures::{at_ms, leader, member, replica};
+    use crate::cluster::node::{Report, Silence};
+
+    const LEADER: NodeId = NodeId(0);
+    const REPLICA: NodeId = NodeId(1);
+
+    /// A machine of two nodes, and a clock; each check is answered at once by what its node is set to say.
+    struct Bench {
+        machine: Machine,
+        now: Moment,
+        says: [Result<Arc<Report>, Silence>; 2],
+        asked: Vec<(NodeId, Moment)>,
+    }
+
+    impl Bench {
+        fn new(first: Result<Arc<Report>, Silence>, second: Result<Arc<Report>, Silence>) -> Bench {
+            let settings = Settings {
+                interval: Duration::from_secs(1),
+                fast_interval: Duration::from_millis(100),
+                leader_grace: Duration::from_secs(20),
+                thresholds: Thresholds { rise: 2, fall: 3 },
+                scope: None,
+                seed: 7,
+            };
+            let machine = Machine::new(settings, vec![member("a"), member("b")], at_ms(0));
+            Bench { machine, now: at_ms(0), says: [first, second], asked: Vec::new() }
+        }
+
+        fn feed(&mut self, event: Event) {
+            let mut events = vec![event];
+            while let Some(event) = events.pop() {
+                for action in self.machine.handle(event, self.now) {
+                    if let Action::Check { node, asked_at } = action {
+                        self.asked.push((node, asked_at));
+                        let outcome = self.says[node.0].clone();
+                        events.push(Event::Checked(Observation { node, asked_at, outcome, second_opinion: None }));
+                    }
+                }
+            }
+        }
+
+        /// How many checks are sent in this time.
+        fn checks_in(&mut self, time: Duration) -> usize {
+            let (end, before) = (self.now + time, self.asked.len());
+            while self.now < end {
+                self.now = self.now + Duration::from_millis(5);
+                self.feed(Event::Tick);
+            }
+            self.asked.len() - before
+        }
+    }
+
+    #[test]
+    fn checks_are_fast_while_nobody_leads_and_slow_when_all_is_well() {
+        let second = Duration::from_secs(1);
+        let mut bench = Bench::new(Ok(replica(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        let leaderless = bench.checks_in(second);
+        assert!((16..=24).contains(&leaderless), "two nodes were asked {leaderless} times in a second");
+        bench.says[0] = Ok(leader(2));
+        bench.checks_in(SETTLING + second);
+        let quiet = bench.checks_in(10 * second);
+        assert!((18..=23).contains(&quiet), "two nodes were asked {quiet} times in ten seconds");
+        bench.says[0] = Err(Silence::TimedOut);
+        bench.checks_in(2 * second);
+        let missed = bench.checks_in(second);
+        assert!((16..=24).contains(&missed), "a silent leader: {missed} checks in a second");
+    }
+
+    #[test]
+    fn doubt_ends_with_an_answer_to_a_later_question_only() {
+        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        bench.checks_in(Duration::from_secs(5));
+        let earlier = bench.now;
+        bench.now = bench.now + Duration::from_millis(3);
+        let sent = bench.machine.handle(Event::Suspicion(LEADER), bench.now);
+        assert!(bench.machine.topology().doubted);
+        let late = Observation { node: LEADER, asked_at: earlier, outcome: Ok(leader(1)), second_opinion: None };
+        bench.machine.handle(Event::Checked(late), bench.now);
+        assert!(bench.machine.topology().doubted, "that was asked before the doubt arose");
+        let asks =
+            |node| sent.iter().any(|action| matches!(action, Action::Check { node: asked, .. } if *asked == node));
+        assert!(asks(LEADER) && asks(REPLICA), "all nodes are asked at once: {sent:?}");
+        let fresh =
+            Observation { node: LEADER, asked_at: bench.now, outcome: Err(Silence::TimedOut), second_opinion: None };
+        bench.machine.handle(Event::Checked(fresh), bench.now);
+        assert!(!bench.machine.topology().doubted, "silence is no word against it");
+        assert_eq!(bench.machine.topology().leader(), Some(LEADER));
+    }
+
+    #[test]
+    fn suspicion_of_a_replica_casts_no_doubt_on_the_leader() {
+        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        bench.machine.handle(Event::Suspicion(REPLICA), bench.now);
+        assert!(!bench.machine.topology().doubted);
     }
 }

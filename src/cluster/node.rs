@@ -24,7 +24,14 @@ pub struct Member {
     pub address: String,
     /// Base URL of Patroni's REST API, without a trailing slash.
     pub patroni_url: String,
+    /// What share of new sessions it gets, beside the others' weights.
+    pub weight: u32,
+    /// How many sessions it carries at once, over all listeners.
+    pub sessions_max: u32,
 }
+
+/// The weight of a node to which none was given.
+pub const WEIGHT_DEFAULT: u32 = 100;
 
 /// A position in the write-ahead log, in bytes since its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,15 +111,16 @@ pub struct Report {
     pub position: Option<Lsn>,
     /// Up to where a replica has received WAL.
     pub received: Option<Lsn>,
-    /// Age of the last transaction that a replica has replayed, while it has received more than that; told by the SQL
-    /// check only.
-    pub replay_lag: Option<Duration>,
+    /// How long before this answer what the replica last replayed was committed. Grows on an idle cluster too.
+    pub replay_delay: Option<Duration>,
     /// `streaming`, `in archive recovery`, another state of PostgreSQL's WAL receiver, or absent.
     pub replication_state: Option<String>,
     /// Part in synchronous replication.
     pub sync: SyncStanding,
     /// The node's tags from Patroni's configuration, values as text.
     pub tags: BTreeMap<String, String>,
+    /// The member's name by its own word (since Patroni 4).
+    pub name: Option<String>,
     /// Patroni's `scope`, the cluster's name.
     pub scope: Option<String>,
     /// `system_identifier` of pg_controldata.
@@ -123,6 +131,8 @@ pub struct Report {
     pub patroni_version: Option<String>,
     /// Patroni is in maintenance mode (`patronictl pause`).
     pub paused: bool,
+    /// Patroni keeps its leader though the DCS is gone, because all members agree (`failsafe_mode`).
+    pub failsafe: bool,
     /// The node waits for a restart to apply its configuration.
     pub pending_restart: bool,
     /// Patroni did not answer, and why; the rest is PostgreSQL's own word. `None` where the one that was to be asked
@@ -139,15 +149,17 @@ impl Report {
             timeline: None,
             position: None,
             received: None,
-            replay_lag: None,
+            replay_delay: None,
             replication_state: None,
             sync: SyncStanding::Async,
             tags: BTreeMap::new(),
+            name: None,
             scope: None,
             system_identifier: None,
             server_version: None,
             patroni_version: None,
             paused: false,
+            failsafe: false,
             pending_restart: false,
             patroni_silence: None,
         }

@@ -1,6 +1,19 @@
 //! A small world of nodes, faults and delays that drives the machine through years in seconds, and an onlooker that
 //! knows the rules and not the machine.
 //!
+//! The rules, each with a bug that was planted in the machine to see it break:
+//!
+//! - a leader's newest answer says that it leads, and is not older than the grace (a lock holder led; a claim never
+//!   lapsed; silence renewed the answer's age);
+//! - nobody leads while another goes on claiming to (a repeated claim was outdone like a stale one);
+//! - a stranger never leads (foreign nodes were believed; the first to answer settled which cluster it is);
+//! - knowledge never goes backwards (late answers were taken in);
+//! - no write goes to a leader that is suspected (a doubted leader got writes; an earlier question ended the doubt);
+//! - no read goes to a node that is no replica, or lags (nodes out of service got reads; lag was not looked at);
+//! - sessions are misplaced for a cause only that a node's own words bear out (silence, or a restart under the lock, cut
+//!   writers);
+//! - in peace, the machine finds the leader in time (one check in fifty was never followed by another).
+//!
 //! Seeds: `PGVANE_SIM_SEEDS=1000000 cargo test --release simulation -- --nocapture`; one seed again:
 //! `PGVANE_SIM_SEED=4711`. A failure prints its seed.
 
@@ -8,27 +21,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixtures::report;
+use super::fixtures::{member, report};
 use super::health::Thresholds;
 use super::leadership::Leadership;
-use super::machine::{Action, Event, Machine, Settings};
+use super::machine::{Action, Discovery, Event, Machine, Settings};
 use super::node::{Claim, Lsn, Observation, Report, SecondOpinion, Silence};
-use super::topology::{Topology, WriterVerdict};
-use super::{Member, Moment, NodeId};
-use crate::routing::{Balance, Rule, Target, route};
+use super::topology::Topology;
+use super::{Moment, NodeId};
+use crate::routing::{Cause, Rule, Situation, Target, route, why_misplaced};
 
 /// Seeds that every test run tries; each is a world of its own.
 const SEEDS: u64 = 2_000;
 
 /// How long each world is troubled …
-const TROUBLED: Duration = Duration::from_secs(240);
+const TROUBLED: Duration = Duration::from_secs(120);
 
 /// … and how long it is left in peace afterwards, for the machine to find out.
-const PEACE: Duration = Duration::from_secs(60);
+const PEACE: Duration = Duration::from_secs(20);
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(20);
+
+/// What the readers of these worlds put up with.
+const LAG_MAX: u64 = 100_000;
 
 /// Patroni's lease on the leader lock.
 const TTL: Duration = Duration::from_secs(30);
@@ -77,6 +93,10 @@ struct RealNode {
     is_cut_off: bool,
     /// Its REST API does not answer.
     is_mute: bool,
+    /// Replays nothing, and falls behind.
+    is_stuck: bool,
+    /// A node of another cluster that got into the list: claims the lead of its own all the time.
+    is_stranger: bool,
 }
 
 struct World {
@@ -107,16 +127,14 @@ impl World {
             is_paused: false,
             is_cut_off: false,
             is_mute: false,
+            is_stuck: false,
+            is_stranger: false,
         };
-        World {
-            dice,
-            now: Moment::START,
-            nodes: (0..count).map(node).collect(),
-            lock: None,
-            asks_postgresql,
-            mail: BTreeMap::new(),
-            posted: 0,
+        let mut nodes: Vec<RealNode> = (0..count).map(node).collect();
+        if count > 2 && dice.one_in(3) {
+            nodes[dice.roll(count as u64) as usize].is_stranger = true;
         }
+        World { dice, now: Moment::START, nodes, lock: None, asks_postgresql, mail: BTreeMap::new(), posted: 0 }
     }
 
     fn any_node(&mut self) -> usize {
@@ -132,8 +150,9 @@ impl World {
         for id in 0..self.nodes.len() {
             let holds = self.lock.is_some_and(|(holder, _)| holder.0 == id);
             let newest_timeline = self.nodes.iter().map(|node| node.timeline).max().unwrap_or(1);
+            let newest_position = self.nodes.iter().map(|node| node.position).max().unwrap_or(0);
             let node = &mut self.nodes[id];
-            if !node.is_running {
+            if !node.is_running || node.is_stranger {
                 continue;
             }
             if node.sees_dcs && holds && node.is_primary {
@@ -158,6 +177,7 @@ impl World {
                 node.position += self.dice.roll(10_000);
             } else {
                 node.timeline = newest_timeline;
+                node.position = if node.is_stuck { node.position } else { newest_position };
             }
         }
     }
@@ -165,14 +185,17 @@ impl World {
     /// Something goes wrong, or right again.
     fn trouble(&mut self) {
         let id = self.any_node();
-        match self.dice.roll(9) {
+        match self.dice.roll(12) {
             0 => self.nodes[id].is_cut_off = !self.nodes[id].is_cut_off,
             1 => self.nodes[id].is_mute = !self.nodes[id].is_mute,
             2 => self.nodes[id].sees_dcs = !self.nodes[id].sees_dcs,
             3 => self.nodes[id].is_paused = !self.nodes[id].is_paused,
             4 => self.crash(id),
             5 => self.restart(id),
-            6 => self.nodes[id].busy_until = self.now + self.dice.ms(100, 8_000),
+            6 => self.nodes[id].is_stuck = !self.nodes[id].is_stuck,
+            // the proxy's machine is suspended: its clock goes on without it
+            7 => self.now = self.now + self.dice.ms(1_000, 120_000),
+            8 => self.nodes[id].busy_until = self.now + self.dice.ms(100, 8_000),
             _ => self.switch_over(id),
         }
     }
@@ -206,7 +229,8 @@ impl World {
         for id in 0..self.nodes.len() {
             self.restart(id);
             let node = &mut self.nodes[id];
-            (node.is_cut_off, node.is_mute, node.sees_dcs, node.is_paused) = (false, false, true, false);
+            (node.is_cut_off, node.is_mute, node.sees_dcs) = (false, false, true);
+            (node.is_paused, node.is_stuck) = (false, false);
         }
     }
 
@@ -215,6 +239,10 @@ impl World {
         let node = &self.nodes[id];
         if node.is_cut_off || node.is_mute || !node.is_running {
             return None;
+        }
+        if node.is_stranger {
+            let system_identifier = Some("another cluster".to_owned());
+            return Some(Report { system_identifier, ..report(Claim::Leader, 99) });
         }
         let is_ready = node.busy_until <= self.now;
         let believes_in_lock = node.is_primary && node.lock_renewed.is_some();
@@ -233,6 +261,10 @@ impl World {
         if !self.asks_postgresql || node.is_cut_off || !node.is_running {
             return None;
         }
+        if node.is_stranger {
+            let system_identifier = Some("another cluster".to_owned());
+            return Some(Report { system_identifier, ..report(Claim::Leader, 99) });
+        }
         let claim = match (node.is_primary, node.busy_until <= self.now) {
             (true, true) => Claim::Leader,
             (false, false) => Claim::OutOfService,
@@ -243,8 +275,8 @@ impl World {
     }
 
     /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.
-    fn ask(&mut self, node: NodeId, asked_at: Moment) {
-        let (outcome, delay) = match self.answer(node.0) {
+    fn ask(&mut self, real: usize, node: NodeId, asked_at: Moment) {
+        let (outcome, delay) = match self.answer(real) {
             Some(report) if !self.dice.one_in(40) => {
                 let slow = self.dice.one_in(20);
                 let delay = if slow { self.dice.ms(50, 2_000) } else { self.dice.ms(1, 30) };
@@ -256,7 +288,7 @@ impl World {
         let second_opinion = match outcome {
             Ok(_) => None,
             Err(_) => {
-                self.answer_of_postgresql(node.0).map(|report| SecondOpinion { asked_at, report: Arc::new(report) })
+                self.answer_of_postgresql(real).map(|report| SecondOpinion { asked_at, report: Arc::new(report) })
             }
         };
         self.posted += 1;
@@ -265,11 +297,13 @@ impl World {
     }
 
     /// The node that leads beyond doubt, in a world at peace.
-    fn true_leader(&self) -> Option<NodeId> {
-        let claims = |id: &usize| self.answer(*id).is_some_and(|report| report.claim == Claim::Leader);
+    fn true_leader(&self) -> Option<usize> {
+        let claims = |id: &usize| {
+            !self.nodes[*id].is_stranger && self.answer(*id).is_some_and(|report| report.claim == Claim::Leader)
+        };
         let mut claimants = (0..self.nodes.len()).filter(claims);
         let first = claimants.next()?;
-        claimants.next().is_none().then_some(NodeId(first))
+        claimants.next().is_none().then_some(first)
     }
 }
 
@@ -280,6 +314,8 @@ impl World {
 struct Noted {
     asked_at: Moment,
     claim: Claim,
+    is_stranger: bool,
+    position: u64,
     /// When the first answer of the present run of claims to the lead came in.
     claims_since: Option<Moment>,
     /// It is Patroni's word, not PostgreSQL's.
@@ -291,6 +327,10 @@ struct Onlooker {
     noted: BTreeMap<usize, Noted>,
     /// When the newest check of each node was asked for that has ended, answered or not.
     ended: BTreeMap<usize, Moment>,
+    /// A leader that was suspected, and when: it gets no writes until a later question has come to an end.
+    suspected: Option<(NodeId, Moment)>,
+    /// Before anybody has led there are no sessions to be misplaced.
+    somebody_has_led: bool,
 }
 
 impl Onlooker {
@@ -298,23 +338,36 @@ impl Onlooker {
     fn note(&mut self, observation: &Observation, leads: bool, now: Moment) {
         let id = observation.node.0;
         let asked_at = observation.asked_at;
+        self.suspected.take_if(|(node, since)| *node == observation.node && asked_at >= *since);
         let ended = self.ended.entry(id).or_insert(asked_at);
         let comes_late = asked_at < *ended;
         *ended = asked_at.max(*ended);
         let before = self.noted.get(&id);
-        let claim = match (&observation.outcome, &observation.second_opinion) {
-            (Ok(report), _) => Some(report.claim),
+        let word = match (&observation.outcome, &observation.second_opinion) {
+            (Ok(report), _) => Some((report, report.claim)),
             (Err(_), Some(_)) if comes_late => None,
-            (Err(_), Some(second)) => worth(second.report.claim, before.map(|noted| noted.claim), leads),
+            (Err(_), Some(second)) => {
+                let worth = worth(second.report.claim, before.map(|noted| noted.claim), leads);
+                worth.map(|claim| (&second.report, claim))
+            }
             (Err(_), None) => None,
         };
-        let Some(claim) = claim else { return };
+        let Some((report, claim)) = word else { return };
         if before.is_some_and(|noted| noted.asked_at > asked_at) {
             return;
         }
         let claims_since = (claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
+        let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
+        let position = report.position.map_or(0, |Lsn(position)| position);
         let by_patroni = observation.outcome.is_ok();
-        self.noted.insert(id, Noted { asked_at, claim, claims_since, by_patroni });
+        self.noted.insert(id, Noted { asked_at, claim, is_stranger, position, claims_since, by_patroni });
+    }
+
+    fn forget_departed(&mut self, topology: &Topology) {
+        let is_here = |id: usize| topology.nodes.get(id).is_none_or(|node| !node.departed);
+        self.noted.retain(|id, _| is_here(*id));
+        self.ended.retain(|id, _| is_here(*id));
+        self.suspected.take_if(|(node, _)| topology.leader() != Some(*node));
     }
 
     fn claim(&self, id: NodeId) -> Option<Claim> {
@@ -322,9 +375,12 @@ impl Onlooker {
     }
 
     /// The rules. An error names the one that is broken.
-    fn judge(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+    fn judge(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
         self.judge_lead(topology, now)?;
-        self.judge_sessions(topology)?;
+        self.somebody_has_led |= topology.leader().is_some();
+        if self.somebody_has_led {
+            self.judge_sessions(topology)?;
+        }
         self.judge_routes(topology)?;
         for (id, view) in topology.members() {
             let known = view.health.answer_asked_at();
@@ -341,6 +397,9 @@ impl Onlooker {
         let Some(noted) = self.noted.get(&leader.0) else {
             return Err(format!("{leader:?} leads and has never answered"));
         };
+        if noted.is_stranger {
+            return Err(format!("{leader:?} leads and belongs to another cluster"));
+        }
         let Some(claims_since) = noted.claims_since else {
             return Err(format!("{leader:?} leads and its newest answer says {:?}", noted.claim));
         };
@@ -349,12 +408,16 @@ impl Onlooker {
         }
         let rival = self.noted.iter().find(|(id, other)| {
             let is_fresh = now - other.asked_at <= GRACE;
-            let is_rival = other.by_patroni || !noted.by_patroni;
-            **id != leader.0 && other.claim == Claim::Leader && is_fresh && is_rival && other.asked_at >= claims_since
+            !other.is_stranger
+                && **id != leader.0
+                && other.claim == Claim::Leader
+                && is_fresh
+                && (other.by_patroni || !noted.by_patroni)
+                && other.asked_at >= claims_since
         });
         let lock = self.noted.iter().find(|(id, other)| {
             let answers = topology.node(NodeId(**id)).health.silence().is_none();
-            **id != leader.0 && other.by_patroni && other.claim.holds_lock() && answers
+            **id != leader.0 && !other.is_stranger && other.by_patroni && other.claim.holds_lock() && answers
         });
         if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
             return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId({holder}) holds the lock"));
@@ -365,34 +428,60 @@ impl Onlooker {
         }
     }
 
-    /// Write sessions are cut for a cause, and kept without one.
+    /// Sessions are in the wrong place for a cause that the node's own words, or another's, bear out.
     fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
-        for (id, _) in topology.members() {
-            let has_cause = match topology.verdict_on_writers(id) {
-                WriterVerdict::Keep => continue,
-                WriterVerdict::LostLead => self.claim(id).is_some_and(|claim| !claim.keeps_writers()),
-                WriterVerdict::Superseded(by) => by != id && self.claim(by) == Some(Claim::Leader),
-            };
-            if !has_cause {
-                return Err(format!("sessions on {id:?} are cut though it says {:?}", self.claim(id)));
+        for (id, view) in topology.members() {
+            let noted = self.noted.get(&id.0);
+            let leads = topology.leader() == Some(id);
+            for target in [Target::Leader, Target::Replica] {
+                let rule = Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
+                let is_borne_out = match why_misplaced(&rule, topology, id) {
+                    None => true,
+                    Some(Cause::LostLead) => {
+                        let by_its_own_word = noted.is_some_and(|noted| {
+                            noted.is_stranger || !matches!(noted.claim, Claim::Leader | Claim::LockHolder)
+                        });
+                        by_its_own_word || topology.leader().is_some_and(|other| other != id)
+                    }
+                    Some(Cause::Promotion) => leads && target == Target::Replica,
+                    Some(Cause::Lag) => view.recent_lag.is_some_and(|lag| lag.bytes > LAG_MAX),
+                    Some(Cause::Silence) => view.health.silence().is_some(),
+                    Some(Cause::Standing | Cause::Departure) => false,
+                };
+                if !is_borne_out {
+                    return Err(format!("sessions on {id:?} are misplaced though it says {:?}", self.claim(id)));
+                }
             }
         }
         Ok(())
     }
 
+    fn why_no_reader(&self, topology: &Topology, node: NodeId) -> Option<String> {
+        let noted = self.noted.get(&node.0)?;
+        let end = topology.leader().and_then(|leader| self.noted.get(&leader.0)).map(|leader| leader.position);
+        let lag = end.map_or(0, |end| end.saturating_sub(noted.position));
+        match noted.claim {
+            Claim::Replica if lag > LAG_MAX => Some(format!("it lags by {lag} bytes")),
+            Claim::Replica => None,
+            other => Some(format!("it says {other:?}")),
+        }
+    }
+
     fn judge_routes(&self, topology: &Topology) -> Result<(), String> {
-        let rule =
-            |target| Rule { target, balance: Balance::RoundRobin, falls_back_to_leader: false, lag_bytes_max: None };
+        let rule = |target| Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
+        let routed = |target, turn| {
+            route(topology, &rule(target), &Situation { tried: &[], turn, load: |_| 0, now: Moment::START })
+        };
         for turn in 0..topology.nodes.len() as u64 {
-            if let Ok(node) = route(topology, &rule(Target::Leader), &[], turn, |_| 0)
-                && (topology.doubted || self.claim(node) != Some(Claim::Leader))
+            if let Ok(node) = routed(Target::Leader, turn)
+                && (self.suspected.is_some() || self.claim(node) != Some(Claim::Leader))
             {
-                return Err(format!("a write is sent to {node:?}, which is doubted or says {:?}", self.claim(node)));
+                return Err(format!("a write is sent to {node:?}, which is suspected or says {:?}", self.claim(node)));
             }
-            if let Ok(node) = route(topology, &rule(Target::Replica), &[], turn, |_| 0)
-                && self.claim(node) != Some(Claim::Replica)
+            if let Ok(node) = routed(Target::Replica, turn)
+                && self.why_no_reader(topology, node).is_some()
             {
-                return Err(format!("a read is sent to {node:?}, which says {:?}", self.claim(node)));
+                return Err(format!("a read is sent to {node:?}: {:?}", self.why_no_reader(topology, node)));
             }
         }
         Ok(())
@@ -423,12 +512,11 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let world = World::new(seed);
-        let member = |id: usize| Member {
-            name: format!("node{id}"),
-            address: format!("node{id}:5432"),
-            patroni_url: format!("http://node{id}:8008"),
-        };
+        let mut world = World::new(seed);
+        // the operator has named some of the nodes; the others are found by and by
+        // (all, where there is a stranger: it is one among many, not the only one that the operator meant)
+        let has_stranger = world.nodes.iter().any(|node| node.is_stranger);
+        let named = if has_stranger { world.nodes.len() } else { 1 + world.any_node() };
         let settings = Settings {
             interval: INTERVAL,
             fast_interval: Duration::from_millis(100),
@@ -437,7 +525,8 @@ impl Run {
             scope: None,
             seed,
         };
-        let machine = Machine::new(settings, (0..world.nodes.len()).map(member).collect(), Moment::START);
+        let members = (0..named).map(|id| member(&format!("node{id}"))).collect();
+        let machine = Machine::new(settings, members, Moment::START);
         let topology = Arc::new(machine.topology());
         Run { world, machine, onlooker: Onlooker::default(), topology, wrong_since: None }
     }
@@ -450,17 +539,24 @@ impl Run {
         }
         for action in self.machine.handle(event, now) {
             match action {
-                Action::Check { node, asked_at } => self.world.ask(node, asked_at),
+                Action::Check { node, asked_at } => self.world.ask(self.real(node), node, asked_at),
                 Action::Publish(topology) => {
                     if topology.generation <= self.topology.generation {
                         return Err("a picture is not newer than the one before".to_owned());
                     }
+                    self.onlooker.forget_departed(&topology);
                     self.topology = topology;
                 }
                 Action::Tell(_) => {}
             }
         }
         self.onlooker.judge(&self.topology, now)
+    }
+
+    /// Which node of the world the machine knows by this number.
+    fn real(&self, node: NodeId) -> usize {
+        let name = &self.machine.member(node).name;
+        name.trim_start_matches("node").parse().expect("nodes are called by their numbers")
     }
 
     /// Lives until `end`, with something happening to the world about every `every`.
@@ -481,7 +577,8 @@ impl Run {
             let due = self.world.mail.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
             let event = match due.then(|| self.world.mail.pop_first()).flatten() {
                 Some((_, observation)) => Event::Checked(observation),
-                None if self.world.dice.one_in(200) => Event::Suspicion(NodeId(self.world.any_node())),
+                None if self.world.dice.one_in(500) => Event::Discovered(self.list(every.is_some())),
+                None if self.world.dice.one_in(200) => self.some_suspicion(),
                 None => Event::Tick,
             };
             self.feed(event)?;
@@ -492,8 +589,24 @@ impl Run {
         Ok(())
     }
 
+    /// What `/cluster` tells: all members, or, if it is stale, some of them.
+    fn list(&mut self, is_stale: bool) -> Discovery {
+        let count = self.world.nodes.len();
+        let listed = (0..count).filter(|_| !(is_stale && self.world.dice.one_in(4)));
+        Discovery { members: listed.map(|id| member(&format!("node{id}"))).collect(), scheduled_switchover: None }
+    }
+
+    fn some_suspicion(&mut self) -> Event {
+        let node = NodeId(self.world.any_node());
+        if self.topology.leader() == Some(node) {
+            self.onlooker.suspected = Some((node, self.world.now));
+        }
+        Event::Suspicion(node)
+    }
+
     fn judge_convergence(&mut self) -> Result<(), String> {
-        let (now, truth, belief) = (self.world.now, self.world.true_leader(), self.topology.leader());
+        let (now, truth) = (self.world.now, self.world.true_leader());
+        let belief = self.topology.leader().map(|leader| self.real(leader));
         if truth.is_none() || truth == belief {
             self.wrong_since = None;
             return Ok(());
@@ -513,7 +626,9 @@ fn simulate(seed: u64) -> Result<Topology, String> {
     let pace = run.world.dice.ms(500, 20_000);
     let outcome = run.until(troubled_until, Some(pace)).and_then(|()| {
         run.world.make_peace();
-        run.until(troubled_until + PEACE, None)
+        let whole = Event::Discovered(run.list(false));
+        run.feed(whole)?;
+        run.until(run.world.now + PEACE, None)
     });
     outcome.map_err(|rule| format!("at {:?}: {rule}", run.world.now.since_start()))?;
     Ok(Topology::clone(&run.topology))

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::health::Health;
+use super::lag::Lag;
 use super::leadership::{Leadership, Vacancy};
 use super::moment::Moment;
 use super::node::{Claim, Member, NodeId};
@@ -18,6 +19,8 @@ pub struct Topology {
     /// Something happened that makes the leader doubtful, and no check has answered since. New writes wait for
     /// that answer; sessions stay.
     pub doubted: bool,
+    /// A switchover that is planned for later, in words, as `/cluster` tells it.
+    pub scheduled_switchover: Option<String>,
     /// The nodes; a [`NodeId`] is an index into this. Nodes that have left keep their place.
     pub nodes: Vec<NodeView>,
 }
@@ -29,8 +32,12 @@ pub struct NodeView {
     pub member: Arc<Member>,
     /// What is known of it.
     pub health: Health,
-    /// How far its replay is behind the leader's WAL, in bytes, by the newest answers of both.
-    pub lag_bytes: Option<u64>,
+    /// How far a replica is behind the leader, by the newest answers of both.
+    pub lag: Option<Lag>,
+    /// The worst lag of the last few seconds: what limits are held against.
+    pub recent_lag: Option<Lag>,
+    /// Since when the node has been what it is now, and has answered: a replica that has just come back starts slowly.
+    pub serving_since: Option<Moment>,
     /// Why its answers are not accepted: it belongs to another cluster.
     pub foreign: Option<String>,
     /// It is no longer a member of the cluster.
@@ -54,7 +61,7 @@ impl Topology {
     /// The picture before the first check: nodes are known by name only and nobody leads.
     pub fn unchecked(nodes: Vec<NodeView>) -> Topology {
         let leadership = Leadership::Vacant { since: Moment::START, why: Vacancy::Unchecked };
-        Topology { generation: 0, leadership, doubted: false, nodes }
+        Topology { generation: 0, leadership, doubted: false, scheduled_switchover: None, nodes }
     }
 
     /// The node that leads, whether doubted or not.
@@ -116,7 +123,16 @@ impl Topology {
 impl NodeView {
     /// A node of which only the name is known.
     pub fn unchecked(member: Arc<Member>) -> NodeView {
-        NodeView { member, health: Health::UNKNOWN, lag_bytes: None, foreign: None, departed: false, checked_at: None }
+        NodeView {
+            member,
+            health: Health::UNKNOWN,
+            lag: None,
+            recent_lag: None,
+            serving_since: None,
+            foreign: None,
+            departed: false,
+            checked_at: None,
+        }
     }
 
     /// What the node's newest answer claims; nothing if it has not answered, or belongs elsewhere.
@@ -134,6 +150,11 @@ impl NodeView {
             (None, Some(claim)) => claim.label(),
             (None, None) => "unknown",
         }
+    }
+
+    /// The standing of a node that has just become known.
+    pub fn unchecked_standing() -> &'static str {
+        "unknown"
     }
 
     /// Everything that changes routing, as one line of text for logs.
@@ -174,11 +195,11 @@ impl fmt::Display for Standing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::fixtures::{at_ms, leader, replica, report};
+    use crate::cluster::fixtures::{at_ms, leader, member, replica, report};
     use crate::cluster::node::Report;
 
     fn view(name: &str, report: Option<Arc<Report>>) -> NodeView {
-        let member = Member { name: name.into(), address: "h:5432".into(), patroni_url: "http://h:8008".into() };
+        let member = member(name);
         let health = match report {
             Some(report) => Health::Answering { report, asked_at: at_ms(1), since: at_ms(1), missed: 0 },
             None => Health::UNKNOWN,

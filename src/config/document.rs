@@ -1,7 +1,7 @@
 //! Reads a TOML document table by table and collects every fault on the way instead of stopping at the first.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
 use std::time::Duration;
@@ -200,6 +200,37 @@ impl<'d> Section<'d> {
             };
             self.bad_value(key, value, &format!("\"{text}\" is not known"), hint)
         })
+    }
+
+    /// A list of texts; empty if the key is absent.
+    pub fn strings(&self, key: &'static str) -> Vec<String> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            return self.wrong_kind(key, value, "a list of strings: [\"…\", \"…\"]").unwrap_or_default();
+        };
+        let text = |item: &'d Spanned<DeValue<'d>>| match item.get_ref() {
+            DeValue::String(text) => Some(text.as_ref().to_owned()),
+            _ => self.wrong_kind(key, item, "a list of strings: [\"…\", \"…\"]"),
+        };
+        items.iter().filter_map(text).collect()
+    }
+
+    /// A table whose keys are free and whose values are texts; empty if the key is absent.
+    pub fn string_map(&self, key: &'static str) -> BTreeMap<String, String> {
+        let Some(value) = self.value(key) else { return BTreeMap::new() };
+        let DeValue::Table(table) = value.get_ref() else {
+            return self.wrong_kind(key, value, "a table: { name = \"value\" }").unwrap_or_default();
+        };
+        let pair = |(name, item): (&'d Spanned<_>, &'d Spanned<DeValue<'d>>)| {
+            let name: &std::borrow::Cow<'d, str> = name.get_ref();
+            match item.get_ref() {
+                DeValue::String(text) => Some((name.as_ref().to_owned(), text.as_ref().to_owned())),
+                DeValue::Boolean(truth) => Some((name.as_ref().to_owned(), truth.to_string())),
+                DeValue::Integer(number) => Some((name.as_ref().to_owned(), number.as_str().to_owned())),
+                _ => self.wrong_kind(key, item, "a table of strings: { name = \"value\" }"),
+            }
+        };
+        table.iter().filter_map(pair).collect()
     }
 
     /// An address to listen on: an IP address, or `*` for all, and a port.

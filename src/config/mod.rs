@@ -10,15 +10,19 @@ mod read_sql;
 mod secret;
 mod units;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use fault::{Fault, Faults};
+use ipnet::IpNet;
 pub use secret::Secret;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::cluster::Member;
-use crate::routing::{Balance, Rule, Target};
+use crate::routing::{Rule, Target};
 use crate::tls::TlsSettings;
 
 /// Ports that pgvane takes unless told otherwise.
@@ -64,8 +68,8 @@ pub struct Cluster {
     pub nodes: Vec<Member>,
     /// How the nodes' roles are learnt.
     pub check: Check,
-    /// REST APIs whose `/cluster` is asked for members; empty if discovery is off.
-    pub discover_urls: Vec<String>,
+    /// How members are found that the file does not name; `None` if they are not.
+    pub discovery: Option<Discovery>,
     /// The scope that every node must state: Patroni's, which is PostgreSQL's `cluster_name` too.
     pub scope: Option<String>,
     /// Time between checks of a node while all is quiet.
@@ -111,6 +115,17 @@ pub struct Sql {
     pub reconnect: Duration,
     /// Encryption.
     pub tls: TlsSettings,
+}
+
+/// Finding members by Patroni's `/cluster`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    /// REST APIs to ask, besides those of members that have been found.
+    pub urls: Vec<String>,
+    /// Networks in which members may be; anywhere if empty.
+    pub allow: Vec<IpNet>,
+    /// From `host:port` as the cluster knows it to `host:port` as we reach it, for PostgreSQL and Patroni alike.
+    pub address_map: BTreeMap<String, String>,
 }
 
 /// How to meet REST APIs that speak HTTPS.
@@ -168,7 +183,11 @@ impl Config {
             return Err(Faults { file: "--patroni".to_owned(), list: faults });
         }
         let mut cluster = Cluster::named("main");
-        cluster.discover_urls = urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        cluster.discovery = Some(Discovery {
+            urls: urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+            allow: Vec::new(),
+            address_map: BTreeMap::new(),
+        });
         let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
         Ok(Config {
             admin_bind: Some(any(default_port::ADMIN)),
@@ -183,7 +202,24 @@ impl Config {
     }
 }
 
+/// How long keepalive asks before it gives a connection up: [`KEEPALIVE_RETRIES`] at [`KEEPALIVE_INTERVAL`]. Linux lets
+/// `TCP_USER_TIMEOUT` take the place of the retries, so it must not be shorter than the idle time and all of this.
+pub const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often keepalive asks, the first question included.
+pub const KEEPALIVE_RETRIES: u32 = 3;
+
+/// The time between two keepalive questions.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Log {
+    /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`.
+    pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+        EnvFilter::builder().parse(level)
+    }
+}
 
 impl Default for Log {
     fn default() -> Log {
@@ -198,7 +234,7 @@ impl Cluster {
             name: name.to_owned(),
             nodes: Vec::new(),
             check: Check::Patroni { second_opinion: None },
-            discover_urls: Vec::new(),
+            discovery: None,
             scope: None,
             interval: Duration::from_secs(1),
             fast_interval: Duration::from_millis(100),
@@ -227,6 +263,15 @@ impl Sql {
     }
 }
 
+impl Cluster {
+    /// Whether a REST API may have to be asked by HTTPS: one that is named so, or one that is still to be found.
+    pub fn may_speak_https(&self) -> bool {
+        let found = self.discovery.iter().flat_map(|discovery| &discovery.urls);
+        let mut urls = self.nodes.iter().map(|node| &node.patroni_url).chain(found);
+        self.patroni_tls != PatroniTls::default() || urls.any(|url| url.starts_with("https:"))
+    }
+}
+
 impl Listener {
     /// A listener of the first cluster, with the default of every setting.
     fn new(name: &str, bind: SocketAddr, target: Target) -> Listener {
@@ -234,20 +279,15 @@ impl Listener {
             name: name.to_owned(),
             bind,
             cluster: 0,
-            rule: Rule {
-                target,
-                balance: Balance::LeastConnections,
-                falls_back_to_leader: target == Target::Replica,
-                lag_bytes_max: None,
-            },
+            rule: Rule::new(target),
             hold_max: Duration::from_secs(10),
             hold_sessions_max: 1000,
             sessions_max: 10_000,
             connect_timeout: Duration::from_secs(3),
             login_timeout: Duration::from_secs(10),
             startup_timeout: Duration::from_secs(10),
-            tcp_keepalive: Duration::from_secs(60),
-            tcp_user_timeout: Duration::from_secs(30),
+            tcp_keepalive: Duration::from_secs(30),
+            tcp_user_timeout: Duration::from_secs(60),
         }
     }
 }

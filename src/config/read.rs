@@ -1,18 +1,23 @@
 //! From a TOML document to a [`Config`]: every key, its bounds and its default.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
 use super::read_sql;
-use super::{Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Listener, Log, PatroniTls, default_port};
+use super::{
+    Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls,
+    default_port,
+};
 use crate::cluster::Member;
-use crate::cluster::node::NODES_MAX;
-use crate::routing::{Balance, Target};
+use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
+use crate::routing::{Balance, Cause, Reaction, Reactions, Target};
 
 /// Patroni's REST port, where a node's URL is not given.
 const PATRONI_PORT: u16 = 8008;
@@ -66,7 +71,7 @@ fn log(root: &Section<'_>) -> Log {
     let defaults = Log::default();
     let Some(section) = root.section("log") else { return defaults };
     let level = section.string("level").unwrap_or(defaults.level);
-    if crate::telemetry::logging::parse_level(&level).is_err() {
+    if Log::filter(&level).is_err() {
         section.fault_at(
             "level",
             format!("log.level: \"{level}\" is not a level"),
@@ -91,15 +96,13 @@ fn cluster(section: Section<'_>) -> Cluster {
     set(&mut cluster.rise, section.integer("rise", 1..1001).map(|n| n as u32));
     set(&mut cluster.fall, section.integer("fall", 1..1001).map(|n| n as u32));
     cluster.patroni_tls = section.section("patroni_tls").map(patroni_tls).unwrap_or_default();
-    let discovers = section.boolean("discover").unwrap_or(false);
-    if discovers && !asks_patroni {
+    cluster.discovery = discovery(&section, &cluster.nodes);
+    if cluster.discovery.is_some() && !asks_patroni {
         section.fault_at(
             "discover",
             "cluster.discover needs check = \"patroni\": it is Patroni that tells the members",
             "remove discover and name every node",
         );
-    } else if discovers {
-        cluster.discover_urls = cluster.nodes.iter().map(|node| node.patroni_url.clone()).collect();
     }
     match sql {
         Some(sql) if !asks_patroni => cluster.check = Check::Sql(sql),
@@ -135,6 +138,29 @@ fn cluster(section: Section<'_>) -> Cluster {
     cluster
 }
 
+fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {
+    let is_on = section.boolean("discover").unwrap_or(false);
+    let networks = section.strings("discover_allow").into_iter().filter_map(|text| {
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let hint = "write a network, for example \"10.0.0.0/24\", or an address";
+        network.map_err(|_| section.fault_at("discover_allow", format!("\"{text}\" is not a network"), hint)).ok()
+    });
+    let allow = networks.collect();
+    let address_map = section.string_map("discover_map");
+    for address in address_map.iter().flat_map(|(from, to)| [from, to]).filter(|address| !is_host_and_port(address)) {
+        section.fault_at(
+            "discover_map",
+            format!("\"{address}\" is not HOST:PORT"),
+            "for example discover_map = { \"172.18.0.2:5432\" = \"10.0.0.1:15432\" }",
+        );
+    }
+    for key in ["discover_allow", "discover_map"].into_iter().filter(|key| section.has(key) && !is_on) {
+        section.fault_at(key, format!("{key} means nothing without discovery"), "add discover = true, or remove it");
+    }
+    let urls = nodes.iter().map(|node| node.patroni_url.clone()).collect();
+    is_on.then_some(Discovery { urls, allow, address_map })
+}
+
 fn patroni_tls(section: Section<'_>) -> PatroniTls {
     let file = |key| {
         let path: Option<PathBuf> = section.string(key).map(PathBuf::from);
@@ -164,13 +190,15 @@ fn node(section: Section<'_>) -> Option<Member> {
         section.fault_at("patroni", fault.message, fault.hint.unwrap_or_default());
     }
     let name = section.string("name");
+    let weight = section.integer("weight", 1..10_001).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
+    let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |most| most as u32);
     section.finish();
 
     let address = address?;
     let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
     let patroni_url =
         given_url.map_or_else(|| format!("http://{host}:{PATRONI_PORT}"), |url| url.trim_end_matches('/').to_owned());
-    Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address })
+    Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address, weight, sessions_max })
 }
 
 /// Checks the URL of a REST API.
@@ -188,8 +216,7 @@ pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
 }
 
 fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
-    let target =
-        section.choice("target", &[("leader", Target::Leader), ("replica", Target::Replica), ("any", Target::Any)]);
+    let target = section.choice("target", &Target::ALL.map(|target| (target.label(), target)));
     if !section.has("target") {
         section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
     }
@@ -212,11 +239,20 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     ];
     set(&mut listener.rule.balance, section.choice("balance", &balances));
     let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
-    if target == Some(Target::Leader) && section.has("fallback") {
-        section.fault_at("fallback", "fallback means nothing on a listener that leads to the leader", "remove it");
+    if let Some(target) = target.filter(|target| !target.is_standbys() && section.has("fallback")) {
+        let message = format!("fallback means nothing on a listener with target = \"{}\"", target.label());
+        section.fault_at("fallback", message, "remove it");
     }
     set(&mut listener.rule.falls_back_to_leader, fallback);
     listener.rule.lag_bytes_max = section.size_bytes("lag_max");
+    listener.rule.lag_time_max = section.duration("lag_max_time", at_least_ms(1));
+    let replications = [("streaming", true), ("any", false)];
+    set(&mut listener.rule.requires_streaming, section.choice("replication", &replications));
+    listener.rule.tags = section.string_map("tags");
+    set(&mut listener.rule.slow_start, section.duration("slow_start", at_least_ms(0)));
+    if let Some(on) = section.section("on") {
+        reactions(on, &mut listener.rule.reactions);
+    }
     set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
     set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
     set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));
@@ -225,8 +261,25 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     set(&mut listener.startup_timeout, section.duration("startup_timeout", at_least_ms(1)));
     set(&mut listener.tcp_keepalive, section.duration("tcp_keepalive", at_least_ms(1000)));
     set(&mut listener.tcp_user_timeout, section.duration("tcp_user_timeout", at_least_ms(1)));
+    if listener.tcp_user_timeout < listener.tcp_keepalive + KEEPALIVE_PATIENCE {
+        section.fault_at(
+            "tcp_user_timeout",
+            "tcp_user_timeout is shorter than it takes keepalive to find out: one lost packet would end an idle session",
+            format!("make it at least tcp_keepalive and {KEEPALIVE_PATIENCE:?}"),
+        );
+    }
     section.finish();
     settled.map(|_| listener)
+}
+
+fn reactions(section: Section<'_>, reactions: &mut Reactions) {
+    let words = [("keep", Reaction::Keep), ("drain", Reaction::Drain), ("cut", Reaction::Cut)];
+    for cause in Cause::ALL {
+        if let Some(reaction) = section.choice(cause.label(), &words) {
+            reactions.set(cause, reaction);
+        }
+    }
+    section.finish();
 }
 
 fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
@@ -327,9 +380,13 @@ mod tests {
             fall = 5
             leader_grace = "15s"
             discover = true
+            discover_allow = ["10.0.0.0/8", "192.0.2.1"]
+            discover_map = { "172.18.0.2:5432" = "10.0.0.1:15432" }
             [[cluster.node]]
             name = "node1"
             address = "pg1:5432"
+            weight = 50
+            sessions_max = 90
             patroni = "https://pg1:8009/"
             [[listener]]
             name = "read"
@@ -339,6 +396,11 @@ mod tests {
             balance = "round-robin"
             fallback = "none"
             lag_max = "64MB"
+            lag_max_time = "10s"
+            replication = "streaming"
+            tags = { dc = "east", ssd = true }
+            slow_start = "1min"
+            on = { promotion = "cut", lag = "drain" }
             hold_max = "30s"
             hold_sessions_max = 5
             sessions_max = 77
@@ -346,11 +408,20 @@ mod tests {
         )
         .expect("is valid");
         let (cluster, listener) = (&config.clusters[0], &config.listeners[0]);
-        assert_eq!(cluster.discover_urls, ["https://pg1:8009"]);
+        let discovery = cluster.discovery.as_ref().expect("is on");
+        assert_eq!(discovery.urls, ["https://pg1:8009"]);
+        assert_eq!(discovery.allow, ["10.0.0.0/8".parse().expect("a network"), "192.0.2.1/32".parse().expect("one")]);
+        assert_eq!(discovery.address_map["172.18.0.2:5432"], "10.0.0.1:15432");
+        assert_eq!((cluster.nodes[0].weight, cluster.nodes[0].sessions_max), (50, 90));
         assert_eq!((cluster.rise, cluster.fall), (1, 5));
         assert_eq!(listener.bind.to_string(), "[::]:6433");
         assert_eq!(listener.rule.lag_bytes_max, Some(64 << 20));
-        assert!(!listener.rule.falls_back_to_leader);
+        assert!(!listener.rule.falls_back_to_leader && listener.rule.requires_streaming);
+        assert_eq!(listener.rule.lag_time_max, Some(Duration::from_secs(10)));
+        assert_eq!((listener.rule.tags["dc"].as_str(), listener.rule.tags["ssd"].as_str()), ("east", "true"));
+        assert_eq!(listener.rule.reactions.to(Cause::Promotion), Reaction::Cut);
+        assert_eq!(listener.rule.reactions.to(Cause::Lag), Reaction::Drain);
+        assert_eq!(listener.rule.reactions.to(Cause::LostLead), Reaction::Cut, "the default");
         assert_eq!((listener.hold_sessions_max, listener.sessions_max), (5, 77));
         assert!(config.log.is_json);
     }
@@ -393,6 +464,8 @@ mod tests {
         assert!(faults(&useless)[0].1.contains("fallback means nothing"));
         let hasty = SMALLEST.replace("[[cluster]]", "[[cluster]]\nleader_grace = \"1s\"");
         assert!(faults(&hasty)[0].1.contains("leader_grace is shorter"));
+        let brittle = SMALLEST.replace("target = \"leader\"", "target = \"leader\"\ntcp_user_timeout = \"10s\"");
+        assert!(faults(&brittle)[0].1.contains("one lost packet"));
         assert_eq!(faults("").len(), 2);
     }
 

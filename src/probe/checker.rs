@@ -66,7 +66,8 @@ impl Checker {
         };
         let way = match &cluster.check {
             Check::Patroni { second_opinion } => Way::Patroni {
-                patroni: Patroni::new(cluster.timeout, &cluster.patroni_tls).map_err(CheckerError::Patroni)?,
+                patroni: Patroni::new(cluster.timeout, cluster.may_speak_https(), &cluster.patroni_tls)
+                    .map_err(CheckerError::Patroni)?,
                 second_opinion: second_opinion.as_ref().map(sql_nodes).transpose()?,
             },
             Check::Sql(sql) => Way::Sql(sql_nodes(sql)?),

@@ -1,6 +1,7 @@
 //! Finding out: questions to the nodes, and the task that drives a cluster's machine with the answers.
 
 pub mod checker;
+pub mod discovery;
 pub mod monitor;
 pub mod patroni;
 pub mod sql;

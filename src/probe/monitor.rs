@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::checker::{Checker, CheckerError, Findings};
+use super::discovery::Discoverer;
 use crate::cluster::health::Thresholds;
-use crate::cluster::machine::{Action, Change, Event, Machine, Settings};
+use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
 use crate::cluster::node::{Observation, Silence};
 use crate::cluster::topology::Topology;
-use crate::cluster::{Member, Moment, NodeId};
+use crate::cluster::{Moment, NodeId};
 use crate::config;
+use crate::telemetry::history::History;
 use crate::telemetry::metrics::ClusterMetrics;
 
 /// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
@@ -24,6 +26,9 @@ const SUSPICIONS_MAX: usize = 64;
 /// Time between two looks at `/cluster`, which makes Patroni read its DCS.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// After a change of lead, time until the next look at `/cluster`: members tend to change with it.
+const DISCOVERY_AFTER_CHANGE: Duration = Duration::from_secs(2);
+
 /// Time between two looks at `/cluster` while no member is known.
 const DISCOVERY_INTERVAL_AT_FIRST: Duration = Duration::from_secs(1);
 
@@ -31,15 +36,27 @@ const DISCOVERY_INTERVAL_AT_FIRST: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct ClusterView {
     name: Arc<str>,
+    started: Instant,
     current: Arc<ArcSwap<Topology>>,
     changes: watch::Receiver<u64>,
     suspicions: mpsc::Sender<NodeId>,
+    history: Arc<History>,
 }
 
 impl ClusterView {
     /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The present moment, on the clock of the pictures.
+    pub fn now(&self) -> Moment {
+        Moment::after_start(self.started.elapsed())
+    }
+
+    /// The changes of lead so far.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// The newest picture.
@@ -75,19 +92,21 @@ pub struct Monitor {
     name: Arc<str>,
     machine: Machine,
     checker: Checker,
-    discover_urls: Vec<String>,
+    discovery: Option<Discoverer>,
     started: Instant,
     current: Arc<ArcSwap<Topology>>,
     announce: watch::Sender<u64>,
     suspicions: mpsc::Receiver<NodeId>,
     metrics: ClusterMetrics,
+    history: Arc<History>,
+    discovery_due: Instant,
     running: JoinSet<Finding>,
 }
 
 /// What a task of the monitor's brought.
 enum Finding {
     Checked { observation: Observation, took: Duration },
-    Members(Result<Vec<Member>, Silence>),
+    Discovered(Result<Discovery, Silence>),
 }
 
 impl Monitor {
@@ -95,6 +114,8 @@ impl Monitor {
     ///
     /// Errors: certificates that cannot be read.
     pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterView), CheckerError> {
+        let checker = Checker::new(cluster)?;
+        let discovery = cluster.discovery.clone().zip(checker.patroni().cloned());
         let settings = Settings {
             interval: cluster.interval,
             fast_interval: cluster.fast_interval,
@@ -108,8 +129,12 @@ impl Monitor {
         let (announce, changes) = watch::channel(0);
         let (suspicion_sender, suspicions) = mpsc::channel(SUSPICIONS_MAX);
         let name: Arc<str> = cluster.name.as_str().into();
+        let history = Arc::new(History::new(metrics.clone()));
+        let started = Instant::now();
         let view = ClusterView {
             name: Arc::clone(&name),
+            started,
+            history: Arc::clone(&history),
             current: Arc::clone(&current),
             changes,
             suspicions: suspicion_sender,
@@ -117,13 +142,15 @@ impl Monitor {
         let monitor = Monitor {
             name,
             machine,
-            checker: Checker::new(cluster)?,
-            discover_urls: cluster.discover_urls.clone(),
-            started: Instant::now(),
+            discovery: discovery.map(|(settings, patroni)| Discoverer::new(settings, patroni)),
+            checker,
+            started,
             current,
             announce,
             suspicions,
             metrics,
+            history,
+            discovery_due: started,
             running: JoinSet::new(),
         };
         Ok((monitor, view))
@@ -131,9 +158,7 @@ impl Monitor {
 
     /// Runs until it is dropped.
     pub async fn run(mut self) {
-        self.started = Instant::now();
-        let mut discovery_due = Instant::now();
-        let discovers = !self.discover_urls.is_empty();
+        let discovers = self.discovery.is_some();
         self.step(Event::Tick);
         loop {
             let wakeup = self.machine.next_wakeup().map(|moment| self.started + moment.since_start());
@@ -142,12 +167,7 @@ impl Monitor {
                 Some(node) = self.suspicions.recv() => self.step(Event::Suspicion(node)),
                 Some(finding) = self.running.join_next() => self.take(finding),
                 () = sleep_until(wakeup) => self.step(Event::Tick),
-                () = tokio::time::sleep_until(discovery_due), if discovers => {
-                    self.look_for_members();
-                    let knows_members = self.current.load().members().next().is_some();
-                    let pause = if knows_members { DISCOVERY_INTERVAL } else { DISCOVERY_INTERVAL_AT_FIRST };
-                    discovery_due = Instant::now() + pause;
-                }
+                () = tokio::time::sleep_until(self.discovery_due), if discovers => self.look_for_members(),
             }
         }
     }
@@ -162,12 +182,12 @@ impl Monitor {
                 self.metrics.check_ended(observation.outcome.is_ok(), took);
                 self.step(Event::Checked(observation));
             }
-            Ok(Finding::Members(Ok(members))) => {
-                self.step(Event::Members(members));
+            Ok(Finding::Discovered(Ok(discovery))) => {
+                self.step(Event::Discovered(discovery));
                 let topology = self.current.load();
                 self.checker.keep_only(|node| !topology.node(node).departed);
             }
-            Ok(Finding::Members(Err(silence))) => {
+            Ok(Finding::Discovered(Err(silence))) => {
                 warn!(cluster = %self.name, reason = %silence, "no Patroni tells the cluster's members");
             }
             // a check that panicked is a defect; its node is asked again when the answer is overdue
@@ -201,41 +221,49 @@ impl Monitor {
         });
     }
 
-    /// Asks the known nodes' and the configured URLs in turn until one tells the members.
+    /// Looks for members, and plans the next look.
     fn look_for_members(&mut self) {
         let known: Vec<String> =
             self.current.load().members().map(|(_, node)| node.member.patroni_url.clone()).collect();
-        let Some(patroni) = self.checker.patroni().cloned() else { return };
-        let urls: Vec<String> = known.into_iter().chain(self.discover_urls.iter().cloned()).collect();
-        self.running.spawn(async move {
-            let mut newest_failure = Silence::TimedOut;
-            for url in urls {
-                match patroni.members(&url).await {
-                    Ok(members) => return Finding::Members(Ok(members)),
-                    Err(silence) => newest_failure = silence,
-                }
-            }
-            Finding::Members(Err(newest_failure))
-        });
+        let pause = if known.is_empty() { DISCOVERY_INTERVAL_AT_FIRST } else { DISCOVERY_INTERVAL };
+        self.discovery_due = Instant::now() + pause;
+        if let Some(discoverer) = self.discovery.clone() {
+            self.running.spawn(async move { Finding::Discovered(discoverer.look(known).await) });
+        }
     }
 
     /// One line for the log, and the metrics of a change of lead.
-    fn tell(&self, change: &Change) {
+    fn tell(&mut self, change: &Change) {
         let cluster = &self.name;
         let name = |id: &NodeId| self.machine.member(*id).name.as_str();
         match change {
             Change::LeadTaken { from, to, timeline, leaderless } => {
-                self.metrics.lead_taken(*leaderless);
                 let (from, to) = (from.as_ref().map_or("none", name), name(to));
                 let leaderless_ms = leaderless.as_millis() as u64;
                 info!(%cluster, from, to, timeline, leaderless_ms, "new leader");
+                self.history.lead_taken(from, to, *timeline, *leaderless);
             }
-            Change::LeadLost { from, why } => {
-                self.metrics.lead_lost();
-                warn!(%cluster, from = name(from), to = "none", reason = why, "no leader");
+            Change::LeadLost { from, why, last_seen, is_contested } => {
+                let last_seen_ms = last_seen.as_millis() as u64;
+                warn!(%cluster, from = name(from), to = "none", reason = why, last_seen_ms, "no leader");
+                self.history.lead_lost(name(from), why, *last_seen);
+                self.alarm(*is_contested, why);
             }
-            Change::StillLeaderless { why } => info!(%cluster, reason = why, "still no leader"),
+            Change::StillLeaderless { why, is_contested } => {
+                info!(%cluster, reason = why, "still no leader");
+                self.alarm(*is_contested, why);
+            }
             Change::Node { node, from, to } => info!(%cluster, node = name(node), from, to, "node changed"),
+        }
+        let is_of_lead = !matches!(change, Change::Node { .. });
+        if is_of_lead {
+            self.discovery_due = self.discovery_due.min(Instant::now() + DISCOVERY_AFTER_CHANGE);
+        }
+    }
+
+    fn alarm(&self, is_contested: bool, why: &str) {
+        if is_contested {
+            error!(cluster = %self.name, reason = why, "split brain: writes are held until it is resolved");
         }
     }
 }

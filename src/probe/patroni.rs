@@ -4,14 +4,18 @@
 //! whether the node holds the leader lock, *even if PostgreSQL is not running*; the JSON says what PostgreSQL does.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs, io};
 
+use jiff::Timestamp;
 use reqwest::{Certificate, Client, ClientBuilder, Identity, StatusCode};
 use serde::Deserialize;
 
 use crate::cluster::Member;
-use crate::cluster::node::{Claim, Lsn, Report, Silence, SyncStanding};
+use crate::cluster::machine::Discovery;
+use crate::cluster::node::{Claim, Lsn, Report, Silence, SyncStanding, WEIGHT_DEFAULT};
 use crate::config::PatroniTls;
 
 /// The longest answer that is read. A node's status has one to a few kilobytes, more with many replicas; a
@@ -26,20 +30,23 @@ pub struct Patroni {
 }
 
 impl Patroni {
-    /// A client whose every question has to be answered in full within `timeout`.
+    /// A client whose every question has to be answered in full within `timeout`. Certificates are read only where an
+    /// API may speak HTTPS, so that a machine without any can do without.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(timeout: Duration, tls: &PatroniTls) -> Result<Patroni, PatroniTlsError> {
-        let mut builder = http_client();
+    pub fn new(timeout: Duration, speaks_https: bool, tls: &PatroniTls) -> Result<Patroni, PatroniTlsError> {
+        let mut builder = if speaks_https { http_client() } else { http_client().tls_certs_only([]) };
+        let read = |file: &Path| fs::read(file).map_err(|error| PatroniTlsError::new(Some(file), &error));
         if let Some(file) = &tls.ca_file {
-            let pem = std::fs::read(file).map_err(PatroniTlsError::Read)?;
-            builder = builder.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(PatroniTlsError::Parse)?);
+            let bundle = Certificate::from_pem_bundle(&read(file)?);
+            builder = builder.tls_certs_only(bundle.map_err(|error| PatroniTlsError::new(Some(file), &error))?);
         }
         if let Some(file) = &tls.client_identity_file {
-            let pem = std::fs::read(file).map_err(PatroniTlsError::Read)?;
-            builder = builder.identity(Identity::from_pem(&pem).map_err(PatroniTlsError::Parse)?);
+            let identity = Identity::from_pem(&read(file)?);
+            builder = builder.identity(identity.map_err(|error| PatroniTlsError::new(Some(file), &error))?);
         }
-        Ok(Patroni { http: builder.build().map_err(PatroniTlsError::Parse)?, timeout })
+        let http = builder.build().map_err(|error| PatroniTlsError::new(None, &error))?;
+        Ok(Patroni { http, timeout })
     }
 
     /// Asks a node for its report. Ends within the client's timeout. Not cancel safe in spirit: an answer that is
@@ -48,19 +55,21 @@ impl Patroni {
         let (status, body) = self.get(&format!("{base_url}/primary")).await?;
         let answer: StatusAnswer = parse(&body)?;
         match status {
-            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => Ok(answer.report(status == StatusCode::OK)),
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {
+                Ok(answer.report(status == StatusCode::OK, Timestamp::now()))
+            }
             other => Err(Silence::Garbled(format!("HTTP status {other}"))),
         }
     }
 
     /// Asks a node for the cluster's members, as the DCS has them. Patroni reads the DCS for this: ask rarely.
-    pub async fn members(&self, base_url: &str) -> Result<Vec<Member>, Silence> {
+    pub async fn cluster(&self, base_url: &str) -> Result<Discovery, Silence> {
         let (status, body) = self.get(&format!("{base_url}/cluster")).await?;
         if status != StatusCode::OK {
             return Err(Silence::Garbled(format!("HTTP status {status} for /cluster")));
         }
         let answer: ClusterAnswer = parse(&body)?;
-        Ok(answer.members.into_iter().filter_map(MemberAnswer::member).collect())
+        Ok(answer.discovery())
     }
 
     async fn get(&self, url: &str) -> Result<(StatusCode, Vec<u8>), Silence> {
@@ -93,23 +102,38 @@ pub fn http_client() -> ClientBuilder {
 
 /// Why a client could not be made.
 #[derive(Debug)]
-pub enum PatroniTlsError {
-    /// A file could not be read.
-    Read(io::Error),
-    /// A file does not hold what it should.
-    Parse(reqwest::Error),
+pub struct PatroniTlsError {
+    file: Option<PathBuf>,
+    cause: String,
 }
 
-impl std::fmt::Display for PatroniTlsError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PatroniTlsError::Read(error) => write!(f, "cannot read a certificate for Patroni's REST API: {error}"),
-            PatroniTlsError::Parse(error) => write!(f, "bad certificate for Patroni's REST API: {error}"),
+impl PatroniTlsError {
+    fn new(file: Option<&Path>, error: &(dyn Error + 'static)) -> PatroniTlsError {
+        PatroniTlsError { file: file.map(Path::to_owned), cause: with_causes(error) }
+    }
+}
+
+impl fmt::Display for PatroniTlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "cannot use {} for Patroni's REST API: {}", file.display(), self.cause),
+            None => write!(f, "cannot speak HTTPS to Patroni's REST API: {}", self.cause),
         }
     }
 }
 
-impl std::error::Error for PatroniTlsError {}
+impl Error for PatroniTlsError {}
+
+/// An error with all that it wraps: what helps is mostly at the bottom.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
 
 fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, Silence> {
     serde_json::from_slice(body).map_err(|error| Silence::Garbled(error.to_string()))
@@ -117,7 +141,7 @@ fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, Silence> 
 
 /// The cause that an operator can act on, dug out from under the HTTP client's wrappings.
 fn silence(error: &reqwest::Error) -> Silence {
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &dyn Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
@@ -146,6 +170,8 @@ struct StatusAnswer {
     #[serde(default)]
     pause: bool,
     #[serde(default)]
+    failsafe_mode_is_active: bool,
+    #[serde(default)]
     pending_restart: bool,
     database_system_identifier: Option<String>,
     #[serde(default)]
@@ -158,24 +184,27 @@ struct XlogAnswer {
     location: Option<u64>,
     received_location: Option<u64>,
     replayed_location: Option<u64>,
+    /// As Python prints a datetime with a time zone: `2026-11-21 03:34:45.449670+00:00`.
+    replayed_timestamp: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct PatroniAnswer {
     version: Option<String>,
     scope: Option<String>,
+    name: Option<String>,
 }
 
 impl StatusAnswer {
-    fn report(self, holds_lock: bool) -> Report {
-        let (version, scope) = self.patroni.map_or((None, None), |patroni| (patroni.version, patroni.scope));
+    fn report(self, holds_lock: bool, now: Timestamp) -> Report {
+        let PatroniAnswer { version, scope, name } = self.patroni.unwrap_or_default();
         Report {
             claim: claim(holds_lock, self.role.as_deref().unwrap_or_default(), &self.state),
             state: self.state,
             timeline: self.timeline.filter(|timeline| *timeline > 0),
             position: self.xlog.location.or(self.xlog.replayed_location).map(Lsn),
             received: self.xlog.received_location.map(Lsn),
-            replay_lag: None,
+            replay_delay: self.xlog.replayed_timestamp.as_deref().and_then(|at| time_since(at, now)),
             replication_state: self.replication_state,
             sync: match (self.sync_standby, self.quorum_standby) {
                 (true, _) => SyncStanding::Sync,
@@ -183,11 +212,13 @@ impl StatusAnswer {
                 (false, false) => SyncStanding::Async,
             },
             tags: self.tags.into_iter().map(|(name, value)| (name, tag_text(&value))).collect(),
+            name,
             scope,
             system_identifier: self.database_system_identifier,
             server_version: self.server_version,
             patroni_version: version,
             paused: self.pause,
+            failsafe: self.failsafe_mode_is_active,
             pending_restart: self.pending_restart,
             patroni_silence: None,
         }
@@ -205,6 +236,12 @@ fn claim(holds_lock: bool, role: &str, state: &str) -> Claim {
     }
 }
 
+/// The time from `then` to `now`; zero if the server's clock is ahead of ours, nothing if it is no time.
+fn time_since(then: &str, now: Timestamp) -> Option<Duration> {
+    let then: Timestamp = then.parse().ok()?;
+    Some(Duration::try_from(now.duration_since(then)).unwrap_or_default())
+}
+
 fn tag_text(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
@@ -215,6 +252,26 @@ fn tag_text(value: &serde_json::Value) -> String {
 #[derive(Debug, Deserialize)]
 struct ClusterAnswer {
     members: Vec<MemberAnswer>,
+    scheduled_switchover: Option<SwitchoverAnswer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SwitchoverAnswer {
+    at: String,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+impl ClusterAnswer {
+    fn discovery(self) -> Discovery {
+        let scheduled_switchover = self.scheduled_switchover.map(|planned| {
+            let to = planned.to.as_deref().unwrap_or("any replica");
+            let from = planned.from.as_deref().unwrap_or("the leader");
+            format!("switchover from {from} to {to} planned for {}", planned.at)
+        });
+        let members = self.members.into_iter().filter_map(MemberAnswer::member).collect();
+        Discovery { members, scheduled_switchover }
+    }
 }
 
 /// A member in `GET /cluster`. One that has just been added may have no address yet.
@@ -236,6 +293,8 @@ impl MemberAnswer {
             name: self.name,
             address: format!("{host}:{port}"),
             patroni_url: base.as_str().trim_end_matches('/').to_owned(),
+            weight: WEIGHT_DEFAULT,
+            sessions_max: u32::MAX,
         })
     }
 }
@@ -254,13 +313,15 @@ mod tests {
 
     /// From a Patroni 4.1.5 replica.
     const REPLICA: &str = r#"{"state": "running", "role": "replica", "server_version": 150018,
-        "xlog": {"received_location": 67110128, "replayed_location": 67110000, "replayed_timestamp": null,
+        "xlog": {"received_location": 67110128, "replayed_location": 67110000, "replayed_timestamp": "2026-11-21 04:34:45.500000+01:00",
         "paused": false}, "sync_standby": true, "timeline": 1, "replication_state": "streaming", "pause": true,
         "tags": {"noloadbalance": true, "dc": "east"}, "database_system_identifier": "7574897023459823469",
         "patroni": {"version": "4.1.5", "scope": "demo", "name": "node2"}}"#;
 
     fn report(json: &str, holds_lock: bool) -> Report {
-        parse::<StatusAnswer>(json.as_bytes()).expect("is a status").report(holds_lock)
+        parse::<StatusAnswer>(json.as_bytes())
+            .expect("is a status")
+            .report(holds_lock, "2026-11-21 03:34:50Z".parse().expect("is a time"))
     }
 
     #[test]
@@ -277,6 +338,7 @@ mod tests {
         let replica = report(REPLICA, false);
         assert_eq!(replica.claim, Claim::Replica);
         assert_eq!((replica.position, replica.received), (Some(Lsn(67_110_000)), Some(Lsn(67_110_128))));
+        assert_eq!(replica.replay_delay, Some(Duration::from_millis(4_500)));
         assert_eq!(replica.sync, SyncStanding::Sync);
         assert!(replica.asks_for_no_reads() && replica.paused);
         assert_eq!(replica.tags["dc"], "east");
@@ -305,10 +367,13 @@ mod tests {
             br#"{"members": [{"name": "node1", "role": "leader", "state": "running", "host": "10.0.0.1",
             "port": 5432, "api_url": "http://10.0.0.1:8008/patroni", "timeline": 1},
             {"name": "node2", "role": "replica", "state": "running", "host": "fd00::2", "port": 5432,
-            "api_url": "https://[fd00::2]:8008/patroni", "lag": "unknown"}, {"name": "new"}], "scope": "demo"}"#,
+            "api_url": "https://[fd00::2]:8008/patroni", "lag": "unknown"}, {"name": "new"}], "scope": "demo",
+            "scheduled_switchover": {"at": "2026-11-22T03:00:00+00:00", "from": "node1"}}"#,
         )
         .expect("is a cluster");
-        let members: Vec<Member> = answer.members.into_iter().filter_map(MemberAnswer::member).collect();
+        let Discovery { members, scheduled_switchover } = answer.discovery();
+        let planned = "switchover from node1 to any replica planned for 2026-11-22T03:00:00+00:00";
+        assert_eq!(scheduled_switchover.as_deref(), Some(planned));
         assert_eq!(members[0].patroni_url, "http://10.0.0.1:8008");
         assert_eq!(members[1].address, "[fd00::2]:5432");
         assert_eq!(members.len(), 2, "the one without an address is left out");

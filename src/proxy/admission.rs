@@ -15,7 +15,8 @@ use super::listener::Desk;
 use super::login::{Failure, Login, Ready, Verdict};
 use super::registry::{Held, Order, Seat, order_for};
 use crate::cluster::NodeId;
-use crate::routing::{NoRoute, route};
+use crate::cluster::topology::Topology;
+use crate::routing::{NoRoute, Situation, Target, route};
 
 /// First wait before a node that has just failed is tried again, if nothing new is learnt meanwhile.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -51,6 +52,8 @@ pub struct Admission<'a> {
     /// Nodes that have failed for this client since something was last learnt.
     tried: Vec<NodeId>,
     retry_wait: Duration,
+    /// When those that have failed, or were full, are tried again.
+    retry_at: Option<Instant>,
     newest_failure: Option<Failure>,
     held: Option<Held>,
 }
@@ -64,6 +67,7 @@ impl<'a> Admission<'a> {
             started: Instant::now(),
             tried: Vec::new(),
             retry_wait: RETRY_FIRST,
+            retry_at: None,
             newest_failure: None,
             held: None,
         }
@@ -73,11 +77,10 @@ impl<'a> Admission<'a> {
     pub async fn run(mut self) -> Result<Admitted, Refused> {
         loop {
             let topology = self.desk.cluster.topology_full();
-            let load = |node| self.desk.registry.load(self.desk.settings.cluster, node);
-            match route(&topology, &self.desk.settings.rule, &self.tried, self.desk.next_turn(), load) {
+            match self.route(&topology) {
                 Ok(node) => match self.attempt(node).await {
                     Ok(admitted) => {
-                        self.note_hold_time();
+                        self.note_success();
                         return Ok(admitted);
                     }
                     Err(Verdict::NotHere(failure)) => self.leave(node, failure),
@@ -87,6 +90,13 @@ impl<'a> Admission<'a> {
                 Err(no_route) => self.hold(topology.generation, &no_route).await?,
             }
         }
+    }
+
+    fn route(&self, topology: &Topology) -> Result<NodeId, NoRoute> {
+        let (desk, cluster) = (self.desk, self.desk.settings.cluster);
+        let load = |node| desk.registry.load(cluster, node);
+        let situation = Situation { tried: &self.tried, turn: desk.next_turn(), load, now: desk.cluster.now() };
+        route(topology, &desk.settings.rule, &situation)
     }
 
     async fn attempt(&mut self, node: NodeId) -> Result<Admitted, Verdict> {
@@ -103,9 +113,9 @@ impl<'a> Admission<'a> {
             () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),
         };
         // from here on orders reach the seat; one that came before it was taken is seen in the picture itself
-        if order_for(&listener.rule, &desk.cluster.topology(), node) == Some(Order::LostLead) {
+        if let Some(Order::Cut(cause)) = order_for(&listener.rule, &desk.cluster.topology(), node) {
             return Err(Verdict::NotHere(Failure {
-                why: "has just lost the lead".to_owned(),
+                why: format!("will not do any more: {}", cause.reason()),
                 own_words: None,
                 is_suspicious: false,
             }));
@@ -141,17 +151,19 @@ impl<'a> Admission<'a> {
             };
             debug!(listener = %self.desk.settings.name, reason = %no_route, "holding a connection");
             self.held = Some(held);
+            self.desk.cluster.history().held(self.desk.registry.held(self.desk.index));
         }
-        let has_tried = !self.tried.is_empty();
-        let retry_at = (Instant::now() + self.retry_wait).min(deadline);
+        let may_try_again = matches!(no_route, NoRoute::AllTried | NoRoute::AllFull);
+        let retry_at = *self.retry_at.get_or_insert_with(|| Instant::now() + self.retry_wait);
         tokio::select! {
             () = self.desk.cluster.newer_than(seen) => {
                 if self.desk.cluster.topology().leader().is_none() {
                     self.tried.clear(); // whoever leads next deserves a try
                 }
             }
-            () = tokio::time::sleep_until(retry_at), if has_tried => {
+            () = tokio::time::sleep_until(retry_at), if may_try_again => {
                 self.tried.clear();
+                self.retry_at = None;
                 self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
             }
             () = tokio::time::sleep_until(deadline) => {}
@@ -169,7 +181,10 @@ impl<'a> Admission<'a> {
         }
     }
 
-    fn note_hold_time(&self) {
+    fn note_success(&self) {
+        if self.desk.settings.rule.target == Target::Leader {
+            self.desk.cluster.history().session_ready();
+        }
         if self.held.is_some() {
             self.desk.metrics.hold.observe(self.started.elapsed().as_secs_f64());
         }

@@ -62,6 +62,6 @@ fn candidates(desk: &Desk) -> Vec<NodeId> {
     let topology = desk.cluster.topology();
     match desk.settings.rule.target {
         Target::Leader => topology.leader().into_iter().collect(),
-        Target::Replica | Target::Any => topology.members().map(|(id, _)| id).collect(),
+        _ => topology.members().map(|(id, _)| id).collect(),
     }
 }

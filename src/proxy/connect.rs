@@ -9,11 +9,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// After the first keepalive question, ask this many more times …
-const KEEPALIVE_RETRIES: u32 = 3;
-
-/// … at this distance.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+use crate::config::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
 
 /// The socket options that every connection gets.
 #[derive(Debug, Clone, Copy)]

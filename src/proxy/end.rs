@@ -5,7 +5,7 @@ use std::io;
 
 use crate::protocol::opening::NotPostgres;
 use crate::protocol::{Fatal, SqlState};
-use crate::routing::NoRoute;
+use crate::routing::{Cause, NoRoute};
 
 /// Why a connection ended. Each variant says who is to blame.
 #[derive(Debug)]
@@ -32,12 +32,14 @@ pub enum End {
     HoldFull,
     /// The listener carries as many sessions as it may.
     SessionsFull,
+    /// Every node that could serve carries as many sessions as it may.
+    NodesFull,
     /// The node turned out not to lead, after the client had been let in.
     WrongNode,
-    /// The session's node lost the lead.
-    LostLead,
-    /// The session was drained; why.
-    Drained(&'static str),
+    /// The session was in the wrong place and had to end at once.
+    Cut(Cause),
+    /// The session was in the wrong place and ended between two transactions, or at the deadline.
+    Drained(Cause),
     /// pgvane is stopping.
     Stopped,
     /// A cancel request was handed to its node, or nodes.
@@ -73,10 +75,12 @@ pub enum EndKind {
     HoldFull,
     /// See [`End::SessionsFull`].
     SessionsFull,
+    /// See [`End::NodesFull`].
+    NodesFull,
     /// See [`End::WrongNode`].
     WrongNode,
-    /// See [`End::LostLead`].
-    LostLead,
+    /// See [`End::Cut`].
+    Cut,
     /// See [`End::Drained`].
     Drained,
     /// See [`End::Stopped`].
@@ -89,7 +93,7 @@ pub enum EndKind {
 
 impl EndKind {
     /// Every kind, in the order of its discriminant.
-    pub const ALL: [EndKind; 17] = [
+    pub const ALL: [EndKind; 18] = [
         EndKind::ClientClosed,
         EndKind::ClientFailed,
         EndKind::ClientLeftEarly,
@@ -101,8 +105,9 @@ impl EndKind {
         EndKind::NoNode,
         EndKind::HoldFull,
         EndKind::SessionsFull,
+        EndKind::NodesFull,
         EndKind::WrongNode,
-        EndKind::LostLead,
+        EndKind::Cut,
         EndKind::Drained,
         EndKind::Stopped,
         EndKind::Cancel,
@@ -123,8 +128,9 @@ impl EndKind {
             EndKind::NoNode => "no-node",
             EndKind::HoldFull => "hold-full",
             EndKind::SessionsFull => "sessions-full",
+            EndKind::NodesFull => "nodes-full",
             EndKind::WrongNode => "wrong-node",
-            EndKind::LostLead => "lost-lead",
+            EndKind::Cut => "cut",
             EndKind::Drained => "drained",
             EndKind::Stopped => "stopped",
             EndKind::Cancel => "cancel",
@@ -136,10 +142,11 @@ impl EndKind {
 impl End {
     /// The end of a session that could not be given a node.
     pub fn no_node(why: &NoRoute, newest_failure: Option<&str>) -> End {
-        End::NoNode(match newest_failure {
-            Some(failure) => format!("{why}; last: {failure}"),
-            None => why.to_string(),
-        })
+        match (why, newest_failure) {
+            (NoRoute::AllFull, _) => End::NodesFull,
+            (_, Some(failure)) => End::NoNode(format!("{why}; last: {failure}")),
+            (_, None) => End::NoNode(why.to_string()),
+        }
     }
 
     /// Without the particulars.
@@ -156,8 +163,9 @@ impl End {
             End::NoNode(_) => EndKind::NoNode,
             End::HoldFull => EndKind::HoldFull,
             End::SessionsFull => EndKind::SessionsFull,
+            End::NodesFull => EndKind::NodesFull,
             End::WrongNode => EndKind::WrongNode,
-            End::LostLead => EndKind::LostLead,
+            End::Cut(_) => EndKind::Cut,
             End::Drained(_) => EndKind::Drained,
             End::Stopped => EndKind::Stopped,
             End::CancelDelivered | End::CancelFailed => EndKind::Cancel,
@@ -198,6 +206,12 @@ impl End {
                 None,
                 "Close sessions, or raise sessions_max.",
             ),
+            End::NodesFull => fatal(
+                SqlState::TooManyConnections,
+                format!("pgvane: every server for listener \"{listener}\" carries as many sessions as it may"),
+                None,
+                "Close sessions, or raise the nodes' sessions_max.",
+            ),
             End::NotPostgres(why) => {
                 let sqlstate = match why {
                     NotPostgres::Version { .. } => SqlState::FeatureNotSupported,
@@ -211,17 +225,11 @@ impl End {
                 None,
                 "Connect again: the new connection will be held until there is a leader.",
             ),
-            End::LostLead => fatal(
+            End::Cut(cause) | End::Drained(cause) => fatal(
                 SqlState::AdminShutdown,
-                "pgvane: terminating connection because the server is no longer the leader".to_owned(),
+                format!("pgvane: terminating connection because {}", cause.reason()),
                 None,
-                "Connect again: the new connection will be held until there is a leader.",
-            ),
-            End::Drained(why) => fatal(
-                SqlState::AdminShutdown,
-                format!("pgvane: terminating connection because {why}"),
-                None,
-                "Connect again to be given another server.",
+                "Connect again to be given another server; while there is none, the new connection is held.",
             ),
             End::Stopped => fatal(
                 SqlState::AdminShutdown,
@@ -258,9 +266,10 @@ impl fmt::Display for End {
             End::NoNode(why) => write!(f, "no server in time: {why}"),
             End::HoldFull => f.write_str("no server, and too many connections wait already"),
             End::SessionsFull => f.write_str("the listener carries as many sessions as it may"),
+            End::NodesFull => f.write_str("every server that could serve carries as many sessions as it may"),
             End::WrongNode => f.write_str("the server answered at login that it is in recovery"),
-            End::LostLead => f.write_str("the server lost the lead"),
-            End::Drained(why) => write!(f, "drained because {why}"),
+            End::Cut(cause) => write!(f, "cut because {}", cause.reason()),
+            End::Drained(cause) => write!(f, "drained because {}", cause.reason()),
             End::Stopped => f.write_str("pgvane is stopping"),
             End::CancelDelivered => f.write_str("cancel request delivered"),
             End::CancelFailed => f.write_str("cancel request could not be delivered"),

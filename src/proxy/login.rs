@@ -72,6 +72,9 @@ impl Login<'_> {
     /// password: these it bounds itself (`authentication_timeout`).
     pub async fn run(mut self) -> Verdict {
         loop {
+            if let Opening::Cancel(_) = self.client.opening() {
+                return Verdict::Cancel; // goes to the node that is meant, which need not be this one
+            }
             if let Err(error) = self.server.write_all(self.client.opening_packet()).await {
                 return Verdict::not_here(format!("the connection broke: {error}"));
             }
@@ -79,8 +82,7 @@ impl Login<'_> {
             match self.client.opening() {
                 Opening::Startup(_) => return self.follow_startup().await,
                 Opening::DirectTls => return encrypted(),
-                Opening::Cancel(_) => return Verdict::Cancel,
-                Opening::Ssl | Opening::Gss => {
+                Opening::Cancel(_) | Opening::Ssl | Opening::Gss => {
                     if let Some(verdict) = self.negotiate().await {
                         return verdict;
                     }

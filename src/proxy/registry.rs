@@ -5,28 +5,43 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::R
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
-use crate::cluster::topology::{Topology, WriterVerdict};
+use crate::cluster::topology::Topology;
 use crate::protocol::CancelKey;
-use crate::routing::{Rule, Target};
+use crate::routing::{Cause, Reaction, Rule, why_misplaced};
 
-/// Something that a running session has to do. Later ones outrank earlier ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
+/// Something that a running session has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// End between two transactions: the replica has become the leader.
-    DrainPromoted = 1,
+    /// End as soon as no transaction is open, or at the deadline.
+    Drain(Cause),
+    /// End now.
+    Cut(Cause),
     /// End now: pgvane stops.
-    Stop = 2,
-    /// End now: the node lost the lead.
-    LostLead = 3,
+    Stop,
 }
 
 impl Order {
+    /// As one byte. A higher one outranks a lower one; zero is no order.
+    fn to_byte(self) -> u8 {
+        match self {
+            Order::Drain(cause) => 0x10 | cause as u8,
+            Order::Stop => 0x20,
+            Order::Cut(cause) => 0x30 | cause as u8,
+        }
+    }
+
     fn from_byte(byte: u8) -> Option<Order> {
-        [Order::DrainPromoted, Order::Stop, Order::LostLead].into_iter().find(|order| *order as u8 == byte)
+        let cause = Cause::ALL.get(usize::from(byte & 0x0f)).copied();
+        match byte & 0xf0 {
+            0x10 => cause.map(Order::Drain),
+            0x20 => Some(Order::Stop),
+            0x30 => cause.map(Order::Cut),
+            _ => None,
+        }
     }
 }
 
@@ -56,15 +71,17 @@ impl Card {
     /// Waits for an order that outranks `obeyed`. Cancel safe.
     pub async fn ordered(&self, obeyed: Option<Order>) -> Order {
         loop {
-            match Order::from_byte(self.order.load(Relaxed)) {
-                Some(order) if Some(order) > obeyed => return order,
+            let newest = self.order.load(Relaxed);
+            match Order::from_byte(newest) {
+                Some(order) if newest > obeyed.map_or(0, Order::to_byte) => return order,
                 _ => self.ordered.notified().await,
             }
         }
     }
 
     fn give(&self, order: Order) {
-        if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
+        let byte = order.to_byte();
+        if self.order.fetch_max(byte, Relaxed) < byte {
             self.ordered.notify_one();
         }
     }
@@ -102,6 +119,7 @@ pub struct Registry {
     cards: Mutex<HashMap<u64, Arc<Card>>>,
     keys: Mutex<HashMap<CancelKey, (usize, NodeId)>>,
     next_id: AtomicU64,
+    stop: CancellationToken,
 }
 
 /// Nothing that is done under these locks can panic half-way, so a poisoned lock guards sound data.
@@ -118,6 +136,7 @@ impl Registry {
             cards: Mutex::default(),
             keys: Mutex::default(),
             next_id: AtomicU64::new(1),
+            stop: CancellationToken::new(),
         }
     }
 
@@ -164,6 +183,11 @@ impl Registry {
         lock(&self.keys).get(key).copied()
     }
 
+    /// How many connections of a listener wait for a node now.
+    pub fn held(&self, listener: usize) -> usize {
+        self.listeners[listener].held.load(Relaxed)
+    }
+
     /// How many connections there are now, on all listeners.
     pub fn sessions(&self) -> usize {
         self.listeners.iter().map(|tally| tally.sessions.load(Relaxed)).sum()
@@ -190,11 +214,17 @@ impl Registry {
         census
     }
 
-    /// Gives an order to every session.
-    pub fn order_all(&self, order: Order) {
+    /// Ends every connection: those on a node by [`Order::Stop`], those on their way to one by [`Registry::stopped`].
+    pub fn stop(&self) {
+        self.stop.cancel();
         for card in lock(&self.cards).values() {
-            card.give(order);
+            card.give(Order::Stop);
         }
+    }
+
+    /// Waits until [`Registry::stop`] is called. Cancel safe.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place.
@@ -207,18 +237,13 @@ impl Registry {
     }
 }
 
-/// What a session under this rule has to do if it is on `node`: the table in ARCHITECTURE.md, "What happens to
-/// sessions".
+/// What a session under this rule has to do if it is on `node`.
 pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<Order> {
-    match rule.target {
-        Target::Leader => match topology.verdict_on_writers(node) {
-            WriterVerdict::Keep => None,
-            WriterVerdict::LostLead | WriterVerdict::Superseded(_) => Some(Order::LostLead),
-        },
-        Target::Replica | Target::Any => {
-            let misplaced = topology.leader() == Some(node) && !rule.accepts_leader();
-            misplaced.then_some(Order::DrainPromoted)
-        }
+    let cause = why_misplaced(rule, topology, node)?;
+    match rule.reactions.to(cause) {
+        Reaction::Keep => None,
+        Reaction::Drain => Some(Order::Drain(cause)),
+        Reaction::Cut => Some(Order::Cut(cause)),
     }
 }
 
@@ -342,10 +367,23 @@ mod tests {
     async fn a_session_hears_the_highest_order_once() {
         let registry = registry();
         let seat = registry.seat(0, 0, NodeId(0));
-        registry.order_all(Order::DrainPromoted);
-        assert_eq!(seat.card().ordered(None).await, Order::DrainPromoted);
-        registry.order_all(Order::LostLead);
-        registry.order_all(Order::Stop);
-        assert_eq!(seat.card().ordered(Some(Order::DrainPromoted)).await, Order::LostLead);
+        seat.card().give(Order::Drain(Cause::Promotion));
+        assert_eq!(seat.card().ordered(None).await, Order::Drain(Cause::Promotion));
+        seat.card().give(Order::Cut(Cause::LostLead));
+        seat.card().give(Order::Stop);
+        let obeyed = Some(Order::Drain(Cause::Promotion));
+        assert_eq!(seat.card().ordered(obeyed).await, Order::Cut(Cause::LostLead));
+    }
+
+    #[test]
+    fn orders_survive_their_byte_and_keep_their_rank() {
+        for cause in Cause::ALL {
+            for order in [Order::Drain(cause), Order::Cut(cause), Order::Stop] {
+                assert_eq!(Order::from_byte(order.to_byte()), Some(order));
+            }
+            assert!(Order::Drain(cause).to_byte() < Order::Stop.to_byte());
+            assert!(Order::Stop.to_byte() < Order::Cut(cause).to_byte());
+        }
+        assert_eq!(Order::from_byte(0), None);
     }
 }

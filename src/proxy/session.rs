@@ -16,6 +16,7 @@ use super::registry::{Order, Presence, Seat};
 use super::relay::{Outcome, Relay};
 use crate::cluster::NodeId;
 use crate::protocol::opening::{Opening, Who};
+use crate::routing::Cause;
 
 /// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, starts, or refuses to
 /// write.
@@ -58,7 +59,10 @@ impl<'a> Account<'a> {
         if self.presence.is_none() {
             return self.refuse(client, End::SessionsFull).await;
         }
-        let admitted = Box::pin(Admission::new(self.desk, &mut client).run()).await;
+        let admitted = tokio::select! {
+            admitted = Box::pin(Admission::new(self.desk, &mut client).run()) => admitted,
+            () = self.desk.registry.stopped() => Err(Refused::End(End::Stopped)),
+        };
         if let Opening::Startup(who) = client.opening() {
             self.who = who.clone();
         }
@@ -116,38 +120,39 @@ impl<'a> Account<'a> {
     async fn relay_until_end(&self, relay: &mut Relay, seat: &Seat) -> End {
         let suspect = || self.desk.cluster.suspect(seat.node());
         let mut obeyed = None;
-        let mut deadline = None;
+        let mut draining: Option<(Cause, Instant)> = None;
         loop {
             let on_error = |code: [u8; 5]| {
                 if SUSPICIOUS.contains(&&code) {
                     suspect();
                 }
             };
+            let deadline = draining.map_or_else(Instant::now, |(_, deadline)| deadline);
             let outcome = tokio::select! {
                 biased;
                 order = seat.card().ordered(obeyed) => {
                     obeyed = Some(order);
                     match order {
-                        Order::LostLead => return End::LostLead,
+                        Order::Cut(cause) => return End::Cut(cause),
                         Order::Stop => return End::Stopped,
-                        Order::DrainPromoted => {
+                        Order::Drain(cause) => {
                             relay.drain();
-                            deadline = Some(Instant::now() + self.desk.drain_timeout);
+                            draining = draining.or(Some((cause, Instant::now() + self.desk.drain_timeout)));
                             continue;
                         }
                     }
                 }
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    return End::Drained(PROMOTED);
-                }
+                () = sleep_until(deadline), if draining.is_some() => Outcome::Drained,
                 outcome = relay.run(seat.card(), on_error) => outcome,
             };
             return match outcome {
                 Outcome::ClientClosed => End::ClientClosed,
                 Outcome::ClientFailed(error) => End::ClientFailed(error),
-                Outcome::Drained => End::Drained(PROMOTED),
+                Outcome::Drained => draining.map_or(End::Lost, |(cause, _)| End::Drained(cause)),
                 Outcome::ServerClosed(code) => {
-                    suspect();
+                    if code.is_none_or(|code| SUSPICIOUS.contains(&&code)) {
+                        suspect();
+                    }
                     End::ServerClosed(code)
                 }
                 Outcome::ServerFailed(error) => {
@@ -158,9 +163,6 @@ impl<'a> Account<'a> {
         }
     }
 }
-
-/// Why sessions of a read listener leave a node.
-const PROMOTED: &str = "the replica has become the leader";
 
 impl Drop for Account<'_> {
     fn drop(&mut self) {

@@ -5,28 +5,59 @@ use crate::cluster::NodeId;
 /// How new sessions are spread over the nodes of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Balance {
-    /// The node with the fewest sessions; among equals, in turn.
+    /// The node with the fewest sessions for its weight; among equals, in turn.
     #[default]
     LeastConnections,
-    /// One after the other.
+    /// One after the other; by weight where weights differ.
     RoundRobin,
-    /// By lot.
+    /// By lot, by weight.
     Random,
 }
 
+/// A node to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Which.
+    pub node: NodeId,
+    /// Its share beside the others' shares. Zero counts as one.
+    pub weight: u64,
+    /// Sessions that it has now.
+    pub load: u32,
+}
+
 impl Balance {
-    /// Picks from `pool`. `turn` counts the listener's choices; `load` is a node's present number of sessions.
-    ///
-    /// `None` only if the pool is empty.
-    pub fn pick(self, pool: &[NodeId], turn: u64, load: impl Fn(NodeId) -> u32) -> Option<NodeId> {
+    /// Picks from `pool`; `turn` counts the listener's choices. `None` only if the pool is empty.
+    pub fn pick(self, pool: &[Choice], turn: u64) -> Option<NodeId> {
         let count = u64::try_from(pool.len()).ok().filter(|count| *count > 0)?;
         let nth = |n: u64| pool[(n % count) as usize];
-        match self {
-            Balance::RoundRobin => Some(nth(turn)),
-            Balance::Random => Some(nth(scramble(turn))),
-            Balance::LeastConnections => (0..count).map(|step| nth(turn + step)).min_by_key(|id| load(*id)),
-        }
+        let chosen = match self {
+            Balance::LeastConnections => (0..count).map(|step| nth(turn.wrapping_add(step))).min_by_key(cost)?,
+            Balance::RoundRobin if pool.iter().all(|choice| choice.weight == pool[0].weight) => nth(turn),
+            // multiples of the golden ratio fall evenly over the shares, however few of them there are
+            Balance::RoundRobin => by_share(pool, turn.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            Balance::Random => by_share(pool, scramble(turn)),
+        };
+        Some(chosen.node)
     }
+}
+
+/// What the next session would make of a node's load, per weight.
+fn cost(choice: &Choice) -> u64 {
+    (u64::from(choice.load) + 1).saturating_mul(1 << 32) / choice.weight.max(1)
+}
+
+/// The node into whose share `place` falls, where all shares together are the range of u64.
+fn by_share(pool: &[Choice], place: u64) -> Choice {
+    let total: u128 = pool.iter().map(|choice| u128::from(choice.weight.max(1))).sum();
+    let mut at = (u128::from(place) * total) >> 64;
+    for choice in pool {
+        let share = u128::from(choice.weight.max(1));
+        if at < share {
+            return *choice;
+        }
+        at -= share;
+    }
+    pool[pool.len() - 1]
 }
 
 /// SplitMix64's output function: turns a counter into a number that looks drawn by lot.
@@ -41,35 +72,53 @@ fn scramble(counter: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const POOL: [NodeId; 3] = [NodeId(1), NodeId(4), NodeId(7)];
+    fn choice(node: usize, weight: u64, load: u32) -> Choice {
+        Choice { node: NodeId(node), weight, load }
+    }
 
-    fn picks(balance: Balance, count: u64) -> Vec<usize> {
-        (0..count).map(|turn| balance.pick(&POOL, turn, |_| 0).expect("the pool is not empty").0).collect()
+    fn equals() -> [Choice; 3] {
+        [choice(1, 100, 0), choice(4, 100, 0), choice(7, 100, 0)]
+    }
+
+    fn picks(balance: Balance, pool: &[Choice], count: u64) -> Vec<usize> {
+        (0..count).map(|turn| balance.pick(pool, turn).expect("the pool is not empty").0).collect()
+    }
+
+    fn share(drawn: &[usize], node: usize) -> f64 {
+        drawn.iter().filter(|id| **id == node).count() as f64 / drawn.len() as f64
     }
 
     #[test]
     fn round_robin_goes_round() {
-        assert_eq!(picks(Balance::RoundRobin, 5), [1, 4, 7, 1, 4]);
+        assert_eq!(picks(Balance::RoundRobin, &equals(), 5), [1, 4, 7, 1, 4]);
     }
 
     #[test]
-    fn least_connections_takes_the_emptiest_and_rotates_among_equals() {
-        let load = |id: NodeId| if id == NodeId(4) { 2 } else { 9 };
-        assert_eq!(Balance::LeastConnections.pick(&POOL, 0, load), Some(NodeId(4)));
-        assert_eq!(picks(Balance::LeastConnections, 4), [1, 4, 7, 1]);
+    fn round_robin_keeps_to_weights_even_over_few_turns() {
+        let drawn = picks(Balance::RoundRobin, &[choice(0, 300, 0), choice(1, 100, 0)], 20);
+        assert!((share(&drawn, 0) - 0.75).abs() <= 0.051, "{drawn:?}");
     }
 
     #[test]
-    fn random_reaches_every_node_about_equally() {
-        let drawn = picks(Balance::Random, 3000);
-        for node in POOL {
-            let hits = drawn.iter().filter(|id| **id == node.0).count();
-            assert!((900..=1100).contains(&hits), "{node:?} was drawn {hits} times of 3000");
+    fn least_connections_takes_the_emptiest_for_its_weight_and_rotates_among_equals() {
+        let pool = [choice(1, 100, 9), choice(4, 100, 2), choice(7, 100, 9)];
+        assert_eq!(Balance::LeastConnections.pick(&pool, 0), Some(NodeId(4)));
+        assert_eq!(picks(Balance::LeastConnections, &equals(), 4), [1, 4, 7, 1]);
+        let uneven = [choice(1, 300, 8), choice(4, 100, 3)];
+        assert_eq!(Balance::LeastConnections.pick(&uneven, 0), Some(NodeId(1)), "9/300 is less than 4/100");
+    }
+
+    #[test]
+    fn random_reaches_every_node_by_its_weight() {
+        let drawn = picks(Balance::Random, &[choice(1, 50, 0), choice(4, 100, 0), choice(7, 50, 0)], 3000);
+        for (node, expected) in [(1, 0.25), (4, 0.5), (7, 0.25)] {
+            assert!((share(&drawn, node) - expected).abs() < 0.03, "{node}: {}", share(&drawn, node));
         }
     }
 
     #[test]
-    fn an_empty_pool_gives_nobody() {
-        assert_eq!(Balance::Random.pick(&[], 3, |_| 0), None);
+    fn an_empty_pool_gives_nobody_and_no_weight_is_little_weight() {
+        assert_eq!(Balance::Random.pick(&[], 3), None);
+        assert_eq!(Balance::RoundRobin.pick(&[choice(1, 0, 0)], u64::MAX), Some(NodeId(1)));
     }
 }

@@ -1,55 +1,33 @@
 //! Where a new session goes: a pure function of the topology, the listener's rule and the load.
 
 mod balance;
+mod fitness;
+mod rule;
 
 use std::fmt;
+use std::time::Duration;
 
-pub use balance::Balance;
+pub use balance::{Balance, Choice};
+use fitness::Fitness;
+pub use fitness::why_misplaced;
+pub use rule::{Cause, Reaction, Reactions, Rule, Target};
 
-use crate::cluster::node::{Claim, Report};
 use crate::cluster::topology::{NodeView, Topology};
-use crate::cluster::{NodeId, health::Health};
+use crate::cluster::{Moment, NodeId};
 
-/// Which nodes a listener leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// The node that takes the writes.
-    Leader,
-    /// Standbys that follow the leader.
-    Replica,
-    /// Standbys and the leader alike.
-    Any,
-}
+/// The least share that a node gets which has just come back, in hundredths of its weight.
+const SLOW_START_LEAST: u64 = 5;
 
-impl Target {
-    /// The word for it in the configuration file and on the stats page.
-    pub fn label(self) -> &'static str {
-        match self {
-            Target::Leader => "leader",
-            Target::Replica => "replica",
-            Target::Any => "any",
-        }
-    }
-}
-
-/// A listener's rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// Which nodes it leads to.
-    pub target: Target,
-    /// How sessions are spread over them.
-    pub balance: Balance,
-    /// Whether the leader serves while no replica can.
-    pub falls_back_to_leader: bool,
-    /// Replicas that lag by more bytes than this get no new sessions.
-    pub lag_bytes_max: Option<u64>,
-}
-
-impl Rule {
-    /// Whether a session on a node that leads is in the right place.
-    pub fn accepts_leader(&self) -> bool {
-        self.target != Target::Replica || self.falls_back_to_leader
-    }
+/// What a choice depends on besides the topology and the rule.
+pub struct Situation<'a, Load: Fn(NodeId) -> u32> {
+    /// Nodes that have just failed for this very session.
+    pub tried: &'a [NodeId],
+    /// Counts the listener's choices.
+    pub turn: u64,
+    /// A node's present number of sessions, of all listeners.
+    pub load: Load,
+    /// Now.
+    pub now: Moment,
 }
 
 /// Why there is no node for a session, in words for people.
@@ -58,7 +36,9 @@ pub enum NoRoute {
     /// Nobody takes writes.
     NoLeader(String),
     /// No node of the wanted kind serves.
-    NoReplica(String),
+    NoneFit(String),
+    /// All that would serve have as many sessions as they may.
+    AllFull,
     /// All that would serve were tried for this session, and failed.
     AllTried,
 }
@@ -67,104 +47,87 @@ impl fmt::Display for NoRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoRoute::NoLeader(why) => write!(f, "no leader: {why}"),
-            NoRoute::NoReplica(why) => write!(f, "no replica: {why}"),
-            NoRoute::AllTried => f.write_str("every node that could serve has failed to answer"),
+            NoRoute::NoneFit(why) => write!(f, "no fit server: {why}"),
+            NoRoute::AllFull => f.write_str("every server that could serve has as many sessions as it may"),
+            NoRoute::AllTried => f.write_str("every server that could serve has failed to answer"),
         }
     }
 }
 
 /// The node for a new session, or why there is none.
-///
-/// `tried` are nodes that have just failed for this very session; `turn` counts the listener's choices; `load` is
-/// a node's present number of sessions.
-pub fn route(
+pub fn route<Load: Fn(NodeId) -> u32>(
     topology: &Topology,
     rule: &Rule,
-    tried: &[NodeId],
-    turn: u64,
-    load: impl Fn(NodeId) -> u32,
+    situation: &Situation<'_, Load>,
 ) -> Result<NodeId, NoRoute> {
-    match rule.target {
-        Target::Leader => certain_leader(topology, tried),
-        Target::Replica | Target::Any => reader(topology, rule, tried, turn, load),
+    let pools = match rule.target {
+        Target::Leader => vec![vec![certain_leader(topology)?]],
+        _ => reading_pools(topology, rule),
+    };
+    if pools.iter().all(Vec::is_empty) {
+        return Err(NoRoute::NoneFit(why_none_fit(topology, rule)));
     }
+    let untried = |pool: &Vec<NodeId>| -> Vec<NodeId> {
+        pool.iter().copied().filter(|id| !situation.tried.contains(id)).collect()
+    };
+    let pools: Vec<Vec<NodeId>> = pools.iter().map(untried).collect();
+    if pools.iter().all(Vec::is_empty) {
+        return Err(NoRoute::AllTried);
+    }
+    let choices = |pool: &Vec<NodeId>| -> Vec<Choice> {
+        let all = pool.iter().map(|id| choice(*id, topology.node(*id), rule.slow_start, situation));
+        all.filter(|choice| choice.load < topology.node(choice.node).member.sessions_max).collect()
+    };
+    pools.iter().find_map(|pool| rule.balance.pick(&choices(pool), situation.turn)).ok_or(NoRoute::AllFull)
 }
 
-fn certain_leader(topology: &Topology, tried: &[NodeId]) -> Result<NodeId, NoRoute> {
+fn certain_leader(topology: &Topology) -> Result<NodeId, NoRoute> {
     match (topology.leader(), topology.why_no_leader()) {
-        (Some(leader), None) if tried.contains(&leader) => Err(NoRoute::AllTried),
         (Some(leader), None) => Ok(leader),
         (_, why) => Err(NoRoute::NoLeader(why.unwrap_or_default())),
     }
 }
 
-/// Pools in order of preference: those that answer and are fresh, the leader where it may stand in, those that
-/// have fallen silent. The first pool with anybody in it is used.
-fn reader(
-    topology: &Topology,
-    rule: &Rule,
-    tried: &[NodeId],
-    turn: u64,
-    load: impl Fn(NodeId) -> u32,
-) -> Result<NodeId, NoRoute> {
-    let mut fresh = Vec::with_capacity(topology.nodes.len());
-    let mut silent = Vec::new();
-    let leader = topology.leader();
-    for (id, node) in topology.members().filter(|(id, _)| !tried.contains(id)) {
-        let is_leader = leader == Some(id);
-        match standing_for_reads(node, rule) {
-            _ if is_leader && rule.target == Target::Any => fresh.push(id),
-            Standing::Fresh if !is_leader => fresh.push(id),
-            Standing::Silent if !is_leader => silent.push(id),
-            _ => {}
+/// Pools in order of preference: those that answer and are fit, the leader where it may stand in, those that have
+/// fallen silent. The first pool that has room is used.
+fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
+    let (mut fresh, mut silent) = (Vec::new(), Vec::new());
+    for (id, _) in topology.members() {
+        match fitness::for_reads(topology, id, rule) {
+            Fitness::Fresh => fresh.push(id),
+            Fitness::Silent => silent.push(id),
+            Fitness::Unfit { .. } => {}
         }
     }
-    let stand_in: &[NodeId] = match &leader {
-        Some(leader) if rule.falls_back_to_leader && !tried.contains(leader) => std::slice::from_ref(leader),
-        _ => &[],
+    let stand_in = topology.leader().filter(|_| rule.target.is_standbys() && rule.falls_back_to_leader);
+    vec![fresh, stand_in.into_iter().collect(), silent]
+}
+
+fn choice<Load: Fn(NodeId) -> u32>(
+    id: NodeId,
+    node: &NodeView,
+    slow_start: Duration,
+    situation: &Situation<'_, Load>,
+) -> Choice {
+    let served_for = node.serving_since.map_or(Duration::ZERO, |since| situation.now - since);
+    let hundredths = if served_for >= slow_start {
+        100
+    } else {
+        (served_for.as_millis() * 100 / slow_start.as_millis().max(1)) as u64
     };
-    [fresh.as_slice(), stand_in, silent.as_slice()]
-        .into_iter()
-        .find_map(|pool| rule.balance.pick(pool, turn, &load))
-        .ok_or_else(|| {
-            if tried.is_empty() { NoRoute::NoReplica(why_no_reader(topology, rule)) } else { NoRoute::AllTried }
-        })
+    let weight = u64::from(node.member.weight) * hundredths.max(SLOW_START_LEAST);
+    Choice { node: id, weight, load: (situation.load)(id) }
 }
 
-enum Standing {
-    Fresh,
-    Silent,
-    Unfit(&'static str),
-}
-
-fn standing_for_reads(node: &NodeView, rule: &Rule) -> Standing {
-    if node.claim() != Some(Claim::Replica) {
-        return Standing::Unfit(node.role_label());
-    }
-    if node.health.report().is_some_and(|report: &std::sync::Arc<Report>| report.asks_for_no_reads()) {
-        return Standing::Unfit("tagged noloadbalance");
-    }
-    match (&node.health, rule.lag_bytes_max, node.lag_bytes) {
-        (Health::Unchecked { .. }, ..) => Standing::Unfit("unchecked"),
-        (_, Some(max), Some(lag)) if lag > max => Standing::Unfit("lagging"),
-        (Health::Answering { .. }, ..) => Standing::Fresh,
-        (Health::Silent { .. }, ..) => Standing::Silent,
-    }
-}
-
-fn why_no_reader(topology: &Topology, rule: &Rule) -> String {
+fn why_none_fit(topology: &Topology, rule: &Rule) -> String {
     let reasons: Vec<String> = topology
         .members()
-        .map(|(id, node)| {
-            let why = match standing_for_reads(node, rule) {
-                Standing::Unfit(why) => why,
-                _ if topology.leader() == Some(id) => "leader",
-                Standing::Fresh | Standing::Silent => "failed to answer",
-            };
-            format!("{} is {why}", node.member.name)
+        .filter_map(|(id, node)| match fitness::for_reads(topology, id, rule) {
+            Fitness::Unfit { why, .. } => Some(format!("{} is {why}", node.member.name)),
+            Fitness::Fresh | Fitness::Silent => None,
         })
         .collect();
-    if reasons.is_empty() { "no node is known".to_owned() } else { reasons.join(", ") }
+    if reasons.is_empty() { "no server is known".to_owned() } else { reasons.join(", ") }
 }
 
 #[cfg(test)]
@@ -172,37 +135,48 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cluster::fixtures::{at_ms, leader, replica, report};
+    use crate::cluster::fixtures::{at_ms, leader, member, replica, report};
+    use crate::cluster::health::Health;
+    use crate::cluster::lag::Lag;
     use crate::cluster::leadership::Leadership;
-    use crate::cluster::node::{Member, Silence};
+    use crate::cluster::node::{Claim, Member, Report, Silence, SyncStanding};
 
-    const READ: Rule = Rule {
-        target: Target::Replica,
-        balance: Balance::RoundRobin,
-        falls_back_to_leader: true,
-        lag_bytes_max: Some(64),
-    };
-    const WRITE: Rule =
-        Rule { target: Target::Leader, balance: Balance::RoundRobin, falls_back_to_leader: false, lag_bytes_max: None };
+    fn read() -> Rule {
+        Rule { balance: Balance::RoundRobin, lag_bytes_max: Some(64), ..Rule::new(Target::Replica) }
+    }
 
-    fn node(report: Option<Arc<Report>>) -> NodeView {
-        let member = Member { name: "n".into(), address: "h:1".into(), patroni_url: "http://h:2".into() };
+    fn strict(rule: Rule) -> Rule {
+        Rule { falls_back_to_leader: false, ..rule }
+    }
+
+    fn node(name: &str, report: Option<Arc<Report>>) -> NodeView {
         let health = match report {
             Some(report) => Health::Answering { report, asked_at: at_ms(1), since: at_ms(1), missed: 0 },
             None => Health::UNKNOWN,
         };
-        NodeView { health, ..NodeView::unchecked(Arc::new(member)) }
+        NodeView { health, ..NodeView::unchecked(Arc::new(member(name))) }
     }
 
     /// A leader and two replicas, in this order.
     fn three() -> Topology {
-        let nodes = vec![node(Some(leader(1))), node(Some(replica(1))), node(Some(replica(1)))];
+        let nodes = vec![node("a", Some(leader(1))), node("b", Some(replica(1))), node("c", Some(replica(1)))];
         let leadership = Leadership::Led { leader: NodeId(0), timeline: Some(1), since: at_ms(1) };
         Topology { leadership, ..Topology::unchecked(nodes) }
     }
 
-    fn readers(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Vec<NodeId> {
-        (0..4).filter_map(|turn| route(topology, rule, tried, turn, |_| 0).ok()).collect()
+    fn replica_with(change: impl FnOnce(&mut Report)) -> NodeView {
+        let mut changed = report(Claim::Replica, 1);
+        change(&mut changed);
+        node("c", Some(Arc::new(changed)))
+    }
+
+    fn routed(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Result<NodeId, NoRoute> {
+        route(topology, rule, &Situation { tried, turn: 0, load: |_| 0, now: at_ms(1) })
+    }
+
+    fn readers(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Vec<usize> {
+        let at_turn = |turn| route(topology, rule, &Situation { tried, turn, load: |_| 0, now: at_ms(1) });
+        (0..4).filter_map(|turn| at_turn(turn).ok()).map(|id| id.0).collect()
     }
 
     fn silence(topology: &mut Topology, id: usize) {
@@ -214,57 +188,135 @@ mod tests {
     #[test]
     fn writes_go_to_the_leader_unless_it_is_doubted() {
         let mut topology = three();
-        assert_eq!(route(&topology, &WRITE, &[], 0, |_| 0), Ok(NodeId(0)));
+        assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId(0)));
         topology.doubted = true;
-        assert!(matches!(route(&topology, &WRITE, &[], 0, |_| 0), Err(NoRoute::NoLeader(_))));
+        assert!(matches!(routed(&topology, &Rule::new(Target::Leader), &[]), Err(NoRoute::NoLeader(_))));
     }
 
     #[test]
     fn reads_spread_over_replicas_and_leave_the_leader_alone() {
-        assert_eq!(readers(&three(), &READ, &[]), [NodeId(1), NodeId(2), NodeId(1), NodeId(2)]);
+        assert_eq!(readers(&three(), &read(), &[]), [1, 2, 1, 2]);
     }
 
     #[test]
     fn a_lagging_or_untouchable_replica_gets_nothing_new() {
         let mut topology = three();
-        topology.nodes[1].lag_bytes = Some(65);
-        let mut shy = report(Claim::Replica, 1);
-        shy.tags.insert("noloadbalance".into(), "true".into());
-        topology.nodes[2] = node(Some(Arc::new(shy)));
-        assert_eq!(readers(&topology, &READ, &[])[0], NodeId(0), "the leader stands in");
-        let strict = Rule { falls_back_to_leader: false, ..READ };
-        let Err(refusal) = route(&topology, &strict, &[], 0, |_| 0) else { panic!("nobody is fit") };
-        assert_eq!(refusal.to_string(), "no replica: n is leader, n is lagging, n is tagged noloadbalance");
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
+        topology.nodes[2] = replica_with(|report| {
+            report.tags.insert("noloadbalance".into(), "true".into());
+        });
+        assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+        let Err(refusal) = routed(&topology, &strict(read()), &[]) else { panic!("nobody is fit") };
+        assert_eq!(refusal.to_string(), "no fit server: a is leader, b is lagging, c is tagged noloadbalance");
+    }
+
+    #[test]
+    fn lag_in_time_counts_too() {
+        let mut topology = three();
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 1, time: Duration::from_secs(11) });
+        let rule = Rule { lag_time_max: Some(Duration::from_secs(10)), ..read() };
+        assert_eq!(readers(&topology, &rule, &[]), [2; 4]);
+    }
+
+    #[test]
+    fn tags_sync_standing_and_streaming_narrow_the_choice() {
+        let mut topology = three();
+        topology.nodes[2] = replica_with(|report| {
+            report.tags.insert("dc".into(), "east".into());
+            report.sync = SyncStanding::Quorum;
+            report.replication_state = Some("in archive recovery".into());
+        });
+        let tagged = Rule { tags: [("dc".to_owned(), "east".to_owned())].into(), ..read() };
+        assert_eq!(readers(&topology, &tagged, &[]), [2; 4]);
+        assert_eq!(readers(&topology, &Rule::new(Target::Sync), &[]), [2; 4]);
+        assert_eq!(readers(&topology, &Rule::new(Target::Async), &[]), [1; 4]);
+        assert_eq!(readers(&topology, &Rule { requires_streaming: true, ..read() }, &[]), [1; 4]);
     }
 
     #[test]
     fn silent_replicas_serve_only_when_nobody_else_can() {
         let mut topology = three();
         silence(&mut topology, 1);
-        assert_eq!(readers(&topology, &READ, &[]), [NodeId(2); 4]);
+        assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
         silence(&mut topology, 2);
-        assert_eq!(readers(&topology, &READ, &[]), [NodeId(0); 4]);
-        let strict = Rule { falls_back_to_leader: false, ..READ };
-        assert_eq!(readers(&topology, &strict, &[])[..2], [NodeId(1), NodeId(2)]);
+        assert_eq!(readers(&topology, &read(), &[]), [0; 4]);
+        assert_eq!(readers(&topology, &strict(read()), &[]), [1, 2, 1, 2]);
     }
 
     #[test]
     fn nodes_that_failed_this_session_are_passed_over() {
-        assert_eq!(readers(&three(), &READ, &[NodeId(1)]), [NodeId(2); 4]);
+        assert_eq!(readers(&three(), &read(), &[NodeId(1)]), [2; 4]);
         let all = [NodeId(0), NodeId(1), NodeId(2)];
-        assert_eq!(route(&three(), &READ, &all, 0, |_| 0), Err(NoRoute::AllTried));
+        assert_eq!(routed(&three(), &read(), &all), Err(NoRoute::AllTried));
+    }
+
+    #[test]
+    fn a_full_node_is_passed_over_and_all_full_is_said() {
+        let mut topology = three();
+        let small = |name: &str| Arc::new(Member { sessions_max: 5, ..member(name) });
+        (topology.nodes[1].member, topology.nodes[2].member) = (small("b"), small("c"));
+        let with_load = |load: fn(NodeId) -> u32| {
+            route(&topology, &strict(read()), &Situation { tried: &[], turn: 0, load, now: at_ms(1) })
+        };
+        assert_eq!(with_load(|id| if id == NodeId(1) { 5 } else { 4 }), Ok(NodeId(2)));
+        assert_eq!(with_load(|_| 5), Err(NoRoute::AllFull));
+    }
+
+    #[test]
+    fn a_replica_that_has_come_back_starts_slowly() {
+        let mut topology = three();
+        topology.nodes[1].serving_since = Some(at_ms(0));
+        topology.nodes[2].serving_since = Some(at_ms(90_000));
+        let rule = Rule { balance: Balance::Random, slow_start: Duration::from_secs(60), ..strict(read()) };
+        let share_at = |now| {
+            let at = |turn| route(&topology, &rule, &Situation { tried: &[], turn, load: |_| 0, now });
+            (0..1000).filter(|turn| at(*turn) == Ok(NodeId(2))).count()
+        };
+        let (early, half, full) = (share_at(at_ms(91_000)), share_at(at_ms(120_000)), share_at(at_ms(150_000)));
+        assert!(early < 80 && (280..390).contains(&half) && (450..550).contains(&full), "{early} {half} {full}");
     }
 
     #[test]
     fn any_takes_leader_and_replicas_alike() {
-        let any = Rule { target: Target::Any, ..READ };
-        assert_eq!(readers(&three(), &any, &[])[..3], [NodeId(0), NodeId(1), NodeId(2)]);
+        assert_eq!(
+            readers(&three(), &Rule { balance: Balance::RoundRobin, ..Rule::new(Target::Any) }, &[])[..3],
+            [0, 1, 2]
+        );
+    }
+
+    #[test]
+    fn a_standby_cluster_has_a_leader_of_its_own_kind() {
+        let mut topology = three();
+        topology.nodes[0] = node("a", Some(Arc::new(report(Claim::StandbyLeader, 1))));
+        topology.leadership = Topology::unchecked(Vec::new()).leadership;
+        assert_eq!(routed(&topology, &Rule::new(Target::StandbyLeader), &[]), Ok(NodeId(0)));
+        assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
+        assert!(routed(&topology, &Rule::new(Target::Leader), &[]).is_err());
     }
 
     #[test]
     fn nothing_is_open_before_the_first_check() {
-        let topology = Topology::unchecked(vec![node(None), node(None)]);
-        assert!(route(&topology, &WRITE, &[], 0, |_| 0).is_err());
-        assert!(route(&topology, &READ, &[], 0, |_| 0).is_err());
+        let topology = Topology::unchecked(vec![node("a", None), node("b", None)]);
+        for target in Target::ALL {
+            assert!(routed(&topology, &Rule::new(target), &[]).is_err(), "{}", target.label());
+        }
+    }
+
+    #[test]
+    fn sessions_are_misplaced_for_the_causes_of_the_table_only() {
+        let mut topology = three();
+        let misplaced = |topology: &Topology, rule: &Rule, id| why_misplaced(rule, topology, NodeId(id));
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Leader), 0), None);
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Leader), 1), Some(Cause::LostLead));
+        assert_eq!(misplaced(&topology, &strict(read()), 0), Some(Cause::Promotion));
+        assert_eq!(misplaced(&topology, &read(), 0), None, "the leader may stand in");
+        assert_eq!(misplaced(&topology, &read(), 1), None);
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
+        assert_eq!(misplaced(&topology, &read(), 1), Some(Cause::Lag));
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Sync), 2), Some(Cause::Standing));
+        silence(&mut topology, 2);
+        assert_eq!(misplaced(&topology, &read(), 2), Some(Cause::Silence));
+        topology.nodes[2].departed = true;
+        assert_eq!(misplaced(&topology, &read(), 2), Some(Cause::Departure));
     }
 }

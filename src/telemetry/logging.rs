@@ -3,19 +3,13 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 
 use crate::config::Log;
-
-/// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`.
-pub fn parse_level(level: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(level)
-}
 
 /// Starts logging; `PGVANE_LOG` outdoes the configured level. Does nothing if logging has been started before.
 pub fn start(log: &Log) {
     let level = std::env::var("PGVANE_LOG").unwrap_or_else(|_| log.level.clone());
-    let filter = parse_level(&level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = Log::filter(&level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -194,6 +194,7 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> Registry {
     let role = gauge("pgvane_node_role", "1 for the role that the node has.", &["cluster", "node", "role"]);
     let up = gauge("pgvane_node_up", "1 while the node's checks are answered.", &node);
     let lag = gauge("pgvane_node_lag_bytes", "How far a replica's replay is behind the leader.", &node);
+    let lag_time = gauge("pgvane_node_lag_seconds", "The same as time since the last replayed commit.", &node);
     let timeline = gauge("pgvane_node_timeline", "PostgreSQL's timeline.", &node);
     let sessions = gauge("pgvane_node_sessions", "Sessions on the node now.", &node);
     let truth = |yes: bool| if yes { 1.0 } else { 0.0 };
@@ -210,7 +211,9 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> Registry {
                 role.with_label_values(&[labels[0], labels[1], label]).set(truth(label == present));
             }
             up.with_label_values(&labels).set(truth(view.health.label() == "up"));
-            lag.with_label_values(&labels).set(view.lag_bytes.unwrap_or(0) as f64);
+            let behind = view.lag.unwrap_or_default();
+            lag.with_label_values(&labels).set(behind.bytes as f64);
+            lag_time.with_label_values(&labels).set(behind.time.as_secs_f64());
             let known = view.health.report().and_then(|report| report.timeline);
             timeline.with_label_values(&labels).set(f64::from(known.unwrap_or(0)));
             sessions.with_label_values(&labels).set(f64::from(cluster.sessions.get(id.0).copied().unwrap_or(0)));

@@ -1,4 +1,5 @@
 //! What operators see of the proxy's inside: logs and metrics.
 
+pub mod history;
 pub mod logging;
 pub mod metrics;

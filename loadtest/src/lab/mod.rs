@@ -57,6 +57,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// A member that no lab has started: a test's own stand-in, or nobody at all. It has no files.
+    pub fn elsewhere(name: &str, pg: SocketAddr, rest: SocketAddr) -> Self {
+        Self { name: name.to_owned(), pg, rest, directory: PathBuf::new() }
+    }
+
     /// Base of Patroni's REST API.
     pub fn rest_url(&self) -> String {
         format!("http://{}", self.rest)

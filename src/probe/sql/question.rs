@@ -21,13 +21,11 @@ pub(super) enum Question {
 /// - The insertion's timeline, by the name of its WAL file, because `pg_control_checkpoint()` tells of a promotion only
 ///   after the next checkpoint.
 /// - `cluster_name` is Patroni's scope: Patroni starts every PostgreSQL with it.
-/// - No lag in time while everything received is replayed: an idle primary's last transaction may be hours old.
 const WHOLE: &str = "\
 select r.in_recovery,
   case when r.in_recovery then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end - '0/0' as position,
   case when r.in_recovery then pg_last_wal_receive_lsn() - '0/0' end as received,
-  case when pg_last_wal_receive_lsn() is distinct from pg_last_wal_replay_lsn()
-    then extract(epoch from now() - pg_last_xact_replay_timestamp()) end as replay_lag,
+  extract(epoch from now() - pg_last_xact_replay_timestamp()) as replay_delay,
   current_setting('server_version_num') as server_version,
   current_setting('cluster_name') as scope,
   case when r.in_recovery
@@ -43,7 +41,7 @@ const BARE: &str = "\
 select r.in_recovery,
   case when r.in_recovery then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end - '0/0' as position,
   case when r.in_recovery then pg_last_wal_receive_lsn() - '0/0' end as received,
-  null as replay_lag,
+  null as replay_delay,
   current_setting('server_version_num') as server_version,
   current_setting('cluster_name') as scope,
   null as timeline, null as system_identifier, null as receiver, null as receiver_status
@@ -73,9 +71,9 @@ fn read<'row>(column: impl Fn(&str) -> Option<&'row str>) -> Result<Report, Stri
     };
     let number = |name| column(name).and_then(|text| text.parse::<u64>().ok());
     let small = |name| number(name).and_then(|number| u32::try_from(number).ok());
-    let replay_lag = column("replay_lag").and_then(|text| text.parse::<f64>().ok());
+    let replay_delay = column("replay_delay").and_then(|text| text.parse::<f64>().ok());
     // clocks that disagree make it negative
-    let replay_lag = replay_lag.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+    let replay_delay = replay_delay.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
     let receiver_state = match (column("receiver_status"), column("receiver")) {
         (Some(status), _) => Some(status),
         // it is there, and what it does is for members of pg_monitor to see
@@ -86,7 +84,7 @@ fn read<'row>(column: impl Fn(&str) -> Option<&'row str>) -> Result<Report, Stri
         timeline: small("timeline").filter(|timeline| *timeline > 0),
         position: number("position").map(Lsn),
         received: number("received").map(Lsn),
-        replay_lag,
+        replay_delay,
         replication_state: receiver_state.map(str::to_owned),
         scope: column("scope").filter(|scope| !scope.is_empty()).map(str::to_owned),
         system_identifier: column("system_identifier").map(str::to_owned),
@@ -118,7 +116,7 @@ mod tests {
         assert_eq!((report.timeline, report.position), (Some(3), Some(Lsn(67_110_128))));
         assert_eq!(report.scope.as_deref(), Some("demo"));
         assert_eq!(report.system_identifier.as_deref(), Some("7574897023459823469"));
-        assert_eq!((report.replication_state, report.replay_lag), (None, None));
+        assert_eq!((report.replication_state, report.replay_delay), (None, None));
     }
 
     #[test]
@@ -129,21 +127,21 @@ mod tests {
             ("in_recovery", "t"),
             ("position", "100"),
             ("received", "128"),
-            ("replay_lag", "2.5"),
+            ("replay_delay", "2.5"),
             ("receiver", "77"),
             ("timeline", "0"),
         ]);
         let report = hidden.expect("is a row");
         assert_eq!(report.claim, Claim::Replica);
         assert_eq!((report.position, report.received), (Some(Lsn(100)), Some(Lsn(128))));
-        assert_eq!(report.replay_lag, Some(Duration::from_millis(2500)));
+        assert_eq!(report.replay_delay, Some(Duration::from_millis(2500)));
         assert_eq!((report.replication_state.as_deref(), report.timeline), (Some("receiving"), None));
     }
 
     #[test]
     fn clocks_that_disagree_are_no_lag() {
-        let ahead = answer(&[("in_recovery", "t"), ("replay_lag", "-0.25")]).expect("is a row");
-        assert_eq!(ahead.replay_lag, Some(Duration::ZERO));
+        let ahead = answer(&[("in_recovery", "t"), ("replay_delay", "-0.25")]).expect("is a row");
+        assert_eq!(ahead.replay_delay, Some(Duration::ZERO));
     }
 
     #[test]

@@ -62,10 +62,11 @@ impl Relay {
     pub fn new(
         client: TcpStream,
         server: TcpStream,
-        framing: Option<Framing>,
+        mut framing: Option<Framing>,
         for_server: BytesMut,
         for_client: BytesMut,
     ) -> Relay {
+        let newest_error = framing.as_mut().and_then(Framing::take_error);
         Relay {
             client,
             server,
@@ -74,7 +75,7 @@ impl Relay {
             framing,
             client_terminated: false,
             server_is_deaf: false,
-            newest_error: None,
+            newest_error,
             is_draining: false,
         }
     }

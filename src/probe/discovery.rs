@@ -1,0 +1,127 @@
+//! Finding a cluster's members by asking its Patronis, and deciding which of them to believe in.
+
+use std::net::IpAddr;
+
+use tracing::warn;
+
+use super::patroni::Patroni;
+use crate::cluster::Member;
+use crate::cluster::machine::Discovery;
+use crate::cluster::node::Silence;
+use crate::config;
+
+/// Asks `/cluster`, maps the addresses that it tells, and leaves out those that are not allowed.
+#[derive(Debug, Clone)]
+pub struct Discoverer {
+    settings: config::Discovery,
+    patroni: Patroni,
+}
+
+impl Discoverer {
+    /// A discoverer that asks by `patroni`.
+    pub fn new(settings: config::Discovery, patroni: Patroni) -> Discoverer {
+        Discoverer { settings, patroni }
+    }
+
+    /// Asks the known nodes' URLs and the configured ones in turn until one answers.
+    ///
+    /// The error is that of the last one asked.
+    pub async fn look(&self, known_urls: Vec<String>) -> Result<Discovery, Silence> {
+        let mut newest_failure = Silence::TimedOut;
+        let configured = self.settings.urls.iter().filter(|url| !known_urls.contains(url)).cloned();
+        for url in known_urls.iter().cloned().chain(configured) {
+            match self.patroni.cluster(&url).await {
+                Ok(found) => return Ok(self.admissible(found).await),
+                Err(silence) => newest_failure = silence,
+            }
+        }
+        Err(newest_failure)
+    }
+
+    async fn admissible(&self, found: Discovery) -> Discovery {
+        let mut members = Vec::with_capacity(found.members.len());
+        for member in found.members {
+            let member = self.mapped(member);
+            match self.why_not_allowed(&member).await {
+                None => members.push(member),
+                Some(why) => warn!(node = member.name, address = member.address, reason = why, "member left out"),
+            }
+        }
+        Discovery { members, ..found }
+    }
+
+    /// Puts the addresses by which we reach a node in place of those by which the cluster knows it.
+    fn mapped(&self, member: Member) -> Member {
+        let map = &self.settings.address_map;
+        let address = map.get(&member.address).cloned().unwrap_or(member.address);
+        let authority = member.patroni_url.split_once("://").map(|(scheme, rest)| (scheme.to_owned(), rest.to_owned()));
+        let patroni_url = match authority.and_then(|(scheme, rest)| Some((scheme, map.get(&rest)?))) {
+            Some((scheme, reachable)) => format!("{scheme}://{reachable}"),
+            None => member.patroni_url,
+        };
+        Member { address, patroni_url, ..member }
+    }
+
+    /// Every address that the node's name stands for has to be allowed.
+    async fn why_not_allowed(&self, member: &Member) -> Option<String> {
+        if self.settings.allow.is_empty() {
+            return None;
+        }
+        let allows = |ip: IpAddr| self.settings.allow.iter().any(|net| net.contains(&ip));
+        match tokio::net::lookup_host(&member.address).await {
+            Ok(mut addresses) => {
+                let stranger = addresses.find(|address| !allows(address.ip()))?;
+                Some(format!("{} is not within discover_allow", stranger.ip()))
+            }
+            Err(error) => Some(format!("its name cannot be resolved: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::fixtures::member;
+    use crate::config::PatroniTls;
+
+    fn discoverer(allow: &[&str], map: &[(&str, &str)]) -> Discoverer {
+        let settings = config::Discovery {
+            urls: Vec::new(),
+            allow: allow.iter().map(|net| net.parse().expect("is a network")).collect(),
+            address_map: map
+                .iter()
+                .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
+                .collect::<BTreeMap<_, _>>(),
+        };
+        let patroni = Patroni::new(Duration::from_secs(1), false, &PatroniTls::default()).expect("needs no files");
+        Discoverer::new(settings, patroni)
+    }
+
+    fn at(address: &str) -> Member {
+        Member { address: address.into(), patroni_url: "http://172.18.0.2:8008".into(), ..member("a") }
+    }
+
+    #[test]
+    fn addresses_are_mapped_both_ways_or_left_alone() {
+        let map = [("172.18.0.2:5432", "127.0.0.1:15432"), ("172.18.0.2:8008", "127.0.0.1:18008")];
+        let mapped = discoverer(&[], &map).mapped(at("172.18.0.2:5432"));
+        assert_eq!(
+            (mapped.address.as_str(), mapped.patroni_url.as_str()),
+            ("127.0.0.1:15432", "http://127.0.0.1:18008")
+        );
+        let other = discoverer(&[], &map[..1]).mapped(at("172.18.0.9:5432"));
+        assert_eq!((other.address.as_str(), other.patroni_url.as_str()), ("172.18.0.9:5432", "http://172.18.0.2:8008"));
+    }
+
+    #[tokio::test]
+    async fn members_outside_the_allowed_networks_are_left_out() {
+        let found =
+            Discovery { members: vec![at("10.1.2.3:5432"), at("192.168.0.1:5432")], scheduled_switchover: None };
+        let kept = discoverer(&["10.0.0.0/8"], &[]).admissible(found.clone()).await;
+        assert_eq!(kept.members, [at("10.1.2.3:5432")]);
+        assert_eq!(discoverer(&[], &[]).admissible(found).await.members.len(), 2, "no list allows everyone");
+    }
+}

@@ -1,0 +1,99 @@
+//! Whether one node is fit for a listener's sessions, new and running.
+
+use super::rule::{Cause, Rule, Target};
+use crate::cluster::NodeId;
+use crate::cluster::health::Health;
+use crate::cluster::node::{Claim, SyncStanding};
+use crate::cluster::topology::{NodeView, Topology, WriterVerdict};
+
+/// How fit a node is for new sessions of a listener that reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fitness {
+    /// Answers, and meets every condition.
+    Fresh,
+    /// Met every condition when it last answered.
+    Silent,
+    /// Does not meet a condition.
+    Unfit {
+        /// Which, after "is".
+        why: String,
+        /// What that means to running sessions, if anything.
+        cause: Option<Cause>,
+    },
+}
+
+/// How fit a node is for a listener that leads to standbys, to any node, or to a standby leader.
+pub(super) fn for_reads(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness {
+    let node = topology.node(id);
+    if let Some(unfit) = role_unfit(topology, id, rule).or_else(|| condition_unfit(node, rule)) {
+        return unfit;
+    }
+    match &node.health {
+        Health::Unchecked { .. } => Fitness::Unfit { why: node.health.label().to_owned(), cause: None },
+        Health::Answering { .. } => Fitness::Fresh,
+        Health::Silent { .. } => Fitness::Silent,
+    }
+}
+
+fn unfit(why: impl Into<String>, cause: impl Into<Option<Cause>>) -> Option<Fitness> {
+    Some(Fitness::Unfit { why: why.into(), cause: cause.into() })
+}
+
+fn role_unfit(topology: &Topology, id: NodeId, rule: &Rule) -> Option<Fitness> {
+    let node = topology.node(id);
+    let is_leader = topology.leader() == Some(id);
+    let cause_of_role = (is_leader || node.claim() == Some(Claim::StandbyLeader)).then_some(Cause::Promotion);
+    match (rule.target, node.claim()) {
+        (Target::Any, Some(Claim::Leader)) if is_leader => None,
+        (Target::Leader, _) | (_, None) => unfit(node.role_label(), None),
+        (Target::StandbyLeader, Some(Claim::StandbyLeader)) => None,
+        (Target::StandbyLeader, Some(Claim::Replica)) => unfit(node.role_label(), Cause::Promotion),
+        (Target::Replica | Target::Any | Target::Sync | Target::Async, Some(Claim::Replica)) => None,
+        _ => unfit(node.role_label(), cause_of_role),
+    }
+}
+
+fn condition_unfit(node: &NodeView, rule: &Rule) -> Option<Fitness> {
+    let report = node.health.report()?;
+    let is_standby = report.claim == Claim::Replica;
+    let lag = node.recent_lag.unwrap_or_default();
+    if is_standby && report.asks_for_no_reads() {
+        return unfit("tagged noloadbalance", Cause::Standing);
+    }
+    if let Some((name, value)) = rule.tags.iter().find(|(name, value)| report.tags.get(*name) != Some(*value)) {
+        return unfit(format!("not tagged {name} = {value}"), Cause::Standing);
+    }
+    match (rule.target, report.sync) {
+        (Target::Sync, SyncStanding::Async) => return unfit("not synchronous", Cause::Standing),
+        (Target::Async, SyncStanding::Sync | SyncStanding::Quorum) => return unfit("synchronous", Cause::Standing),
+        _ => {}
+    }
+    if is_standby && rule.requires_streaming && report.replication_state.as_deref() != Some("streaming") {
+        return unfit("not streaming", Cause::Standing);
+    }
+    if rule.lag_bytes_max.is_some_and(|max| lag.bytes > max) || rule.lag_time_max.is_some_and(|max| lag.time > max) {
+        return unfit("lagging", Cause::Lag);
+    }
+    None
+}
+
+/// Why a running session of this listener is in the wrong place on `id`; `None` if it is in the right one. This is
+/// the table "What happens to sessions" of ARCHITECTURE.md, up to the listener's reactions.
+pub fn why_misplaced(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cause> {
+    let node = topology.node(id);
+    if node.departed {
+        return Some(Cause::Departure);
+    }
+    let by_role = match rule.target {
+        Target::Leader => match topology.verdict_on_writers(id) {
+            WriterVerdict::Keep => None,
+            WriterVerdict::LostLead | WriterVerdict::Superseded(_) => Some(Cause::LostLead),
+        },
+        _ if topology.leader() == Some(id) && rule.accepts_leader() => None,
+        _ => match for_reads(topology, id, rule) {
+            Fitness::Unfit { cause, .. } => cause,
+            Fitness::Fresh | Fitness::Silent => None,
+        },
+    };
+    by_role.or_else(|| node.health.silent_since().map(|_| Cause::Silence))
+}

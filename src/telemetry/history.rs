@@ -1,0 +1,163 @@
+//! The record of changes of lead: when it was lost, when that was noticed, who took it, and when the first write came.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::{Timestamp, Unit};
+use serde::Serialize;
+
+use super::metrics::ClusterMetrics;
+
+/// How many changes are kept for each cluster.
+const RECORDS_MAX: usize = 50;
+
+/// One change of lead. Times are UTC, spans are milliseconds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Record {
+    /// When nobody led any more, as far as pgvane noticed; or when the new leader was seen, if there was no gap.
+    pub noticed_at: Timestamp,
+    /// Who led before.
+    pub from: String,
+    /// Why that ended.
+    pub reason: String,
+    /// How old the old leader's last good answer was then: the lead was lost within this time.
+    pub last_seen_ms: Option<u64>,
+    /// Who took the lead; nobody yet, if absent.
+    pub to: Option<String>,
+    /// The new leader's timeline.
+    pub timeline: Option<u32>,
+    /// For how long nobody led.
+    pub leaderless_ms: Option<u64>,
+    /// The most connections that were held at once meanwhile.
+    pub held_max: usize,
+    /// From when the new leader was seen until the first session on it was ready for its client.
+    pub first_session_ms: Option<u64>,
+    #[serde(skip)]
+    taken_at: Option<Instant>,
+}
+
+/// A cluster's record.
+#[derive(Debug)]
+pub struct History {
+    records: Mutex<VecDeque<Record>>,
+    /// Whether the newest record still waits for its first session: spares all later sessions the lock.
+    awaits_session: AtomicBool,
+    metrics: ClusterMetrics,
+}
+
+impl History {
+    /// An empty record, whose figures are counted in `metrics` as well.
+    pub fn new(metrics: ClusterMetrics) -> History {
+        History { records: Mutex::default(), awaits_session: AtomicBool::new(false), metrics }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Record>> {
+        // nothing that is done under the lock leaves a record half-made
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody leads any more.
+    pub fn lead_lost(&self, from: &str, reason: &str, last_seen: Duration) {
+        self.metrics.lead_lost();
+        self.push(from, reason, Some(millis(last_seen)));
+    }
+
+    /// A node leads, after a gap or in place of another.
+    pub fn lead_taken(&self, from: &str, to: &str, timeline: Option<u32>, leaderless: Duration) {
+        self.metrics.lead_taken(leaderless);
+        let is_open = self.lock().back().is_some_and(|record| record.to.is_none());
+        if !is_open {
+            self.push(from, if from == "none" { "pgvane started" } else { "another node took the lead" }, None);
+        }
+        if let Some(record) = self.lock().back_mut() {
+            record.to = Some(to.to_owned());
+            record.timeline = timeline;
+            record.leaderless_ms = Some(millis(leaderless));
+            record.taken_at = Some(Instant::now());
+            self.awaits_session.store(true, Relaxed);
+        }
+    }
+
+    /// So many connections are held now.
+    pub fn held(&self, held: usize) {
+        if let Some(record) = self.lock().back_mut().filter(|record| record.to.is_none()) {
+            record.held_max = record.held_max.max(held);
+        }
+    }
+
+    /// A session on the leader is ready.
+    pub fn session_ready(&self) {
+        if self.awaits_session.load(Relaxed)
+            && self.awaits_session.swap(false, Relaxed)
+            && let Some(record) = self.lock().back_mut()
+            && let Some(taken_at) = record.taken_at
+        {
+            record.first_session_ms = Some(millis(taken_at.elapsed()));
+        }
+    }
+
+    /// The changes, newest first.
+    pub fn records(&self) -> Vec<Record> {
+        self.lock().iter().rev().cloned().collect()
+    }
+
+    fn push(&self, from: &str, reason: &str, last_seen_ms: Option<u64>) {
+        let noticed_at = Timestamp::now();
+        let mut records = self.lock();
+        if records.len() == RECORDS_MAX {
+            records.pop_front();
+        }
+        records.push_back(Record {
+            noticed_at: noticed_at.round(Unit::Millisecond).unwrap_or(noticed_at),
+            from: from.to_owned(),
+            reason: reason.to_owned(),
+            last_seen_ms,
+            to: None,
+            timeline: None,
+            leaderless_ms: None,
+            held_max: 0,
+            first_session_ms: None,
+            taken_at: None,
+        });
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    fn history() -> History {
+        History::new(Metrics::default().cluster("main"))
+    }
+
+    #[test]
+    fn a_failover_is_one_record_from_loss_to_first_session() {
+        let history = history();
+        history.lead_lost("a", "a holds the leader lock, but its PostgreSQL is stopping", Duration::from_millis(7));
+        history.held(3);
+        history.held(1);
+        history.lead_taken("a", "b", Some(2), Duration::from_millis(1500));
+        history.held(9);
+        history.session_ready();
+        let [record] = &history.records()[..] else { panic!("one record") };
+        assert_eq!((record.from.as_str(), record.to.as_deref()), ("a", Some("b")));
+        assert_eq!((record.last_seen_ms, record.leaderless_ms, record.held_max), (Some(7), Some(1500), 3));
+        assert!(record.first_session_ms.is_some());
+    }
+
+    #[test]
+    fn a_change_without_a_gap_is_a_record_too_and_old_ones_are_dropped() {
+        let history = history();
+        for _ in 0..60 {
+            history.lead_taken("a", "b", None, Duration::ZERO);
+        }
+        assert_eq!(history.records().len(), RECORDS_MAX);
+    }
+}

@@ -1,0 +1,206 @@
+//! What users type, and what they get: exit codes and words.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use pgvane_loadtest::process::Process;
+use pgvane_loadtest::{http, ports, wait};
+use serde_json::json;
+
+use crate::fake::FakeCluster;
+use crate::wire::{SOON, Session};
+
+// From `sysexits.h`.
+const OK: i32 = 0;
+const FAILURE: i32 = 1;
+const USAGE: i32 = 64;
+const NO_INPUT: i32 = 66;
+const CONFIG: i32 = 78;
+
+/// What `run --patroni` opens.
+const DEFAULT_PORTS: [u16; 3] = [6432, 6433, 8404];
+
+#[test]
+fn help_and_version_are_no_failures() {
+    let version = pgvane(&["--version"]);
+    version.ended_with(OK);
+    assert_eq!(version.out, format!("pgvane {}\n", env!("CARGO_PKG_VERSION")));
+    let help = pgvane(&["--help"]);
+    help.ended_with(OK);
+    for command in ["run", "check", "healthcheck"] {
+        assert!(help.out.contains(&format!("\n  {command} ")), "the command {command} is not in\n{}", help.out);
+        pgvane(&[command, "--help"]).ended_with(OK);
+    }
+}
+
+#[test]
+fn a_command_line_without_sense_is_a_usage_error() {
+    for arguments in [
+        &[][..],
+        &["--no-such-flag"],
+        &["no-such-command"],
+        &["run"],
+        &["run", "--config", "a.toml", "--patroni", "http://10.0.0.1:8008"],
+        &["run", "--patroni", "10.0.0.1:8008"],
+        &["check"],
+    ] {
+        let answer = pgvane(arguments);
+        answer.ended_with(USAGE);
+        assert!(!answer.err.is_empty(), "{arguments:?} must not fail in silence");
+    }
+}
+
+#[test]
+fn check_reports_every_fault_with_its_line_and_a_hint() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("faulty.toml");
+    let text = "[[cluster]]\nintervall = \"1s\"\n[[cluster.node]]\naddress = \"10.0.0.1\"\n\
+                [[listener]]\nbind = \"0.0.0.0:6432\"\ntarget = \"leder\"\nhold_max = 10\n";
+    fs::write(&file, text).expect("a writable directory");
+    let name = file.display().to_string();
+
+    let answer = pgvane(&["check", &name]);
+    answer.ended_with(CONFIG);
+    for (line, word) in [(2, "intervall"), (4, "HOST:PORT"), (7, "leder"), (8, "unit")] {
+        let found = answer.err.lines().any(|said| said.contains(&format!("{name}:{line}: ")) && said.contains(word));
+        assert!(found, "no fault in line {line} about {word}:\n{}", answer.err);
+    }
+    assert_eq!(answer.err.matches("\n  hint: ").count(), 4, "each with a hint:\n{}", answer.err);
+    assert!(answer.err.contains("did you mean \"interval\"?"), "{}", answer.err);
+
+    let run = pgvane(&["run", "--config", &name]);
+    run.ended_with(CONFIG);
+    assert_eq!(run.err, answer.err, "run says what check says, and starts nothing");
+}
+
+#[test]
+fn check_of_a_good_file_is_content_and_opens_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("good.toml");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let text = format!(
+        "[[cluster]]\n[[cluster.node]]\naddress = \"10.0.0.1:5432\"\n[[listener]]\nbind = \"{}\"\ntarget = \"leader\"\n",
+        taken.local_addr().expect("it is bound"),
+    );
+    fs::write(&file, text).expect("a writable directory");
+    pgvane(&["check", &file.display().to_string()]).ended_with(OK);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    for command in [&["check", "no-such.toml"][..], &["run", "--config", "no-such.toml"]] {
+        let answer = pgvane(command);
+        answer.ended_with(NO_INPUT);
+        assert!(answer.err.contains("no-such.toml"), "{}", answer.err);
+    }
+}
+
+#[test]
+fn every_example_in_config_is_valid() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let entries = fs::read_dir(&directory).expect("config/ holds the examples");
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let examples: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    assert!(!examples.is_empty(), "there is not a single example in config/");
+    for example in examples {
+        pgvane(&["check", &example.display().to_string()]).ended_with(OK);
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named_and_nothing_is_left_running() {
+    let cluster = FakeCluster::of(1).await;
+    let owner = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = owner.local_addr().expect("it is bound");
+    let mut running = cluster.spawn_pgvane(|pgvane| {
+        pgvane.more(&format!("[[listener]]\nname = \"third\"\nbind = \"{taken}\"\ntarget = \"any\"\n"))
+    });
+    let status = running.wait(SOON).await.expect("it ends by itself");
+    assert_eq!(status.code(), Some(FAILURE), "{}", running.log_text());
+    let told = format!("listener \"third\" cannot listen on {taken}: Address already in use");
+    assert!(running.log_text().contains(&told), "{told:?} is not in:\n{}", running.log_text());
+}
+
+#[tokio::test]
+async fn healthcheck_answers_by_its_exit_code() {
+    let cluster = FakeCluster::of(1).await;
+    let running = cluster.pgvane(|pgvane| pgvane).await;
+    let admin = format!("http://{}", running.admin_addr);
+    let asked = |arguments: &'static [&str]| {
+        let admin = admin.clone();
+        tokio::task::spawn_blocking(move || pgvane(&[&["healthcheck", "--admin", &admin], arguments].concat()))
+    };
+    asked(&[]).await.expect("asked").ended_with(OK);
+    asked(&["--ready"]).await.expect("asked").ended_with(OK);
+
+    cluster[0].patroni.leaves();
+    let unready = || async {
+        let answer = asked(&["--ready"]).await.expect("asked");
+        if answer.code == Some(FAILURE) { Ok(answer) } else { Err(format!("exit code {:?}", answer.code)) }
+    };
+    let answer = wait::until("an unready pgvane", SOON, unready).await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(answer.err.contains("no node of cluster \"main\" answers"), "{}", answer.err);
+    asked(&[]).await.expect("asked").ended_with(OK);
+
+    drop(running);
+    let answer = asked(&[]).await.expect("asked");
+    answer.ended_with(FAILURE);
+    assert!(answer.err.contains("does not answer"), "{}", answer.err);
+}
+
+#[tokio::test]
+async fn a_start_without_a_file_finds_the_nodes_and_opens_the_default_ports() {
+    if let Some(taken) = DEFAULT_PORTS.into_iter().find_map(|port| ports::fixed(port).err()) {
+        // past the test runner's capture: a test that looks at nothing must not pass in silence
+        let told = writeln!(std::io::stderr(), "SKIPPED a_start_without_a_file_…: {taken}");
+        return told.expect("standard error is open");
+    }
+    let cluster = FakeCluster::of(2).await;
+    let member = |node: usize| {
+        let (postgres, patroni) = (cluster[node].postgres.address(), cluster[node].patroni.address());
+        json!({"name": cluster[node].name, "host": postgres.ip(), "port": postgres.port(), "state": "running",
+            "api_url": format!("http://{patroni}/patroni")})
+    };
+    cluster[1].patroni.tells_members(&json!([member(0), member(1)]));
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgvane"));
+    let nobody = ports::free().expect("a port");
+    command.args(["run", "--patroni", &format!("http://{nobody},http://{}", cluster[1].patroni.address())]);
+    let log = cluster.directory().join("discovering.log");
+    let mut running = Process::start("pgvane", command, cluster.directory(), &log).expect("it starts");
+
+    let [write, read, admin] = DEFAULT_PORTS.map(ports::loopback);
+    let found = wait::until("both nodes", SOON, || async {
+        let metrics = http::get(admin, "/metrics", SOON).await.map_err(|error| error.to_string())?.body;
+        let up = |node: &str| metrics.contains(&format!("pgvane_node_up{{cluster=\"main\",node=\"{node}\"}} 1"));
+        if up("node1") && up("node2") { Ok(()) } else { Err(metrics) }
+    });
+    found.await.unwrap_or_else(|error| panic!("{error}\n{}", running.log_text()));
+    running.still_runs().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(Session::through(write).await.value("who").await, "node1");
+    assert_eq!(Session::through(read).await.value("who").await, "node2");
+}
+
+/// How a run of pgvane has ended.
+struct Answer {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Answer {
+    fn ended_with(&self, code: i32) {
+        assert_eq!(self.code, Some(code), "it said:\n{}{}", self.out, self.err);
+    }
+}
+
+/// Runs pgvane to its end.
+fn pgvane(arguments: &[&str]) -> Answer {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgvane"));
+    let Output { status, stdout, stderr } = command.args(arguments).stdin(Stdio::null()).output().expect("it starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("pgvane speaks UTF-8");
+    Answer { code: status.code(), out: text(stdout), err: text(stderr) }
+}

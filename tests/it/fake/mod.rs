@@ -1,0 +1,107 @@
+//! Stand-ins for a node's two servers, for faults that the real ones do not produce on demand.
+
+mod patroni;
+mod postgres;
+
+pub use patroni::FakePatroni;
+pub use postgres::{FakePostgres, LONG_ANSWER, Manner};
+
+use std::ops::Index;
+
+use pgvane_loadtest::lab::Node;
+use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
+use pgvane_loadtest::scratch::Scratch;
+
+use crate::metrics;
+use crate::wire::SOON;
+
+/// A cluster of fakes, and the directory in which a pgvane before it keeps its files.
+pub struct FakeCluster {
+    nodes: Vec<FakeNode>,
+    scratch: Scratch,
+    check_settings: &'static [&'static str],
+}
+
+/// So that a test need not wait a second for each check.
+const QUICK_CHECKS: &[&str] = &["interval = \"200ms\"", "fast_interval = \"50ms\"", "timeout = \"500ms\""];
+
+/// So that every check has a reason.
+const RARE_CHECKS: &[&str] = &["interval = \"1h\"", "fast_interval = \"1h\"", "leader_grace = \"3h\""];
+
+/// A node: what its Patroni says and what its PostgreSQL does need not fit together.
+pub struct FakeNode {
+    pub name: String,
+    pub patroni: FakePatroni,
+    pub postgres: FakePostgres,
+}
+
+impl FakeCluster {
+    /// So many nodes: `node1` leads, the others follow.
+    pub async fn of(count: usize) -> FakeCluster {
+        let mut nodes = Vec::with_capacity(count);
+        for number in 1..=count {
+            let name = format!("node{number}");
+            let patroni = FakePatroni::start(&name).await;
+            if number == 1 {
+                patroni.leads(1);
+            }
+            nodes.push(FakeNode { postgres: FakePostgres::start(&name).await, patroni, name });
+        }
+        FakeCluster { nodes, scratch: Scratch::new().expect("a directory"), check_settings: QUICK_CHECKS }
+    }
+
+    /// pgvane will check each node once, and then only if it is given a reason to.
+    pub fn rarely_checked(mut self) -> FakeCluster {
+        self.check_settings = RARE_CHECKS;
+        self
+    }
+
+    /// The nodes as pgvane's configuration names them.
+    pub fn addresses(&self) -> Vec<Node> {
+        let address = |node: &FakeNode| Node::elsewhere(&node.name, node.postgres.address(), node.patroni.address());
+        self.nodes.iter().map(address).collect()
+    }
+
+    /// A node's PostgreSQL, to open or close its port.
+    pub fn postgres_of(&mut self, node: usize) -> &mut FakePostgres {
+        &mut self.nodes[node].postgres
+    }
+
+    pub fn directory(&self) -> &std::path::Path {
+        self.scratch.directory()
+    }
+
+    /// A pgvane that may not be ready yet.
+    pub fn spawn_pgvane(&self, configured: impl FnOnce(PgvaneBuilder) -> PgvaneBuilder) -> Pgvane {
+        let builder = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &self.addresses());
+        let builder = self.check_settings.iter().fold(builder, |builder, line| builder.cluster(line));
+        configured(builder).spawn(self.directory()).expect("pgvane's files can be written")
+    }
+
+    /// A pgvane that has heard every node's Patroni.
+    pub async fn pgvane(&self, configured: impl FnOnce(PgvaneBuilder) -> PgvaneBuilder) -> Pgvane {
+        let pgvane = self.spawn_pgvane(configured).wait_until_ready(SOON).await;
+        let pgvane = pgvane.unwrap_or_else(|error| panic!("pgvane does not get ready: {error}"));
+        for node in &self.nodes {
+            metrics::wait_for(&pgvane, &format!("pgvane_node_up{{cluster=\"main\",node=\"{}\"}}", node.name), 1.0)
+                .await;
+        }
+        pgvane
+    }
+
+    /// `node` takes the lead over, as Patroni would do it: the old leader steps down first.
+    pub fn switch_over(&self, from: usize, to: usize) {
+        self[from].patroni.follows();
+        self[from].postgres.is_in_recovery(true);
+        self[to].postgres.is_in_recovery(false);
+        self[to].patroni.leads(2);
+    }
+}
+
+impl Index<usize> for FakeCluster {
+    type Output = FakeNode;
+
+    fn index(&self, node: usize) -> &FakeNode {
+        &self.nodes[node]
+    }
+}

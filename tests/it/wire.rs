@@ -1,0 +1,217 @@
+//! PostgreSQL's protocol byte by byte: a client that sends what no client library would, and the messages that both
+//! it and the fake server are made of. Formats: PostgreSQL's documentation, "Message Formats".
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// No single step of a test takes this long unless something is wrong; longer than any hold or timeout in them.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A protocol version as the startup packet carries it: major in the upper half, minor in the lower.
+pub const PROTOCOL_3_0: u32 = 3 << 16;
+pub const PROTOCOL_3_2: u32 = PROTOCOL_3_0 | 2;
+
+const CANCEL_REQUEST: u32 = 80_877_102;
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+
+/// One message after the opening.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    pub kind: u8,
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Message {
+    /// Readable in a failed assertion, whatever its length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({:.300?})", char::from(self.kind), String::from_utf8_lossy(&self.body))
+    }
+}
+
+impl Message {
+    /// The text of an error's field: `C` the SQLSTATE, `M` the message, `D` the detail, `H` the hint.
+    pub fn field(&self, code: u8) -> Option<String> {
+        let fields = self.body.split(|byte| *byte == 0);
+        let found = fields.filter_map(|field| field.split_first()).find(|(first, _)| **first == code);
+        found.map(|(_, text)| String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// The SQLSTATE, if this is an error.
+    pub fn sqlstate(&self) -> Option<String> {
+        (self.kind == b'E').then(|| self.field(b'C')).flatten()
+    }
+}
+
+pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("tests send no gigabytes");
+    [&[kind], &length.to_be_bytes()[..], body].concat()
+}
+
+pub fn query(text: &str) -> Vec<u8> {
+    message(b'Q', &[text.as_bytes(), b"\0"].concat())
+}
+
+pub fn fatal(sqlstate: &str, text: &str) -> Vec<u8> {
+    message(b'E', format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0\0").as_bytes())
+}
+
+pub fn parameter_status(name: &str, value: &str) -> Vec<u8> {
+    message(b'S', format!("{name}\0{value}\0").as_bytes())
+}
+
+pub fn ready(transaction: u8) -> Vec<u8> {
+    message(b'Z', &[transaction])
+}
+
+/// `DataRow` with one column.
+pub fn row(value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).expect("tests send no gigabytes");
+    message(b'D', &[&1u16.to_be_bytes()[..], &length.to_be_bytes(), value].concat())
+}
+
+pub fn startup(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
+    let listed: String = parameters.iter().map(|(name, value)| format!("{name}\0{value}\0")).collect();
+    opening(version, &[listed.as_bytes(), b"\0"].concat())
+}
+
+/// What most tests begin with.
+pub fn plain_startup() -> Vec<u8> {
+    startup(PROTOCOL_3_0, &[("user", "trusting"), ("database", "app")])
+}
+
+pub fn ssl_request() -> Vec<u8> {
+    opening(SSL_REQUEST, b"")
+}
+
+pub fn gss_request() -> Vec<u8> {
+    opening(GSS_REQUEST, b"")
+}
+
+pub fn cancel_request(key: &[u8]) -> Vec<u8> {
+    opening(CANCEL_REQUEST, key)
+}
+
+fn opening(code: u32, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 8).expect("tests send no gigabytes");
+    [&length.to_be_bytes()[..], &code.to_be_bytes(), body].concat()
+}
+
+/// A connection to a port that speaks, or should speak, PostgreSQL's protocol. Every step has a deadline.
+#[derive(Debug)]
+pub struct Wire {
+    stream: TcpStream,
+}
+
+/// A session that has got as far as `ReadyForQuery`.
+#[derive(Debug)]
+pub struct Session {
+    pub wire: Wire,
+    /// The body of `BackendKeyData`, which a cancel request brings back.
+    pub key: Vec<u8>,
+}
+
+impl Wire {
+    pub async fn to(server: SocketAddr) -> Wire {
+        Wire { stream: in_time("a connection", TcpStream::connect(server)).await.expect("the port is open") }
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        in_time("room to send", self.stream.write_all(bytes)).await.expect("the connection is open");
+    }
+
+    /// Says that nothing more will be sent; answers can still be read.
+    pub async fn finish_sending(&mut self) {
+        self.stream.shutdown().await.expect("the connection is open");
+    }
+
+    /// Exactly so many bytes.
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        in_time("bytes", self.stream.read_exact(&mut bytes)).await.expect("that many bytes");
+        bytes
+    }
+
+    /// Everything until the other side closes, whether in order or by a reset.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match in_time("the end of the connection", self.stream.read_to_end(&mut bytes)).await {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("reading the rest: {error}"),
+            Ok(_) | Err(_) => bytes,
+        }
+    }
+
+    /// The next message; `None` where the stream ends between two messages.
+    pub async fn message(&mut self) -> Option<Message> {
+        let header = match in_time("a message", self.stream.read_u8()).await {
+            Ok(kind) => (kind, in_time("a length", self.stream.read_u32()).await.expect("a whole header")),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return None,
+            Err(error) => panic!("instead of a message: {error}"),
+        };
+        let (kind, length) = header;
+        Some(Message { kind, body: self.bytes(length as usize - 4).await })
+    }
+
+    /// Messages up to and with the first of `kind`, or up to the end.
+    pub async fn messages_until(&mut self, kind: u8) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.message().await {
+            let is_last = message.kind == kind;
+            messages.push(message);
+            if is_last {
+                break;
+            }
+        }
+        messages
+    }
+
+    /// The FATAL error that ends this connection: the only thing the server still says. Closes, as clients do then.
+    pub async fn fatal(mut self) -> Message {
+        let message = self.message().await.expect("a word before the end");
+        assert_eq!(message.kind, b'E', "an error and nothing else, but came {message:?}");
+        let rest = self.rest().await;
+        assert!(rest.is_empty(), "nothing follows a fatal error, but came {:?}", String::from_utf8_lossy(&rest));
+        message
+    }
+
+    /// Sends a startup packet and waits for `ReadyForQuery`.
+    pub async fn log_in(mut self, startup: &[u8]) -> Session {
+        self.send(startup).await;
+        let said = self.messages_until(b'Z').await;
+        let is_ready = said.last().is_some_and(|message| message.kind == b'Z');
+        assert!(is_ready, "the login failed: {said:?}");
+        let key = said.into_iter().find(|message| message.kind == b'K').expect("a server gives a key");
+        Session { wire: self, key: key.body }
+    }
+}
+
+impl Session {
+    /// A session through `server`, with the usual startup packet.
+    pub async fn through(server: SocketAddr) -> Session {
+        Wire::to(server).await.log_in(&plain_startup()).await
+    }
+
+    /// Sends a query and returns the answer, up to `ReadyForQuery` or the end of the session.
+    pub async fn ask(&mut self, text: &str) -> Vec<Message> {
+        self.wire.send(&query(text)).await;
+        self.wire.messages_until(b'Z').await
+    }
+
+    /// Sends a query and returns the only column of the only row of the answer.
+    pub async fn value(&mut self, text: &str) -> String {
+        let answer = self.ask(text).await;
+        let row = answer.iter().find(|message| message.kind == b'D');
+        let row = row.unwrap_or_else(|| panic!("{text}: no row in {answer:?}"));
+        String::from_utf8(row.body[6..].to_vec()).expect("text")
+    }
+}
+
+pub async fn in_time<T>(what: &str, step: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, step).await.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
+}
