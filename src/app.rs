@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Office};
 use crate::config::Config;
-use crate::probe::patroni::PatroniTlsError;
+use crate::probe::checker::CheckerError;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::listener::{Desk, Listener};
 use crate::proxy::registry::Registry;
@@ -39,7 +39,7 @@ pub enum StartError {
         error: io::Error,
     },
     /// A cluster's certificates could not be read.
-    PatroniTls(PatroniTlsError),
+    Check(CheckerError),
     /// The threads for sessions could not be started.
     Threads(io::Error),
 }
@@ -48,7 +48,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Bind { owner, address, error } => write!(f, "{owner} cannot listen on {address}: {error}"),
-            StartError::PatroniTls(error) => write!(f, "{error}"),
+            StartError::Check(error) => write!(f, "{error}"),
             StartError::Threads(error) => write!(f, "cannot start the threads for sessions: {error}"),
         }
     }
@@ -76,8 +76,7 @@ impl App {
         let mut monitors = Vec::new();
         let mut clusters = Vec::new();
         for cluster in &config.clusters {
-            let (monitor, view) =
-                Monitor::new(cluster, metrics.cluster(&cluster.name)).map_err(StartError::PatroniTls)?;
+            let (monitor, view) = Monitor::new(cluster, metrics.cluster(&cluster.name)).map_err(StartError::Check)?;
             monitors.push(monitor);
             clusters.push(view);
         }

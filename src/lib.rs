@@ -6,8 +6,8 @@
 //! publishes a [`cluster::Topology`]. Connections flow the other way: [`proxy`] accepts them, [`routing`] decides,
 //! purely, where each goes, [`protocol`] understands as much of PostgreSQL's language as that takes.
 //!
-//! Around both: [`config`] says what was asked for, [`telemetry`] and [`admin`] show what happens, [`app`] ties the
-//! parts together, [`cli`] is what the user types.
+//! Around both: [`config`] says what was asked for, [`tls`] encrypts the way to servers, [`telemetry`] and [`admin`]
+//! show what happens, [`app`] ties the parts together, [`cli`] is what the user types.
 
 pub mod admin;
 pub mod app;
@@ -19,3 +19,4 @@ pub mod protocol;
 pub mod proxy;
 pub mod routing;
 pub mod telemetry;
+pub mod tls;

@@ -166,6 +166,8 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     let mut remarks: Vec<String> = view.foreign.iter().cloned().collect();
     remarks.extend(view.health.silence().map(ToString::to_string));
     if let Some(report) = report {
+        let silence = report.patroni_silence.as_ref();
+        remarks.extend(silence.map(|silence| format!("by PostgreSQL's word; Patroni: {silence}")));
         remarks.extend(report.tags.iter().map(|(name, value)| format!("{name}: {value}")));
         remarks.extend(report.pending_restart.then(|| "restart pending".to_owned()));
         remarks.extend(match report.sync {

@@ -99,13 +99,19 @@ struct Standing {
 /// Decides who leads at `now`.
 ///
 /// - A claim stands for `grace` after the newest answer that made it was asked for; silence alone ends it no sooner.
+/// - A claim that PostgreSQL alone keeps up, its Patroni being silent, does not stand against another node whose
+///   Patroni answers that it holds the lock: a frozen Patroni cannot demote its primary, and has lost the lock.
 /// - One standing claim: that node leads.
 /// - Several: the one on a strictly newer timeline leads, provided that each other claim was last made *before*
 ///   the newer one appeared. A promotion begins a new timeline, so an old leader's claim that is merely stale is
 ///   outdone; an old leader that goes on claiming is a split brain, and then nobody leads.
 #[must_use]
 pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, grace: Duration) -> Leadership {
-    let standing: Vec<Standing> = candidates.iter().filter_map(|node| standing_claim(node, now, grace)).collect();
+    let standing: Vec<Standing> = candidates
+        .iter()
+        .filter(|node| !is_without_lock(node, candidates))
+        .filter_map(|node| standing_claim(node, now, grace))
+        .collect();
     let leaderless_since = || previous.leaderless_since().unwrap_or(now);
 
     match winner(&standing) {
@@ -136,6 +142,16 @@ fn standing_claim(node: &Candidate<'_>, now: Moment, grace: Duration) -> Option<
         claims_since: node.claims_since.unwrap_or(newest_asked_at),
         newest_asked_at,
     })
+}
+
+/// Whether a node claims the lead by PostgreSQL's word only, while another holds the lock by Patroni's.
+fn is_without_lock(node: &Candidate<'_>, candidates: &[Candidate<'_>]) -> bool {
+    let has_lock = |other: &Candidate<'_>| match other.health {
+        Health::Answering { report, .. } => report.patroni_silence.is_none() && report.claim.holds_lock(),
+        _ => false,
+    };
+    let is_by_postgresql = node.health.report().is_some_and(|report| report.patroni_silence.is_some());
+    is_by_postgresql && candidates.iter().any(|other| other.id != node.id && has_lock(other))
 }
 
 fn winner(standing: &[Standing]) -> Option<Standing> {
@@ -233,6 +249,22 @@ mod tests {
         let repeated = [answering(leader(1), 0, 2000), answering(leader(2), 1500, 2100)];
         let contested = decided(&NOBODY, &repeated, 2101);
         assert!(matches!(contested, Leadership::Contested { ref claimants, .. } if claimants.len() == 2));
+    }
+
+    #[test]
+    fn a_claim_by_postgresqls_word_alone_yields_to_the_lock() {
+        let mut alone = (*leader(1)).clone();
+        alone.patroni_silence = Some(Silence::TimedOut);
+        let alone = answering(Arc::new(alone), 0, 5000);
+        assert_eq!(decided(&NOBODY, &[alone.clone(), answering(replica(1), 0, 4000)], 5001).leader(), Some(NodeId(0)));
+        let newer = answering(leader(2), 4000, 4500);
+        assert_eq!(decided(&NOBODY, &[alone.clone(), newer], 5001).leader(), Some(NodeId(1)), "though it goes on");
+        let mut promoted = (*replica(2)).clone();
+        promoted.claim = Claim::LockHolder;
+        let vacant = decided(&NOBODY, &[alone.clone(), answering(Arc::new(promoted), 0, 4500)], 5001);
+        assert!(matches!(vacant, Leadership::Vacant { why: Vacancy::NotReady(NodeId(1)), .. }), "{vacant:?}");
+        let gone = silent(leader(1), 4500);
+        assert_eq!(decided(&NOBODY, &[alone, gone], 5001).leader(), None, "the other's word may be the newer one");
     }
 
     #[test]

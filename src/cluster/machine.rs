@@ -7,6 +7,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::corroboration;
 use super::health::{Health, Thresholds};
 use super::identity::{Identity, Vote};
 use super::lag::Lag;
@@ -193,7 +194,6 @@ impl Machine {
         };
         let lead_changed = self.reconsider_lead(now, &mut actions);
         if let Some((id, asked_at)) = ended {
-            self.measure_lag(id, now);
             let pace = self.pace_of(self.roster.entry(id), now);
             self.roster.entry_mut(id).timetable.ended(asked_at, pace);
         }
@@ -219,7 +219,8 @@ impl Machine {
     // ---- what comes in -----------------------------------------------------------------------------------
 
     fn take_in(&mut self, observation: Observation, now: Moment) -> bool {
-        let Observation { node: id, asked_at, outcome } = observation;
+        let Observation { node: id, asked_at, outcome, second_opinion } = observation;
+        let leads = self.leadership.leader() == Some(id);
         let entry = self.roster.entry_mut(id);
         if entry.view.departed {
             return false;
@@ -230,11 +231,25 @@ impl Machine {
             return false;
         }
         entry.newest_asked_at = entry.newest_asked_at.max(Some(asked_at));
+        // The report then describes the node at some moment after PostgreSQL was asked, not after Patroni was.
+        let (outcome, described_at) = match (outcome, second_opinion) {
+            (Err(silence), Some(second)) => {
+                let known = entry.view.health.report().map(Arc::as_ref);
+                let settled = corroboration::settle(silence, known, leads, &second.report);
+                let described_at = if settled.is_ok() { second.asked_at } else { asked_at };
+                (settled.map(Arc::new), described_at)
+            }
+            (outcome, _) => (outcome, asked_at),
+        };
+        let has_answered = outcome.is_ok();
         let health = mem::replace(&mut entry.view.health, Health::UNKNOWN);
-        entry.view.health = health.after(outcome, asked_at, now, self.settings.thresholds);
+        entry.view.health = health.after(outcome, described_at, now, self.settings.thresholds);
         entry.view.checked_at = Some(now);
-        if self.leadership.leader() == Some(id) && self.doubted_at.is_some_and(|doubted| asked_at >= doubted) {
+        if leads && self.doubted_at.is_some_and(|doubted| asked_at >= doubted) {
             self.doubted_at = None;
+        }
+        if has_answered {
+            self.measure_lag(id, now);
         }
         true
     }
@@ -470,7 +485,7 @@ mod tests {
                     if let Action::Check { node, asked_at } = action {
                         self.asked.push((node, asked_at));
                         let outcome = self.says[node.0].clone();
-                        events.push(Event::Checked(Observation { node, asked_at, outcome }));
+                        events.push(Event::Checked(Observation { node, asked_at, outcome, second_opinion: None }));
                     }
                 }
             }
@@ -513,13 +528,14 @@ mod tests {
         bench.now = bench.now + Duration::from_millis(3);
         let sent = bench.machine.handle(Event::Suspicion(LEADER), bench.now);
         assert!(bench.machine.topology().doubted);
-        let late = Observation { node: LEADER, asked_at: earlier, outcome: Ok(leader(1)) };
+        let late = Observation { node: LEADER, asked_at: earlier, outcome: Ok(leader(1)), second_opinion: None };
         bench.machine.handle(Event::Checked(late), bench.now);
         assert!(bench.machine.topology().doubted, "that was asked before the doubt arose");
         let asks =
             |node| sent.iter().any(|action| matches!(action, Action::Check { node: asked, .. } if *asked == node));
         assert!(asks(LEADER) && asks(REPLICA), "all nodes are asked at once: {sent:?}");
-        let fresh = Observation { node: LEADER, asked_at: bench.now, outcome: Err(Silence::TimedOut) };
+        let fresh =
+            Observation { node: LEADER, asked_at: bench.now, outcome: Err(Silence::TimedOut), second_opinion: None };
         bench.machine.handle(Event::Checked(fresh), bench.now);
         assert!(!bench.machine.topology().doubted, "silence is no word against it");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));

@@ -47,7 +47,8 @@ impl fmt::Display for Lsn {
 /// The part that a node says it plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claim {
-    /// Holds Patroni's leader lock, PostgreSQL runs and is not in recovery: takes writes.
+    /// Holds Patroni's leader lock, PostgreSQL runs and is not in recovery: takes writes. By the SQL check: is not in
+    /// recovery.
     Leader,
     /// Holds the leader lock, but its PostgreSQL does not take writes: starting, stopping, still in recovery.
     LockHolder,
@@ -66,6 +67,11 @@ impl Claim {
     /// Patroni's own query must not.
     pub fn keeps_writers(self) -> bool {
         matches!(self, Claim::Leader | Claim::LockHolder)
+    }
+
+    /// Whether a node whose Patroni says this holds the leader lock.
+    pub fn holds_lock(self) -> bool {
+        matches!(self, Claim::Leader | Claim::LockHolder | Claim::StandbyLeader)
     }
 
     /// The word for it in logs, metrics and on the stats page.
@@ -107,7 +113,7 @@ pub struct Report {
     pub received: Option<Lsn>,
     /// How long before this answer what the replica last replayed was committed. Grows on an idle cluster too.
     pub replay_delay: Option<Duration>,
-    /// `streaming`, `in archive recovery`, or absent.
+    /// `streaming`, `in archive recovery`, another state of PostgreSQL's WAL receiver, or absent.
     pub replication_state: Option<String>,
     /// Part in synchronous replication.
     pub sync: SyncStanding,
@@ -129,9 +135,36 @@ pub struct Report {
     pub failsafe: bool,
     /// The node waits for a restart to apply its configuration.
     pub pending_restart: bool,
+    /// Patroni did not answer, and why; the rest is PostgreSQL's own word. `None` where the one that was to be asked
+    /// has answered.
+    pub patroni_silence: Option<Silence>,
 }
 
 impl Report {
+    /// A report of which no more is known.
+    pub fn bare(claim: Claim, state: &str) -> Report {
+        Report {
+            claim,
+            state: state.to_owned(),
+            timeline: None,
+            position: None,
+            received: None,
+            replay_delay: None,
+            replication_state: None,
+            sync: SyncStanding::Async,
+            tags: BTreeMap::new(),
+            name: None,
+            scope: None,
+            system_identifier: None,
+            server_version: None,
+            patroni_version: None,
+            paused: false,
+            failsafe: false,
+            pending_restart: false,
+            patroni_silence: None,
+        }
+    }
+
     /// Whether the node asks, by Patroni's `noloadbalance` tag, to be given no reads.
     pub fn asks_for_no_reads(&self) -> bool {
         self.tags.get("noloadbalance").is_some_and(|value| value == "true")
@@ -147,7 +180,9 @@ pub enum Silence {
     Refused,
     /// The host or name could not be reached, or the connection broke; with the cause.
     Unreachable(String),
-    /// Something answered that is not Patroni, or not in words that we know; with what was wrong.
+    /// PostgreSQL let us not in; in its own words.
+    Denied(String),
+    /// Something answered that is not what was to be asked, or not in words that we know; with what was wrong.
     Garbled(String),
 }
 
@@ -157,7 +192,8 @@ impl fmt::Display for Silence {
             Silence::TimedOut => f.write_str("no answer in time"),
             Silence::Refused => f.write_str("connection refused"),
             Silence::Unreachable(cause) => write!(f, "unreachable: {cause}"),
-            Silence::Garbled(cause) => write!(f, "not a Patroni answer: {cause}"),
+            Silence::Denied(cause) => write!(f, "login refused: {cause}"),
+            Silence::Garbled(cause) => write!(f, "answer not understood: {cause}"),
         }
     }
 }
@@ -171,4 +207,15 @@ pub struct Observation {
     pub asked_at: Moment,
     /// The answer, or why there was none.
     pub outcome: Result<Arc<Report>, Silence>,
+    /// What its PostgreSQL said, where Patroni was to be asked and was silent.
+    pub second_opinion: Option<SecondOpinion>,
+}
+
+/// PostgreSQL's own word about a node. What it is worth: see [`super::corroboration`].
+#[derive(Debug, Clone)]
+pub struct SecondOpinion {
+    /// When it was asked for. Not before the question to Patroni.
+    pub asked_at: Moment,
+    /// The answer.
+    pub report: Arc<Report>,
 }

@@ -25,7 +25,7 @@ use super::fixtures::{member, report};
 use super::health::Thresholds;
 use super::leadership::Leadership;
 use super::machine::{Action, Discovery, Event, Machine, Settings};
-use super::node::{Claim, Lsn, Observation, Report, Silence};
+use super::node::{Claim, Lsn, Observation, Report, SecondOpinion, Silence};
 use super::topology::Topology;
 use super::{Moment, NodeId};
 use crate::routing::{Cause, Rule, Situation, Target, route, why_misplaced};
@@ -104,6 +104,8 @@ struct World {
     now: Moment,
     nodes: Vec<RealNode>,
     lock: Option<(NodeId, Moment)>,
+    /// Where a node's REST API does not answer, its PostgreSQL is asked.
+    asks_postgresql: bool,
     /// Answers on their way: when they arrive, and what they say.
     mail: BTreeMap<(Moment, u64), Observation>,
     posted: u64,
@@ -113,6 +115,7 @@ impl World {
     fn new(seed: u64) -> World {
         let mut dice = Dice(seed);
         let count = 2 + dice.roll(4) as usize;
+        let asks_postgresql = dice.one_in(2);
         let node = |_| RealNode {
             is_primary: false,
             busy_until: Moment::START,
@@ -131,7 +134,7 @@ impl World {
         if count > 2 && dice.one_in(3) {
             nodes[dice.roll(count as u64) as usize].is_stranger = true;
         }
-        World { dice, now: Moment::START, nodes, lock: None, mail: BTreeMap::new(), posted: 0 }
+        World { dice, now: Moment::START, nodes, lock: None, asks_postgresql, mail: BTreeMap::new(), posted: 0 }
     }
 
     fn any_node(&mut self) -> usize {
@@ -252,6 +255,25 @@ impl World {
         Some(Report { position: Some(Lsn(node.position)), ..report(claim, node.timeline) })
     }
 
+    /// What a node's PostgreSQL says now; nothing if it cannot be heard.
+    fn answer_of_postgresql(&self, id: usize) -> Option<Report> {
+        let node = &self.nodes[id];
+        if !self.asks_postgresql || node.is_cut_off || !node.is_running {
+            return None;
+        }
+        if node.is_stranger {
+            let system_identifier = Some("another cluster".to_owned());
+            return Some(Report { system_identifier, ..report(Claim::Leader, 99) });
+        }
+        let claim = match (node.is_primary, node.busy_until <= self.now) {
+            (true, true) => Claim::Leader,
+            (false, false) => Claim::OutOfService,
+            _ => Claim::Replica, // in recovery, being promoted or not
+        };
+        let word = report(claim, node.timeline);
+        Some(Report { position: Some(Lsn(node.position)), patroni_version: None, ..word })
+    }
+
     /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.
     fn ask(&mut self, real: usize, node: NodeId, asked_at: Moment) {
         let (outcome, delay) = match self.answer(real) {
@@ -263,8 +285,15 @@ impl World {
             _ if self.dice.one_in(2) => (Err(Silence::Refused), self.dice.ms(1, 5)),
             _ => (Err(Silence::TimedOut), TIMEOUT),
         };
+        let second_opinion = match outcome {
+            Ok(_) => None,
+            Err(_) => {
+                self.answer_of_postgresql(real).map(|report| SecondOpinion { asked_at, report: Arc::new(report) })
+            }
+        };
         self.posted += 1;
-        self.mail.insert((self.now + delay, self.posted), Observation { node, asked_at, outcome });
+        let observation = Observation { node, asked_at, outcome, second_opinion };
+        self.mail.insert((self.now + delay, self.posted), observation);
     }
 
     /// The node that leads beyond doubt, in a world at peace.
@@ -291,11 +320,15 @@ struct Noted {
     lag: u64,
     /// When the first answer of the present run of claims to the lead came in.
     claims_since: Option<Moment>,
+    /// It is Patroni's word, not PostgreSQL's.
+    by_patroni: bool,
 }
 
 #[derive(Default)]
 struct Onlooker {
     noted: BTreeMap<usize, Noted>,
+    /// When the newest check of each node was asked for that has ended, answered or not.
+    ended: BTreeMap<usize, Moment>,
     /// A leader that was suspected, and when: it gets no writes until a later question has come to an end.
     suspected: Option<(NodeId, Moment)>,
     /// Before anybody has led there are no sessions to be misplaced.
@@ -304,25 +337,41 @@ struct Onlooker {
 
 impl Onlooker {
     fn note(&mut self, observation: &Observation, leader: Option<NodeId>, now: Moment) {
-        self.suspected.take_if(|(node, since)| *node == observation.node && observation.asked_at >= *since);
-        let Ok(report) = &observation.outcome else { return };
-        let before = self.noted.get(&observation.node.0);
-        if before.is_some_and(|noted| noted.asked_at > observation.asked_at) {
+        let id = observation.node.0;
+        let leads = leader == Some(observation.node);
+        let asked_at = observation.asked_at;
+        self.suspected.take_if(|(node, since)| *node == observation.node && asked_at >= *since);
+        let ended = self.ended.entry(id).or_insert(asked_at);
+        let comes_late = asked_at < *ended;
+        *ended = asked_at.max(*ended);
+        let before = self.noted.get(&id);
+        let word = match (&observation.outcome, &observation.second_opinion) {
+            (Ok(report), _) => Some((report, report.claim, asked_at)),
+            (Err(_), Some(_)) if comes_late => None,
+            (Err(_), Some(second)) => {
+                let worth = worth(second.report.claim, before.map(|noted| noted.claim), leads);
+                worth.map(|claim| (&second.report, claim, second.asked_at))
+            }
+            (Err(_), None) => None,
+        };
+        let Some((report, claim, described_at)) = word else { return };
+        if before.is_some_and(|noted| noted.asked_at > asked_at) {
             return;
         }
-        let claims_since =
-            (report.claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
+        let claims_since = (claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
         let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
         let position = report.position.map_or(0, |Lsn(position)| position);
-        let asked_at = observation.asked_at;
         let end = leader.and_then(|leader| self.noted.get(&leader.0)).map_or(0, |leader| leader.position);
         let lag = end.saturating_sub(position);
-        let noted = Noted { asked_at, claim: report.claim, is_stranger, position, lag, claims_since };
-        self.noted.insert(observation.node.0, noted);
+        let by_patroni = observation.outcome.is_ok();
+        self.noted
+            .insert(id, Noted { asked_at: described_at, claim, is_stranger, position, lag, claims_since, by_patroni });
     }
 
     fn forget_departed(&mut self, topology: &Topology) {
-        self.noted.retain(|id, _| topology.nodes.get(*id).is_none_or(|node| !node.departed));
+        let is_here = |id: usize| topology.nodes.get(id).is_none_or(|node| !node.departed);
+        self.noted.retain(|id, _| is_here(*id));
+        self.ended.retain(|id, _| is_here(*id));
         self.suspected.take_if(|(node, _)| topology.leader() != Some(*node));
     }
 
@@ -368,8 +417,16 @@ impl Onlooker {
                 && **id != leader.0
                 && other.claim == Claim::Leader
                 && is_fresh
+                && (other.by_patroni || !noted.by_patroni)
                 && other.asked_at >= claims_since
         });
+        let lock = self.noted.iter().find(|(id, other)| {
+            let answers = topology.node(NodeId(**id)).health.silence().is_none();
+            **id != leader.0 && !other.is_stranger && other.by_patroni && other.claim.holds_lock() && answers
+        });
+        if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
+            return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId({holder}) holds the lock"));
+        }
         match rival {
             Some((rival, _)) => Err(format!("{leader:?} leads while NodeId({rival}) goes on claiming")),
             None => Ok(()),
@@ -431,6 +488,17 @@ impl Onlooker {
             }
         }
         Ok(())
+    }
+}
+
+/// What PostgreSQL's word is worth while Patroni is silent, in view of what the node said last: it takes the lead
+/// away, it keeps it for the leader, and it gives it to nobody.
+fn worth(word: Claim, before: Option<Claim>, leads: bool) -> Option<Claim> {
+    let had_lock = before.is_some_and(Claim::keeps_writers);
+    match word {
+        Claim::Leader => (leads && before == Some(Claim::Leader)).then_some(Claim::Leader),
+        Claim::OutOfService if had_lock => Some(Claim::LockHolder),
+        other => Some(other),
     }
 }
 

@@ -103,9 +103,9 @@ impl Topology {
             }
             Leadership::Vacant { why, .. } => Some(match why {
                 Vacancy::Unchecked => "the first checks are still under way".to_owned(),
-                Vacancy::Unreachable => "no node's Patroni answers".to_owned(),
+                Vacancy::Unreachable => "no node answers its checks".to_owned(),
                 Vacancy::Unclaimed => "no node claims to lead".to_owned(),
-                Vacancy::Silent(id) => format!("{} led and its Patroni has stopped answering", name(id)),
+                Vacancy::Silent(id) => format!("{} led and has stopped answering its checks", name(id)),
                 Vacancy::NotReady(id) => match self.node(*id).health.report() {
                     Some(report) if report.state == "running" => {
                         format!("{} holds the leader lock and is being promoted", name(id))
@@ -177,6 +177,9 @@ impl fmt::Display for Standing<'_> {
             && report.state != "running"
         {
             write!(f, ", PostgreSQL {}", report.state)?;
+        }
+        if let Some(silence) = node.health.report().and_then(|report| report.patroni_silence.as_ref()) {
+            write!(f, " by PostgreSQL's word (Patroni: {silence})")?;
         }
         if node.departed {
             f.write_str(", no longer a member")?;

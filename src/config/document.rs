@@ -74,6 +74,11 @@ impl<'d> Section<'d> {
         self.document.fault(Some(span), message.into(), Some(hint.into()));
     }
 
+    /// How many faults the whole document has shown so far.
+    pub fn fault_count(&self) -> usize {
+        self.document.faults.borrow().len()
+    }
+
     /// Whether the file has this key.
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

@@ -6,6 +6,8 @@
 mod document;
 pub mod fault;
 mod read;
+mod read_sql;
+mod secret;
 mod units;
 
 use std::collections::BTreeMap;
@@ -16,11 +18,13 @@ use std::time::Duration;
 
 pub use fault::{Fault, Faults};
 use ipnet::IpNet;
+pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 use crate::cluster::Member;
 use crate::routing::{Rule, Target};
+use crate::tls::TlsSettings;
 
 /// Ports that pgvane takes unless told otherwise.
 pub mod default_port {
@@ -58,16 +62,18 @@ pub struct Log {
     pub is_json: bool,
 }
 
-/// One Patroni cluster.
+/// One cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// Name in logs, metrics and on the stats page.
     pub name: String,
     /// The nodes that the file names.
     pub nodes: Vec<Member>,
+    /// How the nodes' roles are learnt.
+    pub check: Check,
     /// How members are found that the file does not name; `None` if they are not.
     pub discovery: Option<Discovery>,
-    /// Patroni's scope that every node must state.
+    /// The scope that every node must state: Patroni's, which is PostgreSQL's `cluster_name` too.
     pub scope: Option<String>,
     /// Time between checks of a node while all is quiet.
     pub interval: Duration,
@@ -83,6 +89,35 @@ pub struct Cluster {
     pub leader_grace: Duration,
     /// Certificates for REST APIs that speak HTTPS.
     pub patroni_tls: PatroniTls,
+}
+
+/// How the nodes' roles are learnt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// By each node's Patroni.
+    Patroni {
+        /// How to ask the PostgreSQL of a node whose Patroni is silent; not at all if `None`.
+        second_opinion: Option<Sql>,
+    },
+    /// By each node's PostgreSQL.
+    Sql(Sql),
+}
+
+/// How to ask PostgreSQL itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sql {
+    /// The role.
+    pub user: String,
+    /// Its password; `None` where pg_hba.conf asks for none, or for a certificate.
+    pub password: Option<Secret>,
+    /// The database to connect to.
+    pub database: String,
+    /// How PostgreSQL's own views name our sessions.
+    pub application_name: String,
+    /// How often the kept connection is opened anew: a hung postmaster still serves old ones.
+    pub reconnect: Duration,
+    /// Encryption.
+    pub tls: TlsSettings,
 }
 
 /// Finding members by Patroni's `/cluster`.
@@ -220,6 +255,7 @@ impl Cluster {
         Cluster {
             name: name.to_owned(),
             nodes: Vec::new(),
+            check: Check::Patroni { second_opinion: None },
             discovery: None,
             scope: None,
             interval: Duration::from_secs(1),
@@ -230,6 +266,21 @@ impl Cluster {
             // Patroni's default ttl of 30 s less one loop_wait of 10 s: no other node can have got the lock sooner
             leader_grace: Duration::from_secs(20),
             patroni_tls: PatroniTls::default(),
+        }
+    }
+}
+
+impl Sql {
+    /// A user without password, with the default of every setting.
+    fn of_user(user: &str) -> Sql {
+        Sql {
+            user: user.to_owned(),
+            password: None,
+            database: "postgres".to_owned(),
+            application_name: "pgvane check".to_owned(),
+            // often enough to notice a hung postmaster within minutes, rare enough not to fill a log with connections
+            reconnect: Duration::from_secs(300),
+            tls: TlsSettings::default(),
         }
     }
 }

@@ -10,8 +10,9 @@ use ipnet::IpNet;
 
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
+use super::read_sql;
 use super::{
-    Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, RelayMode,
+    Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, RelayMode,
     default_port, default_threads,
 };
 use crate::cluster::Member;
@@ -24,7 +25,7 @@ const PATRONI_PORT: u16 = 8008;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Durations from `ms` to a day.
-const fn at_least_ms(ms: u64) -> Range<Duration> {
+pub(super) const fn at_least_ms(ms: u64) -> Range<Duration> {
     Duration::from_millis(ms)..DAY
 }
 
@@ -85,7 +86,8 @@ fn log(root: &Section<'_>) -> Log {
 
 fn cluster(section: Section<'_>) -> Cluster {
     let mut cluster = Cluster::named(&section.string("name").unwrap_or_else(|| "main".to_owned()));
-    section.choice("check", &[("patroni", ())]);
+    let asks_patroni = section.choice("check", &[("patroni", true), ("sql", false)]).unwrap_or(true);
+    let sql = section.section("sql").map(read_sql::sql);
     cluster.nodes = section.sections("node").into_iter().filter_map(node).collect();
     cluster.scope = section.string("scope");
     set(&mut cluster.interval, section.duration("interval", at_least_ms(50)));
@@ -96,6 +98,21 @@ fn cluster(section: Section<'_>) -> Cluster {
     set(&mut cluster.fall, section.integer("fall", 1..1001).map(|n| n as u32));
     cluster.patroni_tls = section.section("patroni_tls").map(patroni_tls).unwrap_or_default();
     cluster.discovery = discovery(&section, &cluster.nodes);
+    if cluster.discovery.is_some() && !asks_patroni {
+        section.fault_at(
+            "discover",
+            "cluster.discover needs check = \"patroni\": it is Patroni that tells the members",
+            "remove discover and name every node",
+        );
+    }
+    match sql {
+        Some(sql) if !asks_patroni => cluster.check = Check::Sql(sql),
+        None if !asks_patroni => section.fault(
+            "check = \"sql\", and [cluster.sql] is missing",
+            "add [cluster.sql] with user, and password or password_file if the role needs one",
+        ),
+        second_opinion => cluster.check = Check::Patroni { second_opinion },
+    }
 
     if !section.has("node") {
         section.fault(
@@ -290,7 +307,7 @@ fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
     }
 }
 
-fn set<T>(place: &mut T, given: Option<T>) {
+pub(super) fn set<T>(place: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *place = given;
     }

@@ -1,7 +1,9 @@
 //! Finding out: questions to the nodes, and the task that drives a cluster's machine with the answers.
 
+pub mod checker;
 pub mod discovery;
 pub mod monitor;
 pub mod patroni;
+pub mod sql;
 
 pub use monitor::{ClusterView, Monitor};

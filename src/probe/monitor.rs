@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::checker::{Checker, CheckerError, Findings};
 use super::discovery::Discoverer;
-use super::patroni::{Patroni, PatroniTlsError};
 use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
 use crate::cluster::node::{Observation, Silence};
@@ -91,7 +91,7 @@ impl ClusterView {
 pub struct Monitor {
     name: Arc<str>,
     machine: Machine,
-    patroni: Patroni,
+    checker: Checker,
     discovery: Option<Discoverer>,
     started: Instant,
     current: Arc<ArcSwap<Topology>>,
@@ -113,8 +113,9 @@ impl Monitor {
     /// A monitor, and the view through which others see what it finds. Nobody leads until it has run.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterView), PatroniTlsError> {
-        let patroni = Patroni::new(cluster.timeout, cluster.may_speak_https(), &cluster.patroni_tls)?;
+    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterView), CheckerError> {
+        let checker = Checker::new(cluster)?;
+        let discovery = cluster.discovery.clone().zip(checker.patroni().cloned());
         let settings = Settings {
             interval: cluster.interval,
             fast_interval: cluster.fast_interval,
@@ -141,8 +142,8 @@ impl Monitor {
         let monitor = Monitor {
             name,
             machine,
-            discovery: cluster.discovery.clone().map(|settings| Discoverer::new(settings, patroni.clone())),
-            patroni,
+            discovery: discovery.map(|(settings, patroni)| Discoverer::new(settings, patroni)),
+            checker,
             started,
             current,
             announce,
@@ -181,7 +182,11 @@ impl Monitor {
                 self.metrics.check_ended(observation.outcome.is_ok(), took);
                 self.step(Event::Checked(observation));
             }
-            Ok(Finding::Discovered(Ok(discovery))) => self.step(Event::Discovered(discovery)),
+            Ok(Finding::Discovered(Ok(discovery))) => {
+                self.step(Event::Discovered(discovery));
+                let topology = self.current.load();
+                self.checker.keep_only(|node| !topology.node(node).departed);
+            }
             Ok(Finding::Discovered(Err(silence))) => {
                 warn!(cluster = %self.name, reason = %silence, "no Patroni tells the cluster's members");
             }
@@ -205,12 +210,14 @@ impl Monitor {
     }
 
     fn check(&mut self, node: NodeId, asked_at: Moment) {
-        let patroni = self.patroni.clone();
-        let member = Arc::clone(self.machine.member(node));
+        let inquiry = self.checker.inquiry(node, self.machine.member(node));
+        let started = self.started;
         self.running.spawn(async move {
             let sent = Instant::now();
-            let outcome = patroni.check(&member.patroni_url).await.map(Arc::new);
-            Finding::Checked { observation: Observation { node, asked_at, outcome }, took: sent.elapsed() }
+            let Findings { outcome, second_opinion } =
+                inquiry.carry_out(|| Moment::after_start(started.elapsed())).await;
+            let observation = Observation { node, asked_at, outcome, second_opinion };
+            Finding::Checked { observation, took: sent.elapsed() }
         });
     }
 

@@ -220,6 +220,7 @@ impl StatusAnswer {
             paused: self.pause,
             failsafe: self.failsafe_mode_is_active,
             pending_restart: self.pending_restart,
+            patroni_silence: None,
         }
     }
 }

@@ -356,7 +356,7 @@ async fn psql_shows_why_there_is_no_server_and_what_to_do() {
             "require" => &["server does not support SSL, but SSL was required"],
             _ => &[
                 "FATAL:  pgvane: no server for listener \"write\" in time\n",
-                "DETAIL:  no leader: no node's Patroni answers.\n",
+                "DETAIL:  no leader: no node answers its checks.\n",
                 "HINT:  The cluster may be failing over: try again.",
             ],
         };

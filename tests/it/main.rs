@@ -1,6 +1,7 @@
 //! The integration tests, in one program: pgvane as users run it, from its binary.
 //!
 //! - [`cluster`]: before a real PostgreSQL cluster, through switchovers, crashes and freezes
+//! - [`sql`]: roles learnt from PostgreSQL itself, alone or beside Patroni
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
@@ -12,4 +13,5 @@ mod fake;
 mod faults;
 mod metrics;
 mod purity;
+mod sql;
 mod wire;

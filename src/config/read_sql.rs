@@ -1,0 +1,207 @@
+//! Reads `[cluster.sql]`: who asks PostgreSQL, and how the way there is encrypted.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::document::Section;
+use super::read::{at_least_ms, set};
+use super::{Secret, Sql};
+use crate::tls::{ClientFiles, ServerTls, SslMode, TlsSettings};
+
+const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain LOGIN role will do";
+
+/// Reads the table. What is faulty in it is as if absent; all faults show.
+pub(super) fn sql(section: Section<'_>) -> Sql {
+    let user = section.required_string("user", WHO).unwrap_or_default();
+    let mut sql = Sql::of_user(&user);
+    sql.password = password(&section);
+    set(&mut sql.database, section.string("database"));
+    set(&mut sql.application_name, section.string("application_name"));
+    set(&mut sql.reconnect, section.duration("reconnect", at_least_ms(1000)));
+    sql.tls = tls(&section);
+    section.finish();
+    sql
+}
+
+fn password(section: &Section<'_>) -> Option<Secret> {
+    let given = section.string("password").map(Secret::new);
+    let Some(file) = section.string("password_file") else { return given };
+    if given.is_some() {
+        section.fault_at(
+            "password_file",
+            "cluster.sql has both a password and a password_file",
+            "keep password_file: the configuration file can then be shown to others",
+        );
+    }
+    match fs::read_to_string(&file).map(|text| text.trim().to_owned()) {
+        Ok(text) if text.is_empty() => {
+            section.fault_at(
+                "password_file",
+                format!("cluster.sql.password_file: {file} is empty"),
+                "write the password into it, and nothing else; or leave the key out if none is needed",
+            );
+            None
+        }
+        Ok(text) => Some(Secret::new(text)),
+        Err(error) => {
+            section.fault_at(
+                "password_file",
+                format!("cluster.sql.password_file: cannot read {file}: {error}"),
+                "give the path of a file that pgvane may read",
+            );
+            None
+        }
+    }
+}
+
+fn tls(section: &Section<'_>) -> TlsSettings {
+    let modes = [
+        ("disable", SslMode::Disable),
+        ("prefer", SslMode::Prefer),
+        ("require", SslMode::Require),
+        ("verify-ca", SslMode::VerifyCa),
+        ("verify-full", SslMode::VerifyFull),
+    ];
+    let before = section.fault_count();
+    let mut settings = TlsSettings::default();
+    let mode = section.choice("sslmode", &modes);
+    // of a mode that is misspelt nothing can be said, and of no contradiction to it either
+    let is_known = mode.is_some() || !section.has("sslmode");
+    set(&mut settings.mode, mode);
+    settings.ca_file = section.string("ca_file").map(PathBuf::from);
+    let cert_file = section.string("client_cert_file").map(PathBuf::from);
+    let key_file = section.string("client_key_file").map(PathBuf::from);
+    match (&cert_file, &key_file) {
+        (Some(_), None) => section.fault_at(
+            "client_cert_file",
+            "cluster.sql.client_key_file is missing",
+            "a certificate is of no use without its key: add client_key_file",
+        ),
+        (None, Some(_)) => section.fault_at(
+            "client_key_file",
+            "cluster.sql.client_cert_file is missing",
+            "a key is of no use without its certificate: add client_cert_file",
+        ),
+        _ => {}
+    }
+    settings.client = cert_file.zip(key_file).map(|(cert_file, key_file)| ClientFiles { cert_file, key_file });
+
+    if !is_known {
+        return settings;
+    }
+    let verifies = matches!(settings.mode, SslMode::VerifyCa | SslMode::VerifyFull);
+    match (settings.mode, &settings.ca_file) {
+        (SslMode::Disable | SslMode::Prefer, Some(_)) => section.fault_at(
+            "ca_file",
+            "cluster.sql.ca_file has no effect with this sslmode: nothing is verified",
+            "write sslmode = \"verify-full\", or \"verify-ca\" if the certificates do not name the hosts",
+        ),
+        (_, None) if verifies => section.fault_at(
+            "sslmode",
+            "cluster.sql.ca_file is missing, and this sslmode verifies certificates",
+            "name a PEM file with the authority's certificate; the system's own are often in \
+             /etc/ssl/certs/ca-certificates.crt",
+        ),
+        _ => {}
+    }
+    if settings.mode == SslMode::Disable && settings.client.is_some() {
+        section.fault_at(
+            "client_cert_file",
+            "cluster.sql.client_cert_file has no effect with sslmode = \"disable\"",
+            "remove it and client_key_file, or write sslmode = \"verify-full\"",
+        );
+    }
+    // files are tried only where nothing else is wrong, lest one mistake be told twice
+    if section.fault_count() == before
+        && let Err(error) = ServerTls::new(&settings)
+    {
+        section.fault(format!("cluster.sql: {error}"), "give the paths of readable PEM files");
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Check, Config, Faults};
+
+    fn file(cluster: &str, sql: &str) -> Result<Config, Faults> {
+        let text = format!(
+            "[[cluster]]\n{cluster}\n{sql}\n[[cluster.node]]\naddress = \"10.0.0.1:5432\"\n\
+             [[listener]]\nbind = \"0.0.0.0:6432\"\ntarget = \"leader\"\n"
+        );
+        Config::from_toml("test.toml", &text)
+    }
+
+    fn check(cluster: &str, sql: &str) -> Check {
+        file(cluster, sql).unwrap_or_else(|faults| panic!("{faults}")).clusters[0].check.clone()
+    }
+
+    fn faults(cluster: &str, sql: &str) -> String {
+        file(cluster, sql).map(|_| ()).expect_err("has faults").to_string()
+    }
+
+    #[test]
+    fn the_shortest_table_has_every_default() {
+        let Check::Sql(sql) = check("check = \"sql\"", "[cluster.sql]\nuser = \"pgvane\"") else { panic!("is sql") };
+        assert_eq!((sql.user.as_str(), sql.database.as_str()), ("pgvane", "postgres"));
+        assert_eq!((sql.password, sql.tls), (None, TlsSettings::default()));
+        assert_eq!((sql.reconnect, sql.application_name.as_str()), (Duration::from_secs(300), "pgvane check"));
+    }
+
+    #[test]
+    fn every_key_is_read_and_the_password_is_not_shown() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("password");
+        fs::write(&path, "  s3cret\n").expect("is written");
+        let table = format!(
+            "[cluster.sql]\nuser = \"u\"\npassword_file = \"{}\"\ndatabase = \"d\"\nsslmode = \"require\"\n\
+             reconnect = \"1min\"\napplication_name = \"a\"",
+            path.display()
+        );
+        let Check::Patroni { second_opinion: Some(sql) } = check("", &table) else { panic!("is a second opinion") };
+        assert_eq!(sql.password.as_ref().map(Secret::reveal), Some("s3cret"));
+        assert_eq!((sql.tls.mode, sql.reconnect), (SslMode::Require, Duration::from_secs(60)));
+        assert!(!format!("{sql:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once() {
+        let table = "[cluster.sql]\nusr = \"x\"\npassword = \"p\"\npassword_file = \"/nowhere/p\"\n\
+                     sslmode = \"verify_full\"\nclient_cert_file = \"/nowhere/c\"\nreconnect = 5";
+        let told = faults("check = \"sql\"\ndiscover = true", table);
+        for line in [
+            "test.toml:3: cluster.discover",
+            "test.toml:4: cluster.sql.user is missing",
+            "test.toml:5: unknown key \"usr\"",
+            "test.toml:7: cluster.sql has both",
+            "test.toml:7: cluster.sql.password_file: cannot read /nowhere/p",
+            "did you mean \"verify-full\"?",
+            "test.toml:9: cluster.sql.client_key_file is missing",
+            "test.toml:10: cluster.sql.reconnect: a duration needs a unit",
+        ] {
+            assert!(told.contains(line), "{line} is not in:\n{told}");
+        }
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        assert!(faults("check = \"sql\"", "").contains("[cluster.sql] is missing"));
+        let of = |line: &str| faults("check = \"sql\"", &format!("[cluster.sql]\nuser = \"u\"\n{line}"));
+        assert!(of("sslmode = \"verify-full\"").contains("ca_file is missing"));
+        assert!(of("ca_file = \"/x\"").contains("has no effect"));
+        assert!(of("sslmode = \"require\"\nca_file = \"/nowhere/ca\"").contains("no certificate in /nowhere/ca"));
+        let keyed = "sslmode = \"disable\"\nclient_cert_file = \"/c\"\nclient_key_file = \"/k\"";
+        assert!(of(keyed).contains("no effect with sslmode = \"disable\""));
+    }
+
+    #[test]
+    fn a_nodes_patroni_may_stay_in_the_file() {
+        let text = "[[cluster]]\ncheck = \"sql\"\n[cluster.sql]\nuser = \"u\"\n[[cluster.node]]\n\
+                    address = \"pg1:5432\"\npatroni = \"http://pg1:8008\"\n[[listener]]\nbind = \"*:6432\"\n\
+                    target = \"leader\"\n";
+        assert!(Config::from_toml("test.toml", text).is_ok());
+    }
+}

@@ -1,0 +1,281 @@
+//! A login, the session that it opens, and what either's failure says of the server.
+
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::config::{SslMode as WireMode, SslNegotiation};
+use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
+
+use super::Access;
+use super::question::{self, Question};
+use super::wire::{AlreadyAgreed, Manners, Wire};
+use crate::cluster::node::{Claim, Report, Silence};
+use crate::proxy::connect::{ConnectFailure, TcpOptions, connect};
+use crate::tls::{NegotiationFailure, ServerStream, ServerTls, SslMode};
+
+/// How long a login may take once TCP is connected. PostgreSQL itself ends one after `authentication_timeout`, a minute
+/// by default; a frozen server is given that time, because each login that is abandoned has still to be worked off when
+/// it thaws, and one over TLS leaves a line in its log.
+const LOGIN_MAX: Duration = Duration::from_secs(60);
+
+/// How long a session that is given up waits for the answer to its last question before it is closed all the same. An
+/// answer that still comes is read, which is the tidier end; a server that wakes later finds Terminate in its queue.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// A kernel acknowledges at once, even for a frozen server: what stays unacknowledged for so long went to a dead host.
+const TCP: TcpOptions = TcpOptions { keepalive: Duration::from_secs(10), user_timeout: Duration::from_secs(5) };
+
+/// A session, logged in. Dropping it closes it with Terminate.
+#[derive(Debug)]
+pub(super) struct Session {
+    client: Client,
+    question: Question,
+    opened: Instant,
+    /// Dropped after the client: tells the task that drives the connection that nobody is waiting any more.
+    _held: oneshot::Sender<()>,
+}
+
+impl Session {
+    /// Time since the login.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Asks for a report. Bounded by nothing of its own. Not cancel safe: a session that was left waiting must be
+    /// dropped.
+    pub(super) async fn ask(&mut self) -> Result<Report, Silence> {
+        loop {
+            let answer = match self.client.simple_query(self.question.text()).await {
+                Ok(answer) => answer,
+                Err(error) if may_ask_for_less(&error, self.question) => {
+                    self.question = Question::Bare;
+                    continue;
+                }
+                Err(error) => return Err(LoginFailure::of(&error).into_silence()),
+            };
+            let row = answer.iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            });
+            let report = row.ok_or_else(|| "no row".to_owned()).and_then(question::report);
+            return report.map_err(Silence::Garbled);
+        }
+    }
+}
+
+fn may_ask_for_less(error: &tokio_postgres::Error, asked: Question) -> bool {
+    asked == Question::Whole && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+/// Logs in. Ends within the connect timeout and [`LOGIN_MAX`].
+///
+/// Meant for a task of its own that is not cancelled: a TLS handshake broken off leaves a line in PostgreSQL's log.
+pub(super) async fn log_in(access: Access, address: String) -> Result<Session, LoginFailure> {
+    let logging_in = async {
+        match attempt(&access, &access.tls, &address).await {
+            // as libpq does: what cannot be had with encryption may be had without
+            Err(LoginFailure::Encrypted(_)) if access.tls.mode() == SslMode::Prefer => {
+                attempt(&access, &ServerTls::in_clear(), &address).await
+            }
+            outcome => outcome,
+        }
+    };
+    timeout(LOGIN_MAX, logging_in).await.unwrap_or(Err(LoginFailure::Failed(Silence::TimedOut)))
+}
+
+async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Session, LoginFailure> {
+    let deadline = Instant::now() + access.connect_timeout;
+    let tcp = connect(address, TCP, deadline).await.map_err(LoginFailure::of_connect)?;
+    let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
+    let stream = tls.negotiate(tcp, host).await.map_err(LoginFailure::of_negotiation)?;
+    let is_encrypted = stream.is_encrypted();
+    match start(access, stream).await {
+        // pg_hba.conf may have a line for connections in clear only
+        Err(LoginFailure::Refused(silence, Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION))) if is_encrypted => {
+            Err(LoginFailure::Encrypted(silence))
+        }
+        outcome => outcome,
+    }
+}
+
+async fn start(access: &Access, stream: ServerStream) -> Result<Session, LoginFailure> {
+    let mut config = Config::new();
+    config.user(&access.sql.user).dbname(&access.sql.database).application_name(&access.sql.application_name);
+    if let Some(password) = &access.sql.password {
+        config.password(password.reveal());
+    }
+    // "direct" keeps tokio-postgres from asking for encryption itself: that has been agreed on
+    match stream.is_encrypted() {
+        true => config.ssl_mode(WireMode::Require).ssl_negotiation(SslNegotiation::Direct),
+        false => config.ssl_mode(WireMode::Disable),
+    };
+    let manners = Manners::default();
+    let wire = Wire::new(stream, manners.clone());
+    let (client, connection) =
+        config.connect_raw(wire, AlreadyAgreed).await.map_err(|error| LoginFailure::of(&error))?;
+    manners.owe_goodbye();
+    let (held, dropped) = oneshot::channel();
+    tokio::spawn(async move {
+        let given_up = async {
+            let _ = dropped.await; // never sent: it ends when the session is dropped
+            sleep(FAREWELL_MAX).await;
+        };
+        tokio::select! {
+            // what ends it reaches the client too, as the outcome of its next question
+            _ended = connection => {}
+            () = given_up => {}
+        }
+    });
+    Ok(Session { client, question: Question::Whole, opened: Instant::now(), _held: held })
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone)]
+pub(super) enum LoginFailure {
+    /// PostgreSQL says, by SQLSTATE 57P03, that it serves nobody now; in this state.
+    NotServing(&'static str),
+    /// It has no connection left for us (53300).
+    Full(Silence),
+    /// It refuses us, or we it, and would again in a moment; with the SQLSTATE where there is one.
+    Refused(Silence, Option<SqlState>),
+    /// Refused, and encryption may be the reason.
+    Encrypted(Silence),
+    /// There was no answer, or it broke off.
+    Failed(Silence),
+}
+
+impl LoginFailure {
+    /// What the failure says of the node.
+    pub(super) fn into_outcome(self) -> Result<Report, Silence> {
+        match self {
+            LoginFailure::NotServing(state) => Ok(Report::bare(Claim::OutOfService, state)),
+            other => Err(other.into_silence()),
+        }
+    }
+
+    /// Whether the same would come of another attempt in a moment.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, LoginFailure::Full(_) | LoginFailure::Refused(..) | LoginFailure::Encrypted(_))
+    }
+
+    pub(super) fn of_panic(panic: &JoinError) -> LoginFailure {
+        LoginFailure::Failed(Silence::Garbled(format!("the login failed in an unforeseen way: {panic}")))
+    }
+
+    fn into_silence(self) -> Silence {
+        match self {
+            LoginFailure::NotServing(state) => Silence::Denied(format!("PostgreSQL is {state}")),
+            LoginFailure::Full(silence)
+            | LoginFailure::Refused(silence, _)
+            | LoginFailure::Encrypted(silence)
+            | LoginFailure::Failed(silence) => silence,
+        }
+    }
+
+    fn of_connect(failure: ConnectFailure) -> LoginFailure {
+        LoginFailure::Failed(match failure {
+            ConnectFailure::TimedOut => Silence::TimedOut,
+            ConnectFailure::Failed(error) => of_io(&error),
+            ConnectFailure::Unresolved(error) => Silence::Unreachable(error.to_string()),
+        })
+    }
+
+    fn of_negotiation(failure: NegotiationFailure) -> LoginFailure {
+        let told = Silence::Unreachable(failure.to_string());
+        match failure {
+            NegotiationFailure::Io(error) => LoginFailure::Failed(of_io(&error)),
+            // rustls' own verdicts come as "invalid data"; all else is the connection's end
+            NegotiationFailure::Handshake(error) if error.kind() != io::ErrorKind::InvalidData => {
+                LoginFailure::Failed(told)
+            }
+            NegotiationFailure::Handshake(_) => LoginFailure::Encrypted(told),
+            NegotiationFailure::Garbled(_) => LoginFailure::Failed(told),
+            NegotiationFailure::NotOffered | NegotiationFailure::BadHostName(_) => LoginFailure::Refused(told, None),
+        }
+    }
+
+    fn of(error: &tokio_postgres::Error) -> LoginFailure {
+        if let Some(said) = error.as_db_error() {
+            return LoginFailure::of_word(said);
+        }
+        let cause = error.source();
+        match cause.and_then(|cause| cause.downcast_ref::<io::Error>()) {
+            // an alert of TLS 1.3 about our certificate comes after the handshake
+            Some(io) if io.kind() == io::ErrorKind::InvalidData => {
+                LoginFailure::Refused(Silence::Unreachable(format!("TLS: {io}")), None)
+            }
+            Some(io) => LoginFailure::Failed(of_io(io)),
+            None if error.is_closed() => {
+                LoginFailure::Failed(Silence::Unreachable("the server closed the connection".to_owned()))
+            }
+            None => {
+                let why = cause.map_or_else(|| error.to_string(), ToString::to_string);
+                LoginFailure::Refused(Silence::Denied(why), None)
+            }
+        }
+    }
+
+    /// What the server's own word amounts to.
+    fn of_word(said: &DbError) -> LoginFailure {
+        let code = said.code();
+        let text = said.message().to_owned();
+        if *code == SqlState::CANNOT_CONNECT_NOW {
+            LoginFailure::NotServing(state_of(&text))
+        } else if *code == SqlState::TOO_MANY_CONNECTIONS {
+            LoginFailure::Full(Silence::Denied(text))
+        } else if code.code().starts_with("57") {
+            // an operator, or a shutdown, ended the session: what comes of it the next login will tell
+            LoginFailure::Failed(Silence::Unreachable(text))
+        } else {
+            LoginFailure::Refused(Silence::Denied(text), Some(code.clone()))
+        }
+    }
+}
+
+/// Patroni's word for the state of a server that says 57P03. The text is translated where the server's language is
+/// another (`lc_messages`); then what is certain is said.
+fn state_of(message: &str) -> &'static str {
+    if message.contains("shutting down") {
+        "stopping"
+    } else if message.contains("starting up") || message.contains("recovery mode") || message.contains("not yet") {
+        "starting"
+    } else {
+        "not accepting connections"
+    }
+}
+
+fn of_io(error: &io::Error) -> Silence {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Silence::Refused,
+        io::ErrorKind::TimedOut => Silence::TimedOut,
+        io::ErrorKind::UnexpectedEof => Silence::Unreachable("the server closed the connection".to_owned()),
+        _ => Silence::Unreachable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_server_that_does_not_serve() {
+        assert_eq!(state_of("the database system is starting up"), "starting");
+        assert_eq!(state_of("the database system is in recovery mode"), "starting");
+        assert_eq!(state_of("the database system is not yet accepting connections"), "starting");
+        assert_eq!(state_of("the database system is shutting down"), "stopping");
+        assert_eq!(state_of("das Datenbanksystem fährt hoch"), "not accepting connections");
+    }
+
+    #[test]
+    fn only_a_server_that_speaks_is_out_of_service() {
+        let report = LoginFailure::NotServing("stopping").into_outcome().expect("is its own word");
+        assert_eq!((report.claim, report.state.as_str()), (Claim::OutOfService, "stopping"));
+        let refused = LoginFailure::Refused(Silence::Denied("password authentication failed".to_owned()), None);
+        assert!(refused.is_refusal() && refused.into_outcome().is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! The connection under a session: it says goodbye, whatever ends it.
+//!
+//! tokio-postgres sends Terminate when its client is dropped and no answer is outstanding. Where one is (the server
+//! hangs, a check ran out of time, the whole program ends) the connection would just be closed, and PostgreSQL would
+//! log "unexpected EOF" or "connection reset" once it wakes. So what was not said before is said by the destructor.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+use crate::tls::ServerStream;
+
+/// Terminate: 'X' and the length of nothing (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
+const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+
+/// A connection to a server for tokio-postgres, encrypted already or not at all.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: ServerStream,
+    manners: Manners,
+    has_closed: bool,
+}
+
+/// Whether a goodbye is owed. Before `ReadyForQuery` it would be a breach of protocol; closing is enough there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Manners(Arc<AtomicBool>);
+
+impl Manners {
+    /// From now on Terminate is owed.
+    pub(super) fn owe_goodbye(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Wire {
+    pub(super) fn new(stream: ServerStream, manners: Manners) -> Wire {
+        Wire { stream, manners, has_closed: false }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.manners.0.load(Ordering::Relaxed) && !self.has_closed {
+            // A question of ours is always written whole: it is smaller than any socket's buffer. So this is a
+            // message boundary.
+            self.stream.write_last(&TERMINATE);
+        }
+    }
+}
+
+/// For tokio-postgres: encryption has been agreed on before it came into play, and there is nothing left to do.
+#[derive(Debug)]
+pub(super) struct AlreadyAgreed;
+
+impl TlsConnect<Wire> for AlreadyAgreed {
+    type Stream = Wire;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<Wire>>;
+
+    fn connect(self, wire: Wire) -> Self::Future {
+        std::future::ready(Ok(wire))
+    }
+}
+
+impl TlsStream for Wire {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.stream.channel_binding().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// tokio-postgres comes here after it has sent its own Terminate.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.has_closed = true;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,104 @@
+//! Whose certificate is believed: anybody's, or one that our CA file vouches for, with or without its host name.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, verify_server_name};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// Whether the certificate has to name the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    Checked,
+    Ignored,
+}
+
+/// The verifier of one [`super::ServerTls`].
+///
+/// That the server owns the key of the certificate it shows is proven in every mode: without that, SCRAM's channel
+/// binding would be worth nothing.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    chain: Option<Chain>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+struct Chain {
+    authorities: Arc<WebPkiServerVerifier>,
+    /// The CA file's certificates. A server's own, self-signed one may be among them, as in PostgreSQL's manual;
+    /// webpki would refuse it for being an authority's.
+    trusted: Vec<CertificateDer<'static>>,
+    names: Names,
+}
+
+impl Verifier {
+    /// Believes anybody.
+    pub(super) fn of_nothing(provider: &CryptoProvider) -> Verifier {
+        Verifier { chain: None, algorithms: provider.signature_verification_algorithms }
+    }
+
+    /// Believes who has a certificate from one of `roots`, or shows one of `trusted` itself.
+    pub(super) fn of_chain(
+        provider: &Arc<CryptoProvider>,
+        roots: RootCertStore,
+        trusted: Vec<CertificateDer<'static>>,
+        names: Names,
+    ) -> Result<Verifier, VerifierBuilderError> {
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build()?;
+        let chain = Chain { authorities, trusted, names };
+        Ok(Verifier { chain: Some(chain), algorithms: provider.signature_verification_algorithms })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        host: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        if chain.trusted.iter().any(|trusted| trusted == certificate) {
+            if chain.names == Names::Checked {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, host)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
+        match chain.authorities.verify_server_cert(certificate, intermediates, host, ocsp_response, now) {
+            // the name is looked at last, when the chain has been found good
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if chain.names == Names::Ignored => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
