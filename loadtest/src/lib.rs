@@ -4,6 +4,7 @@
 //!
 //! - [`lab`]: etcd, Patroni and PostgreSQL, with the faults a test can put them through
 //! - [`pgvane`] and [`haproxy`]: the two proxies, each started in front of a lab's nodes
+//! - [`namespace`]: a network of its own for a proxy, to be cut off from single nodes
 //! - [`writer`], [`reader`] and [`crowd`]: clients that note every answer and every failure with its time
 //! - [`mod@bench`]: what the proxies cost, on a server that does nothing
 //! - [`scratch`], [`process`], [`ports`], [`wait`], [`http`], [`login`], [`programs`]: what all of that stands on
@@ -19,6 +20,7 @@ pub mod haproxy;
 pub mod http;
 pub mod lab;
 pub mod login;
+pub mod namespace;
 pub mod pgvane;
 pub mod ports;
 pub mod process;

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use crate::error::Doing;
 use crate::lab::Node;
+use crate::namespace::{Namespace, Place};
 use crate::process::Process;
 use crate::{Result, http, ports, wait};
 
@@ -36,6 +37,7 @@ pub struct PgvaneBuilder {
     binary: PathBuf,
     nodes: Vec<Node>,
     fixed_ports: Option<[u16; 3]>,
+    place: Option<Place>,
     top_lines: String,
     admin_lines: String,
     cluster_lines: String,
@@ -52,6 +54,7 @@ impl Pgvane {
             binary: binary.to_owned(),
             nodes: nodes.to_vec(),
             fixed_ports: None,
+            place: None,
             top_lines: String::new(),
             admin_lines: String::new(),
             cluster_lines: String::new(),
@@ -149,6 +152,17 @@ impl PgvaneBuilder {
         self
     }
 
+    /// Runs it inside `namespace`, with its ports there. The nodes must listen on this host's address in that network,
+    /// see [`LabBuilder::reachable_from`](crate::lab::LabBuilder::reachable_from).
+    pub fn in_namespace(mut self, namespace: &Namespace) -> Self {
+        let place = namespace.place();
+        for node in &mut self.nodes {
+            (node.pg, node.rest) = (place.seen_from_inside(node.pg), place.seen_from_inside(node.rest));
+        }
+        self.place = Some(place.clone());
+        self
+    }
+
     /// How long a connection is held on both listeners while no node can serve it, such as `"30s"`.
     pub fn hold_max(self, duration: &str) -> Self {
         let line = format!("hold_max = \"{duration}\"");
@@ -209,12 +223,20 @@ impl PgvaneBuilder {
             Some([write, read, admin]) => [ports::fixed(write)?, ports::fixed(read)?, ports::fixed(admin)?],
             None => [ports::free()?, ports::free()?, ports::free()?],
         };
+        let inside = |address: SocketAddr| match &self.place {
+            Some(place) => (place.inner, address.port()).into(),
+            None => address,
+        };
+        let [write_addr, read_addr, admin_addr] = [write_addr, read_addr, admin_addr].map(inside);
         let config = directory.join(format!("pgvane-{}.toml", write_addr.port()));
         let text = self.configuration(write_addr, read_addr, admin_addr);
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         // The child starts in another directory; a relative path would not be found from there.
         let binary = self.binary.canonicalize().doing(|| format!("looking for {}", self.binary.display()))?;
-        let mut command = Command::new(binary);
+        let mut command = match &self.place {
+            Some(place) => place.command(&binary)?,
+            None => Command::new(binary),
+        };
         command.args(["run", "--config"]).arg(&config).envs(self.environment);
         let process = Process::start("pgvane", command, directory, &config.with_extension("log"))?;
         Ok(Pgvane { write_addr, read_addr, admin_addr, config, process })

@@ -35,6 +35,7 @@ pub struct LabBuilder {
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) hba: Vec<String>,
     pub(super) tags: Vec<(usize, String, String)>,
+    pub(super) visitors: Option<String>,
     demo_ports: bool,
 }
 
@@ -50,6 +51,7 @@ impl Default for LabBuilder {
             parameters: files::default_parameters(),
             hba: Vec::new(),
             tags: Vec::new(),
+            visitors: None,
             demo_ports: false,
         }
     }
@@ -95,6 +97,14 @@ impl LabBuilder {
     /// A Patroni tag of one node: `nofailover`, `noloadbalance`, `nosync`, or any other.
     pub fn tag(mut self, node: usize, name: &str, value: &str) -> Self {
         self.tags.push((node, name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets PostgreSQL and the REST API be reached from another network, such as
+    /// [`namespace::NETWORK`](crate::namespace::NETWORK), too. They then listen on all addresses, PostgreSQL lets in
+    /// nobody else for that, and the REST API takes orders from loopback alone. What Patroni announces stays loopback.
+    pub fn reachable_from(mut self, network: &str) -> Self {
+        self.visitors = Some(network.to_owned());
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{LabBuilder, Node, Setting};
 use crate::login::Login;
@@ -39,13 +40,15 @@ pub(super) fn patroni_config(lab: &LabBuilder, setting: &Setting, index: usize, 
     let parameters = parameters(lab, node);
     let hba = hba(lab);
     let tags = tags(lab, index);
+    let (pg_listen, rest_listen) = (listen(lab, *pg), listen(lab, *rest));
     format!(
         "\
 scope: {scope}
 name: {name}
 restapi:
-  listen: {rest}
+  listen: {rest_listen}
   connect_address: {rest}
+  allowlist: [127.0.0.1]
 etcd3:
   hosts: {etcd}
 bootstrap:
@@ -62,7 +65,7 @@ bootstrap:
     - locale: C.UTF-8
     - data-checksums
 postgresql:
-  listen: {pg}
+  listen: {pg_listen}
   connect_address: {pg}
   bin_dir: {bin}
   data_dir: {directory}/data
@@ -81,6 +84,13 @@ postgresql:
     )
 }
 
+fn listen(lab: &LabBuilder, address: SocketAddr) -> SocketAddr {
+    match lab.visitors {
+        Some(_) => (Ipv4Addr::UNSPECIFIED, address.port()).into(),
+        None => address,
+    }
+}
+
 fn parameters(lab: &LabBuilder, node: &Node) -> String {
     let directory = node.directory.display();
     let mut text = format!("    unix_socket_directories: '{directory}/run'\n    log_directory: '{directory}'\n");
@@ -91,11 +101,14 @@ fn parameters(lab: &LabBuilder, node: &Node) -> String {
 }
 
 fn hba(lab: &LabBuilder) -> String {
-    let trusting = format!("host all {} 127.0.0.1/32 trust", Login::Trusting.user());
     let replicator = format!("host replication {REPLICATOR} 127.0.0.1/32 scram-sha-256");
-    let rest = ["local all all trust", &replicator, &trusting, "host all all 127.0.0.1/32 scram-sha-256"];
-    let lines = lab.hba.iter().map(String::as_str).chain(rest);
-    lines.map(|line| format!("    - {line}\n")).collect()
+    let mut lines: Vec<String> =
+        lab.hba.iter().cloned().chain(["local all all trust".to_owned(), replicator]).collect();
+    for network in std::iter::once("127.0.0.1/32").chain(lab.visitors.as_deref()) {
+        lines.push(format!("host all {} {network} trust", Login::Trusting.user()));
+        lines.push(format!("host all all {network} scram-sha-256"));
+    }
+    lines.iter().map(|line| format!("    - {line}\n")).collect()
 }
 
 fn tags(lab: &LabBuilder, index: usize) -> String {

@@ -156,11 +156,11 @@ async fn a_switchover_is_on_record() {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-fn up(lab: &Lab, node: usize) -> String {
+pub fn up(lab: &Lab, node: usize) -> String {
     format!("pgvane_node_up{{cluster=\"main\",node=\"{}\"}}", lab.nodes()[node].name)
 }
 
-async fn wait_for_at_least(pgvane: &Pgvane, series: &str, least: f64) {
+pub async fn wait_for_at_least(pgvane: &Pgvane, series: &str, least: f64) {
     let look = || async {
         let seen = metrics::value(pgvane, series).await;
         if seen >= least { Ok(()) } else { Err(format!("it is {seen}")) }
@@ -179,7 +179,7 @@ async fn wait_until_leaderless(pgvane: &Pgvane) {
     wait::until("no leader", PATRONI_WITHIN, look).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
-async fn wait_for_page(pgvane: &Pgvane, words: &str) {
+pub async fn wait_for_page(pgvane: &Pgvane, words: &str) {
     let look = || async {
         let page = pgvane.admin_get("/stats").await.map_err(|error| error.to_string())?.body;
         if page.contains(words) { Ok(()) } else { Err(page) }

@@ -14,7 +14,7 @@ use pgvane_loadtest::process::Account;
 use pgvane_loadtest::reader::{Reader, ReaderReport, RunningReader};
 use pgvane_loadtest::scratch::Scratch;
 use pgvane_loadtest::writer::{RunningWriter, Writer, WriterReport, longest_gap};
-use pgvane_loadtest::{http, programs, wait};
+use pgvane_loadtest::{http, namespace, programs, wait};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::metrics;
@@ -100,6 +100,8 @@ impl Stage {
         let file = |name: &str| directory.join(name).display().to_string();
         let lab = Lab::builder().synchronous_mode(true).parameter("ssl", "on");
         let lab = lab.parameter("ssl_cert_file", &file("server.crt")).parameter("ssl_key_file", &file("server.key"));
+        // those who come by a network of their own are let in where there can be such a network
+        let lab = if namespace::obstacle().is_none() { lab.reachable_from(namespace::NETWORK) } else { lab };
         let lab = lab.start().await.unwrap_or_else(|error| panic!("no cluster: {error}"));
         assert!(has_synchronous_standby(&lab).await, "Patroni names no synchronous standby: {}", lab.log_text(0));
         Writer::prepare(&lab).await.expect("a table to write to");

@@ -1,0 +1,221 @@
+//! A host of its own for a proxy: a network namespace, joined to this host by one veth pair, from which single nodes of a
+//! lab can be made unreachable while the nodes go on seeing each other.
+//!
+//! The rules that cut are inside the namespace. Nothing but the pair is added to this host, and it goes with the
+//! namespace.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::error::Doing;
+use crate::lab::Node;
+use crate::{Error, Result, programs};
+
+/// All addresses of all namespaces, as a lab's nodes have to let them in.
+pub const NETWORK: &str = "10.77.0.0/24";
+
+/// Namespaces that can be there at once, whoever has made them: so many pairs of addresses are in [`NETWORK`].
+const PLACES: u32 = 64;
+
+/// A network namespace; on drop it is removed with everything that runs in it.
+///
+/// As with [`Scratch`](crate::scratch::Scratch), a small shell does that from outside, whatever becomes of this program.
+#[derive(Debug)]
+pub struct Namespace {
+    place: Place,
+    keeper: Child,
+}
+
+/// Where a namespace is: what is needed to run something in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The namespace's name, and that of this host's end of the pair.
+    name: String,
+    /// This host, as seen from inside.
+    pub(crate) outer: Ipv4Addr,
+    /// The namespace, as seen from this host.
+    pub(crate) inner: Ipv4Addr,
+}
+
+/// How a node becomes unreachable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Packets get lost, both ways.
+    Silent,
+    /// Each packet is answered with a reset, as by a firewall or a host that has just come up again.
+    Loud,
+}
+
+/// Why no namespace can be made here; `None` if one can.
+pub fn obstacle() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("network namespaces take root".to_owned());
+    }
+    let missing = ["ip", "iptables"].into_iter().find_map(|program| programs::on_path(program).err());
+    if let Some(missing) = missing {
+        return Some(missing.to_string());
+    }
+    // Root in a container most often has not the right to.
+    let made = Namespace::new().and_then(|namespace| namespace.iptables(&["-S"]));
+    made.err().map(|error| format!("no network namespace can be made: {error}"))
+}
+
+impl Namespace {
+    /// Makes one, with `lo` and the pair up.
+    pub fn new() -> Result<Namespace> {
+        // Where several test programs run at once, each begins at another place.
+        let places = (0..PLACES).map(|step| Place::numbered(std::process::id().wrapping_add(step) % PLACES));
+        let mut refusal = None;
+        for place in places {
+            // Of two who want the same name, one is refused: the name is what a place is taken by.
+            match run("ip", &["netns", "add", &place.name]) {
+                Ok(()) => return Namespace::at(place),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        Err(refusal.expect("there are places"))
+    }
+
+    fn at(place: Place) -> Result<Namespace> {
+        let keeper = start_keeper(&place.name)?;
+        let namespace = Namespace { place, keeper };
+        let Place { name, outer, inner } = &namespace.place;
+        run("ip", &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name])?;
+        run("ip", &["address", "add", &format!("{outer}/30"), "dev", name])?;
+        run("ip", &["link", "set", name, "up"])?;
+        run("ip", &["-n", name, "address", "add", &format!("{inner}/30"), "dev", "eth0"])?;
+        run("ip", &["-n", name, "link", "set", "eth0", "up"])?;
+        run("ip", &["-n", name, "link", "set", "lo", "up"])?; // resets of our own making come back through it
+        Ok(namespace)
+    }
+
+    /// Makes PostgreSQL and Patroni of `node` unreachable from inside, for what runs already as well as for what comes.
+    pub fn cut_off(&self, node: &Node, cut: Cut) -> Result<()> {
+        let outer = self.place.outer.to_string();
+        for port in [node.pg, node.rest].map(|address| address.port().to_string()) {
+            let to_node = ["-A", "OUTPUT", "-p", "tcp", "-d", &outer, "--dport", &port, "-j"];
+            let from_node = ["-A", "INPUT", "-p", "tcp", "-s", &outer, "--sport", &port, "-j"];
+            match cut {
+                Cut::Silent => {
+                    self.iptables(&[&to_node[..], &["DROP"]].concat())?;
+                    self.iptables(&[&from_node[..], &["DROP"]].concat())?;
+                }
+                Cut::Loud => self.iptables(&[&to_node[..], &["REJECT", "--reject-with", "tcp-reset"]].concat())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every node reachable again.
+    pub fn heal(&self) -> Result<()> {
+        self.iptables(&["-F"])
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn iptables(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = self.place.command(&programs::on_path("iptables")?)?;
+        command.arg("-w").args(arguments); // another's namespace may be under way; they share a lock
+        finish(command)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        match self.keeper.wait() {
+            Ok(status) if status.success() => {}
+            other => eprintln!("the network namespace {} may have been left: {other:?}", self.place.name),
+        }
+    }
+}
+
+impl Place {
+    fn numbered(number: u32) -> Place {
+        let block = u8::try_from(number * 4).expect("64 blocks of 4 addresses");
+        Place {
+            name: format!("pgvane-lab-{number}"), // an interface's name has 15 letters at the most
+            outer: Ipv4Addr::new(10, 77, 0, block + 1),
+            inner: Ipv4Addr::new(10, 77, 0, block + 2),
+        }
+    }
+
+    /// A command that runs `program` inside, in the process that is started.
+    pub(crate) fn command(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new(programs::on_path("ip")?);
+        command.args(["netns", "exec", &self.name]).arg(program);
+        Ok(command)
+    }
+
+    /// A server of this host, as seen from inside.
+    pub(crate) fn seen_from_inside(&self, server: SocketAddr) -> SocketAddr {
+        (self.outer, server.port()).into()
+    }
+}
+
+fn start_keeper(name: &str) -> Result<Child> {
+    Command::new("/bin/sh")
+        .args(["-c", include_str!("namespace_keeper.sh"), "pgvane-namespace-keeper", name])
+        .current_dir("/")
+        .process_group(0) // a Ctrl-C at the terminal is not for the keeper
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .doing(|| "starting /bin/sh".to_owned())
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new(programs::on_path(program)?);
+    command.args(arguments);
+    finish(command)
+}
+
+fn finish(mut command: Command) -> Result<()> {
+    let output = command.output().doing(|| format!("running {command:?}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Error::Command {
+            command: format!("{command:?}"),
+            output: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn every_place_has_addresses_of_its_own_and_a_name_that_an_interface_may_have() {
+        let places: Vec<Place> = (0..PLACES).map(Place::numbered).collect();
+        let mut addresses: Vec<Ipv4Addr> = places.iter().flat_map(|place| [place.outer, place.inner]).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        assert_eq!(addresses.len(), 128);
+        assert!(places.iter().all(|place| place.name.len() <= 15));
+    }
+
+    #[test]
+    fn what_runs_in_it_ends_with_it_and_nothing_is_left() {
+        if obstacle().is_some() {
+            return;
+        }
+        let namespace = Namespace::new().expect("there is no obstacle");
+        let place = namespace.place().clone();
+        // the pair's other end is here: this host's address can be listened on
+        drop(TcpListener::bind((place.outer, 0)).expect("the address is ours"));
+        let mut command = place.command(Path::new("sleep")).expect("there is no obstacle");
+        let mut sleeper = command.arg("600").spawn().expect("sleep exists");
+        drop(namespace);
+        assert!(!sleeper.wait().expect("our child").success());
+        assert!(!Path::new("/run/netns").join(&place.name).exists());
+        assert!(!Path::new("/sys/class/net").join(&place.name).exists());
+    }
+}
