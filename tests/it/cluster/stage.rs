@@ -210,8 +210,11 @@ impl Seen {
             assert!(missing.is_empty(), "{name}: acknowledged and not there: {missing:?}");
         }
         for reader in &self.readers {
-            // a node that Patroni rewinds and starts anew takes the session with it that is on it just then
-            let broken = reader.failures.iter().filter(|failure| failure.class == FailureClass::SessionBroken).count();
+            // A node that Patroni stops, to rewind it or to follow another leader, takes what is on it just then with
+            // it: a session, or a login whose client has been asked for its proof and cannot be moved any more.
+            let class =
+                |failure: &&Failure| matches!(failure.class, FailureClass::SessionBroken | FailureClass::ConnectFailed);
+            let broken = reader.failures.iter().filter(class).count();
             assert!(broken <= 1, "a reader lost more than one session: {:#?}", reader.failures);
             assert_eq!(reader.failures.len(), broken, "a reader met something else: {:#?}", reader.failures);
             assert!(!reader.visits.is_empty(), "nobody read");
