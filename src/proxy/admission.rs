@@ -151,8 +151,9 @@ impl<'a> Admission<'a> {
             };
             debug!(listener = %self.desk.settings.name, reason = %no_route, "holding a connection");
             self.held = Some(held);
-            self.desk.cluster.history().held(self.desk.registry.held(self.desk.index));
         }
+        // each time anew: those held since the leader became doubtful were so before the loss was on record
+        self.desk.cluster.history().held(self.desk.registry.held(self.desk.index));
         let may_try_again = matches!(no_route, NoRoute::AllTried | NoRoute::AllFull);
         let retry_at = *self.retry_at.get_or_insert_with(|| Instant::now() + self.retry_wait);
         tokio::select! {
