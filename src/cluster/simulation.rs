@@ -49,8 +49,8 @@ const LAG_MAX: u64 = 100_000;
 /// Patroni's lease on the leader lock.
 const TTL: Duration = Duration::from_secs(30);
 
-/// In a world at peace: one check that has just begun and times out, one interval until the next, and its answer.
-const CONVERGENCE_MAX: Duration = Duration::from_secs(5);
+/// In a world at peace: two checks in a row that come to nothing by their timeout, an interval after each, and the answer.
+const CONVERGENCE_MAX: Duration = Duration::from_secs(7);
 
 // ---- chance --------------------------------------------------------------------------------------------------
 
