@@ -5,7 +5,7 @@
 //! - [`lab`]: etcd, Patroni and PostgreSQL, with the faults a test can put them through
 //! - [`pgvane`] and [`haproxy`]: the two proxies, each started in front of a lab's nodes
 //! - [`writer`], [`reader`] and [`crowd`]: clients that note every answer and every failure with its time
-//! - [`bench`]: what the proxies cost, on a server that does nothing
+//! - [`bench`](mod@bench): what the proxies cost, on a server that does nothing
 //! - [`scratch`], [`process`], [`ports`], [`wait`], [`http`], [`login`], [`programs`]: what all of that stands on
 //!
 //! Everything a lab starts runs inside its own temporary directory and ends with it, even if the test that made it

@@ -9,10 +9,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// After the first keepalive question, ask this many more times …
-const KEEPALIVE_RETRIES: u32 = 3;
-
-/// … at this distance.
+/// After the first keepalive question, ask again at this distance. How often is for `TCP_USER_TIMEOUT` to say, which
+/// overrides the count (`tcp(7)`).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The socket options that every connection gets.
@@ -27,10 +25,7 @@ pub struct TcpOptions {
 impl TcpOptions {
     /// Sets the options on a socket. Set on a listening socket, they are inherited by what it accepts.
     pub fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
-        let keepalive = TcpKeepalive::new()
-            .with_time(self.keepalive)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_RETRIES);
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(KEEPALIVE_INTERVAL);
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive)?;
         socket.set_tcp_user_timeout(Some(self.user_timeout))

@@ -25,12 +25,9 @@ use crate::protocol::opening::{Opening, Who};
 const SUSPICIOUS: [&[u8; 5]; 4] = [b"57P01", b"57P02", b"57P03", b"25006"];
 
 /// Serves one accepted connection. Never fails: whatever happens becomes the reason of its end.
-pub async fn serve(desk: Arc<Desk>, stream: std::net::TcpStream, peer: SocketAddr) {
+pub async fn serve(desk: Arc<Desk>, stream: TcpStream, peer: SocketAddr) {
     let mut account = Account::open(&desk, peer);
-    let end = match TcpStream::from_std(stream) {
-        Ok(stream) => account.serve(stream).await,
-        Err(error) => End::ClientFailed(error), // the kernel watches no more descriptors
-    };
+    let end = account.serve(stream).await;
     account.end = Some(end);
 }
 
@@ -226,7 +223,7 @@ mod tests {
         let settings = config.listeners.remove(0);
         let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let stream = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
         let length = size_of_val(&serve(desk, stream, SocketAddr::from(([0; 4], 0))));
         assert!(length <= 832, "{length} bytes");
     }
