@@ -75,7 +75,7 @@ impl<'a> Admission<'a> {
             let topology = self.desk.cluster.topology_full();
             let load = |node| self.desk.registry.load(self.desk.settings.cluster, node);
             match route(&topology, &self.desk.settings.rule, &self.tried, self.desk.next_turn(), load) {
-                Ok(node) => match self.attempt(node).await {
+                Ok(node) => match Box::pin(self.attempt(node)).await {
                     Ok(admitted) => {
                         self.note_hold_time();
                         return Ok(admitted);
@@ -84,7 +84,7 @@ impl<'a> Admission<'a> {
                     Err(Verdict::Over(end)) => return Err(Refused::End(end)),
                     Err(Verdict::Cancel | Verdict::Ready(_)) => return Err(Refused::WasCancel),
                 },
-                Err(no_route) => self.hold(topology.generation, &no_route).await?,
+                Err(no_route) => Box::pin(self.hold(topology.generation, &no_route)).await?,
             }
         }
     }

@@ -93,10 +93,9 @@ impl Workers {
                 self.sessions.spawn_on(session, &there.runtime)
             }
             None => {
-                let session = serve(stream);
                 let session = async move {
                     let _counted = load;
-                    session.await;
+                    serve(stream).await; // made here: a future that is moved into another takes its room twice
                 };
                 self.sessions.spawn_on(session, &here.runtime)
             }
