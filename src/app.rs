@@ -127,7 +127,8 @@ impl App {
         }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
-            accepting.spawn(listener.run(Arc::clone(&self.workers), stop.clone()));
+            let runtime = self.workers.runtime(listener.index());
+            accepting.spawn_on(listener.run(Arc::clone(&self.workers), stop.clone()), runtime);
         }
         while accepting.join_next().await.is_some() {}
 

@@ -219,12 +219,9 @@ impl Config {
     }
 }
 
-/// How long keepalive asks before it gives a connection up: [`KEEPALIVE_RETRIES`] at [`KEEPALIVE_INTERVAL`]. Linux lets
-/// `TCP_USER_TIMEOUT` take the place of the retries, so it must not be shorter than the idle time and all of this.
+/// How long keepalive asks before it gives a connection up. Linux lets `TCP_USER_TIMEOUT` take the place of the number
+/// of questions (`tcp(7)`), so it must not be shorter than the idle time and this.
 pub const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often keepalive asks, the first question included.
-pub const KEEPALIVE_RETRIES: u32 = 3;
 
 /// The time between two keepalive questions.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);

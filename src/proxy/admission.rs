@@ -78,7 +78,7 @@ impl<'a> Admission<'a> {
         loop {
             let topology = self.desk.cluster.topology_full();
             match self.route(&topology) {
-                Ok(node) => match self.attempt(node).await {
+                Ok(node) => match Box::pin(self.attempt(node)).await {
                     Ok(admitted) => {
                         self.note_success();
                         return Ok(admitted);
@@ -87,7 +87,7 @@ impl<'a> Admission<'a> {
                     Err(Verdict::Over(end)) => return Err(Refused::End(end)),
                     Err(Verdict::Cancel | Verdict::Ready(_)) => return Err(Refused::WasCancel),
                 },
-                Err(no_route) => self.hold(topology.generation, &no_route).await?,
+                Err(no_route) => Box::pin(self.hold(topology.generation, &no_route)).await?,
             }
         }
     }

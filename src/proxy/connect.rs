@@ -9,7 +9,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{KEEPALIVE_INTERVAL, KEEPALIVE_RETRIES};
+use crate::config::KEEPALIVE_INTERVAL;
 
 /// The socket options that every connection gets.
 #[derive(Debug, Clone, Copy)]
@@ -23,10 +23,7 @@ pub struct TcpOptions {
 impl TcpOptions {
     /// Sets the options on a socket. Set on a listening socket, they are inherited by what it accepts.
     pub fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
-        let keepalive = TcpKeepalive::new()
-            .with_time(self.keepalive)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_RETRIES);
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(KEEPALIVE_INTERVAL);
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive)?;
         socket.set_tcp_user_timeout(Some(self.user_timeout))

@@ -73,7 +73,7 @@ impl Desk {
 
 /// A port that is open. Nothing is accepted before [`Listener::run`].
 pub struct Listener {
-    socket: TcpListener,
+    socket: std::net::TcpListener,
     desk: Arc<Desk>,
 }
 
@@ -90,7 +90,7 @@ impl Listener {
         desk.tcp.apply(&SockRef::from(&socket))?; // accepted connections inherit the options
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Listener { socket: TcpListener::from_std(socket.into())?, desk: Arc::new(desk) })
+        Ok(Listener { socket: socket.into(), desk: Arc::new(desk) })
     }
 
     /// Where it listens; tells the port that the kernel chose.
@@ -98,30 +98,33 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Accepts until `stop` says so; then the port is closed. Sessions run on among `workers`.
-    pub async fn run(self, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
-        info!(listener = %self.desk.settings.name, address = %self.desk.settings.bind, "listening");
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let desk = Arc::clone(&self.desk);
-                    workers.spawn(move || session::serve(desk, stream, peer));
-                }
-                Err(error) => {
-                    warn!(listener = %self.desk.settings.name, %error, "cannot accept a connection");
-                    tokio::time::sleep(BREATHER).await;
-                }
-            }
-        }
+    /// Its number among the listeners.
+    pub fn index(&self) -> usize {
+        self.desk.index
     }
 
-    /// Accepts a connection and takes it out of this runtime again: it will be its worker's.
-    async fn accept(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-        let (stream, peer) = self.socket.accept().await?;
-        Ok((stream.into_std()?, peer))
+    /// Accepts until `stop` says so; then the port is closed. To be run on the [`Workers::runtime`] of its number;
+    /// sessions run on, there and on the other threads.
+    pub async fn run(self, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
+        let Desk { index, settings, .. } = &*self.desk;
+        let socket = match TcpListener::from_std(self.socket) {
+            Ok(socket) => socket,
+            Err(error) => return warn!(listener = %settings.name, %error, "cannot listen"),
+        };
+        info!(listener = %settings.name, address = %settings.bind, "listening");
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            let handed_on = accepted.and_then(|(stream, peer)| {
+                let desk = Arc::clone(&self.desk);
+                workers.spawn(*index, stream, move |stream| session::serve(desk, stream, peer))
+            });
+            if let Err(error) = handed_on {
+                warn!(listener = %settings.name, %error, "cannot accept a connection");
+                tokio::time::sleep(BREATHER).await;
+            }
+        }
     }
 }

@@ -19,6 +19,9 @@ use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
 use crate::routing::Target;
 
+/// Room for a server's whole welcome, so that one read takes it in.
+const WELCOME_LENGTH: usize = 1000;
+
 /// How a login ended.
 pub enum Verdict {
     /// The session is ready, or encrypted and none of our business from here on.
@@ -115,7 +118,7 @@ impl Login<'_> {
 
     async fn follow_startup(&mut self) -> Verdict {
         let deadline = Instant::now() + self.listener.login_timeout;
-        let mut heard = BytesMut::with_capacity(1024);
+        let mut heard = BytesMut::with_capacity(WELCOME_LENGTH);
         // how much of `heard` is whole messages that may be passed on
         let mut followed = 0;
         loop {

@@ -1,18 +1,25 @@
 //! The threads that serve sessions: each with a runtime and an epoll of its own.
 //!
 //! A session stays on the thread that it was given to, so that its events wake that thread and no other, and nothing
-//! of it is shared between cores. A new session goes to the thread that has the fewest. Checks, admin and accepting
-//! run elsewhere: however busy the sessions are, the knowledge of the cluster is fresh.
+//! of it is shared between cores. Listeners are spread over the threads too: a new session stays where it was accepted,
+//! or goes to the thread that has the fewest if that has fewer by more than one. Checks and admin run elsewhere: however
+//! busy the sessions are, the knowledge of the cluster is fresh.
 
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::time::interval;
 use tokio_util::task::TaskTracker;
+
+/// Shorter than the timeouts of sessions, and long enough not to be seen in a CPU's sleep.
+const TICK: Duration = Duration::from_millis(500);
 
 /// The threads. They end, and what runs on them, when this is dropped.
 #[derive(Debug)]
@@ -32,6 +39,13 @@ struct Worker {
 /// Counts a session of a worker out when it ends, however it does.
 struct Load(Arc<AtomicUsize>);
 
+impl Load {
+    fn count(worker: &Worker) -> Load {
+        worker.load.fetch_add(1, Relaxed);
+        Load(Arc::clone(&worker.load))
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
@@ -45,20 +59,49 @@ impl Workers {
         Ok(Workers { workers, sessions: TaskTracker::new() })
     }
 
-    /// Runs a session on the thread that has the fewest. `begin` is called there, inside its runtime.
-    pub fn spawn<F>(&self, begin: impl FnOnce() -> F + Send + 'static)
+    /// Where a listener of this number accepts.
+    pub fn runtime(&self, listener: usize) -> &Handle {
+        &self.workers[listener % self.workers.len()].runtime
+    }
+
+    /// Serves a connection that the listener of this number has accepted, on its thread or on the one that has the
+    /// fewest sessions. Errors: the kernel watches no more descriptors.
+    pub fn spawn<F>(
+        &self,
+        listener: usize,
+        stream: TcpStream,
+        serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+    ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let least = self.workers.iter().min_by_key(|worker| worker.load.load(Relaxed));
-        let worker = least.expect("there is at least one");
-        worker.load.fetch_add(1, Relaxed);
-        let load = Load(Arc::clone(&worker.load));
-        let session = async move {
-            let _counted = load;
-            begin().await;
+        let here = &self.workers[listener % self.workers.len()];
+        let least = self.workers.iter().min_by_key(|worker| worker.load());
+        let there = least.filter(|least| least.load() + 1 < here.load());
+        let load = Load::count(there.unwrap_or(here));
+        let session = match there {
+            // its thread shall watch it: this one forgets it first
+            Some(there) => {
+                let stream = stream.into_std()?;
+                let session = async move {
+                    let _counted = load;
+                    // what cannot be watched is dropped, and closed by that
+                    if let Ok(stream) = TcpStream::from_std(stream) {
+                        serve(stream).await;
+                    }
+                };
+                self.sessions.spawn_on(session, &there.runtime)
+            }
+            None => {
+                let session = async move {
+                    let _counted = load;
+                    serve(stream).await; // made here: a future that is moved into another takes its room twice
+                };
+                self.sessions.spawn_on(session, &here.runtime)
+            }
         };
-        drop(self.sessions.spawn_on(session, &worker.runtime));
+        drop(session);
+        Ok(())
     }
 
     /// All sessions, for waiting until they have ended.
@@ -73,36 +116,71 @@ impl Worker {
         let handle = runtime.handle().clone();
         let (ends, ended) = oneshot::channel::<()>();
         thread::Builder::new().name(format!("pgvane-{index}")).spawn(move || {
-            let _ = runtime.block_on(ended);
+            runtime.block_on(tick_until(ended));
         })?;
         Ok(Worker { runtime: handle, load: Arc::default(), _ends: ends })
     }
 }
 
+impl Worker {
+    fn load(&self) -> usize {
+        self.load.load(Relaxed)
+    }
+}
+
+/// Waits, with a timer that is nearer than any session's. A timer that becomes a runtime's next one makes it wake itself
+/// by a system call, in tokio; so sessions' timers never do.
+async fn tick_until(mut ended: oneshot::Receiver<()>) {
+    let mut ticks = interval(TICK);
+    loop {
+        tokio::select! {
+            _ = &mut ended => return,
+            _ = ticks.tick() => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::mpsc;
+
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
 
     use super::*;
 
     #[tokio::test]
     async fn sessions_are_spread_evenly_and_counted_out() {
-        let workers = Workers::start(2).expect("threads");
+        let workers = Arc::new(Workers::start(2).expect("threads"));
         let (sender, receiver) = mpsc::channel();
-        let goes_on = Arc::new(tokio::sync::Semaphore::new(0));
-        for _ in 0..6 {
-            let (sender, goes_on) = (sender.clone(), Arc::clone(&goes_on));
-            workers.spawn(move || async move {
-                let name = thread::current().name().map(str::to_owned);
-                sender.send(name).expect("somebody listens");
-                let _permit = goes_on.acquire().await;
-            });
-        }
-        let names: Vec<_> = receiver.iter().take(6).collect();
-        assert_eq!(names.iter().filter(|name| name.as_deref() == Some("pgvane-0")).count(), 3, "{names:?}");
+        let goes_on = Arc::new(Semaphore::new(0));
+        let spawning = {
+            let (workers, goes_on) = (Arc::clone(&workers), Arc::clone(&goes_on));
+            async move {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+                let address = listener.local_addr().expect("bound");
+                for _ in 0..6 {
+                    let _client = std::net::TcpStream::connect(address).expect("connects");
+                    let (stream, _) = listener.accept().await.expect("accepts");
+                    let (sender, goes_on) = (sender.clone(), Arc::clone(&goes_on));
+                    let serve = move |stream: TcpStream| async move {
+                        let is_watched = stream.readable().await.is_ok(); // the client has hung up
+                        sender.send((is_watched, thread::current().name().map(str::to_owned))).expect("is heard");
+                        let _permit = goes_on.acquire().await;
+                    };
+                    workers.spawn(1, stream, serve).expect("descriptors are left");
+                }
+            }
+        };
+        workers.runtime(1).spawn(spawning).await.expect("no panic");
+        let served: Vec<_> = tokio::task::spawn_blocking(move || receiver.iter().take(6).collect()).await.expect("six");
+        assert!(served.iter().all(|(is_watched, _)| *is_watched));
+        let on_first = served.iter().filter(|(_, name)| name.as_deref() == Some("pgvane-0")).count();
+        assert!((2..=3).contains(&on_first), "{served:?}");
         goes_on.add_permits(6);
         workers.sessions().close();
         workers.sessions().wait().await;
-        assert!(workers.workers.iter().all(|worker| worker.load.load(Relaxed) == 0));
+        assert!(workers.workers.iter().all(|worker| worker.load() == 0));
     }
 }
