@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::connect::connect;
+use super::desk::Desk;
 use super::end::End;
-use super::listener::Desk;
 use crate::cluster::NodeId;
 use crate::protocol::CancelKey;
 use crate::routing::Target;
