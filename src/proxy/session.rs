@@ -57,7 +57,7 @@ struct Names {
 }
 
 impl Names {
-    fn of(Who { user, database, application_name }: &Who) -> Names {
+    fn of(Who { user, database, application_name, .. }: &Who) -> Names {
         // an opening packet has less than 65536 bytes
         let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
         let ends = [end(user.len()), end(user.len() + database.len())];
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn names_come_out_as_they_went_in() {
-        let who = Who { user: "app".into(), database: String::new(), application_name: "psql".into() };
+        let who = Who { user: "app".into(), application_name: "psql".into(), ..Who::default() };
         assert_eq!(Names::of(&who).each(), ["app", "", "psql"]);
         assert_eq!(Names::default().each(), ["", "", ""]);
     }
