@@ -20,6 +20,11 @@ impl Peer {
             Peer::Unix => None,
         }
     }
+
+    /// The address without its port, in words.
+    pub fn host(self) -> String {
+        self.ip().map_or_else(|| self.to_string(), |ip| ip.to_string())
+    }
 }
 
 impl From<SocketAddr> for Peer {

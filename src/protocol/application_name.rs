@@ -162,14 +162,13 @@ mod tests {
             let after = add_host(&before, HOST).expect("it is short");
             prop_assert_eq!(&after[..4], &(after.len() as u32).to_be_bytes());
             let mut expected = borrowed.clone();
-            let appended: String;
             let named = expected.iter_mut().rfind(|(name, _)| *name == "application_name");
             let own = named.as_ref().map_or("", |(_, value)| *value);
             let kept = match own {
                 "" => "app",
                 own => std::str::from_utf8(cut(own.as_bytes(), HOST.len())).expect("whole characters"),
             };
-            appended = format!("{kept} - {HOST}");
+            let appended = format!("{kept} - {HOST}");
             match named {
                 Some(named) => named.1 = &appended,
                 None => expected.push(("application_name", &appended)),

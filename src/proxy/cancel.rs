@@ -21,8 +21,8 @@ use crate::routing::Target;
 /// A cancel that arrives later than this might hit the session's next query instead.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
 
-/// Delivers `packet`, the client's request as it sent it.
-pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
+/// Delivers `packet`, the client's request as it sent it, behind `preamble`.
+pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8], preamble: &[u8]) -> End {
     let Ok(_permit) = desk.cancels.try_acquire() else {
         desk.metrics.cancels_failed.inc();
         return End::CancelFailed;
@@ -36,9 +36,9 @@ pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
     let mut deliveries = JoinSet::new();
     for node in nodes {
         let address = desk.cluster.topology().node(node).member.address.clone();
-        let (packet, tcp) = (packet.to_vec(), desk.tcp);
+        let (packet, preamble, tcp) = (packet.to_vec(), preamble.to_vec(), desk.tcp);
         deliveries.spawn(async move {
-            let Ok(mut server) = connect(&address, tcp, deadline).await else { return false };
+            let Ok(mut server) = connect(&address, tcp, &preamble, deadline).await else { return false };
             // the server closes once it has signalled the process; libpq waits for that, and so do we
             let acted = async {
                 server.write_all(&packet).await?;
