@@ -2,6 +2,7 @@
 //!
 //! All stories play in the same cluster, one after another; see [`stage`].
 
+mod addresses;
 mod network;
 mod roles;
 mod stage;
