@@ -2,6 +2,7 @@
 //!
 //! - [`cluster`]: before a real PostgreSQL cluster, through switchovers, crashes and freezes
 //! - [`sql`]: roles learnt from PostgreSQL itself, alone or beside Patroni
+//! - [`garbage`]: before clients that are none
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
 //! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
 //! - [`command_line`]: what users type, and the exit codes that answer
@@ -13,6 +14,7 @@ mod cluster;
 mod command_line;
 mod fake;
 mod faults;
+mod garbage;
 mod metrics;
 mod purity;
 mod sql;
