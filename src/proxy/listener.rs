@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::cancel;
 use super::connect::TcpOptions;
 use super::registry::Registry;
 use super::session;
@@ -21,9 +22,6 @@ use crate::telemetry::metrics::ListenerMetrics;
 
 /// Connections that the kernel keeps ready for us; bounded further by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// Cancel requests that one listener delivers at once.
-const CANCELS_MAX: usize = 32;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
 const BREATHER: Duration = Duration::from_millis(100);
@@ -45,8 +43,8 @@ pub struct Desk {
     pub metrics: ListenerMetrics,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
-    /// Bounds the cancel requests under way.
-    pub cancels: Semaphore,
+    /// Bounds the cancel requests that go to several nodes.
+    pub fan_outs: cancel::Pace,
     turn: AtomicU64,
 }
 
@@ -61,8 +59,8 @@ impl Desk {
         metrics: ListenerMetrics,
     ) -> Desk {
         let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
-        let cancels = Semaphore::new(CANCELS_MAX);
-        Desk { index, settings, drain_timeout, cluster, registry, metrics, tcp, cancels, turn: AtomicU64::new(0) }
+        let fan_outs = cancel::Pace::default();
+        Desk { index, settings, drain_timeout, cluster, registry, metrics, tcp, fan_outs, turn: AtomicU64::new(0) }
     }
 
     /// Counts the listener's choices of a node.

@@ -1,12 +1,14 @@
 //! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves; [`client`] reads the
 //! opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the bytes; [`end`] says
-//! how it ended. [`registry`] knows all sessions and gives them orders; [`cancel`] finds the one that is meant.
+//! how it ended. [`registry`] knows all sessions and gives them orders; [`cancel`] finds the one that is meant, by
+//! its key among the [`keys`].
 
 pub mod admission;
 pub mod cancel;
 pub mod client;
 pub mod connect;
 pub mod end;
+pub mod keys;
 pub mod listener;
 pub mod login;
 pub mod registry;
