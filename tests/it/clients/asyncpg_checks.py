@@ -9,7 +9,7 @@ import asyncpg
 import tap
 
 ROWS = 20_000
-LARGE = 24_000_000
+LARGE = 20_000_000
 ENCRYPTED = os.environ["PGSSLMODE"] != "disable"
 
 

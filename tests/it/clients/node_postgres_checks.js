@@ -12,7 +12,7 @@ const copyStreams = require('pg-copy-streams')
 const port = process.argv[2]
 const encrypted = process.env.PGSSLMODE !== 'disable'
 const ROWS = 20_000
-const LARGE = 24_000_000
+const LARGE = 20_000_000
 const WAIT_MS_MAX = 20_000
 // says that it runs before it sleeps: a cancel that comes before its query does nothing
 const SLEEP = "do $$ begin raise notice 'asleep'; perform pg_sleep(60); end $$"

@@ -2,7 +2,7 @@
 // What an application does with PHP: PDO, and the pgsql extension for what PDO does not offer; both stand on libpq.
 
 const ROWS = 20_000;
-const LARGE = 24_000_000;
+const LARGE = 20_000_000;
 const WAIT_SECONDS_MAX = 20;
 // says that it runs before it sleeps: a cancel that comes before its query does nothing
 const SLEEP = 'do $$ begin raise notice \'asleep\'; perform pg_sleep(60); end $$';

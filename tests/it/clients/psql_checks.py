@@ -12,7 +12,7 @@ import tap
 PSQL = os.environ["PSQL"]
 VERSION = int(re.search(r"\d+", subprocess.check_output([PSQL, "--version"], text=True))[0])
 ROWS = 20_000
-LARGE = 24_000_000
+LARGE = 20_000_000
 
 
 def psql(script, *arguments, environment=None):

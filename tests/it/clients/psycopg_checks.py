@@ -9,7 +9,7 @@ from psycopg import errors
 import tap
 
 ROWS = 20_000
-LARGE = 24_000_000
+LARGE = 20_000_000
 
 
 def connect():
