@@ -176,7 +176,7 @@ async fn relayed(mode: RelayMode) -> (TcpStream, TcpStream) {
         let registry = Arc::new(Registry::new(1, 1));
         let seat = registry.seat(0, 0, NodeId(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
-        let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
+        let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
         poll_fn(|cx| relay.poll(cx, seat.card(), |_| {})).await
     });
     (client, server)

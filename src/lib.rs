@@ -6,7 +6,7 @@
 //! publishes a [`cluster::Topology`]. Connections flow the other way: [`proxy`] accepts them, [`routing`] decides,
 //! purely, where each goes, [`protocol`] understands as much of PostgreSQL's language as that takes.
 //!
-//! Around both: [`config`] says what was asked for, [`tls`] encrypts the way to servers, [`telemetry`] and [`admin`]
+//! Around both: [`config`] says what was asked for, [`net`] and [`tls`] are what connections are made of, [`telemetry`] and [`admin`]
 //! show what happens, [`app`] ties the parts together, [`cli`] is what the user types.
 
 pub mod admin;
@@ -14,6 +14,7 @@ pub mod app;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod net;
 pub mod probe;
 pub mod protocol;
 pub mod proxy;

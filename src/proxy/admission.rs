@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::client::Client;
 use super::connect::connect;
+use super::desk::Desk;
 use super::end::End;
-use super::listener::Desk;
 use super::login::{Failure, Login, Ready, Verdict};
 use super::registry::{Held, Order, Seat, order_for};
 use crate::cluster::NodeId;
 use crate::cluster::topology::Topology;
+use crate::net::Stream;
 use crate::routing::{NoRoute, Situation, Target, route};
 
 /// First wait before a node that has just failed is tried again, if nothing new is learnt meanwhile.
@@ -27,7 +27,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// A session that has its place.
 pub struct Admitted {
     /// The node's connection.
-    pub server: TcpStream,
+    pub server: Stream,
     /// Its place in the registry.
     pub seat: Seat,
     /// What the login left for the relay.
@@ -107,7 +107,7 @@ impl<'a> Admission<'a> {
 
         let deadline = Instant::now() + listener.connect_timeout;
         let mut server = tokio::select! {
-            connected = connect(&address, desk.tcp, deadline) => connected.map_err(|failure| {
+            connected = connect(&address, desk.tcp, deadline) => connected.map(Stream::from).map_err(|failure| {
                 Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious: true })
             })?,
             () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),

@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::connect::connect;
+use super::desk::Desk;
 use super::end::End;
 use super::keys::Whereabouts;
-use super::listener::Desk;
 use crate::cluster::NodeId;
 use crate::protocol::CancelKey;
 

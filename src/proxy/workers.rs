@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::time::interval;
 use tokio_util::task::TaskTracker;
+
+use crate::net::Socket;
 
 /// Shorter than the timeouts of sessions, and long enough not to be seen in a CPU's sleep.
 const TICK: Duration = Duration::from_millis(500);
@@ -69,8 +70,8 @@ impl Workers {
     pub fn spawn<F>(
         &self,
         listener: usize,
-        stream: TcpStream,
-        serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+        socket: Socket,
+        serve: impl FnOnce(Socket) -> F + Send + 'static,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -82,12 +83,12 @@ impl Workers {
         let session = match there {
             // its thread shall watch it: this one forgets it first
             Some(there) => {
-                let stream = stream.into_std()?;
+                let unwatched = socket.unwatch()?;
                 let session = async move {
                     let _counted = load;
                     // what cannot be watched is dropped, and closed by that
-                    if let Ok(stream) = TcpStream::from_std(stream) {
-                        serve(stream).await;
+                    if let Ok(socket) = unwatched.watch() {
+                        serve(socket).await;
                     }
                 };
                 self.sessions.spawn_on(session, &there.runtime)
@@ -95,7 +96,7 @@ impl Workers {
             None => {
                 let session = async move {
                     let _counted = load;
-                    serve(stream).await; // made here: a future that is moved into another takes its room twice
+                    serve(socket).await; // made here: a future that is moved into another takes its room twice
                 };
                 self.sessions.spawn_on(session, &here.runtime)
             }
@@ -142,6 +143,7 @@ async fn tick_until(mut ended: oneshot::Receiver<()>) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::net::Ipv4Addr;
     use std::sync::mpsc;
 
@@ -164,12 +166,12 @@ mod tests {
                     let _client = std::net::TcpStream::connect(address).expect("connects");
                     let (stream, _) = listener.accept().await.expect("accepts");
                     let (sender, goes_on) = (sender.clone(), Arc::clone(&goes_on));
-                    let serve = move |stream: TcpStream| async move {
-                        let is_watched = stream.readable().await.is_ok(); // the client has hung up
+                    let serve = move |socket: Socket| async move {
+                        let is_watched = poll_fn(|cx| socket.poll_read_ready(cx)).await.is_ok(); // the client has hung up
                         sender.send((is_watched, thread::current().name().map(str::to_owned))).expect("is heard");
                         let _permit = goes_on.acquire().await;
                     };
-                    workers.spawn(1, stream, serve).expect("descriptors are left");
+                    workers.spawn(1, stream.into(), serve).expect("descriptors are left");
                 }
             }
         };

@@ -2,6 +2,8 @@
 
 use ring::digest::{SHA256, SHA384, SHA512, digest};
 
+use crate::net::Stream;
+
 /// DER's tags, as far as the way to a certificate's signature algorithm leads past them.
 const SEQUENCE: u8 = 0x30;
 const OBJECT_IDENTIFIER: u8 = 0x06;
@@ -23,6 +25,15 @@ const SIGNED_WITH_SHA512: [&[u8]; 2] = [
     &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0d], // sha512WithRSAEncryption
     &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x04],       // ecdsa-with-SHA512
 ];
+
+/// What SCRAM-SHA-256-PLUS binds to on a connection to a server; `None` in clear, or where the certificate's algorithm
+/// has no binding.
+pub fn binding_of(stream: &Stream) -> Option<Vec<u8>> {
+    match stream {
+        Stream::Plain(_) => None,
+        Stream::Tls(stream) => server_end_point(stream.get_ref().1.peer_certificates()?.first()?),
+    }
+}
 
 /// The binding of a session whose server showed this certificate (DER); `None` where its algorithm has none.
 pub fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {

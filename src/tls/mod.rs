@@ -1,7 +1,7 @@
 //! TLS towards PostgreSQL servers: the five `sslmode`s that libpq documents, made of rustls.
 //!
 //! [`TlsSettings`] say what is wanted, [`ServerTls`] is that with its files read, and [`ServerTls::negotiate`] turns a
-//! fresh TCP connection into a [`ServerStream`]. Rules: <https://www.postgresql.org/docs/current/libpq-ssl.html>.
+//! fresh connection into a [`Stream`](crate::net::Stream). Rules: <https://www.postgresql.org/docs/current/libpq-ssl.html>.
 
 mod channel_binding;
 mod negotiate;
@@ -16,8 +16,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-pub use channel_binding::server_end_point;
-pub use negotiate::{NegotiationFailure, ServerStream};
+pub use channel_binding::binding_of;
+pub use negotiate::NegotiationFailure;
 
 /// Whether to encrypt, and whom to believe, in libpq's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -102,11 +102,11 @@ async fn met(settings: &TlsSettings, host: &str, server: Option<TlsAcceptor>) ->
         }
     });
     let outcome = async {
-        let mut stream = tls.negotiate(client, host).await.map_err(|error| error.to_string())?;
+        let mut stream = tls.negotiate(client.into(), host).await.map_err(|error| error.to_string())?;
         stream.write_all(&[0; 8]).await.map_err(|error| error.to_string())?;
         let byte = stream.read_u8().await.map_err(|error| error.to_string())?;
         assert_eq!(byte, b'!');
-        Ok((stream.is_encrypted(), stream.channel_binding().is_some()))
+        Ok((stream.is_encrypted(), binding_of(&stream).is_some()))
     };
     let outcome = outcome.await;
     serving.await.expect("does not panic");

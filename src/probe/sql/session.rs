@@ -15,8 +15,9 @@ use super::Access;
 use super::question::{self, Question};
 use super::wire::{AlreadyAgreed, Manners, Wire};
 use crate::cluster::node::{Claim, Report, Silence};
+use crate::net::Stream;
 use crate::proxy::connect::{ConnectFailure, TcpOptions, connect};
-use crate::tls::{NegotiationFailure, ServerStream, ServerTls, SslMode};
+use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 
 /// How long a login may take once TCP is connected. PostgreSQL itself ends one after `authentication_timeout`, a minute
 /// by default; a frozen server is given that time, because each login that is abandoned has still to be worked off when
@@ -92,7 +93,7 @@ async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Sess
     let deadline = Instant::now() + access.connect_timeout;
     let tcp = connect(address, TCP, deadline).await.map_err(LoginFailure::of_connect)?;
     let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
-    let stream = tls.negotiate(tcp, host).await.map_err(LoginFailure::of_negotiation)?;
+    let stream = tls.negotiate(tcp.into(), host).await.map_err(LoginFailure::of_negotiation)?;
     let is_encrypted = stream.is_encrypted();
     match start(access, stream).await {
         // pg_hba.conf may have a line for connections in clear only
@@ -103,7 +104,7 @@ async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Sess
     }
 }
 
-async fn start(access: &Access, stream: ServerStream) -> Result<Session, LoginFailure> {
+async fn start(access: &Access, stream: Stream) -> Result<Session, LoginFailure> {
     let mut config = Config::new();
     config.user(&access.sql.user).dbname(&access.sql.database).application_name(&access.sql.application_name);
     if let Some(password) = &access.sql.password {

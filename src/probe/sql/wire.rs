@@ -13,7 +13,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
-use crate::tls::ServerStream;
+use crate::net::Stream;
+use crate::tls::binding_of;
 
 /// Terminate: 'X' and the length of nothing (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
 const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
@@ -21,7 +22,7 @@ const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 /// A connection to a server for tokio-postgres, encrypted already or not at all.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: ServerStream,
+    stream: Stream,
     manners: Manners,
     has_closed: bool,
 }
@@ -38,7 +39,7 @@ impl Manners {
 }
 
 impl Wire {
-    pub(super) fn new(stream: ServerStream, manners: Manners) -> Wire {
+    pub(super) fn new(stream: Stream, manners: Manners) -> Wire {
         Wire { stream, manners, has_closed: false }
     }
 }
@@ -69,7 +70,7 @@ impl TlsConnect<Wire> for AlreadyAgreed {
 
 impl TlsStream for Wire {
     fn channel_binding(&self) -> ChannelBinding {
-        self.stream.channel_binding().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
+        binding_of(&self.stream).map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
     }
 }
 

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use self::pump::{EndOfStream, Portion, Pump, PumpError};
 use super::registry::Card;
 use crate::config::RelayMode;
+use crate::net::Stream;
 use crate::protocol::framing::{Framing, Transaction};
 
 /// `Terminate`, as a client sends it before it closes.
@@ -49,8 +49,8 @@ pub enum Outcome {
 /// Two connections and what is on its way between them.
 #[derive(Debug)]
 pub struct Relay {
-    client: TcpStream,
-    server: TcpStream,
+    client: Stream,
+    server: Stream,
     up: Pump,
     down: Pump,
     /// Where the server's stream stands; `None` if it is encrypted, so that nobody but the two ends can tell.
@@ -67,8 +67,8 @@ impl Relay {
     /// A relay between the two; `for_server` and `for_client` are bytes that were received and not yet passed on.
     pub fn new(
         mode: RelayMode,
-        client: TcpStream,
-        server: TcpStream,
+        client: Stream,
+        server: Stream,
         mut framing: Option<Framing>,
         for_server: BytesMut,
         for_client: BytesMut,
@@ -169,7 +169,7 @@ impl Relay {
     }
 
     /// The client's connection, for last words.
-    pub fn client(&mut self) -> &mut TcpStream {
+    pub fn client(&mut self) -> &mut Stream {
         &mut self.client
     }
 

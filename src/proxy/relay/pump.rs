@@ -7,11 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::pipes::Pipe;
 use super::splice::{Gear, MaybePlain, SPLICE_LENGTH_MIN, TAIL_LENGTH};
 use crate::config::RelayMode;
+use crate::net::Socket;
 
 /// What one read takes at the most. Larger ones save system calls on big results, and cost memory per thread only.
 pub(super) const SCRATCH_LENGTH: usize = 64 * 1024;
@@ -231,7 +231,7 @@ impl Pump {
     }
 
     /// Takes what has arrived, but for its last few bytes, into the pipe. `None` if it is too little for that.
-    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<Option<usize>>> {
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &Socket) -> Poll<io::Result<Option<usize>>> {
         loop {
             ready!(from.poll_read_ready(cx))?;
             let arrived = usize::try_from(rustix::io::ioctl_fionread(from)?).unwrap_or(0);
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     impl MaybePlain for tokio::io::DuplexStream {
-        fn plain(&self) -> Option<&TcpStream> {
+        fn plain(&self) -> Option<&Socket> {
             None
         }
     }

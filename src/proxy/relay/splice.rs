@@ -1,9 +1,8 @@
 //! When a direction's bytes pass by user space: `splice(2)` is worth its calls for a stream, not for a conversation.
 
-use tokio::net::TcpStream;
-
 use super::pump::SCRATCH_LENGTH;
 use crate::config::RelayMode;
+use crate::net::{Socket, Stream};
 
 /// Reads in a row that filled the scratch buffer, before a direction splices: a single large row is not a stream.
 const FULL_READS: u8 = 3;
@@ -18,15 +17,15 @@ pub(super) const SPLICE_LENGTH_MIN: usize = 16 * 1024;
 /// the last messages in it. See [`crate::protocol::framing::Framing::comes_to_rest`].
 pub(super) const TAIL_LENGTH: usize = 64;
 
-/// A connection that may be a plain TCP socket, between two of which the kernel can move bytes by itself.
+/// A connection that may be a socket in clear, between two of which the kernel can move bytes by itself.
 pub(super) trait MaybePlain {
     /// The socket, if what is written to this connection is what the network carries.
-    fn plain(&self) -> Option<&TcpStream>;
+    fn plain(&self) -> Option<&Socket>;
 }
 
-impl MaybePlain for TcpStream {
-    fn plain(&self) -> Option<&TcpStream> {
-        Some(self)
+impl MaybePlain for Stream {
+    fn plain(&self) -> Option<&Socket> {
+        Stream::plain(self)
     }
 }
 

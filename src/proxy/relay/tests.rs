@@ -7,8 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -41,7 +41,7 @@ async fn running(mode: RelayMode) -> (TcpStream, TcpStream, JoinHandle<Ended>) {
         let registry = Arc::new(Registry::new(1, 1));
         let seat = registry.seat(0, 0, NodeId(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
-        let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
+        let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
         let outcome = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {})).await;
         let census = registry.census()[0];
         if matches!(outcome, Outcome::ServerClosed(_)) {
@@ -277,7 +277,8 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
-    let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
+    let mut relay =
+        Relay::new(RelayMode::Splice, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
     let large = large_result();
     // stops in the middle of the row, where it looks like the end of an answer
     let (first, second) = large.split_at(large.len() - 20 - 3);
@@ -318,7 +319,8 @@ async fn a_session_that_waits_for_an_answer_is_not_drained() {
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
-    let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
+    let mut relay =
+        Relay::new(RelayMode::Auto, client_inside.into(), server_inside.into(), Some(framing), nothing(), nothing());
     client.write_all(&message(b'Q', b"insert\0")).await.expect("goes");
     assert!(until_rest(&mut relay, seat.card()).await.is_none());
     relay.drain();

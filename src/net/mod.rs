@@ -1,0 +1,8 @@
+//! Connections as the rest of pgvane sees them: a [`Socket`] of either family, and a [`Stream`] that is one in clear or
+//! one with TLS around it.
+
+mod socket;
+mod stream;
+
+pub use socket::{Socket, Unwatched};
+pub use stream::Stream;

@@ -1,0 +1,128 @@
+//! A connected socket, TCP or Unix, that a runtime watches.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net as unix;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// Of TCP.
+    Tcp(TcpStream),
+    /// Of this host.
+    Unix(UnixStream),
+}
+
+/// A connected socket on its way from one runtime to another.
+#[derive(Debug)]
+pub enum Unwatched {
+    /// Of TCP.
+    Tcp(std::net::TcpStream),
+    /// Of this host.
+    Unix(unix::UnixStream),
+}
+
+/// The same call on whichever it is.
+macro_rules! either {
+    ($socket:expr, $inner:ident => $call:expr) => {
+        match $socket {
+            Socket::Tcp($inner) => $call,
+            Socket::Unix($inner) => $call,
+        }
+    };
+}
+
+impl Socket {
+    /// Takes it from its runtime, to be watched by another one.
+    pub fn unwatch(self) -> io::Result<Unwatched> {
+        match self {
+            Socket::Tcp(stream) => stream.into_std().map(Unwatched::Tcp),
+            Socket::Unix(stream) => stream.into_std().map(Unwatched::Unix),
+        }
+    }
+
+    /// Waits until there may be something to read, the end of the stream included. A call that finds nothing then is no
+    /// error. Cancel safe.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => inner.poll_read_ready(cx))
+    }
+
+    /// Waits until something may be written. Cancel safe.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, inner => inner.poll_write_ready(cx))
+    }
+
+    /// Tries `call`, a system call on this socket, and goes back to waiting if it says `WouldBlock`.
+    pub fn try_io<T>(&self, interest: Interest, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        either!(self, inner => inner.try_io(interest, call))
+    }
+
+    /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.
+    /// Cancel safe.
+    pub async fn hangs_up(&self) {
+        let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        let peeked = match self {
+            Socket::Tcp(stream) => stream.async_io(Interest::READABLE, peek).await,
+            Socket::Unix(stream) => stream.async_io(Interest::READABLE, peek).await,
+        };
+        match peeked {
+            Ok(0) | Err(_) => {}
+            Ok(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Unwatched {
+    /// Has the present runtime watch it. Errors: the kernel watches no more descriptors.
+    pub fn watch(self) -> io::Result<Socket> {
+        match self {
+            Unwatched::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
+            Unwatched::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+        }
+    }
+}
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Socket {
+        Socket::Tcp(stream)
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Socket {
+        Socket::Unix(stream)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, inner => inner.as_fd())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), inner => Pin::new(inner).poll_read(cx, into))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), inner => Pin::new(inner).poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), inner => Pin::new(inner).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), inner => Pin::new(inner).poll_shutdown(cx))
+    }
+}
