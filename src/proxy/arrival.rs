@@ -20,14 +20,14 @@ const LOOK_LENGTH: usize = 256;
 pub struct Arrival {
     /// The client.
     pub peer: Peer,
-    /// The address that it connected to, ours or a proxy's; `None` if it came by a Unix socket.
+    /// The proxy's address that it connected to; `None` if it came by itself.
     destination: Option<SocketAddr>,
 }
 
 impl Arrival {
     /// Of a connection as it is.
-    pub fn direct(socket: &Socket, peer: Peer) -> Arrival {
-        Arrival { peer, destination: socket.local_address() }
+    pub fn of(peer: Peer) -> Arrival {
+        Arrival { peer, destination: None }
     }
 
     /// Reads the header from a connection that `proxy` made, if it is to be believed. What follows the header stays
@@ -42,12 +42,12 @@ impl Arrival {
         deadline: Instant,
     ) -> Result<Arrival, End> {
         if !settings.trusted.contain(proxy) {
-            return Ok(Arrival::direct(socket, proxy));
+            return Ok(Arrival::of(proxy));
         }
         let header = timeout_at(deadline, header(socket)).await.unwrap_or(Err(End::OpeningTimedOut))?;
         match header {
             Header::Absent if settings.is_required => Err(End::Proxy(ProxyFault::NoHeader(proxy.host()))),
-            Header::Absent | Header::Of(None) => Ok(Arrival::direct(socket, proxy)),
+            Header::Absent | Header::Of(None) => Ok(Arrival::of(proxy)),
             Header::Of(Some(Ends { source, destination })) => {
                 let arrival = Arrival { peer: source.into(), destination: Some(destination) };
                 debug!(%proxy, peer = %arrival.peer, "a proxy speaks for a client");
@@ -56,9 +56,9 @@ impl Arrival {
         }
     }
 
-    /// A PROXY header that tells a node whom we speak for.
-    pub fn header(&self) -> Vec<u8> {
-        proxy_header::encode(match (self.peer, self.destination) {
+    /// A PROXY header that tells a node whom we speak for; `socket` is the client's.
+    pub fn header(&self, socket: &Socket) -> Vec<u8> {
+        proxy_header::encode(match (self.peer, self.destination.or_else(|| socket.local_address())) {
             (Peer::Tcp(source), Some(destination)) => Some(Ends { source, destination }),
             _ => None,
         })
@@ -144,7 +144,7 @@ mod tests {
 
     fn header() -> Vec<u8> {
         let destination = "10.0.0.1:6432".parse().expect("an address");
-        Arrival { peer: client().into(), destination: Some(destination) }.header()
+        proxy_header::encode(Some(Ends { source: client(), destination }))
     }
 
     #[tokio::test]

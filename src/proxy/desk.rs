@@ -4,17 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
+use super::cancel;
 use super::connect::TcpOptions;
 use super::per_client::PerClient;
 use super::registry::Registry;
 use crate::config;
 use crate::probe::ClusterView;
 use crate::telemetry::metrics::ListenerMetrics;
-
-/// Cancel requests that one listener delivers at once.
-const CANCELS_MAX: usize = 32;
 
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]
@@ -33,8 +29,8 @@ pub struct Desk {
     pub metrics: ListenerMetrics,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
-    /// Bounds the cancel requests under way.
-    pub cancels: Semaphore,
+    /// Bounds the cancel requests that go to several nodes.
+    pub fan_outs: cancel::Pace,
     /// Bounds what one client may have.
     pub per_client: PerClient,
     /// Whether nodes are told by a PROXY header for whom they are connected to.
@@ -61,7 +57,7 @@ impl Desk {
             registry,
             metrics,
             tcp,
-            cancels: Semaphore::new(CANCELS_MAX),
+            fan_outs: cancel::Pace::default(),
             per_client: PerClient::new(settings.sessions_max_per_client),
             turn: AtomicU64::new(0),
             settings,

@@ -105,6 +105,9 @@ impl<'a> Account<'a> {
             () = opening.gives_way() => return Err(End::OpeningsFull),
         };
         drop(opening);
+        if let Opening::Cancel(key) = client.opening() {
+            return Err(cancel::deliver(self.desk, key, cancel::Request::of(&client, preamble)).await);
+        }
         let admitted = tokio::select! {
             admitted = Admission::new(self.desk, &mut client, &preamble).run() => admitted,
             () = self.desk.registry.stopped() => Err(Refused::End(End::Stopped)),
@@ -121,22 +124,22 @@ impl<'a> Account<'a> {
                 end
             }
             (Err(Refused::WasCancel), Opening::Cancel(key)) => {
-                cancel::deliver(self.desk, key, client.opening_packet(), &preamble).await
+                cancel::deliver(self.desk, key, cancel::Request::of(&client, preamble)).await
             }
-            (Err(Refused::WasCancel), _) => End::CancelFailed,
+            (Err(Refused::WasCancel), _) => End::Lost,
         })
     }
 
-    /// Learns who the client is and what it wants, and gives it a place. Also returned: what connections to nodes have
-    /// to begin with.
+    /// Learns who the client is and what it wants, and gives it a place if it wants a session. Also returned: what
+    /// connections to nodes have to begin with.
     async fn receive(&mut self, mut socket: Socket) -> Result<(Client, Vec<u8>), End> {
         let settings = &self.desk.settings;
         let mut deadline = Instant::now() + settings.startup_timeout;
         let (arrival, mut refusal) = match &settings.proxy_protocol {
-            None => (Arrival::direct(&socket, self.peer), None),
+            None => (Arrival::of(self.peer), None),
             Some(proxies) => match Arrival::read(&mut socket, self.peer, proxies, deadline).await {
                 Ok(arrival) => (arrival, None),
-                Err(end @ End::Proxy(ProxyFault::NoHeader(_))) => (Arrival::direct(&socket, self.peer), Some(end)),
+                Err(end @ End::Proxy(ProxyFault::NoHeader(_))) => (Arrival::of(self.peer), Some(end)),
                 Err(end) => return Err(end),
             },
         };
@@ -147,7 +150,7 @@ impl<'a> Account<'a> {
         if refusal.is_some() {
             deadline = deadline.min(Instant::now() + REFUSED_OPENING_MAX);
         }
-        let preamble = if self.desk.sends_proxy_header { arrival.header() } else { Vec::new() };
+        let preamble = if self.desk.sends_proxy_header { arrival.header(&socket) } else { Vec::new() };
 
         let mut client = match Client::meet(arrival.peer, socket.into(), deadline - Instant::now()).await {
             Ok(client) => client,
@@ -155,9 +158,7 @@ impl<'a> Account<'a> {
         };
         let taken_in = match (refusal, client.opening()) {
             (Some(end), _) => Err(end),
-            (None, Opening::Cancel(key)) => {
-                return Err(cancel::deliver(self.desk, key, client.opening_packet(), &preamble).await);
-            }
+            (None, Opening::Cancel(_)) => Ok(()),
             (None, _) => client.take_in(settings).and_then(|()| self.take_place()),
         };
         match taken_in {
@@ -198,7 +199,10 @@ impl<'a> Account<'a> {
     }
 
     fn begin(&mut self, client: Client, admitted: Admitted) -> Box<Session> {
-        let Admitted { server, seat, ready } = admitted;
+        let Admitted { server, mut seat, ready } = admitted;
+        if ready.framing.is_none() {
+            seat.turns_opaque();
+        }
         self.node = Some(seat.node());
         let (client, for_server) = client.into_parts();
         seat.card().count_to_server(&for_server);

@@ -258,7 +258,7 @@ async fn ten_thousand_bad_openings_harm_nobody_and_leave_nothing() {
     let expected = visited(pgvane.write_addr, VISITS, 5).await;
     is_over.store(true, Relaxed);
     let answers = working.await.expect("nothing was refused or lost");
-    assert!(answers >= 500, "only {answers} answers");
+    assert!(answers >= 100, "only {answers} answers");
     at_rest(&pgvane).await;
 
     let mut counted = ends(&pgvane).await;

@@ -5,11 +5,15 @@
 //! - [`garbage`]: before clients that are none
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
 //! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
+//! - [`cancels`]: which node a cancel request goes to, and which go nowhere
+//! - [`clients`]: clients of every kind before servers of two versions
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
-//! - [`fake`], [`wire`], [`metrics`]: what the others stand on
+//! - [`stage`], [`fake`], [`wire`], [`metrics`]: what the others stand on
 
 mod access;
+mod cancels;
+mod clients;
 mod cluster;
 mod command_line;
 mod fake;
@@ -18,4 +22,5 @@ mod garbage;
 mod metrics;
 mod purity;
 mod sql;
+mod stage;
 mod wire;

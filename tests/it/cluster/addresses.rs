@@ -9,8 +9,8 @@ use pgvane_loadtest::lab::{Lab, Node};
 use pgvane_loadtest::pgvane::Pgvane;
 use tokio::sync::MappedMutexGuard;
 
-use super::stage::{leader_and_replicas, pgvane_before, sound_cluster};
 use crate::metrics;
+use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{Message, PROTOCOL_3_0, SOON, Session, Wire, cancel_request, query, startup};
 
 /// A host of its own, as far as the servers can tell.
