@@ -8,6 +8,7 @@
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`command_line`]: what users type, and the exit codes that answer
+//! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
 //! - [`stage`], [`fake`], [`wire`], [`metrics`]: what the others stand on
 
@@ -18,6 +19,7 @@ mod cluster;
 mod command_line;
 mod fake;
 mod faults;
+mod fuzz;
 mod garbage;
 mod metrics;
 mod purity;
