@@ -30,7 +30,7 @@ pub fn opening(data: &[u8]) {
     };
     assert_eq!(length, longer.len());
     assert_eq!((&named.user, &named.database), (&who.user, &who.database));
-    assert_eq!(named.is_physical_replication, who.is_physical_replication);
+    assert_eq!(named.replication, who.replication);
     assert!(named.application_name.ends_with(HOST), "{named:?}");
 }
 

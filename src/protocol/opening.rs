@@ -45,8 +45,20 @@ pub struct Who {
     pub database: String,
     /// What the client calls itself.
     pub application_name: String,
-    /// Whether the client wants to stream WAL: a standby, `pg_basebackup`, `pg_receivewal`. It then is in no database.
-    pub is_physical_replication: bool,
+    /// Whether the client wants the commands of replication.
+    pub replication: Replication,
+}
+
+/// What a client says of replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replication {
+    /// It wants an ordinary session.
+    #[default]
+    None,
+    /// The stream of WAL: a standby, `pg_basebackup`, `pg_receivewal`. It then is in no database.
+    Physical,
+    /// That of one database's changes: a subscription, `pg_recvlogical`.
+    Logical,
 }
 
 /// What reading a first packet has come to.
@@ -149,18 +161,23 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     Ok(Opening::Startup(Who {
         database: parameter("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone()),
         application_name: parameter("application_name").unwrap_or_default(),
-        is_physical_replication: parameter("replication").is_some_and(|value| asks_for_wal(&value)),
+        replication: parameter("replication").map_or(Replication::None, |value| replication(&value)),
         user,
     }))
 }
 
-/// What `replication` means: with `database` the client is in a database as others are; false is false, in any of the
-/// spellings that PostgreSQL's `parse_bool` takes. Anything else it takes for true, or refuses.
-fn asks_for_wal(value: &str) -> bool {
+/// False is false, in any of the spellings that PostgreSQL's `parse_bool` takes. What is neither that nor `database`,
+/// PostgreSQL takes for true or refuses.
+fn replication(value: &str) -> Replication {
+    if value == "database" {
+        return Replication::Logical;
+    }
     let value = value.to_ascii_lowercase();
     let is_short_for = |word: &str, length_min| value.len() >= length_min && word.starts_with(&value);
-    let is_false = is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0";
-    value != "database" && !is_false
+    match is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0" {
+        true => Replication::None,
+        false => Replication::Physical,
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +216,7 @@ mod tests {
             user: "app".into(),
             database: "shop".into(),
             application_name: "psql".into(),
-            is_physical_replication: false,
+            replication: Replication::None,
         };
         let packet = startup(&[("user", "app"), ("database", "shop"), ("application_name", "psql"), ("_pq_.x", "1")]);
         assert_eq!(complete(&packet), Opening::Startup(who));
@@ -226,23 +243,24 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_to_stream_wal_is_in_no_database() {
+    fn replication_is_told_as_postgresql_tells_it() {
+        use Replication::{Logical, None, Physical};
         for (value, wanted) in [
-            ("true", true),
-            ("1", true),
-            ("yes", true),
-            ("On", true),
-            ("?", true),
-            ("database", false),
-            ("OFF", false),
-            ("f", false),
-            ("no", false),
-            ("0", false),
+            ("true", Physical),
+            ("1", Physical),
+            ("yes", Physical),
+            ("On", Physical),
+            ("?", Physical),
+            ("database", Logical),
+            ("OFF", None),
+            ("f", None),
+            ("no", None),
+            ("0", None),
         ] {
             let Opening::Startup(who) = complete(&startup(&[("user", "app"), ("replication", value)])) else {
                 panic!("a startup packet")
             };
-            assert_eq!(who.is_physical_replication, wanted, "{value}");
+            assert_eq!(who.replication, wanted, "{value}");
         }
     }
 

@@ -3,7 +3,7 @@
 use super::end::End;
 use crate::config::Access;
 use crate::net::Peer;
-use crate::protocol::opening::Who;
+use crate::protocol::opening::{Replication, Who};
 
 /// What `databases` calls the stream of WAL, which belongs to no database; the word of `pg_hba.conf`.
 const REPLICATION: &str = "replication";
@@ -25,7 +25,8 @@ impl Access {
         if !self.users.is_empty() && !lists(&self.users, &who.user) {
             return Err(End::UserNotAllowed(who.user.clone()));
         }
-        let may_enter = match who.is_physical_replication {
+        let streams_wal = who.replication == Replication::Physical;
+        let may_enter = match streams_wal {
             true => lists(&self.databases, REPLICATION),
             // a database may be called so, too: as in pg_hba.conf, the word does not mean it
             false => who.database != REPLICATION && lists(&self.databases, &who.database),
@@ -33,7 +34,7 @@ impl Access {
         if self.databases.is_empty() || may_enter {
             return Ok(());
         }
-        let wanted = if who.is_physical_replication { REPLICATION } else { &who.database };
+        let wanted = if streams_wal { REPLICATION } else { &who.database };
         Err(End::DatabaseNotAllowed(wanted.to_owned()))
     }
 }
@@ -70,9 +71,13 @@ mod tests {
 
     #[test]
     fn the_stream_of_wal_has_a_word_of_its_own() {
-        let wal = Who { is_physical_replication: true, ..who("standby", "standby") };
+        let wal = Who { replication: Replication::Physical, ..who("standby", "standby") };
         assert!(access(&[], &["replication"]).admit(&wal).is_ok());
         assert!(access(&["standby"], &[]).admit(&wal).is_ok());
+        let changes = Who { replication: Replication::Logical, ..who("subscriber", "shop") };
+        assert!(
+            access(&[], &["shop"]).admit(&changes).is_ok() && access(&[], &["replication"]).admit(&changes).is_err()
+        );
         assert!(access(&[], &["standby"]).admit(&wal).is_err(), "it is in no database");
         assert!(access(&[], &["replication"]).admit(&who("app", "replication")).is_err(), "a database of that name");
     }

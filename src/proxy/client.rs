@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::end::End;
 use crate::config::Listener;
 use crate::net::{Peer, Stream};
-use crate::protocol::opening::{self, Opening, Progress};
+use crate::protocol::opening::{self, Opening, Progress, Replication};
 use crate::protocol::{Fatal, application_name};
 
 /// Answers to a request for encryption, from PostgreSQL's "Message Flow".
@@ -47,12 +47,16 @@ impl Client {
     /// Holds the present opening packet against the listener's lists of users and databases, and puts the client's
     /// address behind its name where the listener is told to. To be called once for each packet that was read.
     pub fn take_in(&mut self, listener: &Listener) -> Result<(), End> {
-        match &self.opening {
-            Opening::Startup(who) => listener.access.admit(who)?,
+        let who = match &self.opening {
+            Opening::Startup(who) => who,
             Opening::DirectTls if listener.access.asks_for_names() => return Err(End::NamesHidden),
             _ => return Ok(()),
-        }
+        };
+        listener.access.admit(who)?;
+        // synchronous_standby_names knows replicas and subscribers by this name
+        let may_be_renamed = who.replication == Replication::None;
         if listener.application_name_add_host
+            && may_be_renamed
             && let Some(packet) = application_name::add_host(self.opening_packet(), &self.peer.to_string())
         {
             let behind = self.inbox.split_off(self.opening_length);
