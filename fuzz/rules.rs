@@ -86,6 +86,9 @@ pub fn framing(data: &[u8]) {
         rest = &rest[length..];
     }
     assert_eq!(whole.is_at_boundary(), cut_up.is_at_boundary());
-    assert_eq!(whole.take_error(), newest_error);
+    // what was said before it stopped making sense is of no account
+    if whole.is_at_boundary() {
+        assert_eq!(whole.take_error(), newest_error);
+    }
     assert_eq!(whole.resting(), cut_up.resting());
 }
