@@ -62,7 +62,7 @@ impl Outcome {
     }
 }
 
-/// Delivers `packet`, the client's request as it sent it, within [`DELIVERY_MAX`] or not at all.
+/// Delivers `packet`, the client's request as it sent it, within five seconds or not at all.
 pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
     let deadline = Instant::now() + DELIVERY_MAX;
     let whereabouts = desk.registry.keys().look_up(key, desk.index, desk.settings.cluster);
