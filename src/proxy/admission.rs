@@ -48,6 +48,8 @@ pub enum Refused {
 pub struct Admission<'a> {
     desk: &'a Desk,
     client: &'a mut Client,
+    /// What every connection to a node begins with.
+    preamble: &'a [u8],
     started: Instant,
     /// Nodes that have failed for this client since something was last learnt.
     tried: Vec<NodeId>,
@@ -60,10 +62,11 @@ pub struct Admission<'a> {
 
 impl<'a> Admission<'a> {
     /// Begins; the time for which the client may be held counts from here.
-    pub fn new(desk: &'a Desk, client: &'a mut Client) -> Admission<'a> {
+    pub fn new(desk: &'a Desk, client: &'a mut Client, preamble: &'a [u8]) -> Admission<'a> {
         Admission {
             desk,
             client,
+            preamble,
             started: Instant::now(),
             tried: Vec::new(),
             retry_wait: RETRY_FIRST,
@@ -107,7 +110,7 @@ impl<'a> Admission<'a> {
 
         let deadline = Instant::now() + listener.connect_timeout;
         let mut server = tokio::select! {
-            connected = connect(&address, desk.tcp, deadline) => connected.map(Stream::from).map_err(|failure| {
+            connected = connect(&address, desk.tcp, self.preamble, deadline) => connected.map(Stream::from).map_err(|failure| {
                 Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious: true })
             })?,
             () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),

@@ -8,9 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::end::End;
-use crate::net::Stream;
-use crate::protocol::Fatal;
+use crate::config::Listener;
+use crate::net::{Peer, Stream};
 use crate::protocol::opening::{self, Opening, Progress};
+use crate::protocol::{Fatal, application_name};
 
 /// Answers to a request for encryption, from PostgreSQL's "Message Flow".
 const REFUSED: u8 = b'N';
@@ -24,6 +25,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// A client that has said what it wants, and is not served yet.
 #[derive(Debug)]
 pub struct Client {
+    peer: Peer,
     stream: Stream,
     /// Bytes received and not yet handed on; begins with the present opening packet.
     inbox: BytesMut,
@@ -33,13 +35,32 @@ pub struct Client {
 
 impl Client {
     /// Reads a connection's first packet. Ends within `patience`.
-    pub async fn meet(stream: Stream, patience: Duration) -> Result<Client, (Box<Client>, End)> {
+    pub async fn meet(peer: Peer, stream: Stream, patience: Duration) -> Result<Client, (Box<Client>, End)> {
         let unsaid = Opening::DirectTls;
-        let mut client = Client { stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0 };
+        let mut client = Client { peer, stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0 };
         match client.read_opening(patience).await {
             Ok(()) => Ok(client),
             Err(end) => Err((Box::new(client), end)),
         }
+    }
+
+    /// Holds the present opening packet against the listener's lists of users and databases, and puts the client's
+    /// address behind its name where the listener is told to. To be called once for each packet that was read.
+    pub fn take_in(&mut self, listener: &Listener) -> Result<(), End> {
+        match &self.opening {
+            Opening::Startup(who) => listener.access.admit(who)?,
+            Opening::DirectTls if listener.access.asks_for_names() => return Err(End::NamesHidden),
+            _ => return Ok(()),
+        }
+        if listener.application_name_add_host
+            && let Some(packet) = application_name::add_host(self.opening_packet(), &self.peer.to_string())
+        {
+            let behind = self.inbox.split_off(self.opening_length);
+            self.opening_length = packet.len();
+            self.inbox = BytesMut::from(&packet[..]);
+            self.inbox.unsplit(behind);
+        }
+        Ok(())
     }
 
     /// What the client asks for.

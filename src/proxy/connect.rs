@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -54,16 +55,25 @@ impl fmt::Display for ConnectFailure {
     }
 }
 
-/// Connects to `address` (`host:port`) by `deadline`, trying each of the host's addresses in turn.
+/// Connects to `address` (`host:port`) by `deadline`, trying each of the host's addresses in turn, and says `preamble`
+/// first of all: a PROXY header, or nothing.
 ///
 /// Cancel safe: dropped half-way, it leaves nothing behind.
-pub async fn connect(address: &str, options: TcpOptions, deadline: Instant) -> Result<TcpStream, ConnectFailure> {
+pub async fn connect(
+    address: &str,
+    options: TcpOptions,
+    preamble: &[u8],
+    deadline: Instant,
+) -> Result<TcpStream, ConnectFailure> {
     let attempt = async {
-        let stream = match address.parse::<SocketAddr>() {
+        let mut stream = match address.parse::<SocketAddr>() {
             Ok(literal) => TcpStream::connect(literal).await.map_err(ConnectFailure::Failed)?,
             Err(_) => by_name(address).await?,
         };
         options.apply(&SockRef::from(&stream)).map_err(ConnectFailure::Failed)?;
+        if !preamble.is_empty() {
+            stream.write_all(preamble).await.map_err(ConnectFailure::Failed)?;
+        }
         Ok(stream)
     };
     timeout_at(deadline, attempt).await.unwrap_or(Err(ConnectFailure::TimedOut))

@@ -4,11 +4,12 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 /// No single step of a test takes this long unless something is wrong; longer than any hold or timeout in them.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -104,13 +105,15 @@ fn opening(code: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// A connection to a port that speaks, or should speak, PostgreSQL's protocol. Every step has a deadline.
-#[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Connection>,
 }
 
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
+
 /// A session that has got as far as `ReadyForQuery`.
-#[derive(Debug)]
 pub struct Session {
     pub wire: Wire,
     /// The body of `BackendKeyData`, which a cancel request brings back.
@@ -119,7 +122,23 @@ pub struct Session {
 
 impl Wire {
     pub async fn to(server: SocketAddr) -> Wire {
-        Wire { stream: in_time("a connection", TcpStream::connect(server)).await.expect("the port is open") }
+        let stream = in_time("a connection", TcpStream::connect(server)).await.expect("the port is open");
+        Wire { stream: Box::new(stream) }
+    }
+
+    /// From one of the many addresses of loopback, 127.0.0.0/8, and a port that is told too.
+    pub async fn from(client: Ipv4Addr, server: SocketAddr) -> (Wire, SocketAddr) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((client, 0).into()).expect("an address of this host");
+        let stream = in_time("a connection", socket.connect(server)).await.expect("the port is open");
+        let address = stream.local_addr().expect("is connected");
+        (Wire { stream: Box::new(stream) }, address)
+    }
+
+    /// By the file of a Unix socket.
+    pub async fn by(file: &Path) -> Wire {
+        let stream = in_time("a connection", UnixStream::connect(file)).await.expect("somebody listens");
+        Wire { stream: Box::new(stream) }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {

@@ -7,23 +7,35 @@ use std::time::Duration;
 use proptest::prelude::*;
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
 use crate::cluster::NodeId;
+use crate::net::Socket;
 use crate::proxy::registry::Registry;
 
 /// Nothing here takes longer, unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-async fn connected() -> (TcpStream, TcpStream) {
+/// How a side is connected.
+#[derive(Debug, Clone, Copy)]
+enum Family {
+    Tcp,
+    Unix,
+}
+
+async fn connected(family: Family) -> (Socket, Socket) {
+    if let Family::Unix = family {
+        let (one, other) = UnixStream::pair().expect("sockets");
+        return (one.into(), other.into());
+    }
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let address = listener.local_addr().expect("is bound");
     let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (one.expect("connects"), other.expect("accepts").0)
+    (one.expect("connects").into(), other.expect("accepts").0.into())
 }
 
 /// How a relay ended, and what it counted.
@@ -35,8 +47,9 @@ struct Ended {
 }
 
 /// A relay that runs, and the two sides' own ends of the connections.
-async fn running(mode: RelayMode) -> (TcpStream, TcpStream, JoinHandle<Ended>) {
-    let ((client, client_inside), (server, server_inside)) = tokio::join!(connected(), connected());
+async fn running(mode: RelayMode, families: [Family; 2]) -> (Socket, Socket, JoinHandle<Ended>) {
+    let [client, server] = families.map(connected);
+    let ((client, client_inside), (server, server_inside)) = tokio::join!(client, server);
     let ended = tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
         let seat = registry.seat(0, 0, NodeId(0));
@@ -82,7 +95,7 @@ async fn moment() {
     tokio::time::sleep(Duration::from_micros(300)).await;
 }
 
-async fn send(side: &Side, data: &[u8], socket: &mut OwnedWriteHalf) -> io::Result<()> {
+async fn send(side: &Side, data: &[u8], socket: &mut WriteHalf<Socket>) -> io::Result<()> {
     let mut left = data;
     for (length, rests) in &side.sends {
         let (now, later) = left.split_at(*length);
@@ -96,7 +109,7 @@ async fn send(side: &Side, data: &[u8], socket: &mut OwnedWriteHalf) -> io::Resu
 }
 
 /// Reads to the end, or to the place where it resets. Second: whether it learnt of a close.
-async fn receive(side: &Side, socket: &mut OwnedReadHalf) -> (Vec<u8>, bool) {
+async fn receive(side: &Side, socket: &mut ReadHalf<Socket>) -> (Vec<u8>, bool) {
     let (mut all, mut room) = (Vec::new(), vec![0; side.reads]);
     for count in 1.. {
         if side.resets_after.is_some_and(|most| all.len() >= most) {
@@ -114,12 +127,12 @@ async fn receive(side: &Side, socket: &mut OwnedReadHalf) -> (Vec<u8>, bool) {
 }
 
 /// Does all that a side does. Returns what it received, and whether it learnt of the other's close.
-async fn play(side: Side, data: Vec<u8>, socket: TcpStream) -> (Vec<u8>, bool) {
+async fn play(side: Side, data: Vec<u8>, socket: Socket) -> (Vec<u8>, bool) {
     let resets = side.resets_after.is_some();
     if resets {
         SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket option");
     }
-    let (mut reading, mut writing) = socket.into_split();
+    let (mut reading, mut writing) = tokio::io::split(socket);
     if resets {
         // whichever comes first: what it reads makes it reset, or it is told of a close
         let sent = async {
@@ -152,6 +165,11 @@ fn mode() -> impl Strategy<Value = RelayMode> {
     prop_oneof![Just(RelayMode::Auto), Just(RelayMode::Copy), Just(RelayMode::Splice)]
 }
 
+fn families() -> impl Strategy<Value = [Family; 2]> {
+    let family = || prop_oneof![Just(Family::Tcp), Just(Family::Unix)];
+    [family(), family()]
+}
+
 struct Played {
     sent_up: Vec<u8>,
     sent_down: Vec<u8>,
@@ -160,12 +178,12 @@ struct Played {
     ended: Ended,
 }
 
-fn played(mode: RelayMode, client: Side, server: Side) -> Played {
+fn played(mode: RelayMode, families: [Family; 2], client: Side, server: Side) -> Played {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let total = |side: &Side| side.sends.iter().map(|(length, _)| length).sum();
         let (sent_up, sent_down) = (bytes(total(&client), 7), bytes(total(&server), 11));
-        let (at_client, at_server, relay) = running(mode).await;
+        let (at_client, at_server, relay) = running(mode, families).await;
         let client = tokio::spawn(play(client, sent_up.clone(), at_client));
         let server = tokio::spawn(play(server, sent_down.clone(), at_server));
         let all = timeout(DEADLINE, async { tokio::join!(client, server, relay) });
@@ -185,8 +203,11 @@ proptest! {
 
     /// However bytes are cut up and delayed and whoever closes first: what goes in comes out, and both are told.
     #[test]
-    fn all_bytes_arrive_in_order(mode in mode(), client in side(Just(None)), server in side(Just(None))) {
-        let played = played(mode, client, server);
+    fn all_bytes_arrive_in_order(
+        mode in mode(),
+        families in families(),
+        client in side(Just(None)), server in side(Just(None))) {
+        let played = played(mode, families, client, server);
         prop_assert!(played.at_server.0 == played.sent_up, "up");
         prop_assert!(played.at_client.0 == played.sent_down, "down");
         prop_assert!(played.at_client.1 && played.at_server.1);
@@ -204,11 +225,12 @@ proptest! {
     #[test]
     fn a_reset_reaches_the_other_side(
         mode in mode(),
+        families in families(),
         breaker in side((0usize..400_000).prop_map(Some)),
         other in side(Just(None)),
         is_client in any::<bool>(),
     ) {
-        let played = if is_client { played(mode, breaker, other) } else { played(mode, other, breaker) };
+        let played = if is_client { played(mode, families, breaker, other) } else { played(mode, families, other, breaker) };
         prop_assert!(played.sent_up.starts_with(&played.at_server.0), "up");
         prop_assert!(played.sent_down.starts_with(&played.at_client.0), "down");
         let (_, is_told) = if is_client { played.at_server } else { played.at_client };
@@ -234,8 +256,14 @@ fn large_result() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_spliced_and_a_conversation_copied() {
+    for families in [[Family::Tcp, Family::Tcp], [Family::Unix, Family::Tcp]] {
+        stream_after_conversation(families).await;
+    }
+}
+
+async fn stream_after_conversation(families: [Family; 2]) {
     let large = large_result();
-    let (mut client, mut server, relay) = running(RelayMode::Auto).await;
+    let (mut client, mut server, relay) = running(RelayMode::Auto, families).await;
     for _ in 0..100 {
         client.write_all(&message(b'Q', b"select 1\0")).await.expect("goes");
         server.read_exact(&mut [0; 14]).await.expect("comes");
@@ -273,7 +301,8 @@ async fn until_rest(relay: &mut Relay, card: &Card) -> Option<Outcome> {
 
 #[tokio::test]
 async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
-    let ((mut client, client_inside), (mut server, server_inside)) = tokio::join!(connected(), connected());
+    let ((mut client, client_inside), (mut server, server_inside)) =
+        tokio::join!(connected(Family::Tcp), connected(Family::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
@@ -313,7 +342,8 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
 
 #[tokio::test]
 async fn a_session_that_waits_for_an_answer_is_not_drained() {
-    let ((mut client, client_inside), (mut server, server_inside)) = tokio::join!(connected(), connected());
+    let ((mut client, client_inside), (mut server, server_inside)) =
+        tokio::join!(connected(Family::Tcp), connected(Family::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let mut framing = Framing::default();
@@ -331,7 +361,8 @@ async fn a_session_that_waits_for_an_answer_is_not_drained() {
 
 #[tokio::test]
 async fn a_farewell_leaves_the_close_to_the_server() {
-    let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(), connected());
+    let ((mut client, client_inside), (server, server_inside)) =
+        tokio::join!(connected(Family::Tcp), connected(Family::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let mut framing = Framing::default();
@@ -343,9 +374,12 @@ async fn a_farewell_leaves_the_close_to_the_server() {
     drop(client);
     assert!(until_rest(&mut relay, seat.card()).await.is_none());
     let mut heard = [0; 16];
-    assert_eq!(server.try_read(&mut heard).expect("has come"), TERMINATE.len());
-    let more = server.try_read(&mut heard);
-    assert!(more.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock), "the server is not closed on");
+    assert_eq!(rustix::io::read(&server, &mut heard).expect("has come"), TERMINATE.len());
+    let more = rustix::io::read(&server, &mut heard);
+    assert!(
+        more.is_err_and(|error| io::Error::from(error).kind() == io::ErrorKind::WouldBlock),
+        "the server is not closed on"
+    );
     drop(server);
     assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::ClientClosed)));
 }
