@@ -85,7 +85,7 @@ impl App {
             let view = clusters[settings.cluster].clone();
             let counters = metrics.listener(&settings.name);
             let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, Arc::clone(&registry), counters);
-            listeners.push(Listener::bind(desk).map_err(|error| StartError::Bind {
+            listeners.push(Listener::bind(desk, config.threads).map_err(|error| StartError::Bind {
                 owner: format!("listener \"{}\"", settings.name),
                 address: settings.bind.clone(),
                 error,
@@ -127,8 +127,7 @@ impl App {
         }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
-            let runtime = self.workers.runtime(listener.index());
-            accepting.spawn_on(listener.run(Arc::clone(&self.workers), stop.clone()), runtime);
+            accepting.spawn(listener.run(Arc::clone(&self.workers), stop.clone()));
         }
         while accepting.join_next().await.is_some() {}
 

@@ -79,7 +79,7 @@ impl Request {
     }
 }
 
-/// Delivers a request within [`DELIVERY_MAX`] or not at all.
+/// Delivers a request within five seconds or not at all.
 pub async fn deliver(desk: &Desk, key: &CancelKey, request: Request) -> End {
     let deadline = Instant::now() + DELIVERY_MAX;
     let whereabouts = desk.registry.keys().look_up(key, desk.index, desk.settings.cluster);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::desk::Desk;
@@ -17,43 +18,50 @@ const BREATHER: Duration = Duration::from_millis(100);
 
 /// A port that is open. Nothing is accepted before [`Listener::run`].
 pub struct Listener {
-    door: Door,
+    doors: Vec<Door>,
     desk: Arc<Desk>,
 }
 
 impl Listener {
-    /// Opens the port. Errors: see [`Door::open`].
-    pub fn bind(desk: Desk) -> io::Result<Listener> {
-        Ok(Listener { door: Door::open(&desk.settings.bind, desk.tcp)?, desk: Arc::new(desk) })
+    /// Opens the port, for so many threads to accept at. Errors: see [`Door::open`].
+    pub fn bind(desk: Desk, threads: usize) -> io::Result<Listener> {
+        Ok(Listener { doors: Door::open(&desk.settings.bind, desk.tcp, threads)?, desk: Arc::new(desk) })
     }
 
-    /// Its number among the listeners.
-    pub fn index(&self) -> usize {
-        self.desk.index
-    }
-
-    /// Accepts until `stop` says so; then the port is closed. To be run on the [`Workers::runtime`] of its number;
-    /// sessions run on, there and on the other threads.
-    pub async fn run(self, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
+    /// Accepts until `stop` says so; then the port is closed. Accepting and the sessions have the workers' threads;
+    /// sessions run on there.
+    pub async fn run(self, workers: Arc<Workers>, stop: watch::Receiver<bool>) {
         let Desk { index, settings, .. } = &*self.desk;
-        let door = match self.door.watch() {
-            Ok(door) => door,
-            Err(error) => return warn!(listener = %settings.name, %error, "cannot listen"),
-        };
         info!(listener = %settings.name, address = %settings.bind, "listening");
-        loop {
-            let accepted = tokio::select! {
-                accepted = door.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            let handed_on = accepted.and_then(|(socket, peer)| {
-                let desk = Arc::clone(&self.desk);
-                workers.spawn(*index, socket, move |socket| session::serve(desk, socket, peer))
-            });
-            if let Err(error) = handed_on {
-                warn!(listener = %settings.name, %error, "cannot accept a connection");
-                tokio::time::sleep(BREATHER).await;
-            }
+        let mut accepting = JoinSet::new();
+        for (number, door) in self.doors.into_iter().enumerate() {
+            let thread = index + number;
+            let accepted = accept(door, thread, Arc::clone(&self.desk), Arc::clone(&workers), stop.clone());
+            accepting.spawn_on(accepted, workers.runtime(thread));
+        }
+        accepting.join_all().await;
+    }
+}
+
+/// Accepts on one thread.
+async fn accept(door: Door, thread: usize, desk: Arc<Desk>, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
+    let listener = &desk.settings.name;
+    let door = match door.watch() {
+        Ok(door) => door,
+        Err(error) => return warn!(%listener, %error, "cannot listen"),
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = door.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let handed_on = accepted.and_then(|(socket, peer)| {
+            let desk = Arc::clone(&desk);
+            workers.spawn(thread, socket, move |socket| session::serve(desk, socket, peer))
+        });
+        if let Err(error) = handed_on {
+            warn!(%listener, %error, "cannot accept a connection");
+            tokio::time::sleep(BREATHER).await;
         }
     }
 }

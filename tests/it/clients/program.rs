@@ -71,6 +71,15 @@ fn all_passed(printed: &str, ended_well: bool) -> Result<Vec<String>, String> {
     if ended_well && plan == Some(passed.len()) { Ok(passed) } else { Err(printed.to_owned()) }
 }
 
+#[test]
+fn a_script_has_passed_only_if_all_that_it_planned_has() {
+    assert_eq!(all_passed("# of libpq 18\n1..2\nok 1 - one\nok 2 - two\n", true), Ok(vec!["one".into(), "two".into()]));
+    for told in ["1..2\nok 1 - one\n", "1..2\nok 1 - one\nnot ok 2 - two\n", "ok 1 - one\n", ""] {
+        assert_eq!(all_passed(told, true), Err(told.to_owned()));
+    }
+    assert!(all_passed("1..1\nok 1 - one\n", false).is_err());
+}
+
 /// How connections are encrypted: what the clients ask for, and what pgvane's listeners are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
@@ -96,6 +105,11 @@ impl Encryption {
         match self {
             Encryption::None | Encryption::PassedThrough => pgvane,
         }
+    }
+
+    /// Whether what reaches the server is encrypted.
+    fn reaches_server(self) -> bool {
+        self == Encryption::PassedThrough
     }
 
     /// Whether an encrypted cancel request cannot be told from a session: it goes to one node, by chance the right one.
@@ -153,6 +167,9 @@ impl Visit {
         command.env("PGUSER", Login::App.user()).env("PGDATABASE", Login::App.database());
         command.env("PGPASSWORD", Login::App.password().unwrap_or_default());
         command.env("PGSSLMODE", self.encryption.sslmode()).env("PGCONNECT_TIMEOUT", "30");
+        let yes_or_no = |yes| if yes { "yes" } else { "no" };
+        command.env("ENCRYPTED_AT_SERVER", yes_or_no(self.encryption.reaches_server()));
+        command.env("CANCELS_HIDDEN", yes_or_no(self.encryption.hides_cancels()));
         command.env("LC_ALL", "C.UTF-8").env("HOME", &self.directory).env("PYTHONDONTWRITEBYTECODE", "1");
         command.current_dir(&self.directory).stdin(Stdio::null()).kill_on_drop(true);
         command.args(script.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients").join(name)));
