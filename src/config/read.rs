@@ -10,10 +10,9 @@ use ipnet::IpNet;
 
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
-use super::read_sql;
 use super::{
     Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, RelayMode,
-    default_port, default_threads,
+    default_port, default_threads, read_sql, read_tls,
 };
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
@@ -271,6 +270,7 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     }
     let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
     set(&mut listener.relay, section.choice("relay", &modes));
+    (listener.tls, listener.server_tls) = read_tls::listener(&section, &listener);
     section.finish();
     settled.map(|_| listener)
 }

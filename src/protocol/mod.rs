@@ -5,6 +5,7 @@ pub mod error_response;
 pub mod framing;
 pub mod login;
 pub mod opening;
+pub mod sasl;
 
 pub use cancel::CancelKey;
 pub use error_response::{Fatal, SqlState};

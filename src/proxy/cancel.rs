@@ -4,14 +4,15 @@
 //! encrypted from end to end, every node that the listener may lead to gets the request: a key that is not its own
 //! makes a node do nothing.
 
+use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::connect::connect;
+use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use crate::cluster::NodeId;
@@ -36,12 +37,13 @@ pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
     let mut deliveries = JoinSet::new();
     for node in nodes {
         let address = desk.cluster.topology().node(node).member.address.clone();
-        let (packet, tcp) = (packet.to_vec(), desk.tcp);
+        let (packet, tcp, tls) = (packet.to_vec(), desk.tcp, desk.encryption.to_servers());
         deliveries.spawn(async move {
-            let Ok(mut server) = connect(&address, tcp, deadline).await else { return false };
-            // the server closes once it has signalled the process; libpq waits for that, and so do we
             let acted = async {
-                server.write_all(&packet).await?;
+                let reached = reach(&address, tcp, &tls, DELIVERY_MAX, DELIVERY_MAX).await;
+                let mut server = reached.map_err(io::Error::other)?;
+                server.send(&packet).await?;
+                // the server closes once it has signalled the process; libpq waits for that, and so do we
                 server.read(&mut [0; 8]).await
             };
             timeout_at(deadline, acted).await.is_ok_and(|read| read.is_ok())

@@ -1,4 +1,4 @@
-//! Connections to nodes, and the socket options of both sides.
+//! Connections to nodes, encrypted or not, and the socket options of both sides.
 
 use std::fmt;
 use std::io;
@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::KEEPALIVE_INTERVAL;
+use crate::net::Stream;
+use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 
 /// The socket options that every connection gets.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,68 @@ impl fmt::Display for ConnectFailure {
             ConnectFailure::Failed(error) => write!(f, "cannot be connected to: {error}"),
             ConnectFailure::TimedOut => f.write_str("does not answer a connect in time"),
         }
+    }
+}
+
+/// Why there is no connection to a node as it is wanted.
+#[derive(Debug)]
+pub enum ReachFailure {
+    /// There is none at all.
+    Connect(ConnectFailure),
+    /// It could not be encrypted as the settings ask.
+    Encryption(NegotiationFailure),
+    /// The node took it, and did not say in time whether it speaks TLS.
+    Silent,
+}
+
+impl ReachFailure {
+    /// Whether this casts doubt on the node's role: what settings or certificates forbid does not.
+    pub fn is_suspicious(&self) -> bool {
+        match self {
+            ReachFailure::Connect(_) | ReachFailure::Silent => true,
+            ReachFailure::Encryption(failure) => {
+                matches!(failure, NegotiationFailure::Io(_) | NegotiationFailure::Garbled(_))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReachFailure {}
+
+impl fmt::Display for ReachFailure {
+    /// Goes behind a node's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReachFailure::Connect(failure) => write!(f, "{failure}"),
+            ReachFailure::Encryption(failure) => write!(f, "cannot be spoken to in private: {failure}"),
+            ReachFailure::Silent => f.write_str("accepts connections and does not answer"),
+        }
+    }
+}
+
+/// Connects to `address` within `connect_max`, and agrees on encryption within `answer_max`.
+///
+/// With `prefer`, a handshake that fails is followed by a connection in clear, as at libpq.
+///
+/// Cancel safe: dropped half-way, it leaves nothing behind but a line in PostgreSQL's log.
+pub async fn reach(
+    address: &str,
+    options: TcpOptions,
+    tls: &ServerTls,
+    connect_max: Duration,
+    answer_max: Duration,
+) -> Result<Stream, ReachFailure> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
+    let once = async |tls: &ServerTls| {
+        let socket = connect(address, options, Instant::now() + connect_max).await.map_err(ReachFailure::Connect)?;
+        let negotiation = timeout(answer_max, tls.negotiate(socket.into(), host));
+        negotiation.await.map_err(|_| ReachFailure::Silent)?.map_err(ReachFailure::Encryption)
+    };
+    match once(tls).await {
+        Err(ReachFailure::Encryption(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
+            once(&ServerTls::in_clear()).await
+        }
+        outcome => outcome,
     }
 }
 

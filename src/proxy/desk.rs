@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::connect::TcpOptions;
+use super::encryption::Encryption;
 use super::registry::Registry;
 use crate::config;
 use crate::probe::ClusterView;
@@ -30,6 +31,8 @@ pub struct Desk {
     pub registry: Arc<Registry>,
     /// The listener's counters.
     pub metrics: ListenerMetrics,
+    /// Encryption on both sides.
+    pub encryption: Arc<Encryption>,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
     /// Bounds the cancel requests under way.
@@ -46,10 +49,22 @@ impl Desk {
         cluster: ClusterView,
         registry: Arc<Registry>,
         metrics: ListenerMetrics,
+        encryption: Arc<Encryption>,
     ) -> Desk {
         let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
         let cancels = Semaphore::new(CANCELS_MAX);
-        Desk { index, settings, drain_timeout, cluster, registry, metrics, tcp, cancels, turn: AtomicU64::new(0) }
+        Desk {
+            index,
+            settings,
+            drain_timeout,
+            cluster,
+            registry,
+            metrics,
+            encryption,
+            tcp,
+            cancels,
+            turn: AtomicU64::new(0),
+        }
     }
 
     /// Counts the listener's choices of a node.

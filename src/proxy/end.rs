@@ -20,6 +20,12 @@ pub enum End {
     OpeningTimedOut,
     /// The client does not speak PostgreSQL's protocol.
     NotPostgres(NotPostgres),
+    /// The client and we did not agree on TLS.
+    TlsFailed(io::Error),
+    /// The client asked for no TLS, and the listener takes nobody without.
+    TlsRequired,
+    /// The client bound its proof to our certificate, and the server would look for its own in it.
+    ChannelBinding,
     /// The client left while it was held.
     ClientLeftHeld,
     /// The server ended the session, saying why by this SQLSTATE, or without a word.
@@ -63,6 +69,12 @@ pub enum EndKind {
     OpeningTimedOut,
     /// See [`End::NotPostgres`].
     NotPostgres,
+    /// See [`End::TlsFailed`].
+    TlsFailed,
+    /// See [`End::TlsRequired`].
+    TlsRequired,
+    /// See [`End::ChannelBinding`].
+    ChannelBinding,
     /// See [`End::ClientLeftHeld`].
     ClientLeftHeld,
     /// See [`End::ServerClosed`].
@@ -93,12 +105,15 @@ pub enum EndKind {
 
 impl EndKind {
     /// Every kind, in the order of its discriminant.
-    pub const ALL: [EndKind; 18] = [
+    pub const ALL: [EndKind; 21] = [
         EndKind::ClientClosed,
         EndKind::ClientFailed,
         EndKind::ClientLeftEarly,
         EndKind::OpeningTimedOut,
         EndKind::NotPostgres,
+        EndKind::TlsFailed,
+        EndKind::TlsRequired,
+        EndKind::ChannelBinding,
         EndKind::ClientLeftHeld,
         EndKind::ServerClosed,
         EndKind::ServerFailed,
@@ -122,6 +137,9 @@ impl EndKind {
             EndKind::ClientLeftEarly => "client-left-early",
             EndKind::OpeningTimedOut => "opening-timed-out",
             EndKind::NotPostgres => "not-postgres",
+            EndKind::TlsFailed => "tls-failed",
+            EndKind::TlsRequired => "tls-required",
+            EndKind::ChannelBinding => "channel-binding",
             EndKind::ClientLeftHeld => "client-left-held",
             EndKind::ServerClosed => "server-closed",
             EndKind::ServerFailed => "server-failed",
@@ -157,6 +175,9 @@ impl End {
             End::ClientLeftEarly => EndKind::ClientLeftEarly,
             End::OpeningTimedOut => EndKind::OpeningTimedOut,
             End::NotPostgres(_) => EndKind::NotPostgres,
+            End::TlsFailed(_) => EndKind::TlsFailed,
+            End::TlsRequired => EndKind::TlsRequired,
+            End::ChannelBinding => EndKind::ChannelBinding,
             End::ClientLeftHeld => EndKind::ClientLeftHeld,
             End::ServerClosed(_) => EndKind::ServerClosed,
             End::ServerFailed(_) => EndKind::ServerFailed,
@@ -219,6 +240,22 @@ impl End {
                 };
                 fatal(sqlstate, format!("pgvane: {why}"), None, "This port speaks PostgreSQL's protocol, version 3.")
             }
+            End::TlsRequired => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: listener \"{listener}\" takes encrypted connections only"),
+                None,
+                "Connect with sslmode=require, or a stricter one.",
+            ),
+            End::ChannelBinding => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: channel binding cannot reach the server through listener \"{listener}\""),
+                Some(
+                    "TLS ends at pgvane and begins anew towards the server, and the two have different certificates."
+                        .to_owned(),
+                ),
+                "Connect with channel_binding=disable. Or, at pgvane: server_tls = \"disable\", the server's own \
+                 certificate in [listener.tls], or tls = \"passthrough\".",
+            ),
             End::WrongNode => fatal(
                 SqlState::AdminShutdown,
                 "pgvane: the server has just lost its role as leader".to_owned(),
@@ -257,6 +294,11 @@ impl fmt::Display for End {
             End::ClientLeftEarly => f.write_str("the client left before it had said what it wants"),
             End::OpeningTimedOut => f.write_str("the client did not say in time what it wants"),
             End::NotPostgres(why) => write!(f, "{why}"),
+            End::TlsFailed(error) => write!(f, "TLS with the client failed: {error}"),
+            End::TlsRequired => f.write_str("the client asked for no TLS, and the listener takes nobody without"),
+            End::ChannelBinding => f.write_str(
+                "the client bound its proof to our certificate (SCRAM-SHA-256-PLUS), and the server has another one",
+            ),
             End::ClientLeftHeld => f.write_str("the client left while it was held"),
             End::ServerClosed(Some(code)) => {
                 write!(f, "the server ended the session with SQLSTATE {}", String::from_utf8_lossy(code))

@@ -92,9 +92,11 @@ impl<'a> Account<'a> {
     /// In boxes of less than a kilobyte each: larger ones, glibc's allocator would fill up with what stays, and take
     /// others from the system for the next connection.
     async fn admit(&mut self, socket: Socket) -> Result<Box<Session>, End> {
-        let mut client = match Client::meet(socket.into(), self.desk.settings.startup_timeout).await {
+        let Desk { settings, encryption, .. } = self.desk;
+        let mut client = match Client::meet(socket, encryption, settings.startup_timeout).await {
             Ok(client) => client,
-            Err((client, end)) => return Err(Box::pin(self.refuse(*client, end)).await),
+            Err((Some(client), end)) => return Err(Box::pin(self.refuse(*client, end)).await),
+            Err((None, end)) => return Err(end),
         };
         if let Opening::Cancel(key) = client.opening() {
             return Err(cancel::deliver(self.desk, key, client.opening_packet()).await);
@@ -243,6 +245,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::probe::Monitor;
+    use crate::proxy::encryption::Encryption;
     use crate::proxy::registry::Registry;
     use crate::telemetry::metrics::Metrics;
 
@@ -262,7 +265,8 @@ mod tests {
         let registry = Arc::new(Registry::new(1, 1));
         let counters = metrics.listener("write");
         let settings = config.listeners.remove(0);
-        let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters));
+        let encryption = Arc::new(Encryption::new(&settings, &metrics).expect("no certificates"));
+        let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters, encryption));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let stream = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
         let length = size_of_val(&serve(desk, stream.into(), SocketAddr::from(([0; 4], 0))));

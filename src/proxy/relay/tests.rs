@@ -1,13 +1,12 @@
-//! The relay between real sockets: whatever the two sides do, in every mode.
+//! The relay between real sockets: whatever the two sides do, in every mode, encrypted or not.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use socket2::SockRef;
-use tokio::io::AsyncReadExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -15,6 +14,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::cluster::NodeId;
 use crate::proxy::registry::Registry;
+use crate::tls::world::World;
+use crate::tls::{Acceptor, Negotiation, ServerTls, SslMode, TlsSettings};
 
 /// Nothing here takes longer, unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -26,6 +27,29 @@ async fn connected() -> (TcpStream, TcpStream) {
     (one.expect("connects"), other.expect("accepts").0)
 }
 
+static ACCEPTOR: LazyLock<Acceptor> = LazyLock::new(|| Acceptor::new(&World::new().terminate()).expect("sound files"));
+
+/// Two ends of a connection, in clear or encrypted; the first is that of whoever connects.
+async fn agreed(is_encrypted: bool) -> (Stream, Stream) {
+    let (one, other) = connected().await;
+    if !is_encrypted {
+        return (one.into(), other.into());
+    }
+    let settings = TlsSettings { negotiation: Negotiation::Direct, ..TlsSettings::of_mode(SslMode::Require) };
+    let connecting = ServerTls::new(&settings).expect("no files");
+    let (one, other) = tokio::join!(connecting.negotiate(one.into(), "localhost"), ACCEPTOR.accept(other.into(), &[]));
+    (one.expect("agrees"), other.expect("agrees").stream.into())
+}
+
+/// Which sides of a relay are encrypted.
+#[derive(Debug, Clone, Copy)]
+struct Tls {
+    client: bool,
+    server: bool,
+}
+
+const IN_CLEAR: Tls = Tls { client: false, server: false };
+
 /// How a relay ended, and what it counted.
 struct Ended {
     outcome: Outcome,
@@ -35,13 +59,13 @@ struct Ended {
 }
 
 /// A relay that runs, and the two sides' own ends of the connections.
-async fn running(mode: RelayMode) -> (TcpStream, TcpStream, JoinHandle<Ended>) {
-    let ((client, client_inside), (server, server_inside)) = tokio::join!(connected(), connected());
+async fn running(mode: RelayMode, tls: Tls) -> (Stream, Stream, JoinHandle<Ended>) {
+    let ((client, client_inside), (server_inside, server)) = tokio::join!(agreed(tls.client), agreed(tls.server));
     let ended = tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
         let seat = registry.seat(0, 0, NodeId(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
-        let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
+        let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let outcome = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {})).await;
         let census = registry.census()[0];
         if matches!(outcome, Outcome::ServerClosed(_)) {
@@ -82,11 +106,12 @@ async fn moment() {
     tokio::time::sleep(Duration::from_micros(300)).await;
 }
 
-async fn send(side: &Side, data: &[u8], socket: &mut OwnedWriteHalf) -> io::Result<()> {
+async fn send(side: &Side, data: &[u8], socket: &mut WriteHalf<Stream>) -> io::Result<()> {
     let mut left = data;
     for (length, rests) in &side.sends {
         let (now, later) = left.split_at(*length);
         socket.write_all(now).await?;
+        socket.flush().await?;
         left = later;
         if *rests {
             moment().await;
@@ -96,7 +121,7 @@ async fn send(side: &Side, data: &[u8], socket: &mut OwnedWriteHalf) -> io::Resu
 }
 
 /// Reads to the end, or to the place where it resets. Second: whether it learnt of a close.
-async fn receive(side: &Side, socket: &mut OwnedReadHalf) -> (Vec<u8>, bool) {
+async fn receive(side: &Side, socket: &mut ReadHalf<Stream>) -> (Vec<u8>, bool) {
     let (mut all, mut room) = (Vec::new(), vec![0; side.reads]);
     for count in 1.. {
         if side.resets_after.is_some_and(|most| all.len() >= most) {
@@ -114,12 +139,12 @@ async fn receive(side: &Side, socket: &mut OwnedReadHalf) -> (Vec<u8>, bool) {
 }
 
 /// Does all that a side does. Returns what it received, and whether it learnt of the other's close.
-async fn play(side: Side, data: Vec<u8>, socket: TcpStream) -> (Vec<u8>, bool) {
+async fn play(side: Side, data: Vec<u8>, stream: Stream) -> (Vec<u8>, bool) {
     let resets = side.resets_after.is_some();
     if resets {
-        SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket option");
+        SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO)).expect("a socket option");
     }
-    let (mut reading, mut writing) = socket.into_split();
+    let (mut reading, mut writing) = split(stream);
     if resets {
         // whichever comes first: what it reads makes it reset, or it is told of a close
         let sent = async {
@@ -152,6 +177,11 @@ fn mode() -> impl Strategy<Value = RelayMode> {
     prop_oneof![Just(RelayMode::Auto), Just(RelayMode::Copy), Just(RelayMode::Splice)]
 }
 
+fn tls() -> impl Strategy<Value = Tls> {
+    // in clear half of the time: there are more ways to go wrong
+    prop_oneof![Just(IN_CLEAR), (any::<bool>(), any::<bool>()).prop_map(|(client, server)| Tls { client, server })]
+}
+
 struct Played {
     sent_up: Vec<u8>,
     sent_down: Vec<u8>,
@@ -160,12 +190,12 @@ struct Played {
     ended: Ended,
 }
 
-fn played(mode: RelayMode, client: Side, server: Side) -> Played {
+fn played(mode: RelayMode, tls: Tls, client: Side, server: Side) -> Played {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let total = |side: &Side| side.sends.iter().map(|(length, _)| length).sum();
         let (sent_up, sent_down) = (bytes(total(&client), 7), bytes(total(&server), 11));
-        let (at_client, at_server, relay) = running(mode).await;
+        let (at_client, at_server, relay) = running(mode, tls).await;
         let client = tokio::spawn(play(client, sent_up.clone(), at_client));
         let server = tokio::spawn(play(server, sent_down.clone(), at_server));
         let all = timeout(DEADLINE, async { tokio::join!(client, server, relay) });
@@ -181,12 +211,17 @@ fn played(mode: RelayMode, client: Side, server: Side) -> Played {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     /// However bytes are cut up and delayed and whoever closes first: what goes in comes out, and both are told.
     #[test]
-    fn all_bytes_arrive_in_order(mode in mode(), client in side(Just(None)), server in side(Just(None))) {
-        let played = played(mode, client, server);
+    fn all_bytes_arrive_in_order(
+        mode in mode(),
+        tls in tls(),
+        client in side(Just(None)),
+        server in side(Just(None)),
+    ) {
+        let played = played(mode, tls, client, server);
         prop_assert!(played.at_server.0 == played.sent_up, "up");
         prop_assert!(played.at_client.0 == played.sent_down, "down");
         prop_assert!(played.at_client.1 && played.at_server.1);
@@ -204,11 +239,12 @@ proptest! {
     #[test]
     fn a_reset_reaches_the_other_side(
         mode in mode(),
+        tls in tls(),
         breaker in side((0usize..400_000).prop_map(Some)),
         other in side(Just(None)),
         is_client in any::<bool>(),
     ) {
-        let played = if is_client { played(mode, breaker, other) } else { played(mode, other, breaker) };
+        let played = if is_client { played(mode, tls, breaker, other) } else { played(mode, tls, other, breaker) };
         prop_assert!(played.sent_up.starts_with(&played.at_server.0), "up");
         prop_assert!(played.sent_down.starts_with(&played.at_client.0), "down");
         let (_, is_told) = if is_client { played.at_server } else { played.at_client };
@@ -235,7 +271,7 @@ fn large_result() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_spliced_and_a_conversation_copied() {
     let large = large_result();
-    let (mut client, mut server, relay) = running(RelayMode::Auto).await;
+    let (mut client, mut server, relay) = running(RelayMode::Auto, IN_CLEAR).await;
     for _ in 0..100 {
         client.write_all(&message(b'Q', b"select 1\0")).await.expect("goes");
         server.read_exact(&mut [0; 14]).await.expect("comes");
@@ -326,5 +362,81 @@ async fn a_session_that_waits_for_an_answer_is_not_drained() {
     relay.drain();
     assert!(until_rest(&mut relay, seat.card()).await.is_none(), "the answer is due");
     server.write_all(&message(b'Z', b"I")).await.expect("goes");
+    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+}
+
+/// rustls takes more than the socket behind it does. What it keeps must go out as soon as there is room, though nothing
+/// new comes that would push it.
+#[tokio::test]
+async fn what_encryption_holds_back_is_sent_on() {
+    for mode in [RelayMode::Auto, RelayMode::Splice] {
+        let ((mut client, client_inside), (server_inside, mut server)) = tokio::join!(agreed(true), agreed(false));
+        SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket option");
+        SockRef::from(client_inside.socket()).set_send_buffer_size(4096).expect("a socket option");
+        let registry = Arc::new(Registry::new(1, 1));
+        let seat = registry.seat(0, 0, NodeId(0));
+        let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
+        let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
+        let answer = message(b'D', &bytes(50_000, 9));
+        server.send(&answer).await.expect("fits");
+        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(!relay.down.is_empty() && !relay.can_speak(), "something is on its way");
+
+        let mut received = vec![0; answer.len()];
+        let relaying = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}));
+        let read = timeout(DEADLINE, async {
+            tokio::select! {
+                _ = relaying => panic!("nobody has closed"),
+                read = client.read_exact(&mut received) => read,
+            }
+        });
+        read.await.expect("all comes").expect("nothing fails");
+        assert!(received == answer);
+        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(relay.can_speak() && relay.down.owns_nothing());
+    }
+}
+
+/// A slow client takes what it takes; the rest waits in the relay and in rustls, and the server is slowed down.
+#[tokio::test]
+async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
+    let ((mut client, client_inside), (server_inside, mut server)) = tokio::join!(agreed(true), agreed(false));
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
+    let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, framing, nothing(), nothing());
+    let large = large_result().repeat(6);
+
+    let sent = async {
+        server.send(&large).await.expect("goes, sooner or later");
+        server
+    };
+    let mut sent = Box::pin(sent);
+    let mut polls = 0;
+    // nobody reads: in the end every buffer on the way is full, and nothing is polled any more
+    let stuck = async {
+        let relaying = poll_fn(|cx| {
+            polls += 1;
+            relay.poll(cx, seat.card(), |_| {})
+        });
+        tokio::select! {
+            _ = relaying => panic!("nobody has closed"),
+            _ = &mut sent => panic!("more than all buffers hold"),
+        }
+    };
+    assert!(timeout(Duration::from_millis(300), stuck).await.is_err());
+    assert!(polls < 2000, "{polls} polls: it spins");
+    assert!(!relay.can_speak() && !relay.down.is_empty());
+
+    let mut received = vec![0; large.len()];
+    let relaying = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}));
+    let (_server, _) = tokio::select! {
+        _ = relaying => panic!("nobody has closed"),
+        both = async { tokio::join!(sent, client.read_exact(&mut received)) } => both,
+    };
+    assert!(received == large);
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(relay.can_speak() && relay.down.owns_nothing());
+    relay.drain();
     assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
 }
