@@ -55,8 +55,17 @@ impl Client {
         encryption: &Encryption,
         patience: Duration,
     ) -> Result<Client, (Option<Box<Client>>, End)> {
-        let client = Client::of(socket.into(), None);
-        timeout(patience, client.agree(encryption)).await.unwrap_or(Err((None, End::OpeningTimedOut)))
+        let mut client = Client::of(socket.into(), None);
+        let offer = encryption.offer();
+        if matches!(offer, Offer::PassOn) {
+            let read = timeout(patience, client.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut));
+            return match read {
+                Ok(()) => Ok(client),
+                Err(end) => Err((Some(Box::new(client)), end)),
+            };
+        }
+        let agreed = timeout(patience, Box::pin(client.agree(encryption, offer))).await;
+        agreed.unwrap_or(Err((None, End::OpeningTimedOut)))
     }
 
     fn of(stream: Stream, acceptor: Option<Arc<Acceptor>>) -> Client {
@@ -64,8 +73,7 @@ impl Client {
         Client { stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0, acceptor }
     }
 
-    async fn agree(mut self, encryption: &Encryption) -> Result<Client, (Option<Box<Client>>, End)> {
-        let offer = encryption.offer();
+    async fn agree(mut self, encryption: &Encryption, offer: Offer) -> Result<Client, (Option<Box<Client>>, End)> {
         let mut refusals = 0;
         loop {
             let read = self.read_opening().await;
@@ -76,7 +84,7 @@ impl Client {
                     self.answer(REFUSED).await.map_err(|end| (None, end))?;
                 }
                 Ok(Step::ShakeHands(acceptor)) => {
-                    let shaken = Box::pin(self.shake_hands(acceptor, encryption)).await;
+                    let shaken = self.shake_hands(acceptor, encryption).await;
                     self = shaken.map_err(|end| (None, end))?;
                 }
                 Err(end) => return Err((Some(Box::new(self)), end)),

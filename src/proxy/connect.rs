@@ -104,18 +104,24 @@ pub async fn reach(
     connect_max: Duration,
     answer_max: Duration,
 ) -> Result<Stream, ReachFailure> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
-    let once = async |tls: &ServerTls| {
-        let socket = connect(address, options, Instant::now() + connect_max).await.map_err(ReachFailure::Connect)?;
-        let negotiation = timeout(answer_max, tls.negotiate(socket.into(), host));
-        negotiation.await.map_err(|_| ReachFailure::Silent)?.map_err(ReachFailure::Encryption)
-    };
-    match once(tls).await {
-        Err(ReachFailure::Encryption(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
-            once(&ServerTls::in_clear()).await
-        }
-        outcome => outcome,
+    let connected =
+        async || connect(address, options, Instant::now() + connect_max).await.map_err(ReachFailure::Connect);
+    let socket = connected().await?;
+    if tls.mode() == SslMode::Disable {
+        return Ok(socket.into());
     }
+    // boxed, lest connections in clear carry it along
+    let encrypted = Box::pin(async {
+        let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
+        match timeout(answer_max, tls.negotiate(socket.into(), host)).await {
+            Err(_) => Err(ReachFailure::Silent),
+            Ok(Err(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
+                connected().await.map(Stream::from)
+            }
+            Ok(outcome) => outcome.map_err(ReachFailure::Encryption),
+        }
+    });
+    encrypted.await
 }
 
 /// Connects to `address` (`host:port`) by `deadline`, trying each of the host's addresses in turn.
