@@ -1,10 +1,9 @@
 //! pgvane before a real cluster of three: PostgreSQL, Patroni and etcd, through switchovers, crashes and freezes.
 //!
-//! All stories play in the same cluster, one after another; see [`stage`].
+//! All stories play in the same cluster, one after another; see [`crate::stage`].
 
 mod network;
 mod roles;
-mod stage;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -24,8 +23,8 @@ use pgvane_loadtest::writer::Writer;
 use pgvane_loadtest::{http, ports, wait};
 use tokio::net::TcpStream;
 
-use self::stage::{Load, PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::metrics;
+use crate::stage::{Load, PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{Message, SOON, Session, in_time, message, query};
 
 // ---- every day ------------------------------------------------------------------------------------------------------

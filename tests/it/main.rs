@@ -5,7 +5,7 @@
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
-//! - [`fake`], [`wire`], [`metrics`]: what the others stand on
+//! - [`stage`], [`fake`], [`wire`], [`metrics`]: what the others stand on
 
 mod cluster;
 mod command_line;
@@ -14,4 +14,5 @@ mod faults;
 mod metrics;
 mod purity;
 mod sql;
+mod stage;
 mod wire;
