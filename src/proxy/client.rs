@@ -202,16 +202,17 @@ impl Client {
     ///
     /// A client that speaks TLS without asking cannot be told. Ends within a few seconds.
     pub async fn refuse(mut self, fatal: &Fatal) {
+        let is_encrypted = self.stream.is_encrypted(); // then there is nothing to be refused first
         for _ in 0..NEGOTIATIONS_MAX {
-            if !matches!(self.opening, Opening::Ssl | Opening::Gss) {
+            if is_encrypted || !matches!(self.opening, Opening::Ssl | Opening::Gss) {
                 break;
             }
             if self.answer_negotiation(REFUSED, FAREWELL).await.is_err() {
                 return;
             }
         }
-        if matches!(self.opening, Opening::Startup(_)) || self.opening_length == 0 && self.inbox.first() != Some(&0x16)
-        {
+        let is_none = self.opening_length == 0 && self.inbox.first() != Some(&0x16);
+        if is_encrypted || is_none || matches!(self.opening, Opening::Startup(_)) {
             farewell(&mut self.stream, &fatal.encode()).await;
         }
     }

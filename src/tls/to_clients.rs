@@ -1,8 +1,11 @@
 //! TLS towards clients: pgvane as the end of it, with a certificate of its own.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
@@ -126,14 +129,20 @@ impl Acceptor {
     ///
     /// Errors: as the client's socket gives them; `InvalidData` where the two do not agree, in rustls' words.
     pub async fn accept(&self, socket: Socket, mut received: &[u8]) -> io::Result<Accepted> {
-        let handshake = TlsAcceptor::from(Arc::clone(&self.config)).accept_with(socket, |session| {
-            // never read at its end, which would be taken for the connection's; an error shows again in the handshake
-            while !received.is_empty() && session.read_tls(&mut received).is_ok() {
-                if session.process_new_packets().is_err() {
-                    break;
-                }
+        let mut hopeless = None;
+        let mut handshake = TlsAcceptor::from(Arc::clone(&self.config)).accept_with(socket, |session| {
+            // never read at its end, which would be taken for the connection's
+            while !received.is_empty() && hopeless.is_none() {
+                let read = session.read_tls(&mut received);
+                let processed = read.and_then(|_| session.process_new_packets().map_err(io::Error::other));
+                hopeless = processed.err().map(|error| io::Error::new(io::ErrorKind::InvalidData, error));
             }
         });
+        if let Some(error) = hopeless {
+            // once, for the alert to go out; to wait for more would be in vain
+            let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
+            return Err(error);
+        }
         let stream = handshake.await?;
         let version = match stream.get_ref().1.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
