@@ -4,17 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
+use super::cancel;
 use super::connect::TcpOptions;
 use super::encryption::Encryption;
 use super::registry::Registry;
 use crate::config;
 use crate::probe::ClusterView;
 use crate::telemetry::metrics::ListenerMetrics;
-
-/// Cancel requests that one listener delivers at once.
-const CANCELS_MAX: usize = 32;
 
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]
@@ -35,8 +31,8 @@ pub struct Desk {
     pub encryption: Arc<Encryption>,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
-    /// Bounds the cancel requests under way.
-    pub cancels: Semaphore,
+    /// Bounds the cancel requests that go to several nodes.
+    pub fan_outs: cancel::Pace,
     turn: AtomicU64,
 }
 
@@ -52,19 +48,9 @@ impl Desk {
         encryption: Arc<Encryption>,
     ) -> Desk {
         let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
-        let cancels = Semaphore::new(CANCELS_MAX);
-        Desk {
-            index,
-            settings,
-            drain_timeout,
-            cluster,
-            registry,
-            metrics,
-            encryption,
-            tcp,
-            cancels,
-            turn: AtomicU64::new(0),
-        }
+        let fan_outs = cancel::Pace::default();
+        let turn = AtomicU64::new(0);
+        Desk { index, settings, drain_timeout, cluster, registry, metrics, encryption, tcp, fan_outs, turn }
     }
 
     /// Counts the listener's choices of a node.

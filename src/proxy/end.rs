@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use super::cancel::Outcome;
 use crate::protocol::opening::NotPostgres;
 use crate::protocol::{Fatal, SqlState};
 use crate::routing::{Cause, NoRoute};
@@ -48,10 +49,8 @@ pub enum End {
     Drained(Cause),
     /// pgvane is stopping.
     Stopped,
-    /// A cancel request was handed to its node, or nodes.
-    CancelDelivered,
-    /// A cancel request could not be handed on.
-    CancelFailed,
+    /// It was a cancel request, with this outcome.
+    Cancel(Outcome),
     /// The task ended without saying how: a defect.
     Lost,
 }
@@ -97,7 +96,7 @@ pub enum EndKind {
     Drained,
     /// See [`End::Stopped`].
     Stopped,
-    /// See [`End::CancelDelivered`] and [`End::CancelFailed`].
+    /// See [`End::Cancel`].
     Cancel,
     /// See [`End::Lost`].
     Lost,
@@ -189,17 +188,18 @@ impl End {
             End::Cut(_) => EndKind::Cut,
             End::Drained(_) => EndKind::Drained,
             End::Stopped => EndKind::Stopped,
-            End::CancelDelivered | End::CancelFailed => EndKind::Cancel,
+            End::Cancel(_) => EndKind::Cancel,
             End::Lost => EndKind::Lost,
         }
     }
 
     /// Whether an operator would want to read of it without having asked.
     pub fn is_trouble(&self) -> bool {
-        !matches!(
-            self,
-            End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::CancelDelivered | End::Stopped
-        )
+        match self {
+            End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::Stopped => false,
+            End::Cancel(outcome) => matches!(outcome, Outcome::Limited | Outcome::Failed),
+            _ => true,
+        }
     }
 
     /// What the client is told, if the protocol still allows it. `None` if there is nothing to tell or nobody to
@@ -313,8 +313,13 @@ impl fmt::Display for End {
             End::Cut(cause) => write!(f, "cut because {}", cause.reason()),
             End::Drained(cause) => write!(f, "drained because {}", cause.reason()),
             End::Stopped => f.write_str("pgvane is stopping"),
-            End::CancelDelivered => f.write_str("cancel request delivered"),
-            End::CancelFailed => f.write_str("cancel request could not be delivered"),
+            End::Cancel(Outcome::Delivered) => f.write_str("cancel request delivered"),
+            End::Cancel(Outcome::FannedOut) => {
+                f.write_str("cancel request handed to every node with encrypted sessions")
+            }
+            End::Cancel(Outcome::NoSession) => f.write_str("cancel request for no session that runs"),
+            End::Cancel(Outcome::Limited) => f.write_str("cancel request dropped: there were too many at once"),
+            End::Cancel(Outcome::Failed) => f.write_str("cancel request could not be delivered"),
             End::Lost => f.write_str("the session's task ended in an unforeseen way"),
         }
     }

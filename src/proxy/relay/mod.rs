@@ -19,14 +19,14 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use self::pump::{EndOfStream, Portion, Pump, PumpError};
+use self::pump::{EndOfStream, Onward, Portion, Pump, PumpError};
 use super::registry::Card;
 use crate::config::RelayMode;
 use crate::net::Stream;
 use crate::protocol::framing::{Framing, Transaction};
 
 /// `Terminate`, as a client sends it before it closes.
-const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// How long a client may go on sending after its server has closed.
 const LINGER: Duration = Duration::from_secs(5);
@@ -102,10 +102,13 @@ impl Relay {
             let up = self.up.poll(cx, &mut self.client, &mut self.server, |portion| {
                 card.add_to_server(portion.length());
                 // the last bytes of a burst are always read
-                *terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(&TERMINATE));
-                if let Some(framing) = framing {
-                    framing.asked();
-                }
+                *terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(TERMINATE));
+                let Some(framing) = framing else { return Onward::More };
+                // said while nothing else was under way it is no accident: the server will close, and be the first to,
+                // so that the port which lingers in TIME_WAIT is its own and none of ours
+                let is_farewell = framing.resting().is_some() && matches!(portion, Portion::Read(TERMINATE));
+                framing.asked();
+                if is_farewell { Onward::Over } else { Onward::More }
             });
             match up {
                 Poll::Ready(Err(PumpError::Read(error))) => return Poll::Ready(Outcome::ClientFailed(error)),
@@ -132,6 +135,7 @@ impl Relay {
                     *newest_error = None;
                 }
             }
+            Onward::More
         });
         if down.is_pending()
             && self.down.is_empty()
@@ -176,7 +180,7 @@ impl Relay {
     /// After the server has closed: passes the close on, and lets the client finish what it is sending.
     pub async fn finish_for_client(&mut self) {
         if self.client.shutdown().await.is_ok() && !self.server_is_deaf {
-            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| {}));
+            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Onward::More));
             // whichever side breaks now, the session is over all the same
             let _ = timeout(LINGER, rest).await;
         }

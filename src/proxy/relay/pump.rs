@@ -67,6 +67,15 @@ pub(super) enum EndOfStream {
     KeepBack,
 }
 
+/// Whether a stream goes on behind a portion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Onward {
+    /// It may.
+    More,
+    /// That was its last word: nothing more is read, and the receiving side knows without being told.
+    Over,
+}
+
 /// Bytes on their way, in the order in which they came.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Portion<'a> {
@@ -123,7 +132,7 @@ impl Pump {
     }
 
     /// Moves bytes until one side has to be waited for, its turn is over, or the end is delivered. `see` is told of
-    /// all that is taken.
+    /// all that is taken, and says whether more is to come.
     ///
     /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down.
     pub(super) fn poll<R, W>(
@@ -131,45 +140,47 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Portion<'_>),
+        see: impl FnMut(Portion<'_>) -> Onward,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        let mut moved = 0;
-        let polled = self.poll_turn(cx, from, to, |portion| {
-            moved += portion.length();
-            see(portion);
-            moved < TURN_LENGTH
-        });
+        let polled = self.poll_turn(cx, from, to, see);
         if self.pipe.as_ref().is_some_and(|pipe| pipe.held() == 0) {
             self.pipe = None; // into the pool: whoever waits owns none
         }
         polled
     }
 
-    /// `see` says whether the turn goes on.
     fn poll_turn<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Portion<'_>) -> bool,
+        mut see: impl FnMut(Portion<'_>) -> Onward,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        let mut goes_on = true;
+        let mut moved = 0;
+        let mut onward = Onward::More;
         loop {
             ready!(self.poll_deliver(cx, to)).map_err(PumpError::Write)?;
             match self.stage {
-                Stage::Open if !goes_on => {
+                Stage::Open if onward == Onward::Over => {
+                    self.end = EndOfStream::KeepBack;
+                    self.stage = Stage::Ended;
+                }
+                Stage::Open if moved >= TURN_LENGTH => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion| goes_on = see(portion)))?,
+                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion| {
+                    moved += portion.length();
+                    onward = see(portion);
+                }))?,
                 Stage::Ended if self.end == EndOfStream::KeepBack => self.stage = Stage::Done,
                 Stage::Ended => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(PumpError::Write)?;
@@ -330,7 +341,9 @@ mod tests {
         };
         let moved = async move {
             let mut pump = Pump::new(BytesMut::new(), EndOfStream::PassOn, RelayMode::Auto);
-            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| {})).await.expect("no side fails");
+            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| Onward::More))
+                .await
+                .expect("no side fails");
             assert!(pump.is_done());
         };
         let mut received = Vec::new();
@@ -365,6 +378,7 @@ mod tests {
             pump.poll(cx, &mut from, &mut to, |portion| {
                 let Portion::Read(bytes) = portion else { panic!("there is no socket to splice") };
                 seen.extend_from_slice(bytes);
+                Onward::More
             })
         })
         .await
