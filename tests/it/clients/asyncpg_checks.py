@@ -120,7 +120,7 @@ async def cancel(session):
 CHECKS = [connect, query, transaction, prepared, copy_out, large, error]
 if tap.PORT == "write":
     CHECKS += [copy_in, listen_notify]
-# the cancel is encrypted if the session is, and nobody on the way can tell to which node it belongs
-if tap.PORT == "write" or not ENCRYPTED:
+# the cancel is encrypted if the session is, and where both pass through pgvane nobody can tell to which node it belongs
+if tap.PORT == "write" or not os.environ["HIDES_CANCELS"]:
     CHECKS += [cancel]
 tap.run(CHECKS)

@@ -149,7 +149,8 @@ def cancelled_by(way):
 CHECKS = [connect, query, transaction, prepared, pipeline, copy_out, large, error, cancel]
 if tap.PORT == "write":
     CHECKS += [copy_in, listen_notify]
-# libpq 17 sends this one encrypted if the session is, and nobody on the way can tell to which node it belongs
-if tap.PORT == "write" or os.environ["PGSSLMODE"] == "disable":
+# libpq 17 sends this one encrypted if the session is; where both pass through pgvane nobody can tell to which node it
+# belongs
+if tap.PORT == "write" or not os.environ["HIDES_CANCELS"]:
     CHECKS += [cancel_safe]
 tap.run(CHECKS)
