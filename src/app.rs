@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, Office};
-use crate::config::Config;
+use crate::config::{Bind, Config};
 use crate::probe::checker::CheckerError;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::desk::Desk;
@@ -32,12 +31,12 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Why the program could not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// A port could not be opened.
+    /// A port, or a socket's file, could not be opened.
     Bind {
-        /// Whose port.
+        /// Whose.
         owner: String,
         /// Which.
-        address: SocketAddr,
+        address: Bind,
         /// Why.
         error: io::Error,
     },
@@ -104,14 +103,14 @@ impl App {
             let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, registry, counters, encryption);
             listeners.push(Listener::bind(desk).map_err(|error| StartError::Bind {
                 owner: format!("listener \"{}\"", settings.name),
-                address: settings.bind,
+                address: settings.bind.clone(),
                 error,
             })?);
         }
         let admin = match config.admin_bind {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|error| StartError::Bind {
                 owner: "[admin]".to_owned(),
-                address,
+                address: address.into(),
                 error,
             })?),
             None => None,

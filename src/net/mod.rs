@@ -2,9 +2,11 @@
 //! one with TLS around it.
 
 mod encrypted;
+mod peer;
 mod socket;
 mod stream;
 
 pub use encrypted::Encrypted;
+pub use peer::Peer;
 pub use socket::{Socket, Unwatched};
 pub use stream::Stream;

@@ -10,6 +10,7 @@ use pgwire::messages::startup::{GssEncRequest, SslRequest, Startup};
 use pgwire::messages::{DecodeContext, Message, ProtocolVersion};
 
 use super::cancel::CancelKey;
+use super::proxy_header::{self, Beginning};
 
 /// `MAX_STARTUP_PACKET_LENGTH` of PostgreSQL's `pqcomm.h`: longer first packets are refused by the server as well.
 pub const PACKET_LENGTH_MAX: usize = 10_000;
@@ -35,7 +36,7 @@ pub enum Opening {
     Cancel(CancelKey),
 }
 
-/// Who asks for a session, for logs.
+/// Who asks for a session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Who {
     /// The role to log in as.
@@ -44,6 +45,8 @@ pub struct Who {
     pub database: String,
     /// What the client calls itself.
     pub application_name: String,
+    /// Whether the client wants to stream WAL: a standby, `pg_basebackup`, `pg_receivewal`. It then is in no database.
+    pub is_physical_replication: bool,
 }
 
 /// What reading a first packet has come to.
@@ -65,6 +68,8 @@ pub enum Progress {
 pub enum NotPostgres {
     /// The length word is out of bounds.
     Length(u32),
+    /// A proxy says whom it speaks for, where that is not expected.
+    ProxyHeader,
     /// A major protocol version that no supported server speaks.
     Version {
         /// The protocol's major version.
@@ -84,6 +89,7 @@ impl fmt::Display for NotPostgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotPostgres::Length(length) => write!(f, "invalid length of startup packet: {length}"),
+            NotPostgres::ProxyHeader => f.write_str("a PROXY protocol header from an address that is not trusted"),
             NotPostgres::Version { major, minor } => {
                 write!(f, "unsupported frontend protocol {major}.{minor}: 3.0 or later is needed")
             }
@@ -108,7 +114,10 @@ pub fn read(received: &[u8]) -> Result<Progress, NotPostgres> {
     let length = usize::try_from(announced)
         .ok()
         .filter(|length| (PACKET_LENGTH_MIN..=PACKET_LENGTH_MAX).contains(length))
-        .ok_or(NotPostgres::Length(announced))?;
+        .ok_or_else(|| match proxy_header::read(received) {
+            Ok(Beginning::Other) => NotPostgres::Length(announced),
+            _ => NotPostgres::ProxyHeader,
+        })?;
     match received.get(..length) {
         Some(packet) => Ok(Progress::Complete { opening: decode(packet)?, length }),
         None => Ok(Progress::Incomplete),
@@ -146,10 +155,20 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     let parameter = |name: &str| startup.parameters.get(name).cloned();
     let user = parameter("user").ok_or_else(|| malformed(&"no user name"))?;
     Ok(Opening::Startup(Who {
-        database: parameter("database").unwrap_or_else(|| user.clone()),
+        database: parameter("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone()),
         application_name: parameter("application_name").unwrap_or_default(),
+        is_physical_replication: parameter("replication").is_some_and(|value| asks_for_wal(&value)),
         user,
     }))
+}
+
+/// What `replication` means: with `database` the client is in a database as others are; false is false, in any of the
+/// spellings that PostgreSQL's `parse_bool` takes. Anything else it takes for true, or refuses.
+fn asks_for_wal(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    let is_short_for = |word: &str, length_min| value.len() >= length_min && word.starts_with(&value);
+    let is_false = is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0";
+    value != "database" && !is_false
 }
 
 #[cfg(test)]
@@ -184,7 +203,12 @@ mod tests {
     fn each_kind_of_opening_is_recognised() {
         assert_eq!(complete(&request(80_877_103)), Opening::Ssl);
         assert_eq!(complete(&request(80_877_104)), Opening::Gss);
-        let who = Who { user: "app".into(), database: "shop".into(), application_name: "psql".into() };
+        let who = Who {
+            user: "app".into(),
+            database: "shop".into(),
+            application_name: "psql".into(),
+            is_physical_replication: false,
+        };
         let packet = startup(&[("user", "app"), ("database", "shop"), ("application_name", "psql"), ("_pq_.x", "1")]);
         assert_eq!(complete(&packet), Opening::Startup(who));
         let tls = Progress::Complete { opening: Opening::DirectTls, length: 0 };
@@ -193,8 +217,41 @@ mod tests {
 
     #[test]
     fn the_database_is_the_users_unless_named() {
-        let Opening::Startup(who) = complete(&startup(&[("user", "app")])) else { panic!("a startup packet") };
-        assert_eq!(who.database, "app");
+        for parameters in [&[("user", "app")][..], &[("user", "app"), ("database", "")]] {
+            let Opening::Startup(who) = complete(&startup(parameters)) else { panic!("a startup packet") };
+            assert_eq!(who.database, "app");
+        }
+    }
+
+    /// Where PostgreSQL takes the last of several, so must whoever decides by it.
+    #[test]
+    fn of_a_parameter_that_comes_twice_the_last_one_counts() {
+        let listed = b"user\0app\0database\0shop\0user\0root\0database\0vault\0\0";
+        let length = (8 + listed.len()) as u32;
+        let packet = [&length.to_be_bytes()[..], &(3u32 << 16).to_be_bytes(), listed].concat();
+        let Opening::Startup(who) = complete(&packet) else { panic!("a startup packet") };
+        assert_eq!((who.user.as_str(), who.database.as_str()), ("root", "vault"));
+    }
+
+    #[test]
+    fn who_wants_to_stream_wal_is_in_no_database() {
+        for (value, wanted) in [
+            ("true", true),
+            ("1", true),
+            ("yes", true),
+            ("On", true),
+            ("?", true),
+            ("database", false),
+            ("OFF", false),
+            ("f", false),
+            ("no", false),
+            ("0", false),
+        ] {
+            let Opening::Startup(who) = complete(&startup(&[("user", "app"), ("replication", value)])) else {
+                panic!("a startup packet")
+            };
+            assert_eq!(who.is_physical_replication, wanted, "{value}");
+        }
     }
 
     #[test]
@@ -213,6 +270,8 @@ mod tests {
     fn what_is_not_postgres_is_said_to_be() {
         assert_eq!(read(b"GET / HTTP/1.1\r\n"), Err(NotPostgres::Length(0x4745_5420)));
         assert_eq!(read(&[0, 0, 0, 7]), Err(NotPostgres::Length(7)));
+        assert_eq!(read(b"PROXY TCP4 192.0"), Err(NotPostgres::ProxyHeader));
+        assert_eq!(read(&proxy_header::encode(None)), Err(NotPostgres::ProxyHeader));
         assert_eq!(read(&request(2 << 16)), Err(NotPostgres::Version { major: 2, minor: 0 }));
         assert!(matches!(read(&startup(&[("database", "x")])), Err(NotPostgres::Malformed(_))));
         let short_cancel = [&16u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &[0; 8]].concat();

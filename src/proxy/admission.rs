@@ -48,6 +48,8 @@ pub enum Refused {
 pub struct Admission<'a> {
     desk: &'a Desk,
     client: &'a mut Client,
+    /// What every connection to a node begins with.
+    preamble: &'a [u8],
     started: Instant,
     /// Nodes that have failed for this client since something was last learnt.
     tried: Vec<NodeId>,
@@ -60,10 +62,11 @@ pub struct Admission<'a> {
 
 impl<'a> Admission<'a> {
     /// Begins; the time for which the client may be held counts from here.
-    pub fn new(desk: &'a Desk, client: &'a mut Client) -> Admission<'a> {
+    pub fn new(desk: &'a Desk, client: &'a mut Client, preamble: &'a [u8]) -> Admission<'a> {
         Admission {
             desk,
             client,
+            preamble,
             started: Instant::now(),
             tried: Vec::new(),
             retry_wait: RETRY_FIRST,
@@ -106,7 +109,8 @@ impl<'a> Admission<'a> {
         let mut seat = desk.registry.seat(desk.index, listener.cluster, node);
 
         let tls = desk.encryption.to_servers();
-        let reaching = reach(&address, desk.tcp, &tls, listener.connect_timeout, listener.login_timeout);
+        let patience = [listener.connect_timeout, listener.login_timeout];
+        let reaching = reach(&address, desk.tcp, self.preamble, &tls, patience);
         let mut server = tokio::select! {
             reached = reaching => reached.map_err(|failure| {
                 let is_suspicious = failure.is_suspicious();

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::encryption::{Encryption, Offer};
 use super::end::End;
-use crate::net::{Socket, Stream};
-use crate::protocol::Fatal;
+use crate::config::Listener;
+use crate::net::{Peer, Socket, Stream};
 use crate::protocol::opening::{self, NotPostgres, Opening, Progress};
+use crate::protocol::{Fatal, application_name};
 use crate::tls::Acceptor;
 
 /// Answers to a request for encryption, from PostgreSQL's "Message Flow".
@@ -28,6 +29,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// A client that has said what it wants, and is not served yet.
 #[derive(Debug)]
 pub struct Client {
+    peer: Peer,
     stream: Stream,
     /// Bytes received and not yet handed on; begins with the present opening packet.
     inbox: BytesMut,
@@ -51,11 +53,12 @@ impl Client {
     ///
     /// The error has the client if it can still be told.
     pub async fn meet(
+        peer: Peer,
         socket: Socket,
         encryption: &Encryption,
         patience: Duration,
     ) -> Result<Client, (Option<Box<Client>>, End)> {
-        let mut client = Client::of(socket.into(), None);
+        let mut client = Client::of(peer, socket.into(), None);
         let offer = encryption.offer();
         if matches!(offer, Offer::PassOn) {
             let read = timeout(patience, client.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut));
@@ -68,9 +71,9 @@ impl Client {
         agreed.unwrap_or(Err((None, End::OpeningTimedOut)))
     }
 
-    fn of(stream: Stream, acceptor: Option<Arc<Acceptor>>) -> Client {
+    fn of(peer: Peer, stream: Stream, acceptor: Option<Arc<Acceptor>>) -> Client {
         let unsaid = Opening::DirectTls;
-        Client { stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0, acceptor }
+        Client { peer, stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0, acceptor }
     }
 
     async fn agree(mut self, encryption: &Encryption, offer: Offer) -> Result<Client, (Option<Box<Client>>, End)> {
@@ -124,12 +127,31 @@ impl Client {
             return Err(End::TlsFailed(io::Error::other(why)));
         }
         encryption.count_handshake(accepted.version);
-        Ok(Client::of(accepted.stream.into(), Some(acceptor)))
+        Ok(Client::of(self.peer, accepted.stream.into(), Some(acceptor)))
     }
 
     /// Whether the client, which speaks TLS with us, has been shown the certificate that `server` has shown us.
     pub fn has_seen_certificate_of(&self, server: &Stream) -> bool {
         self.acceptor.as_ref().is_some_and(|acceptor| acceptor.certificate().is_that_of(server))
+    }
+
+    /// Holds the present opening packet against the listener's lists of users and databases, and puts the client's
+    /// address behind its name where the listener is told to. To be called once for each packet that was read.
+    pub fn take_in(&mut self, listener: &Listener) -> Result<(), End> {
+        match &self.opening {
+            Opening::Startup(who) => listener.access.admit(who)?,
+            Opening::DirectTls if listener.access.asks_for_names() => return Err(End::NamesHidden),
+            _ => return Ok(()),
+        }
+        if listener.application_name_add_host
+            && let Some(packet) = application_name::add_host(self.opening_packet(), &self.peer.to_string())
+        {
+            let behind = self.inbox.split_off(self.opening_length);
+            self.opening_length = packet.len();
+            self.inbox = BytesMut::from(&packet[..]);
+            self.inbox.unsplit(behind);
+        }
+        Ok(())
     }
 
     /// What the client asks for.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -92,7 +93,7 @@ impl fmt::Display for ReachFailure {
     }
 }
 
-/// Connects to `address` within `connect_max`, and agrees on encryption within `answer_max`.
+/// Connects to `address` within the first of `patience`, see [`connect`], and agrees on encryption within the second.
 ///
 /// With `prefer`, a handshake that fails is followed by a connection in clear, as at libpq.
 ///
@@ -100,12 +101,14 @@ impl fmt::Display for ReachFailure {
 pub async fn reach(
     address: &str,
     options: TcpOptions,
+    preamble: &[u8],
     tls: &ServerTls,
-    connect_max: Duration,
-    answer_max: Duration,
+    [connect_max, answer_max]: [Duration; 2],
 ) -> Result<Stream, ReachFailure> {
-    let connected =
-        async || connect(address, options, Instant::now() + connect_max).await.map_err(ReachFailure::Connect);
+    let connected = async || {
+        let deadline = Instant::now() + connect_max;
+        connect(address, options, preamble, deadline).await.map_err(ReachFailure::Connect)
+    };
     let socket = connected().await?;
     if tls.mode() == SslMode::Disable {
         return Ok(socket.into());
@@ -124,16 +127,25 @@ pub async fn reach(
     encrypted.await
 }
 
-/// Connects to `address` (`host:port`) by `deadline`, trying each of the host's addresses in turn.
+/// Connects to `address` (`host:port`) by `deadline`, trying each of the host's addresses in turn, and says `preamble`
+/// first of all: a PROXY header, or nothing.
 ///
 /// Cancel safe: dropped half-way, it leaves nothing behind.
-pub async fn connect(address: &str, options: TcpOptions, deadline: Instant) -> Result<TcpStream, ConnectFailure> {
+pub async fn connect(
+    address: &str,
+    options: TcpOptions,
+    preamble: &[u8],
+    deadline: Instant,
+) -> Result<TcpStream, ConnectFailure> {
     let attempt = async {
-        let stream = match address.parse::<SocketAddr>() {
+        let mut stream = match address.parse::<SocketAddr>() {
             Ok(literal) => TcpStream::connect(literal).await.map_err(ConnectFailure::Failed)?,
             Err(_) => by_name(address).await?,
         };
         options.apply(&SockRef::from(&stream)).map_err(ConnectFailure::Failed)?;
+        if !preamble.is_empty() {
+            stream.write_all(preamble).await.map_err(ConnectFailure::Failed)?;
+        }
         Ok(stream)
     };
     timeout_at(deadline, attempt).await.unwrap_or(Err(ConnectFailure::TimedOut))

@@ -117,8 +117,12 @@ impl Login<'_> {
             },
             () = self.client.hangs_up() => return Some(Verdict::Over(End::ClientLeftEarly)),
         };
+        if answer != b'N' && self.listener.access.asks_for_names() {
+            return Some(Verdict::Over(End::NamesHidden));
+        }
         self.seat.card().count_to_client(&[answer]);
-        match self.client.answer_negotiation(answer, self.listener.startup_timeout).await {
+        let answered = self.client.answer_negotiation(answer, self.listener.startup_timeout).await;
+        match answered.and_then(|()| self.client.take_in(self.listener)) {
             Err(end) => Some(Verdict::Over(end)),
             Ok(()) if answer == b'N' && *self.client.opening() == Opening::DirectTls => {
                 Some(Verdict::Over(End::ClientLeftEarly)) // was refused TLS and speaks it all the same

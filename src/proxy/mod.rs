@@ -3,17 +3,23 @@
 //! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
 //! gives them orders; [`cancel`] finds the one that is meant, by its key among the [`keys`].
 
+pub mod access;
 pub mod admission;
+pub mod arrival;
 pub mod cancel;
 pub mod client;
 pub mod connect;
 pub mod desk;
+pub mod door;
 pub mod encryption;
 pub mod end;
 pub mod keys;
 pub mod listener;
 pub mod login;
+pub mod openings;
+pub mod per_client;
 pub mod registry;
 pub mod relay;
 pub mod session;
+pub mod socket_file;
 pub mod workers;

@@ -2,7 +2,9 @@
 //!
 //! - [`cluster`]: before a real PostgreSQL cluster, through switchovers, crashes and freezes
 //! - [`sql`]: roles learnt from PostgreSQL itself, alone or beside Patroni
+//! - [`garbage`]: before clients that are none
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
+//! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`tls`]: encryption that ends at pgvane, on either side
@@ -10,6 +12,7 @@
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
 //! - [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
+mod access;
 mod cancels;
 mod certificates;
 mod clients;
@@ -17,6 +20,7 @@ mod cluster;
 mod command_line;
 mod fake;
 mod faults;
+mod garbage;
 mod metrics;
 mod purity;
 mod sql;

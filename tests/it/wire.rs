@@ -4,12 +4,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// No single step of a test takes this long unless something is wrong; longer than any hold or timeout in them.
@@ -111,13 +112,12 @@ pub struct Wire {
     stream: Box<dyn Connection>,
 }
 
-/// In clear or encrypted.
-trait Connection: AsyncRead + AsyncWrite + Unpin + Send + fmt::Debug {}
+/// By TCP or on a file, in clear or encrypted.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + fmt::Debug> Connection for T {}
+impl<C: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Connection for C {}
 
 /// A session that has got as far as `ReadyForQuery`.
-#[derive(Debug)]
 pub struct Session {
     pub wire: Wire,
     /// The body of `BackendKeyData`, which a cancel request brings back.
@@ -127,6 +127,21 @@ pub struct Session {
 impl Wire {
     pub async fn to(server: SocketAddr) -> Wire {
         let stream = in_time("a connection", TcpStream::connect(server)).await.expect("the port is open");
+        Wire { stream: Box::new(stream) }
+    }
+
+    /// From one of the many addresses of loopback, 127.0.0.0/8, and a port that is told too.
+    pub async fn from(client: Ipv4Addr, server: SocketAddr) -> (Wire, SocketAddr) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((client, 0).into()).expect("an address of this host");
+        let stream = in_time("a connection", socket.connect(server)).await.expect("the port is open");
+        let address = stream.local_addr().expect("is connected");
+        (Wire { stream: Box::new(stream) }, address)
+    }
+
+    /// By the file of a Unix socket.
+    pub async fn by(file: &Path) -> Wire {
+        let stream = in_time("a connection", UnixStream::connect(file)).await.expect("somebody listens");
         Wire { stream: Box::new(stream) }
     }
 

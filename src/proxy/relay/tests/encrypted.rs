@@ -7,7 +7,8 @@ use super::*;
 #[tokio::test]
 async fn what_encryption_holds_back_is_sent_on() {
     for mode in [RelayMode::Auto, RelayMode::Splice] {
-        let ((mut client, client_inside), (server_inside, mut server)) = tokio::join!(agreed(true), agreed(false));
+        let ((mut client, client_inside), (server_inside, mut server)) =
+            tokio::join!(connected(Way::Tls), connected(Way::Tcp));
         SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket option");
         SockRef::from(client_inside.socket()).set_send_buffer_size(4096).expect("a socket option");
         let registry = Arc::new(Registry::new(1, 1));
@@ -37,7 +38,8 @@ async fn what_encryption_holds_back_is_sent_on() {
 /// A slow client takes what it takes; the rest waits in the relay and in rustls, and the server is slowed down.
 #[tokio::test]
 async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
-    let ((mut client, client_inside), (server_inside, mut server)) = tokio::join!(agreed(true), agreed(false));
+    let ((mut client, client_inside), (server_inside, mut server)) =
+        tokio::join!(connected(Way::Tls), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
