@@ -277,6 +277,28 @@ async fn certificates_of_clients_are_verified() {
     assert!(pgvane.log_text().contains("peer sent no certificates"), "{}", pgvane.log_text());
 }
 
+/// The proxy's header comes first and in clear; what the lists of users look at is inside.
+#[tokio::test]
+async fn a_proxys_header_comes_before_tls_and_the_lists_of_users_see_behind_it() {
+    let (cluster, files) = (FakeCluster::of(1).await, certificates());
+    let more = "proxy_protocol = { trusted = [\"127.0.0.1\"] }\nusers = [\"trusting\"]";
+    let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "").write_listener(more)).await;
+    let announced = async || {
+        let mut client = Wire::to(pgvane.write_addr).await;
+        client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 51234 6432\r\n").await;
+        client
+    };
+    announced().await.asks_for_tls(&files.client(&[])).await.log_in(&plain_startup()).await;
+    let direct = announced().await.begins_tls(&files.client(&[POSTGRESQL])).await.expect("agrees");
+    direct.log_in(&plain_startup()).await;
+
+    let mut stranger = announced().await.asks_for_tls(&files.client(&[])).await;
+    stranger.send(&startup(3 << 16, &[("user", "stranger")])).await;
+    assert_eq!(stranger.fatal().await.sqlstate().as_deref(), Some("28000"));
+    ends(&pgvane, "user-not-allowed", 1).await;
+    assert!(pgvane.log_text().contains("peer=192.0.2.7:51234"), "{}", pgvane.log_text());
+}
+
 // ---- a client that leaves -------------------------------------------------------------------------------------------
 
 #[tokio::test]
