@@ -5,6 +5,8 @@ pub mod error_response;
 pub mod framing;
 pub mod login;
 pub mod opening;
+mod requests;
+mod walk;
 
 pub use cancel::CancelKey;
 pub use error_response::{Fatal, SqlState};

@@ -157,6 +157,7 @@ impl<'a> Account<'a> {
         if let Some(fatal) = end.client_message(&self.desk.settings.name)
             && relay.can_speak()
         {
+            relay.leave_server();
             farewell(relay.client(), &fatal.encode()).await;
         } else if matches!(end, End::ServerClosed(_)) {
             relay.finish_for_client().await;
@@ -184,7 +185,7 @@ impl<'a> Account<'a> {
                 Order::Cut(cause) => return Poll::Ready(End::Cut(cause)),
                 Order::Stop => return Poll::Ready(End::Stopped),
                 Order::Drain(cause) => {
-                    relay.drain();
+                    relay.set_draining(true);
                     draining.get_or_insert_with(|| (cause, Box::pin(sleep(self.desk.drain_timeout))));
                 }
             }

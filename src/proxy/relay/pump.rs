@@ -47,6 +47,8 @@ enum Stage {
 pub(super) struct Pump {
     /// Bytes that were read. Never any while there are some in the pipe.
     pending: BytesMut,
+    /// So many of them, at the end, are not to be delivered yet.
+    held_back: usize,
     /// What the kernel moves by itself. Owned only while bytes are in it, or a burst of them is being moved.
     pipe: Option<Pipe>,
     stage: Stage,
@@ -89,6 +91,7 @@ impl Pump {
     pub(super) fn new(pending: BytesMut, end: EndOfStream, mode: RelayMode) -> Pump {
         Pump {
             pending,
+            held_back: 0,
             pipe: None,
             stage: Stage::Open,
             end,
@@ -119,16 +122,37 @@ impl Pump {
         self.stage == Stage::Done
     }
 
+    /// Whether all is delivered that may be.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.pending.len() == self.held_back && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+    }
+
+    /// Whether it has bytes that are not to be delivered yet.
+    pub(super) fn holds_back(&self) -> bool {
+        self.held_back > 0
+    }
+
+    /// Shows `see` the bytes that are not to be delivered yet; it says how many of them, at the end, still are not.
+    pub(super) fn reconsider(&mut self, see: impl FnOnce(&[u8]) -> usize) {
+        self.held_back = see(&self.pending[self.pending.len() - self.held_back..]);
+    }
+
+    /// Splices no more: every byte from now on is seen.
+    pub(super) fn copies(&mut self) {
+        self.gear.give_up();
+    }
+
     /// Moves bytes until one side has to be waited for, its turn is over, or the end is delivered. `see` is told of
-    /// all that is taken.
+    /// all that is taken, and says how many bytes of it, at the end, are not to be delivered yet.
     ///
-    /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down.
+    /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down, and bytes
+    /// that are held back hold up all that follow.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Portion<'_>),
+        mut see: impl FnMut(Portion<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
@@ -137,8 +161,7 @@ impl Pump {
         let mut moved = 0;
         let polled = self.poll_turn(cx, from, to, |portion| {
             moved += portion.length();
-            see(portion);
-            moved < TURN_LENGTH
+            (see(portion), moved < TURN_LENGTH)
         });
         if self.pipe.as_ref().is_some_and(|pipe| pipe.held() == 0) {
             self.pipe = None; // into the pool: whoever waits owns none
@@ -146,13 +169,13 @@ impl Pump {
         polled
     }
 
-    /// `see` says whether the turn goes on.
+    /// `see` says how much to hold back, and whether the turn goes on.
     fn poll_turn<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Portion<'_>) -> bool,
+        mut see: impl FnMut(Portion<'_>) -> (usize, bool),
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
@@ -166,7 +189,14 @@ impl Pump {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion| goes_on = see(portion)))?,
+                Stage::Open => {
+                    let mut note = |portion: Portion<'_>| {
+                        let (held_back, another) = see(portion);
+                        goes_on = another;
+                        held_back
+                    };
+                    ready!(self.poll_take(cx, from, to, &mut note))?;
+                }
                 Stage::Ended if self.end == EndOfStream::KeepBack => self.stage = Stage::Done,
                 Stage::Ended => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(PumpError::Write)?;
@@ -181,8 +211,9 @@ impl Pump {
     where
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        while !self.pending.is_empty() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
+        while self.pending.len() > self.held_back {
+            let due = &self.pending[..self.pending.len() - self.held_back];
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, due))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -190,6 +221,9 @@ impl Pump {
             if self.pending.is_empty() {
                 self.pending = BytesMut::new(); // gives the memory back
             }
+        }
+        if self.held_back > 0 {
+            return Poll::Pending; // whoever holds them back calls again
         }
         if let (Some(pipe), Some(to)) = (&mut self.pipe, to.plain()) {
             while pipe.held() > 0 {
@@ -210,7 +244,7 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: &mut impl FnMut(Portion<'_>),
+        see: &mut impl FnMut(Portion<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
@@ -261,7 +295,7 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: &mut impl FnMut(Portion<'_>),
+        see: &mut impl FnMut(Portion<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + Unpin,
@@ -276,11 +310,15 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
             self.gear.note(taken.len());
-            see(Portion::Read(taken));
-            let written = match Pin::new(to).poll_write(cx, taken) {
-                Poll::Ready(Ok(written)) => written,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
-                Poll::Pending => 0,
+            self.held_back = see(Portion::Read(taken));
+            let due = &taken[..taken.len() - self.held_back];
+            let written = match due {
+                [] => 0,
+                due => match Pin::new(to).poll_write(cx, due) {
+                    Poll::Ready(Ok(written)) => written,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
+                    Poll::Pending => 0,
+                },
             };
             if written < taken.len() {
                 self.pending.extend_from_slice(&taken[written..]);
@@ -319,7 +357,7 @@ mod tests {
         };
         let moved = async move {
             let mut pump = Pump::new(BytesMut::new(), EndOfStream::PassOn, RelayMode::Auto);
-            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| {})).await.expect("no side fails");
+            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| 0)).await.expect("no side fails");
             assert!(pump.is_done());
         };
         let mut received = Vec::new();
@@ -354,6 +392,7 @@ mod tests {
             pump.poll(cx, &mut from, &mut to, |portion| {
                 let Portion::Read(bytes) = portion else { panic!("there is no socket to splice") };
                 seen.extend_from_slice(bytes);
+                0
             })
         })
         .await
