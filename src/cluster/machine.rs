@@ -7,6 +7,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin_state::AdminState;
 use super::corroboration;
 use super::health::{Health, Thresholds};
 use super::identity::{Identity, Vote};
@@ -52,6 +53,8 @@ pub enum Event {
     Suspicion(NodeId),
     /// What discovery has found.
     Discovered(Discovery),
+    /// An operator has said what is to become of a node.
+    Administered(NodeId, AdminState),
 }
 
 /// The cluster as its DCS has it.
@@ -190,6 +193,9 @@ impl Machine {
             }
             Event::Discovered(discovery) => {
                 self.noting_changes(now, &mut actions, |machine| machine.take_discovery(discovery, now))
+            }
+            Event::Administered(node, state) => {
+                self.noting_changes(now, &mut actions, |machine| machine.roster.administer(node, state, now))
             }
         };
         let lead_changed = self.reconsider_lead(now, &mut actions);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::LagMeter;
 use super::moment::Moment;
@@ -79,6 +80,17 @@ impl Roster {
         &mut self.entries[id.0]
     }
 
+    /// Notes what an operator has made of a node. True if that is new. A node that is ready again has just come back.
+    pub(super) fn administer(&mut self, id: NodeId, state: AdminState, now: Moment) -> bool {
+        let view = &mut self.entry_mut(id).view;
+        let is_news = view.admin != state;
+        if is_news && state == AdminState::Ready {
+            view.serving_since = view.serving_since.map(|_| now);
+        }
+        view.admin = state;
+        is_news
+    }
+
     /// All entries, those of departed nodes included, in the order of their numbers.
     pub(super) fn all(&self) -> &[Entry] {
         &self.entries
@@ -141,9 +153,12 @@ impl Roster {
         }
         let id = place.unwrap_or(self.entries.len());
         let seed = self.seed.wrapping_add(id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let entry = Entry::new(member, is_static, now, seed);
+        let mut entry = Entry::new(member, is_static, now, seed);
         match self.entries.get_mut(id) {
-            Some(departed) => *departed = entry,
+            Some(departed) => {
+                entry.view.admin = departed.view.admin; // it was not the operator who let it go
+                *departed = entry;
+            }
             None => self.entries.push(entry),
         }
         true
@@ -205,6 +220,27 @@ mod tests {
         let moved = Member { address: "elsewhere:5432".into(), ..member("a") };
         roster.take_list(vec![moved], at_ms(2));
         assert_eq!(roster.present().map(|(id, _)| id.0).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn what_an_operator_has_said_of_a_node_outlives_its_absence() {
+        let mut roster = roster(&[]);
+        roster.take_list(vec![member("a")], at_ms(1));
+        assert!(roster.administer(NodeId(0), AdminState::Drain, at_ms(2)));
+        assert!(!roster.administer(NodeId(0), AdminState::Drain, at_ms(3)), "no news");
+        roster.take_list(Vec::new(), at_ms(4));
+        roster.take_list(vec![member("a")], at_ms(5));
+        assert_eq!(roster.entry(NodeId(0)).view.admin, AdminState::Drain);
+    }
+
+    #[test]
+    fn a_node_that_is_ready_again_has_just_come_back() {
+        let mut roster = roster(&["a"]);
+        roster.entry_mut(NodeId(0)).view.serving_since = Some(at_ms(1));
+        roster.administer(NodeId(0), AdminState::Maint, at_ms(2));
+        assert_eq!(roster.entry(NodeId(0)).view.serving_since, Some(at_ms(1)));
+        roster.administer(NodeId(0), AdminState::Ready, at_ms(3));
+        assert_eq!(roster.entry(NodeId(0)).view.serving_since, Some(at_ms(3)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::Lag;
 use super::leadership::{Leadership, Vacancy};
@@ -38,6 +39,8 @@ pub struct NodeView {
     pub recent_lag: Option<Lag>,
     /// Since when the node has been what it is now, and has answered: a replica that has just come back starts slowly.
     pub serving_since: Option<Moment>,
+    /// What operators have made of it.
+    pub admin: AdminState,
     /// Why its answers are not accepted: it belongs to another cluster.
     pub foreign: Option<String>,
     /// It is no longer a member of the cluster.
@@ -129,6 +132,7 @@ impl NodeView {
             lag: None,
             recent_lag: None,
             serving_since: None,
+            admin: AdminState::Ready,
             foreign: None,
             departed: false,
             checked_at: None,
@@ -183,6 +187,9 @@ impl fmt::Display for Standing<'_> {
         }
         if node.departed {
             f.write_str(", no longer a member")?;
+        }
+        if let Some(why) = node.admin.why_unfit() {
+            write!(f, ", {why}")?;
         }
         match &node.health {
             Health::Silent { silence, .. } => write!(f, " (silent: {silence})"),

@@ -7,12 +7,13 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::card::Order;
 use super::client::Client;
 use super::connect::connect;
 use super::desk::Desk;
 use super::end::End;
 use super::login::{Failure, Login, Ready, Verdict};
-use super::registry::{Held, Order, Seat, order_for};
+use super::registry::{Held, Seat, order_for};
 use crate::cluster::NodeId;
 use crate::cluster::topology::Topology;
 use crate::net::Stream;
@@ -113,7 +114,8 @@ impl<'a> Admission<'a> {
             () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),
         };
         // from here on orders reach the seat; one that came before it was taken is seen in the picture itself
-        if let Some(Order::Cut(cause)) = order_for(&listener.rule, &desk.cluster.topology(), node) {
+        if let Some(Order::Cut(cause) | Order::Drain(cause)) = order_for(&listener.rule, &desk.cluster.topology(), node)
+        {
             return Err(Verdict::NotHere(Failure {
                 why: format!("will not do any more: {}", cause.reason()),
                 own_words: None,

@@ -7,6 +7,9 @@ use crate::protocol::opening::NotPostgres;
 use crate::protocol::{Fatal, SqlState};
 use crate::routing::{Cause, NoRoute};
 
+/// What a client may rely on whose session ended between transactions: it may ask anew elsewhere.
+const NOTHING_UNDER_WAY: &str = "No transaction was open; what was asked after the last one was not executed.";
+
 /// Why a connection ended. Each variant says who is to blame.
 #[derive(Debug)]
 pub enum End {
@@ -38,8 +41,12 @@ pub enum End {
     WrongNode,
     /// The session was in the wrong place and had to end at once.
     Cut(Cause),
-    /// The session was in the wrong place and ended between two transactions, or at the deadline.
+    /// The session was in the wrong place and ended between two transactions.
     Drained(Cause),
+    /// The session was in the wrong place, and did not end between two transactions in time.
+    DrainTimedOut(Cause),
+    /// The session ended between two transactions, so that its client may be given a node with fewer sessions.
+    Rebalanced,
     /// pgvane is stopping.
     Stopped,
     /// A cancel request was handed to its node, or nodes.
@@ -83,6 +90,10 @@ pub enum EndKind {
     Cut,
     /// See [`End::Drained`].
     Drained,
+    /// See [`End::DrainTimedOut`].
+    DrainTimedOut,
+    /// See [`End::Rebalanced`].
+    Rebalanced,
     /// See [`End::Stopped`].
     Stopped,
     /// See [`End::CancelDelivered`] and [`End::CancelFailed`].
@@ -93,7 +104,7 @@ pub enum EndKind {
 
 impl EndKind {
     /// Every kind, in the order of its discriminant.
-    pub const ALL: [EndKind; 18] = [
+    pub const ALL: [EndKind; 20] = [
         EndKind::ClientClosed,
         EndKind::ClientFailed,
         EndKind::ClientLeftEarly,
@@ -109,6 +120,8 @@ impl EndKind {
         EndKind::WrongNode,
         EndKind::Cut,
         EndKind::Drained,
+        EndKind::DrainTimedOut,
+        EndKind::Rebalanced,
         EndKind::Stopped,
         EndKind::Cancel,
         EndKind::Lost,
@@ -132,6 +145,8 @@ impl EndKind {
             EndKind::WrongNode => "wrong-node",
             EndKind::Cut => "cut",
             EndKind::Drained => "drained",
+            EndKind::DrainTimedOut => "drain-timed-out",
+            EndKind::Rebalanced => "rebalanced",
             EndKind::Stopped => "stopped",
             EndKind::Cancel => "cancel",
             EndKind::Lost => "lost",
@@ -167,6 +182,8 @@ impl End {
             End::WrongNode => EndKind::WrongNode,
             End::Cut(_) => EndKind::Cut,
             End::Drained(_) => EndKind::Drained,
+            End::DrainTimedOut(_) => EndKind::DrainTimedOut,
+            End::Rebalanced => EndKind::Rebalanced,
             End::Stopped => EndKind::Stopped,
             End::CancelDelivered | End::CancelFailed => EndKind::Cancel,
             End::Lost => EndKind::Lost,
@@ -225,11 +242,21 @@ impl End {
                 None,
                 "Connect again: the new connection will be held until there is a leader.",
             ),
-            End::Cut(cause) | End::Drained(cause) => fatal(
+            End::Cut(cause) | End::Drained(cause) | End::DrainTimedOut(cause) => fatal(
                 SqlState::AdminShutdown,
                 format!("pgvane: terminating connection because {}", cause.reason()),
-                None,
+                match self {
+                    End::Drained(_) => Some(NOTHING_UNDER_WAY.to_owned()),
+                    End::DrainTimedOut(_) => Some("The session was given drain_timeout to finish.".to_owned()),
+                    _ => None,
+                },
                 "Connect again to be given another server; while there is none, the new connection is held.",
+            ),
+            End::Rebalanced => fatal(
+                SqlState::AdminShutdown,
+                "pgvane: terminating connection because another server has fewer sessions".to_owned(),
+                Some(NOTHING_UNDER_WAY.to_owned()),
+                "Connect again.",
             ),
             End::Stopped => fatal(
                 SqlState::AdminShutdown,
@@ -270,6 +297,8 @@ impl fmt::Display for End {
             End::WrongNode => f.write_str("the server answered at login that it is in recovery"),
             End::Cut(cause) => write!(f, "cut because {}", cause.reason()),
             End::Drained(cause) => write!(f, "drained because {}", cause.reason()),
+            End::DrainTimedOut(cause) => write!(f, "cut at the end of drain_timeout because {}", cause.reason()),
+            End::Rebalanced => f.write_str("ended between transactions because another server has fewer sessions"),
             End::Stopped => f.write_str("pgvane is stopping"),
             End::CancelDelivered => f.write_str("cancel request delivered"),
             End::CancelFailed => f.write_str("cancel request could not be delivered"),

@@ -1,10 +1,11 @@
 //! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves;
 //! [`client`] reads the opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
 //! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
-//! gives them orders; [`cancel`] finds the one that is meant.
+//! gives them orders by their [`card`]s; [`cancel`] finds the one that is meant.
 
 pub mod admission;
 pub mod cancel;
+pub mod card;
 pub mod client;
 pub mod connect;
 pub mod desk;

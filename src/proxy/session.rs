@@ -11,15 +11,15 @@ use tracing::{debug, info};
 
 use super::admission::{Admission, Admitted, Refused};
 use super::cancel;
+use super::card::Order;
 use super::client::{Client, farewell};
 use super::desk::Desk;
 use super::end::End;
-use super::registry::{Order, Presence, Seat};
+use super::registry::{Presence, Seat};
 use super::relay::{Outcome, Relay};
 use crate::cluster::NodeId;
 use crate::net::Socket;
 use crate::protocol::opening::{Opening, Who};
-use crate::routing::Cause;
 
 /// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, starts, or refuses to
 /// write.
@@ -148,6 +148,9 @@ impl<'a> Account<'a> {
         let (client, for_server) = client.into_parts();
         seat.card().count_to_server(&for_server);
         seat.card().count_to_client(&ready.for_client);
+        if ready.framing.is_some() {
+            seat.card().show_transactions();
+        }
         let mode = self.desk.settings.relay;
         let relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
         Box::new(Session { relay, seat })
@@ -165,9 +168,8 @@ impl<'a> Account<'a> {
     }
 
     async fn relay_until_end(&self, session: &mut Session) -> End {
-        let mut obeyed = None;
-        let mut draining = None;
-        poll_fn(|cx| self.poll_relay(cx, session, &mut obeyed, &mut draining)).await
+        let (mut obeyed, mut deadline) = (None, None);
+        poll_fn(|cx| self.poll_relay(cx, session, &mut obeyed, &mut deadline)).await
     }
 
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
@@ -177,23 +179,24 @@ impl<'a> Account<'a> {
         cx: &mut Context<'_>,
         Session { relay, seat }: &mut Session,
         obeyed: &mut Option<Order>,
-        draining: &mut Option<(Cause, Pin<Box<Sleep>>)>,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
     ) -> Poll<End> {
-        while let Poll::Ready(order) = seat.card().poll_ordered(cx, *obeyed) {
-            *obeyed = Some(order);
+        while let Poll::Ready(order) = seat.card().poll_order(cx, *obeyed) {
+            *obeyed = order;
+            relay.set_draining(order.is_some());
             match order {
-                Order::Cut(cause) => return Poll::Ready(End::Cut(cause)),
-                Order::Stop => return Poll::Ready(End::Stopped),
-                Order::Drain(cause) => {
-                    relay.set_draining(true);
-                    draining.get_or_insert_with(|| (cause, Box::pin(sleep(self.desk.drain_timeout))));
+                Some(Order::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
+                Some(Order::Stop) => return Poll::Ready(End::Stopped),
+                Some(Order::Drain(_)) => {
+                    deadline.get_or_insert_with(|| Box::pin(sleep(self.desk.drain_timeout)));
                 }
+                Some(Order::Move) | None => *deadline = None,
             }
         }
-        if let Some((cause, deadline)) = draining
+        if let (Some(Order::Drain(cause)), Some(deadline)) = (&obeyed, deadline)
             && deadline.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(End::Drained(*cause));
+            return Poll::Ready(End::DrainTimedOut(*cause));
         }
         let suspect = || self.desk.cluster.suspect(seat.node());
         let on_error = |code: [u8; 5]| {
@@ -204,7 +207,11 @@ impl<'a> Account<'a> {
         relay.poll(cx, seat.card(), on_error).map(|outcome| match outcome {
             Outcome::ClientClosed => End::ClientClosed,
             Outcome::ClientFailed(error) => End::ClientFailed(error),
-            Outcome::Drained => draining.as_ref().map_or(End::Lost, |(cause, _)| End::Drained(*cause)),
+            Outcome::Drained => match *obeyed {
+                Some(Order::Drain(cause)) => End::Drained(cause),
+                Some(Order::Move) => End::Rebalanced,
+                _ => End::Lost,
+            },
             Outcome::ServerClosed(code) => {
                 if code.is_none_or(|code| SUSPICIOUS.contains(&&code)) {
                     suspect();

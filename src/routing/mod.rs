@@ -13,7 +13,7 @@ pub use fitness::why_misplaced;
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
 
 use crate::cluster::topology::{NodeView, Topology};
-use crate::cluster::{Moment, NodeId};
+use crate::cluster::{AdminState, Moment, NodeId};
 
 /// The least share that a node gets which has just come back, in hundredths of its weight.
 const SLOW_START_LEAST: u64 = 5;
@@ -83,7 +83,10 @@ pub fn route<Load: Fn(NodeId) -> u32>(
 
 fn certain_leader(topology: &Topology) -> Result<NodeId, NoRoute> {
     match (topology.leader(), topology.why_no_leader()) {
-        (Some(leader), None) => Ok(leader),
+        (Some(leader), None) => match topology.node(leader).admin.why_unfit() {
+            None => Ok(leader),
+            Some(why) => Err(NoRoute::NoneFit(format!("{} leads and is {why}", topology.node(leader).member.name))),
+        },
         (_, why) => Err(NoRoute::NoLeader(why.unwrap_or_default())),
     }
 }
@@ -99,7 +102,10 @@ fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
             Fitness::Unfit { .. } => {}
         }
     }
-    let stand_in = topology.leader().filter(|_| rule.target.is_standbys() && rule.falls_back_to_leader);
+    let may_stand_in = |leader: &NodeId| {
+        rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
+    };
+    let stand_in = topology.leader().filter(may_stand_in);
     vec![fresh, stand_in.into_iter().collect(), silent]
 }
 
@@ -300,6 +306,40 @@ mod tests {
         for target in Target::ALL {
             assert!(routed(&topology, &Rule::new(target), &[]).is_err(), "{}", target.label());
         }
+    }
+
+    #[test]
+    fn a_node_that_an_operator_takes_out_of_service_gets_nothing_new_whatever_it_is() {
+        for state in [AdminState::Drain, AdminState::Maint] {
+            let mut topology = three();
+            topology.nodes[1].admin = state;
+            assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
+            topology.nodes[2].admin = state;
+            assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+            topology.nodes[0].admin = state;
+            for rule in [read(), strict(read()), Rule::new(Target::Any), Rule::new(Target::Leader)] {
+                let Err(NoRoute::NoneFit(why)) = routed(&topology, &rule, &[]) else { panic!("{state:?}: {rule:?}") };
+                let said = format!("is {}", state.why_unfit().expect("it is out of service"));
+                assert!(why.contains(&said), "{said:?} is not in {why:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_stronger_reaction_tells_which_of_two_causes_counts() {
+        let mut topology = three();
+        topology.nodes[1].admin = AdminState::Drain;
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
+        let misplaced = |topology: &Topology, rule: &Rule| why_misplaced(rule, topology, NodeId(1));
+        assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator), "lag keeps, and this drains");
+        topology.nodes[1].departed = true;
+        assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator));
+        topology.nodes[1].departed = false;
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Leader)), Some(Cause::LostLead), "this cuts");
+        let mut keeps = read();
+        keeps.reactions.set(Cause::Operator, Reaction::Keep);
+        keeps.reactions.set(Cause::Lag, Reaction::Drain);
+        assert_eq!(misplaced(&topology, &keeps), Some(Cause::Lag));
     }
 
     #[test]

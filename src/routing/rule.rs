@@ -71,12 +71,21 @@ pub enum Cause {
     Silence,
     /// The node is no longer a member of the cluster.
     Departure,
+    /// An operator has taken the node out of service.
+    Operator,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 6] =
-        [Cause::LostLead, Cause::Promotion, Cause::Lag, Cause::Standing, Cause::Silence, Cause::Departure];
+    pub const ALL: [Cause; 7] = [
+        Cause::LostLead,
+        Cause::Promotion,
+        Cause::Lag,
+        Cause::Standing,
+        Cause::Silence,
+        Cause::Departure,
+        Cause::Operator,
+    ];
 
     /// The word for it in the configuration file.
     pub fn label(self) -> &'static str {
@@ -87,6 +96,7 @@ impl Cause {
             Cause::Standing => "standing",
             Cause::Silence => "silence",
             Cause::Departure => "departure",
+            Cause::Operator => "operator",
         }
     }
 
@@ -99,6 +109,7 @@ impl Cause {
             Cause::Standing => "the server no longer meets the listener's conditions",
             Cause::Silence => "the server's state is unknown",
             Cause::Departure => "the server has left the cluster",
+            Cause::Operator => "the server is being taken out of service",
         }
     }
 }
@@ -108,11 +119,13 @@ impl Cause {
 pub struct Reactions([Reaction; Cause::ALL.len()]);
 
 impl Default for Reactions {
-    /// A session on a node that lost the lead is cut, one on a promoted replica drained; nothing else ends a session.
+    /// A session on a node that lost the lead is cut, one on a promoted replica drained, and one on a node that an
+    /// operator takes out of service too; nothing else ends a session.
     fn default() -> Reactions {
         let mut reactions = Reactions([Reaction::Keep; Cause::ALL.len()]);
         reactions.set(Cause::LostLead, Reaction::Cut);
         reactions.set(Cause::Promotion, Reaction::Drain);
+        reactions.set(Cause::Operator, Reaction::Drain);
         reactions
     }
 }

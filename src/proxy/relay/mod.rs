@@ -22,7 +22,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use self::pump::{EndOfStream, Portion, Pump, PumpError};
-use super::registry::Card;
+use super::card::Card;
 use crate::config::RelayMode;
 use crate::net::Stream;
 use crate::protocol::framing::Framing;
