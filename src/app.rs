@@ -92,7 +92,7 @@ impl App {
                 error,
             })?);
         }
-        let admin = match config.admin_bind {
+        let admin = match config.admin.as_ref().map(|admin| admin.bind) {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|error| StartError::Bind {
                 owner: "[admin]".to_owned(),
                 address,

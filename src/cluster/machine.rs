@@ -178,6 +178,11 @@ impl Machine {
         &self.roster.entry(id).view.member
     }
 
+    /// What operators have made of a node.
+    pub fn admin_state(&self, id: NodeId) -> AdminState {
+        self.roster.entry(id).view.admin
+    }
+
     /// Takes an event in at `now` and says what is to be done. `now` must never run backwards.
     pub fn handle(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();

@@ -6,6 +6,8 @@
 mod document;
 pub mod fault;
 mod read;
+mod read_admin;
+mod read_secret;
 mod read_sql;
 mod secret;
 mod units;
@@ -21,6 +23,7 @@ use ipnet::IpNet;
 pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+pub use units::{duration, size_text};
 
 use crate::cluster::Member;
 use crate::routing::{Rule, Target};
@@ -39,8 +42,8 @@ pub mod default_port {
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where the stats page and the metrics are served; `None` if nowhere.
-    pub admin_bind: Option<SocketAddr>,
+    /// The stats page, the metrics and the API; `None` if they are not served.
+    pub admin: Option<Admin>,
     /// How and how much is logged.
     pub log: Log,
     /// How long running sessions may go on after a signal to stop.
@@ -51,6 +54,24 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// The listeners; at least one.
     pub listeners: Vec<Listener>,
+}
+
+/// The stats page, the metrics and the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where they are served.
+    pub bind: SocketAddr,
+    /// Who may change things; nobody if empty.
+    pub users: Vec<AdminUser>,
+}
+
+/// Somebody who may change things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminUser {
+    /// The name, without a colon.
+    pub name: String,
+    /// The password, which is not empty.
+    pub password: Secret,
 }
 
 /// Logging.
@@ -206,7 +227,7 @@ impl Config {
         });
         let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
         Ok(Config {
-            admin_bind: Some(any(default_port::ADMIN)),
+            admin: Some(Admin::default()),
             log: Log::default(),
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             threads: default_threads(),
@@ -237,6 +258,12 @@ impl Log {
     /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`.
     pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
         EnvFilter::builder().parse(level)
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, default_port::ADMIN)), users: Vec::new() }
     }
 }
 

@@ -10,11 +10,11 @@ use ipnet::IpNet;
 
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
-use super::read_sql;
 use super::{
     Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, RelayMode,
-    default_port, default_threads,
+    default_threads,
 };
+use super::{read_admin, read_sql};
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
 use crate::routing::{Balance, Cause, Reaction, Reactions, Target};
@@ -33,7 +33,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let document = Document::parse(file, text);
     let root = document.root();
 
-    let admin_bind = admin(&root);
+    let admin = read_admin::admin(&root);
     let log = log(&root);
     let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);
     let threads = root.integer("threads", 1..1025).map_or_else(default_threads, |threads| threads as usize);
@@ -52,20 +52,11 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     }
     distinct(&root, "cluster", &names);
     distinct(&root, "listener", &listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>());
-    distinct_addresses(&root, &listeners, admin_bind);
+    distinct_addresses(&root, &listeners, admin.as_ref().map(|admin| admin.bind));
 
     root.finish();
     document.finish()?;
-    Ok(Config { admin_bind, log, drain_timeout, threads, clusters, listeners })
-}
-
-fn admin(root: &Section<'_>) -> Option<SocketAddr> {
-    let default = SocketAddr::from(([0, 0, 0, 0], default_port::ADMIN));
-    let Some(section) = root.section("admin") else { return Some(default) };
-    let enabled = section.boolean("enabled").unwrap_or(true);
-    let bind = section.bind_address("bind").unwrap_or(default);
-    section.finish();
-    enabled.then_some(bind)
+    Ok(Config { admin, log, drain_timeout, threads, clusters, listeners })
 }
 
 fn log(root: &Section<'_>) -> Log {
@@ -313,7 +304,7 @@ pub(super) fn set<T>(place: &mut T, given: Option<T>) {
     }
 }
 
-fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
+pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
     for (at, name) in names.iter().enumerate() {
         if names[..at].contains(name) {
             section.fault_at(what, format!("two {what} entries are called \"{name}\""), "each needs its own");
@@ -336,6 +327,7 @@ fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Admin;
 
     const SMALLEST: &str = r#"
         [[cluster]]
@@ -354,7 +346,7 @@ mod tests {
     #[test]
     fn the_smallest_file_has_every_default() {
         let config = config("test.toml", SMALLEST).expect("is valid");
-        assert_eq!(config.admin_bind, Some(SocketAddr::from(([0, 0, 0, 0], 8404))));
+        assert_eq!(config.admin, Some(Admin { bind: SocketAddr::from(([0, 0, 0, 0], 8404)), users: Vec::new() }));
         assert_eq!(config.clusters[0].nodes[0].patroni_url, "http://10.0.0.1:8008");
         assert_eq!(config.clusters[0].nodes[0].name, "10.0.0.1:5432");
         assert_eq!(config.listeners[0].name, "leader");

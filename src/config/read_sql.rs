@@ -1,11 +1,11 @@
 //! Reads `[cluster.sql]`: who asks PostgreSQL, and how the way there is encrypted.
 
-use std::fs;
 use std::path::PathBuf;
 
+use super::Sql;
 use super::document::Section;
 use super::read::{at_least_ms, set};
-use super::{Secret, Sql};
+use super::read_secret::password;
 use crate::tls::{ClientFiles, ServerTls, SslMode, TlsSettings};
 
 const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain LOGIN role will do";
@@ -14,44 +14,13 @@ const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain
 pub(super) fn sql(section: Section<'_>) -> Sql {
     let user = section.required_string("user", WHO).unwrap_or_default();
     let mut sql = Sql::of_user(&user);
-    sql.password = password(&section);
+    sql.password = password(&section, "cluster.sql");
     set(&mut sql.database, section.string("database"));
     set(&mut sql.application_name, section.string("application_name"));
     set(&mut sql.reconnect, section.duration("reconnect", at_least_ms(1000)));
     sql.tls = tls(&section);
     section.finish();
     sql
-}
-
-fn password(section: &Section<'_>) -> Option<Secret> {
-    let given = section.string("password").map(Secret::new);
-    let Some(file) = section.string("password_file") else { return given };
-    if given.is_some() {
-        section.fault_at(
-            "password_file",
-            "cluster.sql has both a password and a password_file",
-            "keep password_file: the configuration file can then be shown to others",
-        );
-    }
-    match fs::read_to_string(&file).map(|text| text.trim().to_owned()) {
-        Ok(text) if text.is_empty() => {
-            section.fault_at(
-                "password_file",
-                format!("cluster.sql.password_file: {file} is empty"),
-                "write the password into it, and nothing else; or leave the key out if none is needed",
-            );
-            None
-        }
-        Ok(text) => Some(Secret::new(text)),
-        Err(error) => {
-            section.fault_at(
-                "password_file",
-                format!("cluster.sql.password_file: cannot read {file}: {error}"),
-                "give the path of a file that pgvane may read",
-            );
-            None
-        }
-    }
 }
 
 fn tls(section: &Section<'_>) -> TlsSettings {
@@ -122,9 +91,12 @@ fn tls(section: &Section<'_>) -> TlsSettings {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Secret;
     use crate::config::{Check, Config, Faults};
 
     fn file(cluster: &str, sql: &str) -> Result<Config, Faults> {

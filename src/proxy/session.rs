@@ -85,7 +85,7 @@ impl<'a> Account<'a> {
             Err(end) => return end,
         };
         let end = self.relay_until_end(&mut session).await;
-        Box::pin(self.last_words(&mut session.relay, &end)).await;
+        Box::pin(self.last_words(session, &end)).await;
         end
     }
 
@@ -156,14 +156,18 @@ impl<'a> Account<'a> {
         Box::new(Session { relay, seat })
     }
 
-    async fn last_words(&self, relay: &mut Relay, end: &End) {
-        if let Some(fatal) = end.client_message(&self.desk.settings.name)
-            && relay.can_speak()
-        {
+    /// Leaves the server, and then tells the client why.
+    async fn last_words(&self, session: Box<Session>, end: &End) {
+        let Session { mut relay, seat } = *session;
+        let words = end.client_message(&self.desk.settings.name).filter(|_| relay.can_speak());
+        if words.is_some() {
             relay.leave_server();
-            farewell(relay.client(), &fatal.encode()).await;
-        } else if matches!(end, End::ServerClosed(_)) {
-            relay.finish_for_client().await;
+        }
+        drop(seat);
+        match words {
+            Some(fatal) => farewell(relay.client(), &fatal.encode()).await,
+            None if matches!(end, End::ServerClosed(_)) => relay.finish_for_client().await,
+            None => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! - [`cluster`]: before a real PostgreSQL cluster, through switchovers, crashes and freezes
 //! - [`sql`]: roles learnt from PostgreSQL itself, alone or beside Patroni
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
+//! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
 //! - [`fake`], [`wire`], [`metrics`]: what the others stand on
@@ -12,6 +13,7 @@ mod command_line;
 mod fake;
 mod faults;
 mod metrics;
+mod operators;
 mod purity;
 mod sql;
 mod wire;
