@@ -9,7 +9,7 @@ ROUNDS ?= 3
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test failover bench clean
+.PHONY: help setup lab build demo test failover bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -17,12 +17,16 @@ help: ## list these targets
 setup: ## install what building and testing need (Debian; quick when it is all there)
 	@scripts/setup
 
+# The same without what only the tests need.
+lab:
+	@scripts/setup --no-clients
+
 build: ## the release binary, target/release/pgvane
 	$(CARGO) build --release --locked
 
 # Job control gives the demo the terminal to itself, so that Ctrl-C ends it and not make, and make then ends well too.
 # Should make be told to end by other means, the demo follows.
-demo: setup ## a Patroni cluster with pgvane in front of it, until Ctrl-C
+demo: lab ## a Patroni cluster with pgvane in front of it, until Ctrl-C
 	$(CARGO) build --release --locked --workspace
 	@bash -mc 'setpriv --pdeathsig TERM $(LOADTEST) demo --pgvane $(PGVANE); exit $$?'
 
@@ -32,11 +36,11 @@ test: setup ## what continuous integration runs
 	$(CARGO) test --workspace --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
 
-failover: setup ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
+failover: lab ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --rounds $(ROUNDS) --kill
 
-bench: setup ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
+bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --json target/bench.json --plot target/bench.svg
 

@@ -1,11 +1,34 @@
-//! Where the lab's programs are: PostgreSQL, etcd, Patroni and HAProxy.
+//! Where the lab's programs are: PostgreSQL, etcd, Patroni, HAProxy and the clients of the tests.
 
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// The directory with `postgres` and `initdb`: `PGVANE_PG_BIN`, or the newest that Debian's packages have installed.
-pub fn postgresql_bin() -> Result<PathBuf> {
+/// A PostgreSQL that a lab can be made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Postgresql {
+    /// The newest that Debian's packages have installed, at least 15; or that in `PGVANE_PG_BIN`.
+    Packaged,
+    /// 18, in `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/postgresql-18`.
+    Eighteen,
+}
+
+impl Postgresql {
+    /// The directory of its programs: `postgres`, `initdb`, `psql` and all the others.
+    pub fn bin(self) -> Result<PathBuf> {
+        match self {
+            Postgresql::Packaged => packaged_bin(),
+            Postgresql::Eighteen => Ok(home().join("postgresql-18/bin")),
+        }
+    }
+
+    /// One of its programs.
+    pub fn program(self, name: &str) -> Result<PathBuf> {
+        existing(self.bin()?.join(name))
+    }
+}
+
+fn packaged_bin() -> Result<PathBuf> {
     if let Some(bin) = std::env::var_os("PGVANE_PG_BIN") {
         return Ok(PathBuf::from(bin));
     }
@@ -19,10 +42,22 @@ pub fn postgresql_bin() -> Result<PathBuf> {
         .ok_or_else(|| Error::Missing { program: "a PostgreSQL server in /usr/lib/postgresql".to_owned() })
 }
 
-/// `patroni` or `patronictl` in the lab's Python environment, `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/venv`.
+/// A program in the lab's Python environment, `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/venv`: `patroni`, `patronictl`,
+/// `python` with the client libraries, `node`.
 pub fn in_venv(program: &str) -> Result<PathBuf> {
-    let home = std::env::var_os("PGVANE_LAB_HOME").map_or_else(|| PathBuf::from("/var/tmp/pgvane-lab"), PathBuf::from);
-    let path = home.join("venv/bin").join(program);
+    existing(home().join("venv/bin").join(program))
+}
+
+/// Where the packages are that `node` is to find, `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/node/node_modules`.
+pub fn node_packages() -> Result<PathBuf> {
+    existing(home().join("node/node_modules"))
+}
+
+fn home() -> PathBuf {
+    std::env::var_os("PGVANE_LAB_HOME").map_or_else(|| PathBuf::from("/var/tmp/pgvane-lab"), PathBuf::from)
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf> {
     match path.exists() {
         true => Ok(path),
         false => Err(Error::Missing { program: path.display().to_string() }),

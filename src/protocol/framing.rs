@@ -157,10 +157,15 @@ impl Framing {
         self.requests.are_at_boundary()
     }
 
-    /// Whether no transaction is open and nothing is under way: all that the server was asked it has answered, and the
-    /// client is not in the middle of asking.
+    /// Whether nothing is under way: all that the server was asked it has answered, and the client is not in the middle
+    /// of asking.
+    pub fn rests(&self) -> bool {
+        self.transaction.is_some() && self.is_at_boundary() && self.requests.are_answered()
+    }
+
+    /// Whether nothing is under way, and no transaction is open.
     pub fn is_between_transactions(&self) -> bool {
-        self.transaction == Some(Transaction::Idle) && self.is_at_boundary() && self.requests.are_answered()
+        self.transaction == Some(Transaction::Idle) && self.rests()
     }
 
     /// Whether the server owes an answer, or the client has yet to finish what it asks.

@@ -1,38 +1,88 @@
 //! Hands a cancel request to the node that runs the query.
 //!
 //! The node is known if the session's key was seen at login. Where it could not be seen, because the session is
-//! encrypted from end to end, every node that the listener may lead to gets the request: a key that is not its own
-//! makes a node do nothing.
+//! encrypted from end to end, every node with such sessions gets the request: a key that is not its own makes a node do
+//! nothing. A request that can belong to no session goes nowhere.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::connect::connect;
 use super::desk::Desk;
 use super::end::End;
+use super::keys::Whereabouts;
 use crate::cluster::NodeId;
 use crate::protocol::CancelKey;
-use crate::routing::Target;
 
 /// A cancel that arrives later than this might hit the session's next query instead.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
 
-/// Delivers `packet`, the client's request as it sent it.
+/// Requests that one listener hands to several nodes in a second, in the long run. Anybody can make up a key that is
+/// not known, and each makes every such node start a process. With those that come together and those that wait for
+/// their turn, no more than 350 are under way at once.
+const FAN_OUTS_PER_SECOND: u32 = 50;
+
+/// How many of these may come together.
+const FAN_OUT_BURST: u32 = 100;
+
+/// What has become of a cancel request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The node that runs the session has it.
+    Delivered,
+    /// Every node has it that runs sessions whose keys could not be seen.
+    FannedOut,
+    /// It names no session that runs, and went nowhere.
+    NoSession,
+    /// It was to go to several nodes, as were too many others; it would have come too late.
+    Limited,
+    /// The node, or none of the nodes, could be reached in time.
+    Failed,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of its discriminant.
+    pub const ALL: [Outcome; 5] =
+        [Outcome::Delivered, Outcome::FannedOut, Outcome::NoSession, Outcome::Limited, Outcome::Failed];
+
+    /// The word for it in the metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Outcome::Delivered => "delivered",
+            Outcome::FannedOut => "fanned-out",
+            Outcome::NoSession => "no-session",
+            Outcome::Limited => "limited",
+            Outcome::Failed => "failed",
+        }
+    }
+}
+
+/// Delivers `packet`, the client's request as it sent it, within [`DELIVERY_MAX`] or not at all.
 pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
-    let Ok(_permit) = desk.cancels.try_acquire() else {
-        desk.metrics.cancels_failed.inc();
-        return End::CancelFailed;
-    };
-    let nodes = match desk.registry.whose_key(key) {
-        Some((cluster, node)) if cluster == desk.settings.cluster => vec![node],
-        _ => candidates(desk),
-    };
-    debug!(listener = %desk.settings.name, ?key, nodes = nodes.len(), "cancel request");
     let deadline = Instant::now() + DELIVERY_MAX;
+    let whereabouts = desk.registry.keys().look_up(key, desk.index, desk.settings.cluster);
+    debug!(listener = %desk.settings.name, ?key, ?whereabouts, "cancel request");
+    let outcome = match whereabouts {
+        Whereabouts::On(node) => hand_over(desk, vec![node], packet, deadline, Outcome::Delivered).await,
+        Whereabouts::Among(nodes) => match desk.fan_outs.next_turn(Instant::now(), deadline) {
+            Some(turn) => {
+                sleep_until(turn).await;
+                hand_over(desk, nodes, packet, deadline, Outcome::FannedOut).await
+            }
+            None => Outcome::Limited,
+        },
+        Whereabouts::Nowhere => Outcome::NoSession,
+    };
+    desk.metrics.cancelled(outcome);
+    End::Cancel(outcome)
+}
+
+async fn hand_over(desk: &Desk, nodes: Vec<NodeId>, packet: &[u8], deadline: Instant, success: Outcome) -> Outcome {
     let mut deliveries = JoinSet::new();
     for node in nodes {
         let address = desk.cluster.topology().node(node).member.address.clone();
@@ -47,21 +97,70 @@ pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
             timeout_at(deadline, acted).await.is_ok_and(|read| read.is_ok())
         });
     }
-    let is_delivered = deliveries.join_all().await.into_iter().any(|acted| acted);
-    if is_delivered {
-        desk.metrics.cancels_delivered.inc();
-        End::CancelDelivered
-    } else {
-        desk.metrics.cancels_failed.inc();
-        End::CancelFailed
+    if deliveries.join_all().await.contains(&true) { success } else { Outcome::Failed }
+}
+
+/// Spreads requests evenly over time once a burst of them is used up.
+#[derive(Debug)]
+pub struct Pace {
+    interval: Duration,
+    burst: u32,
+    /// When the last turn that was given would have come had there been no burst.
+    newest: Mutex<Option<Instant>>,
+}
+
+impl Default for Pace {
+    /// That of requests which go to several nodes.
+    fn default() -> Pace {
+        Pace::new(Duration::from_secs(1) / FAN_OUTS_PER_SECOND, FAN_OUT_BURST)
     }
 }
 
-/// The nodes on which a session of this listener may be.
-fn candidates(desk: &Desk) -> Vec<NodeId> {
-    let topology = desk.cluster.topology();
-    match desk.settings.rule.target {
-        Target::Leader => topology.leader().into_iter().collect(),
-        _ => topology.members().map(|(id, _)| id).collect(),
+impl Pace {
+    fn new(interval: Duration, burst: u32) -> Pace {
+        Pace { interval, burst, newest: Mutex::new(None) }
+    }
+
+    /// When whoever asks now may go on; `None` if that is not before the deadline, and then it costs nobody else's turn.
+    fn next_turn(&self, now: Instant, deadline: Instant) -> Option<Instant> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let even = newest.map_or(now, |newest| now.max(newest + self.interval));
+        let turn = even.checked_sub(self.interval * (self.burst - 1)).map_or(now, |turn| now.max(turn));
+        (turn < deadline).then(|| {
+            *newest = Some(even);
+            turn
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_stands_at_its_own_place() {
+        for (place, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, place, "{}", outcome.label());
+        }
+    }
+
+    #[test]
+    fn a_burst_goes_at_once_and_the_rest_waits_its_turn_or_is_turned_away() {
+        let second = Duration::from_secs(1);
+        let pace = Pace::new(second, 3);
+        let start = Instant::now() + second * 100; // an instant has no room below it for the burst otherwise
+        let next = |now: Instant| pace.next_turn(now, now + second * 2);
+        for _ in 0..3 {
+            assert_eq!(next(start), Some(start));
+        }
+        assert_eq!(next(start), Some(start + second));
+        assert_eq!(next(start), None, "its turn would be at the deadline");
+        assert_eq!(next(start), None, "which has cost nobody else's");
+        assert_eq!(next(start + second), Some(start + second * 2));
+        let later = start + second * 60;
+        for _ in 0..3 {
+            assert_eq!(next(later), Some(later), "the burst comes back, and no more than that");
+        }
+        assert_eq!(next(later), Some(later + second));
     }
 }

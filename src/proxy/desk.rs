@@ -4,16 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
+use super::cancel;
 use super::connect::TcpOptions;
 use super::registry::Registry;
 use crate::config;
 use crate::probe::ClusterView;
 use crate::telemetry::metrics::ListenerMetrics;
-
-/// Cancel requests that one listener delivers at once.
-const CANCELS_MAX: usize = 32;
 
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]
@@ -32,8 +28,8 @@ pub struct Desk {
     pub metrics: ListenerMetrics,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
-    /// Bounds the cancel requests under way.
-    pub cancels: Semaphore,
+    /// Bounds the cancel requests that go to several nodes.
+    pub fan_outs: cancel::Pace,
     turn: AtomicU64,
 }
 
@@ -48,8 +44,8 @@ impl Desk {
         metrics: ListenerMetrics,
     ) -> Desk {
         let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
-        let cancels = Semaphore::new(CANCELS_MAX);
-        Desk { index, settings, drain_timeout, cluster, registry, metrics, tcp, cancels, turn: AtomicU64::new(0) }
+        let fan_outs = cancel::Pace::default();
+        Desk { index, settings, drain_timeout, cluster, registry, metrics, tcp, fan_outs, turn: AtomicU64::new(0) }
     }
 
     /// Counts the listener's choices of a node.

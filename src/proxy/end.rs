@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use super::cancel::Outcome;
 use crate::protocol::opening::NotPostgres;
 use crate::protocol::{Fatal, SqlState};
 use crate::routing::{Cause, NoRoute};
@@ -49,10 +50,8 @@ pub enum End {
     Rebalanced,
     /// pgvane is stopping.
     Stopped,
-    /// A cancel request was handed to its node, or nodes.
-    CancelDelivered,
-    /// A cancel request could not be handed on.
-    CancelFailed,
+    /// It was a cancel request, with this outcome.
+    Cancel(Outcome),
     /// The task ended without saying how: a defect.
     Lost,
 }
@@ -96,7 +95,7 @@ pub enum EndKind {
     Rebalanced,
     /// See [`End::Stopped`].
     Stopped,
-    /// See [`End::CancelDelivered`] and [`End::CancelFailed`].
+    /// See [`End::Cancel`].
     Cancel,
     /// See [`End::Lost`].
     Lost,
@@ -185,17 +184,18 @@ impl End {
             End::DrainTimedOut(_) => EndKind::DrainTimedOut,
             End::Rebalanced => EndKind::Rebalanced,
             End::Stopped => EndKind::Stopped,
-            End::CancelDelivered | End::CancelFailed => EndKind::Cancel,
+            End::Cancel(_) => EndKind::Cancel,
             End::Lost => EndKind::Lost,
         }
     }
 
     /// Whether an operator would want to read of it without having asked.
     pub fn is_trouble(&self) -> bool {
-        !matches!(
-            self,
-            End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::CancelDelivered | End::Stopped
-        )
+        match self {
+            End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::Stopped => false,
+            End::Cancel(outcome) => matches!(outcome, Outcome::Limited | Outcome::Failed),
+            _ => true,
+        }
     }
 
     /// What the client is told, if the protocol still allows it. `None` if there is nothing to tell or nobody to
@@ -300,8 +300,13 @@ impl fmt::Display for End {
             End::DrainTimedOut(cause) => write!(f, "cut at the end of drain_timeout because {}", cause.reason()),
             End::Rebalanced => f.write_str("ended between transactions because another server has fewer sessions"),
             End::Stopped => f.write_str("pgvane is stopping"),
-            End::CancelDelivered => f.write_str("cancel request delivered"),
-            End::CancelFailed => f.write_str("cancel request could not be delivered"),
+            End::Cancel(Outcome::Delivered) => f.write_str("cancel request delivered"),
+            End::Cancel(Outcome::FannedOut) => {
+                f.write_str("cancel request handed to every node with encrypted sessions")
+            }
+            End::Cancel(Outcome::NoSession) => f.write_str("cancel request for no session that runs"),
+            End::Cancel(Outcome::Limited) => f.write_str("cancel request dropped: there were too many at once"),
+            End::Cancel(Outcome::Failed) => f.write_str("cancel request could not be delivered"),
             End::Lost => f.write_str("the session's task ended in an unforeseen way"),
         }
     }

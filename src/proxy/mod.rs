@@ -1,7 +1,7 @@
 //! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves;
 //! [`client`] reads the opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
 //! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
-//! gives them orders by their [`card`]s; [`cancel`] finds the one that is meant.
+//! gives them orders by their [`card`]s; [`cancel`] finds the one that is meant, by its key among the [`keys`].
 
 pub mod admission;
 pub mod cancel;
@@ -10,6 +10,7 @@ pub mod client;
 pub mod connect;
 pub mod desk;
 pub mod end;
+pub mod keys;
 pub mod listener;
 pub mod login;
 pub mod registry;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::card::{Card, Order};
+use super::keys::{Keys, SessionKey};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
@@ -43,7 +44,7 @@ pub struct Registry {
     /// Sessions on each node, by cluster and node number.
     loads: Vec<[AtomicU32; NODES_MAX]>,
     cards: Mutex<HashMap<u64, Arc<Card>>>,
-    keys: Mutex<HashMap<CancelKey, (usize, NodeId)>>,
+    keys: Keys,
     next_id: AtomicU64,
     stop: CancellationToken,
 }
@@ -60,7 +61,7 @@ impl Registry {
             listeners: (0..listeners).map(|_| ListenerTally::default()).collect(),
             loads: (0..clusters).map(|_| std::array::from_fn(|_| AtomicU32::new(0))).collect(),
             cards: Mutex::default(),
-            keys: Mutex::default(),
+            keys: Keys::new(listeners),
             next_id: AtomicU64::new(1),
             stop: CancellationToken::new(),
         }
@@ -83,7 +84,7 @@ impl Registry {
         let id = self.next_id.fetch_add(1, Relaxed);
         self.loads[cluster][node.0].fetch_add(1, Relaxed);
         lock(&self.cards).insert(id, Arc::clone(&card));
-        Seat { registry: Arc::clone(self), id, card, key: None }
+        Seat { registry: Arc::clone(self), id, card, key: SessionKey::Unknown }
     }
 
     /// How many sessions a node has now.
@@ -96,9 +97,9 @@ impl Registry {
         self.loads[cluster].iter().map(|load| load.load(Relaxed)).collect()
     }
 
-    /// The cluster and node that run the session of this key.
-    pub fn whose_key(&self, key: &CancelKey) -> Option<(usize, NodeId)> {
-        lock(&self.keys).get(key).copied()
+    /// The keys by which sessions' queries are cancelled.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// How many connections of a listener wait for a node now.
@@ -204,7 +205,7 @@ pub struct Seat {
     registry: Arc<Registry>,
     id: u64,
     card: Arc<Card>,
-    key: Option<CancelKey>,
+    key: SessionKey,
 }
 
 impl Seat {
@@ -220,18 +221,29 @@ impl Seat {
 
     /// Notes the key by which the session's queries can be cancelled.
     pub fn learn_key(&mut self, key: CancelKey) {
-        lock(&self.registry.keys).insert(key.clone(), (self.card.cluster, self.card.node));
-        self.key = Some(key);
+        self.registry.keys.add(key.clone(), self.card.cluster, self.card.node);
+        self.now_has(SessionKey::Seen(key));
+    }
+
+    /// Notes that nothing more of the session can be seen: if it has no key yet, it may get one unnoticed.
+    pub fn turns_opaque(&mut self) {
+        if matches!(self.key, SessionKey::Unknown) {
+            self.registry.keys.add_unseen(self.card.listener, self.card.node);
+            self.now_has(SessionKey::Unseen);
+        }
+    }
+
+    fn now_has(&mut self, key: SessionKey) {
+        let before = std::mem::replace(&mut self.key, key);
+        self.registry.keys.end(&before, self.card.listener, self.card.node);
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.now_has(SessionKey::Unknown);
         let registry = &self.registry;
         registry.loads[self.card.cluster][self.card.node.0].fetch_sub(1, Relaxed);
-        if let Some(key) = &self.key {
-            lock(&registry.keys).remove(key);
-        }
         // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
         let mut cards = lock(&registry.cards);
         cards.remove(&self.id);
@@ -246,6 +258,7 @@ impl Drop for Seat {
 mod tests {
     use pgwire::messages::startup::SecretKey;
 
+    use super::super::keys::Whereabouts;
     use super::*;
 
     fn registry() -> Arc<Registry> {
@@ -269,10 +282,24 @@ mod tests {
         let mut seat = registry.seat(0, 0, NodeId(2));
         seat.learn_key(key.clone());
         assert_eq!(registry.load(0, NodeId(2)), 1);
-        assert_eq!(registry.whose_key(&key), Some((0, NodeId(2))));
+        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::On(NodeId(2)));
+        seat.turns_opaque();
+        let other = CancelKey::new(8, &SecretKey::I32(9));
+        assert_eq!(registry.keys().look_up(&other, 0, 0), Whereabouts::Nowhere, "the session has one already");
         drop(seat);
         assert_eq!(registry.load(0, NodeId(2)), 0);
-        assert_eq!(registry.whose_key(&key), None);
+        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Nowhere);
+    }
+
+    #[test]
+    fn an_opaque_session_may_have_any_key_while_it_lasts() {
+        let registry = registry();
+        let key = CancelKey::new(7, &SecretKey::I32(9));
+        let mut seat = registry.seat(0, 0, NodeId(2));
+        seat.turns_opaque();
+        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Among(vec![NodeId(2)]));
+        drop(seat);
+        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Nowhere);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl<'a> Account<'a> {
             (Err(Refused::WasCancel), Opening::Cancel(key)) => {
                 cancel::deliver(self.desk, key, client.opening_packet()).await
             }
-            (Err(Refused::WasCancel), _) => End::CancelFailed,
+            (Err(Refused::WasCancel), _) => End::Lost,
         })
     }
 
@@ -143,7 +143,10 @@ impl<'a> Account<'a> {
     }
 
     fn begin(&mut self, client: Client, admitted: Admitted) -> Box<Session> {
-        let Admitted { server, seat, ready } = admitted;
+        let Admitted { server, mut seat, ready } = admitted;
+        if ready.framing.is_none() {
+            seat.turns_opaque();
+        }
         self.node = Some(seat.node());
         let (client, for_server) = client.into_parts();
         seat.card().count_to_server(&for_server);

@@ -13,6 +13,7 @@ use prometheus::{
 
 use crate::cluster::AdminState;
 use crate::cluster::topology::Topology;
+use crate::proxy::cancel::Outcome;
 use crate::proxy::end::EndKind;
 use crate::proxy::registry::Census;
 
@@ -41,12 +42,9 @@ pub struct ListenerMetrics {
     pub sessions: IntCounter,
     /// Attempts on a node that failed without the client's seeing it.
     pub retries: IntCounter,
-    /// Cancel requests that were delivered.
-    pub cancels_delivered: IntCounter,
-    /// Cancel requests that were dropped or could not be delivered.
-    pub cancels_failed: IntCounter,
     /// How long new connections were held before they got a node, for those that were.
     pub hold: Histogram,
+    cancels: Vec<IntCounter>,
     ends: Vec<IntCounter>,
 }
 
@@ -122,9 +120,8 @@ impl Metrics {
         ListenerMetrics {
             sessions: self.sessions.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
-            cancels_delivered: self.cancels.with_label_values(&[name, "delivered"]),
-            cancels_failed: self.cancels.with_label_values(&[name, "failed"]),
             hold: self.hold.with_label_values(&[name]),
+            cancels: Outcome::ALL.iter().map(|way| self.cancels.with_label_values(&[name, way.label()])).collect(),
             ends: EndKind::ALL.iter().map(|kind| self.ends.with_label_values(&[name, kind.label()])).collect(),
         }
     }
@@ -156,6 +153,11 @@ impl ListenerMetrics {
     /// Counts the end of a connection.
     pub fn ended(&self, kind: EndKind) {
         self.ends[kind as usize].inc();
+    }
+
+    /// Counts a cancel request.
+    pub fn cancelled(&self, outcome: Outcome) {
+        self.cancels[outcome as usize].inc();
     }
 }
 
@@ -263,6 +265,7 @@ mod tests {
             "pgvane_sessions_total{listener=\"write\"} 0",
             "pgvane_session_ends_total{listener=\"write\",reason=\"client-closed\"} 0",
             "pgvane_hold_seconds_count{listener=\"write\"} 0",
+            "pgvane_cancels_total{listener=\"write\",outcome=\"fanned-out\"} 0",
             "pgvane_checks_total{cluster=\"main\",outcome=\"answered\"} 0",
             "pgvane_sessions{listener=\"write\"} 0",
             "pgvane_bytes_total{direction=\"to_client\",listener=\"write\"} 0",

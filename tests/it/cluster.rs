@@ -1,31 +1,23 @@
 //! pgvane before a real cluster of three: PostgreSQL, Patroni and etcd, through switchovers, crashes and freezes.
 //!
-//! All stories play in the same cluster, one after another; see [`stage`].
+//! All stories play in the same cluster, one after another; see [`crate::stage`].
 
 mod network;
 mod roles;
-mod stage;
 
-use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pgvane_loadtest::crowd;
 use pgvane_loadtest::failure::FailureClass;
-use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::login::Login;
-use pgvane_loadtest::pgvane::Pgvane;
-use pgvane_loadtest::process::Process;
 use pgvane_loadtest::reader::Reader;
-use pgvane_loadtest::scratch::Scratch;
-use pgvane_loadtest::tokio_postgres::error::SqlState;
-use pgvane_loadtest::tokio_postgres::{Client, NoTls};
+use pgvane_loadtest::tokio_postgres::Client;
+use pgvane_loadtest::wait;
 use pgvane_loadtest::writer::Writer;
-use pgvane_loadtest::{http, ports, wait};
 use tokio::net::TcpStream;
 
-use self::stage::{Load, PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::metrics;
+use crate::stage::{Load, PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{Message, SOON, Session, in_time, message, query};
 
 // ---- every day ------------------------------------------------------------------------------------------------------
@@ -130,61 +122,6 @@ async fn pages_and_metrics_show_the_cluster_as_it_is() {
     assert_eq!(pgvane.admin_get("/").await.expect("is served").status, 200);
     assert_eq!(pgvane.admin_get("/readyz").await.expect("is served").status, 200);
     drop(session);
-}
-
-// ---- cancelling -----------------------------------------------------------------------------------------------------
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_cancel_hits_its_query_whichever_replica_runs_it() {
-    let lab = sound_cluster().await;
-    let pgvane = pgvane_before(&lab, |pgvane| pgvane).await;
-    let (_, replicas) = leader_and_replicas(&lab).await;
-
-    let mut tokens = Vec::new();
-    let mut ports = BTreeMap::new();
-    let mut sleepers = Vec::new();
-    for number in 0..21 {
-        let server = if number < 20 { pgvane.read_addr } else { pgvane.write_addr };
-        let client = Login::App.connect(server, SOON).await.expect("a session");
-        *ports.entry(port_of(&client).await).or_insert(0) += 1;
-        tokens.push(client.cancel_token());
-        sleepers.push(tokio::spawn(async move { client.batch_execute("select pg_sleep(60)").await }));
-    }
-    for replica in replicas {
-        assert!(ports[&lab.nodes()[replica].pg.port()] >= 5, "both replicas have their share: {ports:?}");
-    }
-    wait_until_asleep(&lab, 21).await;
-
-    let asked = Instant::now();
-    for token in tokens {
-        token.cancel_query(NoTls).await.expect("the port takes cancel requests");
-    }
-    for sleeper in sleepers {
-        let error = sleeper.await.expect("no panic").expect_err("was to sleep for a minute");
-        assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error}");
-    }
-    assert!(asked.elapsed() < Duration::from_secs(5), "21 cancels took {:?}", asked.elapsed());
-}
-
-/// psql up to version 16 cancels in clear text even a session whose key pgvane could not see.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_encrypted_session_works_and_can_be_cancelled() {
-    let lab = sound_cluster().await;
-    let pgvane = pgvane_before(&lab, |pgvane| pgvane).await;
-    let encrypted = "select ssl, version from pg_stat_ssl where pid = pg_backend_pid()";
-    let answer = psql(&pgvane.write_addr.port().to_string(), "require", encrypted).output();
-    let answer = String::from_utf8(answer.expect("psql is installed").stdout).expect("is text");
-    assert!(answer.starts_with("t|TLSv1."), "{answer:?}");
-
-    let command = psql(&pgvane.read_addr.port().to_string(), "require", "select pg_sleep(60)");
-    let log = lab.directory().join("psql.log");
-    let mut sleeper = Process::start("psql", command, lab.directory(), &log).expect("psql is installed");
-    wait_until_asleep(&lab, 1).await;
-    let interrupt = Command::new("kill").args(["-INT", &sleeper.id().to_string()]).status();
-    assert!(interrupt.expect("kill is installed").success());
-    sleeper.wait(SOON).await.expect("psql ends with its query");
-    let told = sleeper.log_text();
-    assert!(told.contains("canceling statement due to user request"), "{told}");
 }
 
 // ---- changes of lead ------------------------------------------------------------------------------------------------
@@ -335,66 +272,12 @@ async fn a_stop_tells_the_sessions_that_outstay_the_drain() {
     assert_eq!(status.code(), Some(0), "{}", pgvane.log_text());
 }
 
-// ---- no cluster at all ----------------------------------------------------------------------------------------------
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn psql_shows_why_there_is_no_server_and_what_to_do() {
-    let scratch = Scratch::new().expect("a directory");
-    let nobody = || ports::free().expect("a port");
-    let nodes = ["node1", "node2"].map(|name| Node::elsewhere(name, nobody(), nobody()));
-    let builder = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &nodes).hold_max("1s");
-    let pgvane = builder.spawn(scratch.directory()).expect("it starts");
-    let alive = || async { http::get(pgvane.admin_addr, "/healthz", SOON).await.map_err(|error| error.to_string()) };
-    wait::until("a live pgvane", SOON, alive).await.unwrap_or_else(|error| panic!("{error}\n{}", pgvane.log_text()));
-
-    for sslmode in ["disable", "prefer", "require"] {
-        let asked = Instant::now();
-        let output = psql(&pgvane.write_addr.port().to_string(), sslmode, "select 1").output();
-        let told = String::from_utf8(output.expect("psql is installed").stderr).expect("is text");
-        assert!(asked.elapsed() >= Duration::from_secs(1), "held for {:?} only\n{told}", asked.elapsed());
-        let expected: &[&str] = match sslmode {
-            // the answer to a request for encryption is one letter: there is no room for a reason
-            "require" => &["server does not support SSL, but SSL was required"],
-            _ => &[
-                "FATAL:  pgvane: no server for listener \"write\" in time\n",
-                "DETAIL:  no leader: no node answers its checks.\n",
-                "HINT:  The cluster may be failing over: try again.",
-            ],
-        };
-        for words in expected {
-            assert!(told.contains(words), "sslmode={sslmode}: {words:?} is not in:\n{told}");
-        }
-    }
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
-
-/// psql as the user `app`, who logs in by SCRAM. A script without welcome: values alone, separated by `|`.
-fn psql(port: &str, sslmode: &str, statement: &str) -> Command {
-    let mut command = Command::new("psql");
-    command.args(["-X", "-A", "-t", "-h", "127.0.0.1", "-p", port, "-U", "app", "-d", "app", "-c", statement]);
-    command.env("PGPASSWORD", "app").env("PGSSLMODE", sslmode).env("LC_ALL", "C.UTF-8");
-    command
-}
 
 /// The port of the server that a session has reached: it tells the node.
 async fn port_of(client: &Client) -> u16 {
     let row = in_time("an answer", client.query_one("select inet_server_port()", &[])).await.expect("an answer");
     u16::try_from(row.get::<_, i32>(0)).expect("a port has 16 bits")
-}
-
-/// Waits until so many sessions of all nodes are in `pg_sleep`: a cancel that comes before its query does nothing.
-async fn wait_until_asleep(lab: &pgvane_loadtest::lab::Lab, wanted: i64) {
-    let asleep = || async {
-        let mut found = 0;
-        for node in 0..lab.nodes().len() {
-            let client = lab.connect_direct(node).await.map_err(|error| error.to_string())?;
-            let statement = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
-            found += client.query_one(statement, &[]).await.map_err(|error| error.to_string())?.get::<_, i64>(0);
-        }
-        if found == wanted { Ok(()) } else { Err(format!("{found} sleep")) }
-    };
-    wait::until(&format!("{wanted} sleeping sessions"), SOON, asleep).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn text_of_row(answer: &[Message]) -> String {

@@ -462,69 +462,6 @@ fn noise(count: usize) -> Vec<u8> {
     (0..count).map(|_| next()).collect()
 }
 
-// ---- cancel requests ------------------------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn a_cancel_goes_to_the_node_that_runs_the_session_and_to_no_other() {
-    let cluster = FakeCluster::of(3).await;
-    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
-    let mut sessions = Vec::new();
-    for _ in 0..4 {
-        sessions.push(Session::through(pgvane.read_addr).await);
-    }
-    for session in &mut sessions {
-        let runs_on = session.value("who").await;
-        let packet = cancel_request(&session.key);
-        let mut canceller = Wire::to(pgvane.read_addr).await;
-        canceller.send(&packet).await;
-        assert_eq!(canceller.rest().await, b"", "the end comes after the node has acted");
-        for node in [0, 1, 2].map(|node| &cluster[node]) {
-            let reached = node.postgres.seen().cancels.contains(&packet);
-            assert_eq!(reached, node.name == runs_on, "a cancel for {runs_on}, {} seen", node.name);
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_cancel_whose_session_is_not_known_goes_to_every_replica() {
-    let cluster = FakeCluster::of(3).await;
-    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
-    let packet = cancel_request(&[0, 0, 0x12, 0x67, 1, 2, 3, 4]);
-    let mut canceller = Wire::to(pgvane.read_addr).await;
-    canceller.send(&packet).await;
-    assert_eq!(canceller.rest().await, b"");
-    for node in [1, 2] {
-        assert!(cluster[node].postgres.seen().cancels == [&packet[..]], "node{}", node + 1);
-    }
-}
-
-#[tokio::test]
-async fn a_cancel_on_the_write_port_goes_to_the_leader_with_its_long_key_whole() {
-    let cluster = FakeCluster::of(3).await;
-    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
-    let key_of_protocol_3_2 = [&[0, 0, 0x12, 0x67][..], &noise(256)].concat();
-    let packet = cancel_request(&key_of_protocol_3_2);
-    let mut canceller = Wire::to(pgvane.write_addr).await;
-    canceller.send(&packet).await;
-    assert_eq!(canceller.rest().await, b"");
-    assert_eq!(cluster[0].postgres.seen().cancels, [packet]);
-    assert_eq!(cluster[1].postgres.seen().connections + cluster[2].postgres.seen().connections, 0);
-}
-
-#[tokio::test]
-async fn a_cancel_is_delivered_though_it_was_refused_encryption_first() {
-    let cluster = FakeCluster::of(1).await;
-    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
-    let session = Session::through(pgvane.write_addr).await;
-    let packet = cancel_request(&session.key);
-    let mut canceller = Wire::to(pgvane.write_addr).await;
-    canceller.send(&ssl_request()).await;
-    assert_eq!(canceller.bytes(1).await, b"N");
-    canceller.send(&packet).await;
-    assert_eq!(canceller.rest().await, b"");
-    assert_eq!(cluster[0].postgres.seen().cancels, [packet]);
-}
-
 // ---- limits ---------------------------------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -3,11 +3,15 @@
 //! - [`cluster`]: before a real PostgreSQL cluster, through switchovers, crashes and freezes
 //! - [`sql`]: roles learnt from PostgreSQL itself, alone or beside Patroni
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
+//! - [`cancels`]: which node a cancel request goes to, and which go nowhere
+//! - [`clients`]: clients of every kind before servers of two versions
 //! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
-//! - [`fake`], [`wire`], [`metrics`]: what the others stand on
+//! - [`stage`], [`fake`], [`wire`], [`metrics`]: what the others stand on
 
+mod cancels;
+mod clients;
 mod cluster;
 mod command_line;
 mod fake;
@@ -16,4 +20,5 @@ mod metrics;
 mod operators;
 mod purity;
 mod sql;
+mod stage;
 mod wire;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 
@@ -32,10 +32,12 @@ const EVENTS_MAX: usize = 256;
 /// The listening socket's number in the epoll; connections carry their descriptors'.
 const LISTENER: u64 = u64::MAX;
 
-/// Starts serving, until the process ends.
+/// Starts serving, until the process ends; on every address of the loopback network, so that it can stand for many
+/// servers.
 pub fn start() -> Result<SocketAddr> {
     let address = ports::free()?;
-    let listener = TcpListener::bind(address).doing(|| "opening the null backend's port".to_owned())?;
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        .doing(|| "opening the null backend's port".to_owned())?;
     rustix::net::listen(&listener, 4096).map_err(Into::into).doing(|| "deepening its backlog".to_owned())?;
     listener.set_nonblocking(true).doing(|| "preparing the null backend".to_owned())?;
     let epoll =

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Lab, Node, Setting, files};
+use super::{Lab, Node, Setting, certificate, files};
 use crate::error::Doing;
 use crate::login::Login;
 use crate::process::Account;
+use crate::programs::Postgresql;
 use crate::scratch::Scratch;
 use crate::{Error, Result, ports, programs};
 
@@ -32,7 +33,9 @@ pub struct LabBuilder {
     pub(super) loop_wait: u32,
     pub(super) retry_timeout: u32,
     pub(super) synchronous_mode: bool,
+    postgresql: Postgresql,
     pub(super) parameters: BTreeMap<String, String>,
+    pub(super) tls: bool,
     pub(super) hba: Vec<String>,
     pub(super) tags: Vec<(usize, String, String)>,
     pub(super) visitors: Option<String>,
@@ -48,7 +51,9 @@ impl Default for LabBuilder {
             loop_wait: 5,
             retry_timeout: 5,
             synchronous_mode: false,
+            postgresql: Postgresql::Packaged,
             parameters: files::default_parameters(),
+            tls: false,
             hba: Vec::new(),
             tags: Vec::new(),
             visitors: None,
@@ -61,6 +66,12 @@ impl LabBuilder {
     /// Number of nodes.
     pub fn nodes(mut self, count: usize) -> Self {
         self.nodes = count;
+        self
+    }
+
+    /// What the nodes run; Debian's own unless told otherwise.
+    pub fn postgresql(mut self, postgresql: Postgresql) -> Self {
+        self.postgresql = postgresql;
         self
     }
 
@@ -85,6 +96,12 @@ impl LabBuilder {
     /// A parameter of PostgreSQL on every node, with a value that needs no quotes; replaces the lab's own.
     pub fn parameter(mut self, name: &str, value: &str) -> Self {
         self.parameters.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Lets every node take encrypted connections too, with a certificate of its own that nobody else has signed.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -142,6 +159,9 @@ impl LabBuilder {
             let node = Node { directory: scratch.directory().join(&name), name, pg, rest };
             setting.account.make_directory(&node.directory)?;
             setting.account.make_directory(&node.directory.join("run"))?;
+            if self.tls {
+                certificate::make(setting.account, &node.name, &node.directory)?;
+            }
             let file = node.patroni_config();
             fs::write(&file, files::patroni_config(self, &setting, index, &node))
                 .doing(|| format!("writing {}", file.display()))?;
@@ -161,7 +181,7 @@ impl LabBuilder {
             etcd_program: programs::on_path("etcd")?,
             patroni: programs::in_venv("patroni")?,
             patronictl: programs::in_venv("patronictl")?,
-            postgresql_bin: programs::postgresql_bin()?,
+            postgresql_bin: self.postgresql.bin()?,
             etcd_client,
             etcd_peer,
         })

@@ -1,10 +1,10 @@
 //! The configuration that a lab's servers are started with.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{LabBuilder, Node, Setting};
+use super::{LabBuilder, Node, Setting, certificate};
 use crate::login::Login;
 
 /// The account that replicas stream with.
@@ -37,7 +37,7 @@ pub(super) fn patroni_config(lab: &LabBuilder, setting: &Setting, index: usize, 
     let bin = setting.postgresql_bin.display();
     let superuser = Login::Superuser.user();
     let superuser_password = Login::Superuser.password().unwrap_or_default();
-    let parameters = parameters(lab, node);
+    let (shared_parameters, own_parameters) = (parameters(lab.parameters.iter(), 8), own_parameters(lab, node));
     let hba = hba(lab);
     let tags = tags(lab, index);
     let (pg_listen, rest_listen) = (listen(lab, *pg), listen(lab, *rest));
@@ -60,7 +60,8 @@ bootstrap:
     postgresql:
       use_pg_rewind: true
       use_slots: true
-  initdb:
+      parameters:
+{shared_parameters}  initdb:
     - encoding: UTF8
     - locale: C.UTF-8
     - data-checksums
@@ -78,7 +79,7 @@ postgresql:
     - checkpoint: fast
     - no-sync
   parameters:
-{parameters}  pg_hba:
+{own_parameters}  pg_hba:
 {hba}tags:
 {tags}"
     )
@@ -91,13 +92,20 @@ fn listen(lab: &LabBuilder, address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn parameters(lab: &LabBuilder, node: &Node) -> String {
-    let directory = node.directory.display();
-    let mut text = format!("    unix_socket_directories: '{directory}/run'\n    log_directory: '{directory}'\n");
-    for (name, value) in &lab.parameters {
-        writeln!(text, "    {name}: '{value}'").expect("writing to a string cannot fail");
+/// Patroni takes some parameters, `wal_level` and `max_connections` among them, from the cluster's configuration alone.
+fn parameters(given: impl Iterator<Item = (impl Display, impl Display)>, indent: usize) -> String {
+    given.map(|(name, value)| format!("{:indent$}{name}: '{value}'\n", "")).collect()
+}
+
+/// Those of one node.
+fn own_parameters(lab: &LabBuilder, node: &Node) -> String {
+    let in_directory = |name: &str| node.directory.join(name).display().to_string();
+    let mut own = vec![("unix_socket_directories", in_directory("run")), ("log_directory", in_directory(""))];
+    if lab.tls {
+        own.push(("ssl", "on".to_owned()));
+        own.extend(certificate::FILES.map(|(parameter, file)| (parameter, in_directory(file))));
     }
-    text
+    parameters(own.into_iter(), 4)
 }
 
 fn hba(lab: &LabBuilder) -> String {

@@ -11,6 +11,7 @@
 //! ```
 
 mod builder;
+mod certificate;
 mod cluster;
 mod faults;
 mod files;

@@ -21,14 +21,14 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use self::pump::{EndOfStream, Portion, Pump, PumpError};
+use self::pump::{EndOfStream, Onward, Portion, Pump, PumpError};
 use super::card::Card;
 use crate::config::RelayMode;
 use crate::net::Stream;
 use crate::protocol::framing::Framing;
 
 /// `Terminate`, as a client sends it before it closes.
-const TERMINATE: [u8; 5] = *b"X\0\0\0\x04";
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// How long a client may go on sending after its server has closed.
 const LINGER: Duration = Duration::from_secs(5);
@@ -145,25 +145,36 @@ impl Relay {
         let Relay { client, server, up, framing, client_terminated, is_draining, .. } = self;
         let mut see = |portion: Portion<'_>| {
             let length = portion.length();
-            let passed_on = match (framing.as_mut(), portion) {
-                (Some(framing), Portion::Read(bytes)) if *is_draining => framing.ask_up_to_next(bytes),
-                (Some(framing), Portion::Read(bytes)) => {
+            let Some(framing) = framing else {
+                card.add_to_server(length);
+                *client_terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(TERMINATE));
+                return Onward::More;
+            };
+            // said while nothing else was under way it is no accident: the server will close, and be the first to, so
+            // that the port which lingers in TIME_WAIT is its own and none of ours
+            let is_farewell = framing.rests() && matches!(portion, Portion::Read(TERMINATE));
+            let passed_on = match portion {
+                Portion::Read(bytes) if *is_draining => framing.ask_up_to_next(bytes),
+                Portion::Read(bytes) => {
                     framing.ask(bytes);
                     length
                 }
-                (Some(framing), Portion::Spliced(_)) => {
+                Portion::Spliced(_) => {
                     framing.ask_unseen(length);
                     length
                 }
-                (None, _) => length,
             };
             card.add_to_server(passed_on);
             // the last bytes of a burst are always read
-            *client_terminated = matches!(portion, Portion::Read(bytes) if bytes[..passed_on].ends_with(&TERMINATE));
-            length - passed_on
+            *client_terminated = matches!(portion, Portion::Read(bytes) if bytes[..passed_on].ends_with(TERMINATE));
+            match length - passed_on {
+                0 if is_farewell => Onward::Over,
+                0 => Onward::More,
+                held_back => Onward::HoldBack(held_back),
+            }
         };
         if up.holds_back() {
-            up.reconsider(|bytes| see(Portion::Read(bytes)));
+            up.reconsider(&mut see);
         }
         match up.poll(cx, client, server, see) {
             Poll::Ready(Err(PumpError::Read(error))) => return Some(Outcome::ClientFailed(error)),
@@ -187,7 +198,7 @@ impl Relay {
                     on_error(code);
                 }
             }
-            0
+            Onward::More
         });
         match polled {
             Poll::Pending => {
@@ -227,10 +238,11 @@ impl Relay {
     /// place, is free before the client has taken in why it ends.
     pub fn leave_server(&mut self) {
         if self.up.has_delivered() && self.framing.as_ref().is_some_and(Framing::may_be_asked) {
-            self.server.write_last(&TERMINATE);
+            self.server.write_last(TERMINATE);
+        } else {
+            // it may be closed already
+            let _ = SockRef::from(self.server.socket()).shutdown(Shutdown::Write);
         }
-        // it may be closed already
-        let _ = SockRef::from(self.server.socket()).shutdown(Shutdown::Write);
     }
 
     /// The client's connection, for last words.
@@ -241,7 +253,7 @@ impl Relay {
     /// After the server has closed: passes the close on, and lets the client finish what it is sending.
     pub async fn finish_for_client(&mut self) {
         if self.client.shutdown().await.is_ok() && !self.server_is_deaf {
-            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| 0));
+            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Onward::More));
             // whichever side breaks now, the session is over all the same
             let _ = timeout(LINGER, rest).await;
         }

@@ -67,6 +67,17 @@ pub(super) enum EndOfStream {
     KeepBack,
 }
 
+/// How a stream goes on with a portion, and behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Onward {
+    /// All of it is to be delivered, and more may come.
+    More,
+    /// So many of its bytes, at the end, are not to be delivered yet.
+    HoldBack(usize),
+    /// That was its last word: nothing more is read, and the receiving side knows without being told.
+    Over,
+}
+
 /// Bytes on their way, in the order in which they came.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Portion<'a> {
@@ -132,9 +143,10 @@ impl Pump {
         self.held_back > 0
     }
 
-    /// Shows `see` the bytes that are not to be delivered yet; it says how many of them, at the end, still are not.
-    pub(super) fn reconsider(&mut self, see: impl FnOnce(&[u8]) -> usize) {
-        self.held_back = see(&self.pending[self.pending.len() - self.held_back..]);
+    /// Shows `see` the bytes that are not to be delivered yet; it says whether some of them still are not.
+    pub(super) fn reconsider(&mut self, see: impl FnOnce(Portion<'_>) -> Onward) {
+        let onward = see(Portion::Read(&self.pending[self.pending.len() - self.held_back..]));
+        self.held_back = if let Onward::HoldBack(length) = onward { length } else { 0 };
     }
 
     /// Splices no more: every byte from now on is seen.
@@ -143,7 +155,7 @@ impl Pump {
     }
 
     /// Moves bytes until one side has to be waited for, its turn is over, or the end is delivered. `see` is told of
-    /// all that is taken, and says how many bytes of it, at the end, are not to be delivered yet.
+    /// all that is taken, and says how to go on.
     ///
     /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down, and bytes
     /// that are held back hold up all that follow.
@@ -152,51 +164,48 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Portion<'_>) -> usize,
+        see: impl FnMut(Portion<'_>) -> Onward,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        let mut moved = 0;
-        let polled = self.poll_turn(cx, from, to, |portion| {
-            moved += portion.length();
-            (see(portion), moved < TURN_LENGTH)
-        });
+        let polled = self.poll_turn(cx, from, to, see);
         if self.pipe.as_ref().is_some_and(|pipe| pipe.held() == 0) {
             self.pipe = None; // into the pool: whoever waits owns none
         }
         polled
     }
 
-    /// `see` says how much to hold back, and whether the turn goes on.
     fn poll_turn<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Portion<'_>) -> (usize, bool),
+        mut see: impl FnMut(Portion<'_>) -> Onward,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        let mut goes_on = true;
+        let mut moved = 0;
+        let mut onward = Onward::More;
         loop {
             ready!(self.poll_deliver(cx, to)).map_err(PumpError::Write)?;
             match self.stage {
-                Stage::Open if !goes_on => {
+                Stage::Open if onward == Onward::Over => {
+                    self.end = EndOfStream::KeepBack;
+                    self.stage = Stage::Ended;
+                }
+                Stage::Open if moved >= TURN_LENGTH => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Open => {
-                    let mut note = |portion: Portion<'_>| {
-                        let (held_back, another) = see(portion);
-                        goes_on = another;
-                        held_back
-                    };
-                    ready!(self.poll_take(cx, from, to, &mut note))?;
-                }
+                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion: Portion<'_>| {
+                    moved += portion.length();
+                    onward = see(portion);
+                    if let Onward::HoldBack(length) = onward { length } else { 0 }
+                }))?,
                 Stage::Ended if self.end == EndOfStream::KeepBack => self.stage = Stage::Done,
                 Stage::Ended => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(PumpError::Write)?;
@@ -357,7 +366,9 @@ mod tests {
         };
         let moved = async move {
             let mut pump = Pump::new(BytesMut::new(), EndOfStream::PassOn, RelayMode::Auto);
-            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| 0)).await.expect("no side fails");
+            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| Onward::More))
+                .await
+                .expect("no side fails");
             assert!(pump.is_done());
         };
         let mut received = Vec::new();
@@ -392,7 +403,7 @@ mod tests {
             pump.poll(cx, &mut from, &mut to, |portion| {
                 let Portion::Read(bytes) = portion else { panic!("there is no socket to splice") };
                 seen.extend_from_slice(bytes);
-                0
+                Onward::More
             })
         })
         .await

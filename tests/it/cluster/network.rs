@@ -17,8 +17,8 @@ use pgvane_loadtest::writer::Writer;
 use tokio::task::JoinHandle;
 
 use super::roles::{up, wait_for_at_least, wait_for_page};
-use super::stage::{PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::metrics;
+use crate::stage::{PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{SOON, Session};
 
 /// How long the leader is out of reach: longer than it takes to call it silent, much shorter than `leader_grace` and

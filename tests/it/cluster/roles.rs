@@ -12,8 +12,8 @@ use pgvane_loadtest::reader::Reader;
 use pgvane_loadtest::wait;
 
 use super::port_of;
-use super::stage::{Load, PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::metrics;
+use crate::stage::{Load, PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{SOON, Session};
 
 /// Longer than any hiccup of Patroni's API that users have reported to have cost them their sessions.

@@ -51,6 +51,7 @@ async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() 
     assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
     assert!(relay.can_speak());
     relay.leave_server();
+    drop(relay);
     let mut heard = Vec::new();
     server.read_to_end(&mut heard).await.expect("is told");
     assert_eq!(heard, message(b'X', b""), "the server has heard nothing of it");

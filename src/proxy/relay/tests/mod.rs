@@ -312,3 +312,24 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     relay.set_draining(true);
     assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
 }
+
+#[tokio::test]
+async fn a_farewell_leaves_the_close_to_the_server() {
+    let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(), connected());
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let mut framing = Framing::default();
+    framing.follow(&message(b'Z', b"I"));
+    let nothing = BytesMut::new;
+    let mut relay =
+        Relay::new(RelayMode::Auto, client_inside.into(), server_inside.into(), Some(framing), nothing(), nothing());
+    client.write_all(TERMINATE).await.expect("goes");
+    drop(client);
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    let mut heard = [0; 16];
+    assert_eq!(server.try_read(&mut heard).expect("has come"), TERMINATE.len());
+    let more = server.try_read(&mut heard);
+    assert!(more.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock), "the server is not closed on");
+    drop(server);
+    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::ClientClosed)));
+}

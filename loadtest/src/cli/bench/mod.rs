@@ -1,4 +1,7 @@
-//! `loadtest bench`: what pgvane, HAProxy and PgBouncer cost, side by side on a null backend.
+//! `loadtest bench`: what pgvane, HAProxy and PgBouncer cost, side by side on a null backend and on a real server.
+
+mod growth;
+mod pgbench;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,10 +11,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use pgvane_loadtest::bench::contestant::{Contestant, Running};
 use pgvane_loadtest::bench::load::{self, RoundTrips, Session};
+use pgvane_loadtest::bench::patroni::{self, Role};
 use pgvane_loadtest::bench::report::{Measure, Report};
-use pgvane_loadtest::bench::{backend, patroni, plot, usage};
+use pgvane_loadtest::bench::{backend, plot, usage};
 use pgvane_loadtest::scratch::Scratch;
 use pgvane_loadtest::{Error, Result};
+use serde_json::json;
 
 use super::unless_interrupted;
 
@@ -44,11 +49,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     without: Vec<String>,
     /// Sessions of the round trips
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,8,64,512")]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,8,64,512,8000")]
     sessions: Vec<usize>,
     /// Sessions that are left idle
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000,2000,8000")]
     idle: Vec<usize>,
+    /// Nodes that pgvane has in the runs that show whether its costs grow with them
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "2,10,50")]
+    nodes: Vec<usize>,
     /// Also write the results as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -73,6 +81,8 @@ struct Bench<'a> {
     options: &'a Options,
     amounts: Amounts,
     contestants: Vec<Contestant>,
+    /// The one that is asked whether its costs grow.
+    pgvane: PathBuf,
     backend: SocketAddr,
     rest: SocketAddr,
     scratch: Scratch,
@@ -85,19 +95,33 @@ async fn measure(options: &Options) -> Result<()> {
     } else {
         Amounts { trips: Duration::from_secs(3), gigabytes: 4.0, connects: 10_000 }
     };
+    let contestants = contestants(options)?;
+    let pgvane = contestants.iter().find_map(|contestant| match contestant {
+        Contestant::Pgvane { binary, .. } => Some(binary.clone()),
+        _ => None,
+    });
     let mut bench = Bench {
         options,
         amounts,
-        contestants: contestants(options)?,
+        pgvane: pgvane.expect("the command line asks for one"),
+        contestants,
         backend: backend::start()?,
-        rest: patroni::start()?,
+        rest: patroni::start(Role::Leader)?,
         scratch: Scratch::new()?,
         report: Report::default(),
     };
     bench.all().await?;
     print!("{}", bench.report.markdown());
+    let growth = match bench.is_wanted("nodes") {
+        true => bench.growth().await?,
+        false => Report::default(),
+    };
+    if !growth.measures.is_empty() {
+        print!("\n{}", growth.markdown());
+    }
     if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&bench.report).expect("numbers and names always make JSON");
+        let all = json!({ "contestants": bench.report.measures, "nodes": growth.measures });
+        let text = serde_json::to_string_pretty(&all).expect("numbers and names always make JSON");
         write(file, &(text + "\n"))?;
     }
     options.plot.as_ref().map_or(Ok(()), |file| write(file, &plot::svg(&bench.report)))
@@ -151,7 +175,7 @@ impl Bench<'_> {
         for sessions in self.options.idle.clone() {
             self.idle(sessions).await?;
         }
-        Ok(())
+        self.pgbench().await
     }
 
     fn is_wanted(&self, name: &str) -> bool {
@@ -179,11 +203,11 @@ impl Bench<'_> {
         }
         let mut cost = Measure::new(name, unit);
         let mut rate = Measure::new(format!("{name}: rate"), if unit.contains("GB") { "GB/s" } else { "1/s" });
-        for _ in 0..self.options.rounds {
+        for round in 0..self.options.rounds {
             let direct = self.backend;
             let (done, took) = timed(move || work(direct)).await?;
             rate.add("direct", per_second(done, took, unit));
-            for (contestant, proxy) in running {
+            for (contestant, proxy) in in_turn(running, round) {
                 let before = usage::cpu_time(proxy.pid)?;
                 let address = proxy.address;
                 let (done, took) = timed(move || work(address)).await?;
@@ -207,10 +231,10 @@ impl Bench<'_> {
         }
         let mut cost = Measure::new(&name, "CPU µs").at_sessions(sessions);
         let mut rate = Measure::new(format!("{name}: rate"), "1/s").not_compared();
-        for _ in 0..self.options.rounds {
+        for round in 0..self.options.rounds {
             rate.add("direct", self.trips(self.backend, sessions).await?.rate());
-            for (contestant, proxy) in running {
-                let (cpu, trips) = self.trips_through(proxy, sessions).await?;
+            for (contestant, proxy) in in_turn(running, round) {
+                let (cpu, trips) = self.trips_on(proxy.address, proxy.pid, sessions).await?;
                 cost.add(contestant, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
                 rate.add(contestant, trips.rate());
             }
@@ -228,10 +252,10 @@ impl Bench<'_> {
             return Ok(());
         }
         let mut measures = shares.map(|(label, _)| Measure::new(name(label), "µs"));
-        for _ in 0..self.options.rounds {
+        for round in 0..self.options.rounds {
             let direct = self.trips(self.backend, LATENCY_SESSIONS).await?;
-            for (contestant, proxy) in running {
-                let (_, trips) = self.trips_through(proxy, LATENCY_SESSIONS).await?;
+            for (contestant, proxy) in in_turn(running, round) {
+                let (_, trips) = self.trips_on(proxy.address, proxy.pid, LATENCY_SESSIONS).await?;
                 for ((_, share), measure) in shares.into_iter().zip(&mut measures) {
                     measure.add(contestant, trips.percentile_us(share) - direct.percentile_us(share));
                 }
@@ -247,8 +271,8 @@ impl Bench<'_> {
     }
 
     /// CPU time of the proxy, without what opening and closing the sessions took, and the round trips.
-    async fn trips_through(&self, proxy: &Running, sessions: usize) -> Result<(Duration, RoundTrips)> {
-        let (server, pid, duration) = (proxy.address, proxy.pid, self.amounts.trips);
+    async fn trips_on(&self, server: SocketAddr, pid: u32, sessions: usize) -> Result<(Duration, RoundTrips)> {
+        let duration = self.amounts.trips;
         off_the_runtime(move || {
             let mut open = load::open_many(server, sessions)?;
             load::round_trips(&mut open, duration / 10)?;
@@ -287,6 +311,11 @@ impl Bench<'_> {
         self.done(memory);
         Ok(())
     }
+}
+
+/// Another one begins in each round: whoever comes first finds the machine in another state.
+fn in_turn(running: &[(String, Running)], round: usize) -> impl Iterator<Item = &(String, Running)> {
+    running.iter().cycle().skip(round % running.len()).take(running.len())
 }
 
 fn per_second(done: f64, took: Duration, unit: &str) -> f64 {

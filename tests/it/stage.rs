@@ -1,20 +1,18 @@
-//! The one cluster that all stories play in, and the load that they put on it.
+//! The clusters that the stories play in, one for each version of PostgreSQL, and the load that they put on them.
 //!
 //! A cluster takes ten seconds to start and both cores to run, so the stories share one and take turns. Each gets it
 //! sound: whatever the one before has killed or frozen is brought back first.
 
-use std::process::Command;
 use std::time::Duration;
 
 use pgvane_loadtest::failure::{Failure, FailureClass};
 use pgvane_loadtest::lab::Lab;
 use pgvane_loadtest::login::Login;
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
-use pgvane_loadtest::process::Account;
+use pgvane_loadtest::programs::Postgresql;
 use pgvane_loadtest::reader::{Reader, ReaderReport, RunningReader};
-use pgvane_loadtest::scratch::Scratch;
 use pgvane_loadtest::writer::{RunningWriter, Writer, WriterReport, longest_gap};
-use pgvane_loadtest::{http, namespace, programs, wait};
+use pgvane_loadtest::{http, namespace, wait};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::metrics;
@@ -37,38 +35,46 @@ const SCRAM: &str = "scram";
 /// Rows that show that writes flow.
 const ACKS: usize = 50;
 
-struct Stage {
-    lab: Lab,
-    /// Read by the servers as long as they run, so it goes after them.
-    _certificate: Scratch,
+static PACKAGED: Mutex<Option<Lab>> = Mutex::const_new(None);
+static EIGHTEEN: Mutex<Option<Lab>> = Mutex::const_new(None);
+
+/// The cluster of Debian's PostgreSQL, for this test alone, with three sound nodes. It ends with the program.
+pub async fn sound_cluster() -> MappedMutexGuard<'static, Lab> {
+    sound_cluster_of(Postgresql::Packaged).await
 }
 
-static STAGE: Mutex<Option<Stage>> = Mutex::const_new(None);
-
-/// The cluster, for this test alone, with three sound nodes. It ends with the program.
-///
-/// Its synchronous mode makes "acknowledged" mean "survives a crash of the leader": a row that is missed afterwards
-/// was written to the wrong node.
-pub async fn sound_cluster() -> MappedMutexGuard<'static, Lab> {
-    let mut stage = STAGE.lock().await;
+/// The same of the version that is wanted.
+pub async fn sound_cluster_of(postgresql: Postgresql) -> MappedMutexGuard<'static, Lab> {
+    let stage = match postgresql {
+        Postgresql::Packaged => &PACKAGED,
+        Postgresql::Eighteen => &EIGHTEEN,
+    };
+    let mut stage = stage.lock().await;
     let is_sound = match stage.as_ref() {
-        Some(stage) => brought_back(&stage.lab).await,
+        Some(lab) => brought_back(lab, postgresql).await,
         None => false,
     };
     if !is_sound {
         *stage = None; // its ports and processes go first
-        *stage = Some(Stage::new().await);
+        *stage = Some(new_cluster(postgresql).await);
     }
-    MutexGuard::map(stage, |stage| &mut stage.as_mut().expect("set above").lab)
+    MutexGuard::map(stage, |stage| stage.as_mut().expect("set above"))
 }
 
-async fn brought_back(lab: &Lab) -> bool {
+async fn brought_back(lab: &Lab, postgresql: Postgresql) -> bool {
     for node in 0..lab.nodes().len() {
         let _not_running = lab.thaw_patroni(node);
         lab.thaw_postgres(node);
         let _runs_already = lab.start_node(node);
     }
-    lab.wait_until_all_streaming(PATRONI_WITHIN).await.is_ok() && has_synchronous_standby(lab).await
+    lab.wait_until_all_streaming(PATRONI_WITHIN).await.is_ok()
+        && (!is_synchronous(postgresql) || has_synchronous_standby(lab).await)
+}
+
+/// The cluster whose leaders are made to crash is synchronous: "acknowledged" then means "survives a crash of the leader",
+/// and a row that is missed afterwards was written to the wrong node.
+fn is_synchronous(postgresql: Postgresql) -> bool {
+    postgresql == Postgresql::Packaged
 }
 
 /// Patroni names one some seconds after the replicas have come up. Before that a crash of the leader is the end: no
@@ -86,32 +92,17 @@ async fn has_synchronous_standby(lab: &Lab) -> bool {
     wait::until("a synchronous standby", PATRONI_WITHIN, look).await.is_ok()
 }
 
-impl Stage {
-    async fn new() -> Stage {
-        let certificate = Scratch::new().expect("a directory");
-        let account = Account::for_servers().expect("an account for PostgreSQL");
-        let directory = certificate.directory().join("tls");
-        account.make_directory(&directory).expect("a writable directory");
-        let mut openssl = account.command(&programs::on_path("openssl").expect("openssl is installed"));
-        openssl.args("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost".split(' '));
-        openssl.args(["-keyout", "server.key", "-out", "server.crt"]).current_dir(&directory);
-        quietly(openssl);
-
-        let file = |name: &str| directory.join(name).display().to_string();
-        let lab = Lab::builder().synchronous_mode(true).parameter("ssl", "on");
-        let lab = lab.parameter("ssl_cert_file", &file("server.crt")).parameter("ssl_key_file", &file("server.key"));
-        // those who come by a network of their own are let in where there can be such a network
-        let lab = if namespace::obstacle().is_none() { lab.reachable_from(namespace::NETWORK) } else { lab };
-        let lab = lab.start().await.unwrap_or_else(|error| panic!("no cluster: {error}"));
-        assert!(has_synchronous_standby(&lab).await, "Patroni names no synchronous standby: {}", lab.log_text(0));
-        Writer::prepare(&lab).await.expect("a table to write to");
-        Stage { lab, _certificate: certificate }
-    }
-}
-
-fn quietly(mut command: Command) {
-    let output = command.output().expect("it is installed");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+async fn new_cluster(postgresql: Postgresql) -> Lab {
+    let synchronous = is_synchronous(postgresql);
+    let lab = Lab::builder().postgresql(postgresql).synchronous_mode(synchronous).tls();
+    let lab = lab.parameter("wal_level", "logical");
+    // those who come by a network of their own are let in where there can be such a network
+    let lab = if namespace::obstacle().is_none() { lab.reachable_from(namespace::NETWORK) } else { lab };
+    let lab = lab.start().await.unwrap_or_else(|error| panic!("no cluster: {error}"));
+    let is_sound = !synchronous || has_synchronous_standby(&lab).await;
+    assert!(is_sound, "Patroni names no synchronous standby: {}", lab.log_text(0));
+    Writer::prepare(&lab).await.expect("a table to write to");
+    lab
 }
 
 /// A pgvane before the cluster that has heard every node.

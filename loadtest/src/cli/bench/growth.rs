@@ -1,0 +1,80 @@
+//! Whether pgvane's costs grow with the number of nodes: the same loads on its read port, before few and many replicas.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use pgvane_loadtest::Result;
+use pgvane_loadtest::bench::load::{self, Session};
+use pgvane_loadtest::bench::patroni::{self, Role};
+use pgvane_loadtest::bench::report::{Measure, Report};
+use pgvane_loadtest::bench::usage;
+use pgvane_loadtest::lab::Node;
+use pgvane_loadtest::pgvane::Pgvane;
+
+use super::{Bench, SETTLE, off_the_runtime, timed};
+
+/// Sessions of the round trips, and those that rest.
+const SESSIONS: usize = 64;
+const IDLE: usize = 1000;
+
+/// For so long the checks alone are watched.
+const QUIET: Duration = Duration::from_secs(3);
+
+impl Bench<'_> {
+    /// One column per number of nodes, each a leader and its replicas.
+    pub(super) async fn growth(&mut self) -> Result<Report> {
+        let mut measures = [
+            Measure::new(format!("round trip, {SESSIONS} sessions"), "CPU µs").not_compared(),
+            Measure::new("connect + query + close", "CPU µs").not_compared(),
+            Measure::new(format!("idle session, of {IDLE}"), "kB").not_compared(),
+            Measure::new("checks", "CPU ms per s").not_compared(),
+        ];
+        let replicas = patroni::start(Role::Replica)?;
+        for _ in 0..self.options.rounds {
+            for nodes in self.options.nodes.clone() {
+                let column = format!("{nodes} nodes");
+                let pgvane = self.before(nodes, replicas).await?;
+                let (server, pid) = (pgvane.read_addr, pgvane.process_id());
+
+                let before = usage::cpu_time(pid)?;
+                tokio::time::sleep(QUIET).await;
+                let checking = usage::cpu_time(pid)? - before;
+                measures[3].add(&column, checking.as_secs_f64() * 1e3 / QUIET.as_secs_f64());
+
+                let (cpu, trips) = self.trips_on(server, pid, SESSIONS).await?;
+                measures[0].add(&column, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
+
+                let connects = self.amounts.connects;
+                let before = usage::cpu_time(pid)?;
+                timed(move || load::connects(server, connects).map(|()| connects as f64)).await?;
+                let used = usage::cpu_time(pid)? - before;
+                measures[1].add(&column, used.as_secs_f64() * 1e6 / connects as f64);
+
+                let before = usage::resident_bytes(pid)?;
+                let open = off_the_runtime(move || {
+                    let mut open = load::open_many(server, IDLE)?;
+                    open.iter_mut().try_for_each(Session::query)?;
+                    Ok(open)
+                })
+                .await?;
+                tokio::time::sleep(SETTLE).await;
+                let grown = usage::resident_bytes(pid)?.saturating_sub(before);
+                measures[2].add(&column, grown as f64 / IDLE as f64 / 1000.0);
+                drop(open);
+            }
+        }
+        measures.iter_mut().for_each(Measure::finish);
+        Ok(Report { measures: measures.into() })
+    }
+
+    /// pgvane before a leader and so many replicas as are left, all of them the null backend under other addresses.
+    async fn before(&self, nodes: usize, replicas: SocketAddr) -> Result<Pgvane> {
+        let address = |number: usize| {
+            let last = u8::try_from(number + 1).expect("no more nodes than a network of 256 addresses has");
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), self.backend.port())
+        };
+        let rest = |number| if number == 0 { self.rest } else { replicas };
+        let nodes: Vec<Node> = (0..nodes).map(|n| Node::elsewhere(&format!("null{n}"), address(n), rest(n))).collect();
+        Pgvane::builder(&self.pgvane, &nodes).start(self.scratch.directory()).await
+    }
+}

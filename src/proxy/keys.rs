@@ -1,0 +1,164 @@
+//! The cancel keys of running sessions: on which node each session is, as far as its key could be seen.
+//!
+//! A key is seen at login, unless the session is encrypted from end to end. So a key that is not known names either no
+//! session at all, or one of those.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::cluster::NodeId;
+use crate::cluster::node::NODES_MAX;
+use crate::protocol::CancelKey;
+
+/// Ended sessions that are remembered, lest a cancel that comes too late is taken for one of an encrypted session: as
+/// many as end in some seconds on a busy port, at eight bytes each.
+const ENDED_MAX: usize = 4096;
+
+/// Where the session is that a cancel request names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// On this node.
+    On(NodeId),
+    /// On one of these, if it runs: they have sessions whose keys could not be seen.
+    Among(Vec<NodeId>),
+    /// Nowhere: it has ended, or has never been.
+    Nowhere,
+}
+
+/// A session's key, as far as it can be known.
+#[derive(Debug)]
+pub enum SessionKey {
+    /// The login has not got so far, or the server gives none.
+    Unknown,
+    /// It has been seen.
+    Seen(CancelKey),
+    /// If there is one, it could not be seen.
+    Unseen,
+}
+
+/// The keys of all sessions.
+#[derive(Debug)]
+pub struct Keys {
+    seen: Mutex<Seen>,
+    /// How many sessions have keys that could not be seen, by listener and node number.
+    unseen: Vec<[AtomicU32; NODES_MAX]>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Cluster and node of running sessions.
+    places: HashMap<CancelKey, (usize, NodeId)>,
+    /// Hashes of the keys of those that ended last, newest first.
+    ended: VecDeque<u64>,
+}
+
+impl Keys {
+    /// No keys, for so many listeners.
+    pub fn new(listeners: usize) -> Keys {
+        let unseen = (0..listeners).map(|_| std::array::from_fn(|_| AtomicU32::new(0))).collect();
+        Keys { seen: Mutex::default(), unseen }
+    }
+
+    /// A session's key has been seen.
+    pub fn add(&self, key: CancelKey, cluster: usize, node: NodeId) {
+        self.seen().places.insert(key, (cluster, node));
+    }
+
+    /// There is a session whose key could not be seen.
+    pub fn add_unseen(&self, listener: usize, node: NodeId) {
+        self.unseen[listener][node.0].fetch_add(1, Relaxed);
+    }
+
+    /// The session of a key that was added has ended.
+    pub fn end(&self, key: &SessionKey, listener: usize, node: NodeId) {
+        match key {
+            SessionKey::Unknown => {}
+            SessionKey::Seen(key) => self.end_seen(key),
+            SessionKey::Unseen => _ = self.unseen[listener][node.0].fetch_sub(1, Relaxed),
+        }
+    }
+
+    fn end_seen(&self, key: &CancelKey) {
+        let mut seen = self.seen();
+        seen.places.remove(key);
+        let hash = seen.places.hasher().hash_one(key);
+        seen.ended.truncate(ENDED_MAX - 1);
+        seen.ended.push_front(hash);
+    }
+
+    /// Where the session of this key is, asked for on a listener of this cluster.
+    pub fn look_up(&self, key: &CancelKey, listener: usize, cluster: usize) -> Whereabouts {
+        let seen = self.seen();
+        match seen.places.get(key) {
+            Some((found, node)) if *found == cluster => return Whereabouts::On(*node),
+            None if seen.ended.contains(&seen.places.hasher().hash_one(key)) => return Whereabouts::Nowhere,
+            _ => {}
+        }
+        drop(seen);
+        let counts = self.unseen[listener].iter().enumerate();
+        let among: Vec<_> =
+            counts.filter(|(_, count)| count.load(Relaxed) > 0).map(|(number, _)| NodeId(number)).collect();
+        if among.is_empty() { Whereabouts::Nowhere } else { Whereabouts::Among(among) }
+    }
+
+    /// Nothing that is done under this lock can panic half-way, so a poisoned lock guards sound data.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgwire::messages::startup::SecretKey;
+
+    use super::*;
+
+    fn key(process_id: i32) -> CancelKey {
+        CancelKey::new(process_id, &SecretKey::I32(9))
+    }
+
+    #[test]
+    fn a_session_is_found_from_every_listener_of_its_cluster_while_it_runs() {
+        let keys = Keys::new(3);
+        keys.add(key(7), 0, NodeId(2));
+        for listener in [0, 1] {
+            assert_eq!(keys.look_up(&key(7), listener, 0), Whereabouts::On(NodeId(2)));
+        }
+        assert_eq!(keys.look_up(&key(7), 2, 1), Whereabouts::Nowhere, "another cluster's");
+        assert_eq!(keys.look_up(&key(8), 0, 0), Whereabouts::Nowhere, "nobody's");
+        keys.end(&SessionKey::Seen(key(7)), 0, NodeId(2));
+        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Nowhere);
+    }
+
+    #[test]
+    fn an_unknown_key_may_be_that_of_a_session_on_its_listener_whose_key_was_not_seen() {
+        let keys = Keys::new(2);
+        keys.add_unseen(0, NodeId(1));
+        keys.add_unseen(0, NodeId(4));
+        keys.add_unseen(0, NodeId(4));
+        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId(1), NodeId(4)]));
+        assert_eq!(keys.look_up(&key(7), 1, 0), Whereabouts::Nowhere);
+        keys.end(&SessionKey::Unseen, 0, NodeId(1));
+        keys.end(&SessionKey::Unseen, 0, NodeId(4));
+        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId(4)]));
+        keys.end(&SessionKey::Unseen, 0, NodeId(4));
+        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Nowhere);
+    }
+
+    #[test]
+    fn a_key_that_was_seen_is_not_taken_for_one_that_was_not() {
+        let keys = Keys::new(1);
+        keys.add_unseen(0, NodeId(1));
+        let newest = i32::try_from(ENDED_MAX).expect("fits") + 10;
+        for process_id in 0..=newest {
+            keys.add(key(process_id), 0, NodeId(0));
+            keys.end(&SessionKey::Seen(key(process_id)), 0, NodeId(0));
+        }
+        assert_eq!(keys.look_up(&key(newest), 0, 0), Whereabouts::Nowhere);
+        assert_eq!(keys.look_up(&key(newest - 100), 0, 0), Whereabouts::Nowhere);
+        assert_eq!(keys.seen().ended.len(), ENDED_MAX);
+        assert_eq!(keys.look_up(&key(0), 0, 0), Whereabouts::Among(vec![NodeId(1)]), "forgotten by now");
+    }
+}

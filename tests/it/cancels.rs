@@ -1,0 +1,173 @@
+//! Which node a cancel request goes to, and which go nowhere: before fakes, that note what reaches them.
+//!
+//! That PostgreSQL does what it is asked to then, is shown with real clients in `clients/cancelling.rs`.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use pgvane_loadtest::pgvane::Pgvane;
+use tokio::task::JoinSet;
+
+use crate::fake::{FakeCluster, Manner};
+use crate::metrics;
+use crate::wire::{Session, Wire, cancel_request, ssl_request};
+
+const READ_SESSIONS: &str = "pgvane_sessions{listener=\"read\"}";
+
+/// A key as protocol 3.2 allows it: a process id and a secret of 256 bytes.
+fn long_key() -> Vec<u8> {
+    [&[0, 0, 0x12, 0x67][..], &(0..=255).collect::<Vec<u8>>()].concat()
+}
+
+/// Sends the request and waits until pgvane closes, which is after the node has acted.
+async fn cancel(port: SocketAddr, key: &[u8]) -> Vec<u8> {
+    let packet = cancel_request(key);
+    let mut canceller = Wire::to(port).await;
+    canceller.send(&packet).await;
+    assert_eq!(canceller.rest().await, b"");
+    packet
+}
+
+/// A session that nobody but the node can look into.
+async fn encrypted_session(port: SocketAddr) -> Wire {
+    let mut client = Wire::to(port).await;
+    client.send(&ssl_request()).await;
+    assert_eq!(client.bytes(1).await, b"S");
+    client
+}
+
+async fn outcomes(pgvane: &Pgvane, listener: &str, outcome: &str) -> f64 {
+    metrics::value(pgvane, &format!("pgvane_cancels_total{{listener=\"{listener}\",outcome=\"{outcome}\"}}")).await
+}
+
+/// What each node has been asked to cancel.
+fn cancels(cluster: &FakeCluster) -> [usize; 3] {
+    [0, 1, 2].map(|node| cluster[node].postgres.seen().cancels.len())
+}
+
+#[tokio::test]
+async fn a_cancel_goes_to_the_node_that_runs_the_session_and_to_no_other() {
+    let cluster = FakeCluster::of(3).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
+    let mut sessions = Vec::new();
+    for _ in 0..4 {
+        sessions.push(Session::through(pgvane.read_addr).await);
+    }
+    for (number, session) in sessions.iter_mut().enumerate() {
+        let runs_on = session.value("who").await;
+        // whoever has the key may come by any port of the cluster
+        let port = if number % 2 == 0 { pgvane.read_addr } else { pgvane.write_addr };
+        let packet = cancel(port, &session.key).await;
+        for node in [0, 1, 2].map(|node| &cluster[node]) {
+            let reached = node.postgres.seen().cancels.contains(&packet);
+            assert_eq!(reached, node.name == runs_on, "a cancel for {runs_on}, {} seen", node.name);
+        }
+    }
+    assert_eq!(outcomes(&pgvane, "read", "delivered").await, 2.0);
+    assert_eq!(outcomes(&pgvane, "write", "delivered").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_cancel_is_delivered_though_it_was_refused_encryption_first() {
+    let cluster = FakeCluster::of(1).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let session = Session::through(pgvane.write_addr).await;
+    let packet = cancel_request(&session.key);
+    let mut canceller = Wire::to(pgvane.write_addr).await;
+    canceller.send(&ssl_request()).await;
+    assert_eq!(canceller.bytes(1).await, b"N");
+    canceller.send(&packet).await;
+    assert_eq!(canceller.rest().await, b"");
+    assert_eq!(cluster[0].postgres.seen().cancels, [packet]);
+}
+
+#[tokio::test]
+async fn a_cancel_for_no_session_that_runs_goes_nowhere() {
+    let cluster = FakeCluster::of(3).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let Session { wire, key } = Session::through(pgvane.read_addr).await;
+    drop(wire);
+    metrics::wait_for(&pgvane, READ_SESSIONS, 0.0).await;
+    cancel(pgvane.read_addr, &key).await;
+    cancel(pgvane.write_addr, &long_key()).await;
+    assert_eq!(cancels(&cluster), [0, 0, 0]);
+    assert_eq!(outcomes(&pgvane, "read", "no-session").await, 1.0);
+    assert_eq!(outcomes(&pgvane, "write", "no-session").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_cancel_that_may_belong_to_an_encrypted_session_goes_to_every_node_that_has_one() {
+    let cluster = FakeCluster::of(3).await;
+    for node in [0, 1, 2] {
+        cluster[node].postgres.usually(Manner::Encrypts);
+    }
+    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
+    cancel(pgvane.read_addr, &long_key()).await;
+    assert_eq!(cancels(&cluster), [0, 0, 0], "nobody has one");
+
+    let first = encrypted_session(pgvane.read_addr).await;
+    let packet = cancel(pgvane.read_addr, &long_key()).await;
+    let [_, second_node, third_node] = cancels(&cluster);
+    assert_eq!(second_node + third_node, 1, "one of the replicas has one");
+    let second = encrypted_session(pgvane.read_addr).await;
+    cancel(pgvane.read_addr, &long_key()).await;
+    cancel(pgvane.write_addr, &long_key()).await;
+    assert_eq!(cancels(&cluster), [0, second_node + 1, third_node + 1], "both have, and none by the other port");
+    for node in [1, 2] {
+        assert!(cluster[node].postgres.seen().cancels.iter().all(|cancel| *cancel == packet), "whole and unchanged");
+    }
+    assert_eq!(outcomes(&pgvane, "read", "fanned-out").await, 2.0);
+    assert_eq!(outcomes(&pgvane, "read", "no-session").await, 1.0);
+
+    drop([first, second]);
+    metrics::wait_for(&pgvane, READ_SESSIONS, 0.0).await;
+    cancel(pgvane.read_addr, &long_key()).await;
+    assert_eq!(outcomes(&pgvane, "read", "no-session").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_session_whose_key_was_seen_is_not_taken_for_an_encrypted_one_even_if_it_has_ended() {
+    let cluster = FakeCluster::of(3).await;
+    cluster[1].postgres.usually(Manner::Encrypts);
+    cluster[2].postgres.usually(Manner::Encrypts);
+    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
+    let _encrypted = [encrypted_session(pgvane.read_addr).await, encrypted_session(pgvane.read_addr).await];
+    cluster[1].postgres.usually(Manner::Serves);
+    cluster[2].postgres.usually(Manner::Serves);
+    let Session { wire, key } = Session::through(pgvane.read_addr).await;
+    cancel(pgvane.read_addr, &key).await;
+    assert_eq!(cancels(&cluster).iter().sum::<usize>(), 1, "one node, and not both");
+    drop(wire);
+    metrics::wait_for(&pgvane, READ_SESSIONS, 2.0).await;
+    cancel(pgvane.read_addr, &key).await;
+    assert_eq!(cancels(&cluster).iter().sum::<usize>(), 1);
+    assert_eq!(outcomes(&pgvane, "read", "no-session").await, 1.0);
+}
+
+/// A hundred may come together, and fifty in a second after that.
+#[tokio::test]
+async fn made_up_keys_do_not_flood_the_nodes_nor_delay_others() {
+    let cluster = FakeCluster::of(1).await;
+    cluster[0].postgres.next(&[Manner::Encrypts]);
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let _encrypted = encrypted_session(pgvane.write_addr).await;
+    let session = Session::through(pgvane.write_addr).await;
+
+    let started = Instant::now();
+    let port = pgvane.write_addr;
+    let mut flood: JoinSet<_> = (0..200).map(|_| async move { cancel(port, &long_key()).await }).collect();
+    while cancels_of(&cluster, &long_key()) < 100 {
+        flood.join_next().await.expect("a hundred at once").expect("no panic");
+    }
+    cancel(pgvane.write_addr, &session.key).await;
+    assert!(cancels_of(&cluster, &long_key()) < 200, "whoever has a session need not wait for the last of them");
+    assert_eq!(cancels_of(&cluster, &session.key), 1);
+    flood.join_all().await;
+    assert!(started.elapsed() >= Duration::from_millis(1900), "all within {:?}", started.elapsed());
+    assert_eq!(outcomes(&pgvane, "write", "fanned-out").await, 200.0);
+}
+
+fn cancels_of(cluster: &FakeCluster, key: &[u8]) -> usize {
+    let packet = cancel_request(key);
+    cluster[0].postgres.seen().cancels.iter().filter(|cancel| **cancel == packet).count()
+}
