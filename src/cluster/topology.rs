@@ -147,6 +147,15 @@ impl NodeView {
         }
     }
 
+    /// Whether its PostgreSQL should be in recovery, as far as that can be told.
+    pub fn believed_in_recovery(&self) -> Option<bool> {
+        match self.claim()? {
+            Claim::Leader => Some(false),
+            Claim::Replica | Claim::StandbyLeader => Some(true),
+            Claim::LockHolder | Claim::OutOfService => None,
+        }
+    }
+
     /// The role as one word for metrics, logs and the stats page.
     pub fn role_label(&self) -> &'static str {
         match (&self.foreign, self.claim()) {

@@ -122,7 +122,8 @@ impl<'a> Admission<'a> {
                 is_suspicious: false,
             }));
         }
-        match (Login { client: self.client, server: &mut server, seat: &mut seat, listener }).run().await {
+        let cluster = &desk.cluster;
+        match (Login { client: self.client, server: &mut server, seat: &mut seat, listener, cluster }).run().await {
             Verdict::Ready(ready) => Ok(Admitted { server, seat, ready }),
             other => Err(other),
         }

@@ -38,8 +38,8 @@ pub enum End {
     SessionsFull,
     /// Every node that could serve carries as many sessions as it may.
     NodesFull,
-    /// The node turned out not to lead, after the client had been let in.
-    WrongNode,
+    /// The node turned out to have another role, after the client had been let in.
+    WrongNode(Cause),
     /// The session was in the wrong place and had to end at once.
     Cut(Cause),
     /// The session was in the wrong place and ended between two transactions.
@@ -178,7 +178,7 @@ impl End {
             End::HoldFull => EndKind::HoldFull,
             End::SessionsFull => EndKind::SessionsFull,
             End::NodesFull => EndKind::NodesFull,
-            End::WrongNode => EndKind::WrongNode,
+            End::WrongNode(_) => EndKind::WrongNode,
             End::Cut(_) => EndKind::Cut,
             End::Drained(_) => EndKind::Drained,
             End::DrainTimedOut(_) => EndKind::DrainTimedOut,
@@ -236,11 +236,11 @@ impl End {
                 };
                 fatal(sqlstate, format!("pgvane: {why}"), None, "This port speaks PostgreSQL's protocol, version 3.")
             }
-            End::WrongNode => fatal(
+            End::WrongNode(cause) => fatal(
                 SqlState::AdminShutdown,
-                "pgvane: the server has just lost its role as leader".to_owned(),
+                format!("pgvane: the login ends because {}", cause.reason()),
                 None,
-                "Connect again: the new connection will be held until there is a leader.",
+                "Connect again: the new connection is given another server, or held until there is one.",
             ),
             End::Cut(cause) | End::Drained(cause) | End::DrainTimedOut(cause) => fatal(
                 SqlState::AdminShutdown,
@@ -294,7 +294,7 @@ impl fmt::Display for End {
             End::HoldFull => f.write_str("no server, and too many connections wait already"),
             End::SessionsFull => f.write_str("the listener carries as many sessions as it may"),
             End::NodesFull => f.write_str("every server that could serve carries as many sessions as it may"),
-            End::WrongNode => f.write_str("the server answered at login that it is in recovery"),
+            End::WrongNode(cause) => write!(f, "the server's answer at login shows that {}", cause.reason()),
             End::Cut(cause) => write!(f, "cut because {}", cause.reason()),
             End::Drained(cause) => write!(f, "drained because {}", cause.reason()),
             End::DrainTimedOut(cause) => write!(f, "cut at the end of drain_timeout because {}", cause.reason()),

@@ -14,10 +14,11 @@ use super::end::End;
 use super::registry::Seat;
 use crate::config::Listener;
 use crate::net::Stream;
+use crate::probe::ClusterView;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
-use crate::routing::Target;
+use crate::routing::{Cause, Target};
 
 /// Room for a server's whole welcome, so that one read takes it in.
 const WELCOME_LENGTH: usize = 1000;
@@ -68,6 +69,8 @@ pub struct Login<'a> {
     pub seat: &'a mut Seat,
     /// The rules.
     pub listener: &'a Listener,
+    /// What is known of the node.
+    pub cluster: &'a ClusterView,
 }
 
 impl Login<'_> {
@@ -140,8 +143,10 @@ impl Login<'_> {
                 };
                 match said {
                     Said::Challenge => return self.follow_proof(heard, followed).await,
-                    Said::InHotStandby(true) if self.leads_to_leader() => {
-                        return Verdict::not_here("answers at login that it is in recovery");
+                    Said::InHotStandby(in_recovery) => {
+                        if let Some(cause) = self.why_wrong(in_recovery) {
+                            return Verdict::not_here(format!("answers at login that {}", cause.reason()));
+                        }
                     }
                     Said::Error(code) if self.can_be_made_good(code) => {
                         let own_words = Some(heard.split_off(followed));
@@ -155,7 +160,7 @@ impl Login<'_> {
                     Said::Error(_) => return ready_at(heard, followed + length),
                     Said::Ready => return ready_at(heard, followed + length),
                     Said::Key(key) => self.seat.learn_key(key),
-                    Said::LetIn | Said::InHotStandby(_) | Said::Other => {}
+                    Said::LetIn | Said::Other => {}
                 }
                 followed += length;
             }
@@ -173,12 +178,14 @@ impl Login<'_> {
                     Next::Unreadable => return unreadable(heard),
                 };
                 match said {
-                    Said::InHotStandby(true) if self.leads_to_leader() => {
-                        heard.truncate(followed);
-                        return match self.client.stream().write_all(&heard).await {
-                            Ok(()) => Verdict::Over(End::WrongNode),
-                            Err(error) => Verdict::Over(End::ClientFailed(error)),
-                        };
+                    Said::InHotStandby(in_recovery) => {
+                        if let Some(cause) = self.why_wrong(in_recovery) {
+                            heard.truncate(followed);
+                            return match self.client.stream().write_all(&heard).await {
+                                Ok(()) => Verdict::Over(End::WrongNode(cause)),
+                                Err(error) => Verdict::Over(End::ClientFailed(error)),
+                            };
+                        }
                     }
                     Said::Ready | Said::Error(_) => return ready_at(heard, followed + length),
                     Said::Key(key) => self.seat.learn_key(key),
@@ -211,6 +218,16 @@ impl Login<'_> {
                 },
             }
         }
+    }
+
+    /// Why a node that says this will not do, if so. Its word counts for this session alone; where it is not what was
+    /// believed, the node is checked.
+    fn why_wrong(&self, in_recovery: bool) -> Option<Cause> {
+        let believed = self.cluster.topology().node(self.seat.node()).believed_in_recovery();
+        if believed.is_some_and(|believed| believed != in_recovery) {
+            self.cluster.suspect(self.seat.node());
+        }
+        self.listener.rule.why_wrong(in_recovery)
     }
 
     fn leads_to_leader(&self) -> bool {

@@ -20,10 +20,13 @@ use super::relay::{Outcome, Relay};
 use crate::cluster::NodeId;
 use crate::net::Socket;
 use crate::protocol::opening::{Opening, Who};
+use crate::routing::Target;
 
-/// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, starts, or refuses to
-/// write.
-const SUSPICIOUS: [&[u8; 5]; 4] = [b"57P01", b"57P02", b"57P03", b"25006"];
+/// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, or starts.
+const SUSPICIOUS: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
+
+/// It refuses to write. Of a leader that is suspicious; of others it is their nature.
+const READ_ONLY: &[u8; 5] = b"25006";
 
 /// Serves one accepted connection. Never fails: whatever happens becomes the reason of its end.
 pub async fn serve(desk: Arc<Desk>, socket: Socket, peer: SocketAddr) {
@@ -111,7 +114,7 @@ impl<'a> Account<'a> {
         }
         Err(match (admitted, client.opening()) {
             (Ok(admitted), _) => return Ok(self.begin(client, admitted)),
-            (Err(Refused::End(End::WrongNode)), _) => Box::pin(self.wrong_node(client)).await,
+            (Err(Refused::End(end @ End::WrongNode(_))), _) => Box::pin(self.wrong_node(client, end)).await,
             (Err(Refused::End(end)), _) => Box::pin(self.refuse(client, end)).await,
             (Err(Refused::InNodesWords(words, end)), _) => {
                 Box::pin(farewell(client.stream(), &words)).await;
@@ -131,15 +134,12 @@ impl<'a> Account<'a> {
         end
     }
 
-    /// The client has been let in by a node that turned out to be in recovery.
-    async fn wrong_node(&self, mut client: Client) -> End {
-        if let Some(leader) = self.desk.cluster.topology().leader() {
-            self.desk.cluster.suspect(leader);
-        }
-        if let Some(fatal) = End::WrongNode.client_message(&self.desk.settings.name) {
+    /// The client has been let in by a node that turned out to have another role.
+    async fn wrong_node(&self, mut client: Client, end: End) -> End {
+        if let Some(fatal) = end.client_message(&self.desk.settings.name) {
             farewell(client.stream(), &fatal.encode()).await;
         }
-        End::WrongNode
+        end
     }
 
     fn begin(&mut self, client: Client, admitted: Admitted) -> Box<Session> {
@@ -206,8 +206,12 @@ impl<'a> Account<'a> {
             return Poll::Ready(End::DrainTimedOut(*cause));
         }
         let suspect = || self.desk.cluster.suspect(seat.node());
+        let is_suspicious = |code: [u8; 5]| {
+            let is_to_write = self.desk.settings.rule.target == Target::Leader;
+            SUSPICIOUS.contains(&&code) || (is_to_write && code == *READ_ONLY)
+        };
         let on_error = |code: [u8; 5]| {
-            if SUSPICIOUS.contains(&&code) {
+            if is_suspicious(code) {
                 suspect();
             }
         };
@@ -220,7 +224,7 @@ impl<'a> Account<'a> {
                 _ => End::Lost,
             },
             Outcome::ServerClosed(code) => {
-                if code.is_none_or(|code| SUSPICIOUS.contains(&&code)) {
+                if code.is_none_or(is_suspicious) {
                     suspect();
                 }
                 End::ServerClosed(code)

@@ -181,6 +181,16 @@ impl Rule {
         }
     }
 
+    /// Why a node that is in recovery, or is not, will not do; `None` if it may.
+    pub fn why_wrong(&self, in_recovery: bool) -> Option<Cause> {
+        match self.target {
+            Target::Leader if in_recovery => Some(Cause::LostLead),
+            Target::Leader | Target::Any => None,
+            _ if in_recovery || self.accepts_leader() => None,
+            _ => Some(Cause::Promotion),
+        }
+    }
+
     /// Whether a session on the leader is in the right place.
     pub fn accepts_leader(&self) -> bool {
         match self.target {
@@ -188,5 +198,23 @@ impl Rule {
             Target::Replica | Target::Sync | Target::Async => self.falls_back_to_leader,
             Target::StandbyLeader => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_word_at_login_decides_whether_it_will_do() {
+        let strict = |target| Rule { falls_back_to_leader: false, ..Rule::new(target) };
+        for target in [Target::Replica, Target::Sync, Target::Async, Target::StandbyLeader] {
+            assert_eq!(strict(target).why_wrong(false), Some(Cause::Promotion), "{}", target.label());
+            assert_eq!(strict(target).why_wrong(true), None, "{}", target.label());
+        }
+        assert_eq!(Rule::new(Target::Replica).why_wrong(false), None, "the leader may stand in");
+        assert_eq!(Rule::new(Target::Leader).why_wrong(true), Some(Cause::LostLead));
+        assert_eq!(Rule::new(Target::Leader).why_wrong(false), None);
+        assert_eq!([true, false].map(|word| Rule::new(Target::Any).why_wrong(word)), [None, None]);
     }
 }
