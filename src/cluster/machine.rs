@@ -51,6 +51,8 @@ pub enum Event {
     Checked(Observation),
     /// A session met something that makes this node's role doubtful: a refusal, a reset, an unexpected end.
     Suspicion(NodeId),
+    /// A client could get no session on this node. A suspicion, and others are to try it last for a while.
+    Failure(NodeId),
     /// What discovery has found.
     Discovered(Discovery),
     /// An operator has said what is to become of a node.
@@ -193,6 +195,7 @@ impl Machine {
         let is_news = match event {
             Event::Tick => false,
             Event::Suspicion(node) => self.doubt(node, now),
+            Event::Failure(node) => self.roster.entry_mut(node).fails_client(now) | self.doubt(node, now),
             Event::Checked(observation) => {
                 self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now))
             }
@@ -260,6 +263,7 @@ impl Machine {
             self.doubted_at = None;
         }
         if has_answered {
+            self.roster.entry_mut(id).forget_failures(asked_at, self.settings.interval);
             self.measure_lag(id, now);
         }
         true
@@ -550,6 +554,25 @@ mod tests {
         bench.machine.handle(Event::Checked(fresh), bench.now);
         assert!(!bench.machine.topology().doubted, "silence is no word against it");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
+    }
+
+    #[test]
+    fn a_node_that_failed_a_client_is_tried_last_until_an_answer_to_a_question_of_an_interval_later() {
+        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        bench.checks_in(Duration::from_secs(5));
+        let fails = |bench: &Bench| bench.machine.topology().node(REPLICA).fails_clients;
+        let generation = bench.machine.topology().generation;
+        bench.feed(Event::Failure(REPLICA));
+        assert!(fails(&bench) && bench.machine.topology().generation > generation, "it is published");
+        assert!(!bench.machine.topology().doubted, "of the leader it says nothing");
+        assert_eq!(bench.machine.topology().leader(), Some(LEADER));
+        bench.checks_in(Duration::from_millis(800));
+        assert!(fails(&bench), "its Patroni answers, but that is not what failed");
+        bench.checks_in(Duration::from_millis(1500));
+        assert!(!fails(&bench), "it may be tried again");
+        bench.feed(Event::Failure(LEADER));
+        assert_eq!(bench.machine.topology().leader(), Some(LEADER), "no role changes by that");
     }
 
     #[test]

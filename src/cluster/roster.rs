@@ -1,6 +1,8 @@
 //! The cluster's members, and what is kept of each between two events.
 
+use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::admin_state::AdminState;
 use super::health::Health;
@@ -25,6 +27,8 @@ pub(super) struct Entry {
     pub(super) newest_asked_at: Option<Moment>,
     /// What it was when its service was last looked at.
     served_as: Option<Claim>,
+    /// When a client last failed to get a session on it.
+    failed_at: Option<Moment>,
 }
 
 impl Entry {
@@ -38,6 +42,21 @@ impl Entry {
             last_led_at: None,
             newest_asked_at: None,
             served_as: None,
+            failed_at: None,
+        }
+    }
+
+    /// Notes that a client could get no session. True if that is new.
+    pub(super) fn fails_client(&mut self, now: Moment) -> bool {
+        self.failed_at = Some(now);
+        !mem::replace(&mut self.view.fails_clients, true)
+    }
+
+    /// Forgets that clients have failed, if this good answer was asked for long enough after the last one that did: the
+    /// answer need not come from where they failed, and each failure costs a client its patience.
+    pub(super) fn forget_failures(&mut self, asked_at: Moment, penalty: Duration) {
+        if self.failed_at.is_some_and(|failed_at| asked_at >= failed_at + penalty) {
+            (self.failed_at, self.view.fails_clients) = (None, false);
         }
     }
 

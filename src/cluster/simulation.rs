@@ -623,7 +623,8 @@ impl Run {
         if self.topology.leader() == Some(node) {
             self.onlooker.suspected = Some((node, self.world.now));
         }
-        Event::Suspicion(node)
+        let is_known = node.0 < self.topology.nodes.len();
+        if is_known && self.world.dice.one_in(2) { Event::Failure(node) } else { Event::Suspicion(node) }
     }
 
     /// An operator says something of a node, and nobody else's part changes by that.

@@ -39,6 +39,8 @@ pub struct NodeView {
     pub recent_lag: Option<Lag>,
     /// Since when the node has been what it is now, and has answered: a replica that has just come back starts slowly.
     pub serving_since: Option<Moment>,
+    /// A client has just failed to get a session on it: others try it last.
+    pub fails_clients: bool,
     /// What operators have made of it.
     pub admin: AdminState,
     /// Why its answers are not accepted: it belongs to another cluster.
@@ -132,6 +134,7 @@ impl NodeView {
             lag: None,
             recent_lag: None,
             serving_since: None,
+            fails_clients: false,
             admin: AdminState::Ready,
             foreign: None,
             departed: false,

@@ -42,7 +42,7 @@ pub struct ClusterView {
     started: Instant,
     current: Arc<ArcSwap<Topology>>,
     changes: watch::Receiver<u64>,
-    suspicions: mpsc::Sender<NodeId>,
+    suspicions: mpsc::Sender<Event>,
     words: mpsc::Sender<Word>,
     history: Arc<History>,
 }
@@ -95,7 +95,13 @@ impl ClusterView {
     /// change before one of them answers.
     pub fn suspect(&self, node: NodeId) {
         // full: a check is on its way already
-        let _ = self.suspicions.try_send(node);
+        let _ = self.suspicions.try_send(Event::Suspicion(node));
+    }
+
+    /// Reports that a client could get no session on a node: besides what [`ClusterView::suspect`] does, others try it
+    /// last for a while.
+    pub fn failed(&self, node: NodeId) {
+        let _ = self.suspicions.try_send(Event::Failure(node));
     }
 
     /// Puts a node into an administrative state, and returns once the picture shows it. False if the monitor has ended,
@@ -115,7 +121,7 @@ pub struct Monitor {
     started: Instant,
     current: Arc<ArcSwap<Topology>>,
     announce: watch::Sender<u64>,
-    suspicions: mpsc::Receiver<NodeId>,
+    suspicions: mpsc::Receiver<Event>,
     words: mpsc::Receiver<Word>,
     metrics: ClusterMetrics,
     history: Arc<History>,
@@ -191,7 +197,7 @@ impl Monitor {
                     self.step(Event::Administered(word.node, word.state));
                     let _ = word.is_published.send(()); // whoever asked may have gone
                 }
-                Some(node) = self.suspicions.recv() => self.step(Event::Suspicion(node)),
+                Some(suspicion) = self.suspicions.recv() => self.step(suspicion),
                 Some(finding) = self.running.join_next() => self.take(finding),
                 () = sleep_until(wakeup) => self.step(Event::Tick),
                 () = tokio::time::sleep_until(self.discovery_due), if discovers => self.look_for_members(),

@@ -135,7 +135,7 @@ impl<'a> Admission<'a> {
         debug!(listener = %self.desk.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.desk.metrics.retries.inc();
         if failure.is_suspicious {
-            self.desk.cluster.suspect(node);
+            self.desk.cluster.failed(node);
         }
         self.tried.push(node);
         self.newest_failure = Some(Failure { why: format!("{name} {}", failure.why), ..failure });

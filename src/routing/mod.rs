@@ -91,8 +91,8 @@ fn certain_leader(topology: &Topology) -> Result<NodeId, NoRoute> {
     }
 }
 
-/// Pools in order of preference: those that answer and are fit, the leader where it may stand in, those that have
-/// fallen silent. The first pool that has room is used.
+/// Pools in order of preference: those that answer and are fit, the leader where it may stand in, the same again of those
+/// that have just failed another client, and those that have fallen silent. The first pool that has room is used.
 fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
     let (mut fresh, mut silent) = (Vec::new(), Vec::new());
     for (id, _) in topology.members() {
@@ -105,8 +105,11 @@ fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
     let may_stand_in = |leader: &NodeId| {
         rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
     };
-    let stand_in = topology.leader().filter(may_stand_in);
-    vec![fresh, stand_in.into_iter().collect(), silent]
+    let stand_in: Vec<NodeId> = topology.leader().filter(may_stand_in).into_iter().collect();
+    let fails_clients = |id: &NodeId| topology.node(*id).fails_clients;
+    let (failing, fresh) = fresh.into_iter().partition(fails_clients);
+    let (failing_stand_in, stand_in) = stand_in.into_iter().partition(fails_clients);
+    vec![fresh, stand_in, failing, failing_stand_in, silent]
 }
 
 fn choice<Load: Fn(NodeId) -> u32>(
@@ -247,6 +250,22 @@ mod tests {
         silence(&mut topology, 2);
         assert_eq!(readers(&topology, &read(), &[]), [0; 4]);
         assert_eq!(readers(&topology, &strict(read()), &[]), [1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn nodes_that_have_just_failed_others_are_tried_last() {
+        let mut topology = three();
+        topology.nodes[1].fails_clients = true;
+        assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
+        assert_eq!(readers(&topology, &strict(read()), &[NodeId(2)]), [1; 4]);
+        assert_eq!(why_misplaced(&read(), &topology, NodeId(1)), None, "running sessions have nothing to do with it");
+        topology.nodes[2].fails_clients = true;
+        assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+        topology.nodes[0].fails_clients = true;
+        assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
+        silence(&mut topology, 2);
+        assert_eq!(readers(&topology, &read(), &[]), [1; 4]);
+        assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId(0)), "there is no other");
     }
 
     #[test]
