@@ -17,7 +17,7 @@ use super::{
 use super::{read_admin, read_sql};
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
-use crate::routing::{Balance, Cause, Reaction, Reactions, Target};
+use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Target};
 
 /// Patroni's REST port, where a node's URL is not given.
 const PATRONI_PORT: u16 = 8008;
@@ -245,6 +245,20 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     if let Some(on) = section.section("on") {
         reactions(on, &mut listener.rule.reactions);
     }
+    listener.rule.rebalance = section.section("rebalance").map(rebalance);
+    if listener.rule.rebalance.is_some() {
+        if let Some(target) = target.filter(|target| matches!(target, Target::Leader | Target::StandbyLeader)) {
+            let message = format!("rebalance means nothing on a listener with target = \"{}\"", target.label());
+            section.fault_at("rebalance", message, "there is one such node only: remove it");
+        }
+        if listener.rule.balance != Balance::LeastConnections {
+            section.fault_at(
+                "rebalance",
+                "rebalance needs balance = \"least-connections\": otherwise a session that is moved may come back",
+                "remove one of the two",
+            );
+        }
+    }
     set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
     set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
     set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));
@@ -264,6 +278,15 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     set(&mut listener.relay, section.choice("relay", &modes));
     section.finish();
     settled.map(|_| listener)
+}
+
+fn rebalance(section: Section<'_>) -> Rebalance {
+    let mut rebalance = Rebalance::default();
+    set(&mut rebalance.every, section.duration("every", at_least_ms(10)));
+    set(&mut rebalance.tolerance_percent, section.integer("tolerance", 0..1001).map(|percent| percent as u32));
+    set(&mut rebalance.after, section.duration("after", at_least_ms(0)));
+    section.finish();
+    rebalance
 }
 
 fn reactions(section: Section<'_>, reactions: &mut Reactions) {
@@ -396,7 +419,7 @@ mod tests {
             replication = "streaming"
             tags = { dc = "east", ssd = true }
             slow_start = "1min"
-            on = { promotion = "cut", lag = "drain" }
+            on = { promotion = "cut", lag = "drain", operator = "keep" }
             hold_max = "30s"
             hold_sessions_max = 5
             sessions_max = 77
@@ -418,11 +441,35 @@ mod tests {
         assert_eq!((listener.rule.tags["dc"].as_str(), listener.rule.tags["ssd"].as_str()), ("east", "true"));
         assert_eq!(listener.rule.reactions.to(Cause::Promotion), Reaction::Cut);
         assert_eq!(listener.rule.reactions.to(Cause::Lag), Reaction::Drain);
+        assert_eq!(listener.rule.reactions.to(Cause::Operator), Reaction::Keep);
         assert_eq!(listener.rule.reactions.to(Cause::LostLead), Reaction::Cut, "the default");
         assert_eq!((listener.hold_sessions_max, listener.sessions_max), (5, 77));
         assert_eq!(config.threads, 3);
         assert_eq!(listener.relay, RelayMode::Copy);
         assert!(config.log.is_json);
+    }
+
+    #[test]
+    fn rebalancing_is_off_unless_asked_for_and_only_where_it_comes_to_an_end() {
+        assert_eq!(config("f", SMALLEST).expect("is valid").listeners[0].rule.rebalance, None);
+        let reading = SMALLEST.replace("leader", "replica");
+        let with = |lines: &str| reading.replace("target =", &format!("{lines}\ntarget ="));
+        let read = |lines: &str| config("f", &with(lines)).expect("is valid").listeners[0].rule.rebalance;
+        assert_eq!(read("rebalance = {}"), Some(Rebalance::default()));
+        let all = Rebalance { every: Duration::from_millis(10), tolerance_percent: 0, after: Duration::ZERO };
+        assert_eq!(read("rebalance = { every = \"10ms\", tolerance = 0, after = \"0s\" }"), Some(all));
+        for (lines, fault) in [
+            ("rebalance = { every = \"1ms\" }", "out of bounds"),
+            ("rebalance = { tolerance = 1001 }", "out of bounds"),
+            ("rebalance = { rate = 1 }", "unknown key \"rate\""),
+            ("rebalance = true", "must be a table"),
+            ("rebalance = {}\nbalance = \"random\"", "needs balance = \"least-connections\""),
+        ] {
+            let found = faults(&with(lines));
+            assert!(found.len() == 1 && found[0].1.contains(fault), "{lines}: {found:?}");
+        }
+        let writing = SMALLEST.replace("target =", "rebalance = {}\ntarget =");
+        assert!(faults(&writing)[0].1.contains("means nothing"));
     }
 
     #[test]

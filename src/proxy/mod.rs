@@ -1,7 +1,8 @@
 //! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves;
 //! [`client`] reads the opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
 //! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
-//! gives them orders by their [`card`]s; [`cancel`] finds the one that is meant, by its key among the [`keys`].
+//! gives them orders by their [`card`]s; [`cancel`] finds the one that is meant, by its key among the [`keys`];
+//! [`rebalancer`] moves some for the sake of balance.
 
 pub mod admission;
 pub mod cancel;
@@ -13,6 +14,7 @@ pub mod end;
 pub mod keys;
 pub mod listener;
 pub mod login;
+pub mod rebalancer;
 pub mod registry;
 pub mod relay;
 pub mod session;

@@ -12,7 +12,7 @@ use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
 use crate::protocol::CancelKey;
-use crate::routing::{Reaction, Rule, why_misplaced};
+use crate::routing::{Burden, Reaction, Rule, why_misplaced};
 
 /// A listener's numbers at one moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -145,6 +145,30 @@ impl Registry {
     /// Waits until [`Registry::stop`] is called. Cancel safe.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;
+    }
+
+    /// What each node of a cluster carries, as it concerns the sessions of one of its listeners.
+    pub fn burdens(&self, listener: usize, cluster: usize) -> [Burden; NODES_MAX] {
+        let mut burdens = [Burden::default(); NODES_MAX];
+        for (burden, sessions) in burdens.iter_mut().zip(&self.loads[cluster]) {
+            burden.sessions = sessions.load(Relaxed);
+        }
+        for card in lock(&self.cards).values().filter(|card| card.listener == listener) {
+            let burden = &mut burdens[card.node.0];
+            burden.movable += u32::from(card.is_movable());
+            burden.leaving += u32::from(card.is_about_to_move());
+        }
+        burdens
+    }
+
+    /// Has a session of this listener leave this node between two transactions, the oldest one that can be moved.
+    pub fn move_one(&self, listener: usize, node: NodeId) {
+        let cards = lock(&self.cards);
+        let movable =
+            cards.iter().filter(|(_, card)| card.listener == listener && card.node == node && card.is_movable());
+        if let Some((_, card)) = movable.min_by_key(|(id, _)| **id) {
+            card.give(Order::Move);
+        }
     }
 
     /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place, and lets go on those
@@ -310,5 +334,20 @@ mod tests {
         assert_eq!(registry.census()[1].bytes_to_client, 5);
         drop(seat);
         assert_eq!(registry.census()[1].bytes_to_client, 5);
+    }
+
+    #[test]
+    fn the_oldest_session_that_shows_its_transactions_is_moved() {
+        let registry = registry();
+        let seats: Vec<Seat> = (0..4).map(|listener| registry.seat(listener / 3, 0, NodeId(2))).collect();
+        let burden = || registry.burdens(0, 0)[2];
+        assert_eq!(burden(), Burden { sessions: 4, movable: 0, leaving: 0 }, "none shows its transactions");
+        registry.move_one(0, NodeId(2));
+        assert_eq!(burden().leaving, 0);
+        seats[1..].iter().for_each(|seat| seat.card().show_transactions());
+        assert_eq!(burden(), Burden { sessions: 4, movable: 2, leaving: 0 }, "one is of another listener");
+        registry.move_one(0, NodeId(2));
+        assert!(seats[1].card().is_about_to_move());
+        assert_eq!(burden(), Burden { sessions: 4, movable: 1, leaving: 1 });
     }
 }

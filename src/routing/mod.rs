@@ -2,6 +2,7 @@
 
 mod balance;
 mod fitness;
+mod rebalance;
 mod rule;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::time::Duration;
 pub use balance::{Balance, Choice};
 use fitness::Fitness;
 pub use fitness::why_misplaced;
+pub use rebalance::{Burden, Phase, Rebalance};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
 
 use crate::cluster::topology::{NodeView, Topology};
@@ -75,10 +77,24 @@ pub fn route<Load: Fn(NodeId) -> u32>(
         return Err(NoRoute::AllTried);
     }
     let choices = |pool: &Vec<NodeId>| -> Vec<Choice> {
-        let all = pool.iter().map(|id| choice(*id, topology.node(*id), rule.slow_start, situation));
-        all.filter(|choice| choice.load < topology.node(choice.node).member.sessions_max).collect()
+        let mut all = choices_of(pool, topology, rule, situation);
+        all.retain(|choice| has_room(choice, topology));
+        all
     };
     pools.iter().find_map(|pool| rule.balance.pick(&choices(pool), situation.turn)).ok_or(NoRoute::AllFull)
+}
+
+fn choices_of<Load: Fn(NodeId) -> u32>(
+    pool: &[NodeId],
+    topology: &Topology,
+    rule: &Rule,
+    situation: &Situation<'_, Load>,
+) -> Vec<Choice> {
+    pool.iter().map(|id| choice(*id, topology.node(*id), rule.slow_start, situation)).collect()
+}
+
+fn has_room(choice: &Choice, topology: &Topology) -> bool {
+    choice.load < topology.node(choice.node).member.sessions_max
 }
 
 fn certain_leader(topology: &Topology) -> Result<NodeId, NoRoute> {
@@ -102,14 +118,19 @@ fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
             Fitness::Unfit { .. } => {}
         }
     }
-    let may_stand_in = |leader: &NodeId| {
-        rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
-    };
-    let stand_in: Vec<NodeId> = topology.leader().filter(may_stand_in).into_iter().collect();
+    let stand_in: Vec<NodeId> = stand_in(topology, rule).into_iter().collect();
     let fails_clients = |id: &NodeId| topology.node(*id).fails_clients;
     let (failing, fresh) = fresh.into_iter().partition(fails_clients);
     let (failing_stand_in, stand_in) = stand_in.into_iter().partition(fails_clients);
     vec![fresh, stand_in, failing, failing_stand_in, silent]
+}
+
+/// The leader, where it serves in place of standbys.
+fn stand_in(topology: &Topology, rule: &Rule) -> Option<NodeId> {
+    let may = |leader: &NodeId| {
+        rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
+    };
+    topology.leader().filter(may)
 }
 
 fn choice<Load: Fn(NodeId) -> u32>(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Balance;
+use super::{Balance, Rebalance};
 
 /// Which nodes a listener leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +163,8 @@ pub struct Rule {
     pub slow_start: Duration,
     /// What happens to running sessions.
     pub reactions: Reactions,
+    /// Whether running sessions are moved so that nodes carry their shares again, and how.
+    pub rebalance: Option<Rebalance>,
 }
 
 impl Rule {
@@ -178,6 +180,7 @@ impl Rule {
             tags: BTreeMap::new(),
             slow_start: Duration::ZERO,
             reactions: Reactions::default(),
+            rebalance: None,
         }
     }
 
