@@ -4,12 +4,13 @@ CARGO ?= cargo
 LOADTEST = target/release/loadtest
 PGVANE = target/release/pgvane
 ROUNDS ?= 3
+SECONDS ?= 60
 
 # Debian's rustup and a fresh shell do not have it on the path yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab build demo test failover bench clean
+.PHONY: help setup lab build demo test failover bench fuzz clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +44,16 @@ failover: lab ## switchovers and a crash, through pgvane and HAProxy side by sid
 bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --json target/bench.json --plot target/bench.svg
+
+# With the versions of Cargo.lock, so that what is fuzzed is what is shipped.
+fuzz: ## look for bytes that break a rule of fuzz/rules.rs, for each of its targets (SECONDS=60); needs nightly Rust
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
+	cp Cargo.lock fuzz/
+	@cd fuzz && for target in $$($(CARGO) fuzz list --fuzz-dir .); do \
+		mkdir -p corpus/$$target && \
+		$(CARGO) +nightly fuzz run --fuzz-dir . $$target corpus/$$target seeds/$$target -- \
+			-max_total_time=$(SECONDS) -max_len=12000 -print_final_stats=1 || exit 1; \
+	done
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +13,18 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, Office};
-use crate::config::Config;
+use crate::config::{Bind, Config};
 use crate::probe::checker::CheckerError;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::desk::Desk;
+use crate::proxy::encryption::{self, Encryption};
 use crate::proxy::listener::Listener;
 use crate::proxy::rebalancer::Rebalancer;
 use crate::proxy::registry::Registry;
 use crate::proxy::workers::Workers;
 use crate::routing::Rule;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::TlsError;
 
 /// After sessions were ordered to end, how long they get to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -31,17 +32,24 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Why the program could not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// A port could not be opened.
+    /// A port, or a socket's file, could not be opened.
     Bind {
-        /// Whose port.
+        /// Whose.
         owner: String,
         /// Which.
-        address: SocketAddr,
+        address: Bind,
         /// Why.
         error: io::Error,
     },
     /// A cluster's certificates could not be read.
     Check(CheckerError),
+    /// A listener's certificates could not be read.
+    Tls {
+        /// Whose.
+        listener: String,
+        /// Why.
+        error: TlsError,
+    },
     /// The threads for sessions could not be started.
     Threads(io::Error),
 }
@@ -51,6 +59,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Bind { owner, address, error } => write!(f, "{owner} cannot listen on {address}: {error}"),
             StartError::Check(error) => write!(f, "{error}"),
+            StartError::Tls { listener, error } => write!(f, "listener \"{listener}\": {error}"),
             StartError::Threads(error) => write!(f, "cannot start the threads for sessions: {error}"),
         }
     }
@@ -64,6 +73,7 @@ pub struct App {
     monitors: Vec<Monitor>,
     clusters: Vec<ClusterView>,
     listeners: Vec<Listener>,
+    encryptions: Vec<Arc<Encryption>>,
     admin: Option<TcpListener>,
     workers: Arc<Workers>,
     registry: Arc<Registry>,
@@ -82,32 +92,47 @@ impl App {
             monitors.push(monitor);
             clusters.push(view);
         }
-        let mut listeners = Vec::new();
+        let (mut listeners, mut encryptions) = (Vec::new(), Vec::new());
         for (index, settings) in config.listeners.iter().enumerate() {
             let view = clusters[settings.cluster].clone();
             let counters = metrics.listener(&settings.name);
-            let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, Arc::clone(&registry), counters);
-            listeners.push(Listener::bind(desk).map_err(|error| StartError::Bind {
+            let encryption = Encryption::new(settings, &metrics)
+                .map_err(|error| StartError::Tls { listener: settings.name.clone(), error })?;
+            let encryption = Arc::new(encryption);
+            encryptions.push(Arc::clone(&encryption));
+            let registry = Arc::clone(&registry);
+            let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, registry, counters, encryption);
+            listeners.push(Listener::bind(desk, config.threads).map_err(|error| StartError::Bind {
                 owner: format!("listener \"{}\"", settings.name),
-                address: settings.bind,
+                address: settings.bind.clone(),
                 error,
             })?);
         }
         let admin = match config.admin.as_ref().map(|admin| admin.bind) {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|error| StartError::Bind {
                 owner: "[admin]".to_owned(),
-                address,
+                address: address.into(),
                 error,
             })?),
             None => None,
         };
         let workers = Arc::new(Workers::start(config.threads).map_err(StartError::Threads)?);
-        Ok(App { config: Arc::new(config), monitors, clusters, listeners, admin, workers, registry, metrics })
+        Ok(App {
+            config: Arc::new(config),
+            monitors,
+            clusters,
+            listeners,
+            encryptions,
+            admin,
+            workers,
+            registry,
+            metrics,
+        })
     }
 
     /// Serves until `stop` comes true, then drains: no new sessions, running ones may end by themselves for
-    /// `drain_timeout`. A second change of `stop` ends the wait.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// `drain_timeout`. A second change of `stop` ends the wait. Certificates are read anew when `reread` changes.
+    pub async fn run(self, mut stop: watch::Receiver<bool>, reread: watch::Receiver<()>) {
         let mut background = JoinSet::new();
         let rules: Arc<[Rule]> = self.config.listeners.iter().map(|listener| listener.rule.clone()).collect();
         for (index, settings) in self.config.listeners.iter().enumerate() {
@@ -126,6 +151,7 @@ impl App {
         for (index, view) in self.clusters.iter().cloned().enumerate() {
             background.spawn(apply_every_picture(index, view, Arc::clone(&self.registry), Arc::clone(&rules)));
         }
+        background.spawn(encryption::keep_in_step(self.encryptions, reread));
         for monitor in self.monitors {
             background.spawn(monitor.run());
         }
@@ -142,8 +168,7 @@ impl App {
         }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
-            let runtime = self.workers.runtime(listener.index());
-            accepting.spawn_on(listener.run(Arc::clone(&self.workers), stop.clone()), runtime);
+            accepting.spawn(listener.run(Arc::clone(&self.workers), stop.clone()));
         }
         while accepting.join_next().await.is_some() {}
 

@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::ops::Range;
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::bind::Bind;
 use super::fault::{Fault, Faults};
 use super::units;
 
@@ -84,12 +85,29 @@ impl<'d> Section<'d> {
         self.table.contains_key(key)
     }
 
+    /// Whether the file has this key with this text.
+    pub fn is_string(&self, key: &str, text: &str) -> bool {
+        let found = self.table.get(key);
+        found.is_some_and(|value| matches!(value.get_ref(), DeValue::String(found) if found.as_ref() == text))
+    }
+
+    /// Takes note of a key without reading it: its fault has been told.
+    pub fn ignore(&self, key: &'static str) {
+        self.known.borrow_mut().insert(key);
+    }
+
     fn value(&self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
         self.known.borrow_mut().insert(key);
         self.table.get(key)
     }
 
-    fn named(&self, key: &str) -> String {
+    /// The table's own name.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// A key's name with the table that it is in.
+    pub fn named(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -233,18 +251,26 @@ impl<'d> Section<'d> {
         table.iter().filter_map(pair).collect()
     }
 
-    /// An address to listen on: an IP address, or `*` for all, and a port.
-    pub fn bind_address(&self, key: &'static str) -> Option<SocketAddr> {
+    /// Where to listen.
+    pub fn bind(&self, key: &'static str) -> Option<Bind> {
         let value = self.value(key)?;
         let DeValue::String(text) = value.get_ref() else {
             return self.wrong_kind(key, value, "an address such as \"0.0.0.0:6432\"");
         };
-        let text = text.as_ref();
-        let spelled_out = text.strip_prefix('*').map(|port| format!("[::]{port}"));
-        spelled_out.as_deref().unwrap_or(text).parse().ok().or_else(|| {
-            let hint = "write IP:PORT, for example \"0.0.0.0:6432\", \"[::]:6432\" or \"*:6432\"".to_owned();
-            self.bad_value(key, value, &format!("\"{text}\" is not an address to listen on"), hint)
-        })
+        match Bind::parse(text) {
+            Ok(bind) => Some(bind),
+            Err(hint) => self.bad_value(key, value, &format!("\"{text}\" is not an address to listen on"), hint),
+        }
+    }
+
+    /// A list of texts that must not be empty if it is there; empty if the key is absent.
+    pub fn names(&self, key: &'static str, hint: &str) -> Vec<String> {
+        let names = self.strings(key);
+        let is_a_list = self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Array(_)));
+        if is_a_list && names.is_empty() {
+            self.fault_at(key, format!("{} is empty: nobody could connect", self.named(key)), hint);
+        }
+        names
     }
 
     /// The tables of an array of tables; none if the key is absent.
@@ -268,6 +294,12 @@ impl<'d> Section<'d> {
             DeValue::Table(table) => Some(Section::new(self.document, self.named(key), table, value.span())),
             _ => self.wrong_kind(key, value, &format!("a table: write [{}]", self.named(key))),
         }
+    }
+
+    /// A table where a word alone would do, too; `None` if the key is absent, or has no table.
+    pub fn section_if_table(&self, key: &'static str) -> Option<Section<'d>> {
+        let is_table = self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)));
+        if is_table { self.section(key) } else { None }
     }
 
     /// Calls every key unknown that nobody has asked for.

@@ -3,12 +3,17 @@
 //! A file is read by [`Config::from_toml`], a zero-file start by [`Config::from_patroni_urls`]. Neither leaves an
 //! `Option` behind that means "default".
 
+mod account;
+mod bind;
 mod document;
 pub mod fault;
+mod networks;
 mod read;
+mod read_access;
 mod read_admin;
 mod read_secret;
 mod read_sql;
+mod read_tls;
 mod secret;
 mod units;
 
@@ -18,8 +23,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use bind::{Bind, UnixBind};
 pub use fault::{Fault, Faults};
 use ipnet::IpNet;
+pub use networks::Networks;
 pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -27,7 +34,7 @@ pub use units::{duration, size_text};
 
 use crate::cluster::Member;
 use crate::routing::{Rule, Target};
-use crate::tls::TlsSettings;
+use crate::tls::{ClientTls, SslMode, TlsSettings};
 
 /// Ports that pgvane takes unless told otherwise.
 pub mod default_port {
@@ -110,6 +117,8 @@ pub struct Cluster {
     pub leader_grace: Duration,
     /// Certificates for REST APIs that speak HTTPS.
     pub patroni_tls: PatroniTls,
+    /// Whether the nodes are told by a PROXY header for whom they are connected to.
+    pub sends_proxy_header: bool,
 }
 
 /// How the nodes' roles are learnt.
@@ -167,7 +176,7 @@ pub struct Listener {
     /// Name in logs, metrics and on the stats page.
     pub name: String,
     /// Where it listens.
-    pub bind: SocketAddr,
+    pub bind: Bind,
     /// Index into [`Config::clusters`].
     pub cluster: usize,
     /// Where its sessions go.
@@ -178,6 +187,16 @@ pub struct Listener {
     pub hold_sessions_max: usize,
     /// How many sessions it carries at once.
     pub sessions_max: usize,
+    /// How many of them one client address may have.
+    pub sessions_max_per_client: usize,
+    /// How many connections may be open that have not yet said what they want.
+    pub openings_max: usize,
+    /// Who is let in.
+    pub access: Access,
+    /// From whom PROXY headers are taken; from nobody if `None`.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether the client's address is put behind its `application_name`.
+    pub application_name_add_host: bool,
     /// How long connecting to a node may take.
     pub connect_timeout: Duration,
     /// How long a node may take for its first answer.
@@ -190,6 +209,30 @@ pub struct Listener {
     pub tcp_user_timeout: Duration,
     /// How its sessions' bytes are moved.
     pub relay: RelayMode,
+    /// What becomes of TLS that clients ask for.
+    pub tls: ClientTls,
+    /// TLS towards the nodes, for sessions that are not passed through encrypted.
+    pub server_tls: TlsSettings,
+}
+
+/// Who is let in by a listener. Where a list is empty, everybody is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    /// From where.
+    pub allow: Networks,
+    /// As which users.
+    pub users: Vec<String>,
+    /// Into which databases; for a client that streams WAL the word `replication` stands.
+    pub databases: Vec<String>,
+}
+
+/// The PROXY protocol on a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// The proxies whose headers are believed.
+    pub trusted: Networks,
+    /// Whether their connections must begin with one.
+    pub is_required: bool,
 }
 
 /// How bytes get from one socket to the other.
@@ -233,8 +276,8 @@ impl Config {
             threads: default_threads(),
             clusters: vec![cluster],
             listeners: vec![
-                Listener::new("write", any(default_port::WRITE), Target::Leader),
-                Listener::new("read", any(default_port::READ), Target::Replica),
+                Listener::new("write", any(default_port::WRITE).into(), Target::Leader),
+                Listener::new("read", any(default_port::READ).into(), Target::Replica),
             ],
         })
     }
@@ -290,6 +333,7 @@ impl Cluster {
             // Patroni's default ttl of 30 s less one loop_wait of 10 s: no other node can have got the lock sooner
             leader_grace: Duration::from_secs(20),
             patroni_tls: PatroniTls::default(),
+            sends_proxy_header: false,
         }
     }
 }
@@ -304,7 +348,8 @@ impl Sql {
             application_name: "pgvane check".to_owned(),
             // often enough to notice a hung postmaster within minutes, rare enough not to fill a log with connections
             reconnect: Duration::from_secs(300),
-            tls: TlsSettings::default(),
+            // libpq's default
+            tls: TlsSettings::of_mode(SslMode::Prefer),
         }
     }
 }
@@ -320,7 +365,7 @@ impl Cluster {
 
 impl Listener {
     /// A listener of the first cluster, with the default of every setting.
-    fn new(name: &str, bind: SocketAddr, target: Target) -> Listener {
+    fn new(name: &str, bind: Bind, target: Target) -> Listener {
         Listener {
             name: name.to_owned(),
             bind,
@@ -329,12 +374,20 @@ impl Listener {
             hold_max: Duration::from_secs(10),
             hold_sessions_max: 1000,
             sessions_max: 10_000,
+            sessions_max_per_client: usize::MAX,
+            openings_max: 1000,
+            access: Access::default(),
+            proxy_protocol: None,
+            application_name_add_host: false,
             connect_timeout: Duration::from_secs(3),
             login_timeout: Duration::from_secs(10),
             startup_timeout: Duration::from_secs(10),
             tcp_keepalive: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(60),
             relay: RelayMode::Auto,
+            tls: ClientTls::Passthrough,
+            // anything else, and libpq's clients would be asked for a channel binding that cannot reach through us
+            server_tls: TlsSettings::of_mode(SslMode::Disable),
         }
     }
 }

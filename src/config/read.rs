@@ -1,20 +1,18 @@
 //! From a TOML document to a [`Config`]: every key, its bounds and its default.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
+use super::networks::network;
 use super::{
-    Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls, RelayMode,
-    default_threads,
+    Bind, Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls,
+    RelayMode, default_threads, read_access, read_admin, read_sql, read_tls,
 };
-use super::{read_admin, read_sql};
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
 use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Target};
@@ -87,6 +85,8 @@ fn cluster(section: Section<'_>) -> Cluster {
     set(&mut cluster.leader_grace, section.duration("leader_grace", at_least_ms(100)));
     set(&mut cluster.rise, section.integer("rise", 1..1001).map(|n| n as u32));
     set(&mut cluster.fall, section.integer("fall", 1..1001).map(|n| n as u32));
+    let versions = [("none", false), ("v2", true)];
+    set(&mut cluster.sends_proxy_header, section.choice("send_proxy", &versions));
     cluster.patroni_tls = section.section("patroni_tls").map(patroni_tls).unwrap_or_default();
     cluster.discovery = discovery(&section, &cluster.nodes);
     if cluster.discovery.is_some() && !asks_patroni {
@@ -133,9 +133,12 @@ fn cluster(section: Section<'_>) -> Cluster {
 fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {
     let is_on = section.boolean("discover").unwrap_or(false);
     let networks = section.strings("discover_allow").into_iter().filter_map(|text| {
-        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        let hint = "write a network, for example \"10.0.0.0/24\", or an address";
-        network.map_err(|_| section.fault_at("discover_allow", format!("\"{text}\" is not a network"), hint)).ok()
+        let found = network(&text);
+        if found.is_none() {
+            let hint = "write a network, for example \"10.0.0.0/24\", or an address";
+            section.fault_at("discover_allow", format!("\"{text}\" is not a network"), hint);
+        }
+        found
     });
     let allow = networks.collect();
     let address_map = section.string_map("discover_map");
@@ -212,14 +215,15 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     if !section.has("target") {
         section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
     }
-    let bind = section.bind_address("bind");
+    let bind = read_access::bind(&section);
     if !section.has("bind") {
         section.fault("listener.bind is missing", "write where to listen, for example bind = \"0.0.0.0:6432\"");
     }
     let name = section.string("name");
     let settled = target.zip(bind);
     // settings are read even where the listener cannot be built, so that all their faults show at once
-    let (shown_target, shown_bind) = settled.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0))));
+    let is_settled = settled.is_some();
+    let (shown_target, shown_bind) = settled.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0)).into()));
     let mut listener =
         Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
 
@@ -262,6 +266,7 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
     set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
     set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));
+    read_access::listener(&section, &mut listener);
     set(&mut listener.connect_timeout, section.duration("connect_timeout", at_least_ms(1)));
     set(&mut listener.login_timeout, section.duration("login_timeout", at_least_ms(1)));
     set(&mut listener.startup_timeout, section.duration("startup_timeout", at_least_ms(1)));
@@ -276,8 +281,9 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     }
     let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
     set(&mut listener.relay, section.choice("relay", &modes));
+    (listener.tls, listener.server_tls) = read_tls::listener(&section, &listener);
     section.finish();
-    settled.map(|_| listener)
+    is_settled.then_some(listener)
 }
 
 fn rebalance(section: Section<'_>) -> Rebalance {
@@ -336,13 +342,13 @@ pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
 }
 
 fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<SocketAddr>) {
-    let mut owners: HashMap<SocketAddr, String> = HashMap::new();
-    let named = listeners.iter().map(|l| (l.bind, format!("listener \"{}\"", l.name)));
-    for (bind, owner) in
-        named.chain(admin.map(|bind| (bind, "[admin]".to_owned()))).filter(|(bind, _)| bind.port() != 0)
-    {
-        if let Some(other) = owners.insert(bind, owner.clone()) {
-            root.fault_at("listener", format!("{other} and {owner} both listen on {bind}"), "give each its own port");
+    let mut owners: HashMap<String, String> = HashMap::new();
+    let named = listeners.iter().map(|l| (l.bind.clone(), format!("listener \"{}\"", l.name)));
+    let named = named.chain(admin.map(|bind| (bind.into(), "[admin]".to_owned())));
+    // of port 0 each gets its own
+    for (bind, owner) in named.filter(|(bind, _)| !matches!(bind, Bind::Tcp(address) if address.port() == 0)) {
+        if let Some(other) = owners.insert(bind.to_string(), owner.clone()) {
+            root.fault_at("listener", format!("{other} and {owner} both listen on {bind}"), "give each its own");
         }
     }
 }

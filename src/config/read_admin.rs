@@ -1,9 +1,9 @@
 //! Reads `[admin]`: where the pages are served, and who may change things there.
 
 use super::document::Section;
-use super::read::{distinct, set};
+use super::read::distinct;
 use super::read_secret::password;
-use super::{Admin, AdminUser};
+use super::{Admin, AdminUser, Bind};
 
 const PATH: &str = "admin.users";
 
@@ -12,7 +12,13 @@ pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
     let mut admin = Admin::default();
     let Some(section) = root.section("admin") else { return Some(admin) };
     let is_enabled = section.boolean("enabled").unwrap_or(true);
-    set(&mut admin.bind, section.bind_address("bind"));
+    match section.bind("bind") {
+        Some(Bind::Tcp(address)) => admin.bind = address,
+        Some(Bind::Unix(_)) => {
+            section.fault_at("bind", "admin.bind is a file", "the stats page is served by TCP only: write IP:PORT");
+        }
+        None => {}
+    }
     admin.users = section.sections("users").into_iter().filter_map(user).collect();
     distinct(&section, "users", &admin.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>());
     section.finish();

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net as unix;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::net::RecvFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -62,6 +64,27 @@ impl Socket {
     /// Tries `call`, a system call on this socket, and goes back to waiting if it says `WouldBlock`.
     pub fn try_io<T>(&self, interest: Interest, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         either!(self, inner => inner.try_io(interest, call))
+    }
+
+    /// Waits until there is something to read, and copies its beginning without taking it. Zero at the end of the stream.
+    /// Cancel safe.
+    pub async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        let peek = || {
+            let (copied, _) = rustix::net::recv(self, &mut *into, RecvFlags::PEEK)?;
+            Ok(copied)
+        };
+        match self {
+            Socket::Tcp(stream) => stream.async_io(Interest::READABLE, peek).await,
+            Socket::Unix(stream) => stream.async_io(Interest::READABLE, peek).await,
+        }
+    }
+
+    /// Where the other side has connected to; `None` if it is no address of TCP.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Socket::Tcp(stream) => stream.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
     }
 
     /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.

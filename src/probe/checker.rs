@@ -61,7 +61,7 @@ impl Checker {
     /// Errors: certificates that cannot be read.
     pub fn new(cluster: &config::Cluster) -> Result<Checker, CheckerError> {
         let sql_nodes = |sql| {
-            let access = Access::new(sql, cluster.timeout).map_err(CheckerError::Sql)?;
+            let access = Access::new(sql, cluster.timeout, cluster.sends_proxy_header).map_err(CheckerError::Sql)?;
             Ok(SqlNodes { access, nodes: HashMap::new() })
         };
         let way = match &cluster.check {

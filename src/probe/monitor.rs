@@ -40,6 +40,7 @@ const DISCOVERY_INTERVAL_AT_FIRST: Duration = Duration::from_secs(1);
 pub struct ClusterView {
     name: Arc<str>,
     started: Instant,
+    sends_proxy_header: bool,
     current: Arc<ArcSwap<Topology>>,
     changes: watch::Receiver<u64>,
     suspicions: mpsc::Sender<Event>,
@@ -59,6 +60,11 @@ impl ClusterView {
     /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether every connection to its nodes has to begin with a PROXY header.
+    pub fn sends_proxy_header(&self) -> bool {
+        self.sends_proxy_header
     }
 
     /// The present moment, on the clock of the pictures.
@@ -161,6 +167,7 @@ impl Monitor {
         let view = ClusterView {
             name: Arc::clone(&name),
             started,
+            sends_proxy_header: cluster.sends_proxy_header,
             history: Arc::clone(&history),
             current: Arc::clone(&current),
             changes,

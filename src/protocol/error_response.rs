@@ -17,6 +17,8 @@ pub enum SqlState {
     ProtocolViolation,
     /// 0A000 `feature_not_supported`: a protocol version that nobody speaks.
     FeatureNotSupported,
+    /// 28000 `invalid_authorization_specification`: not in this way.
+    InvalidAuthorization,
     /// 08006 `connection_failure`: the node went away in the middle of the session.
     ConnectionFailure,
 }
@@ -30,6 +32,7 @@ impl SqlState {
             SqlState::AdminShutdown => "57P01",
             SqlState::ProtocolViolation => "08P01",
             SqlState::FeatureNotSupported => "0A000",
+            SqlState::InvalidAuthorization => "28000",
             SqlState::ConnectionFailure => "08006",
         }
     }

@@ -1,6 +1,8 @@
 //! Follows a session from message to message, both ways, without holding any of it back: where the server's stream
 //! stands, and whether anything is under way.
 
+use std::mem;
+
 use super::error_response::sqlstate_in;
 use super::requests::Requests;
 use super::walk::Walk;
@@ -207,9 +209,11 @@ impl Framing {
         let body = &self.kept[..usize::from(self.kept_length)];
         match (self.walk.kind(), body) {
             (READY_FOR_QUERY, [state]) => {
-                self.transaction = state_of(*state);
+                // the first ends the login, and answers nothing
+                if mem::replace(&mut self.transaction, state_of(*state)).is_some() {
+                    self.requests.answered();
+                }
                 self.last_error = None;
-                self.requests.answered();
             }
             (ERROR_RESPONSE, body) => {
                 self.newest_error = sqlstate_in(body);
@@ -288,6 +292,16 @@ mod tests {
         framing.ask(&[query(), query()].concat());
         framing.follow(&end(b"COMMIT\0", b'I'));
         assert!(!framing.is_between_transactions(), "the second answer is due");
+        framing.follow(&end(b"SELECT 1\0", b'I'));
+        assert!(framing.is_between_transactions());
+    }
+
+    #[test]
+    fn who_asks_before_the_login_is_over_is_answered_after_it() {
+        let mut framing = Framing::default();
+        framing.ask(&[message(b'p', b"proof"), query()].concat());
+        framing.follow(&message(b'Z', b"I"));
+        assert!(!framing.is_between_transactions(), "that was the login's");
         framing.follow(&end(b"SELECT 1\0", b'I'));
         assert!(framing.is_between_transactions());
     }

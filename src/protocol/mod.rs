@@ -1,11 +1,14 @@
 //! As much of PostgreSQL's protocol as a proxy has to understand. Pure: bytes in, meaning out.
 
+pub mod application_name;
 pub mod cancel;
 pub mod error_response;
 pub mod framing;
 pub mod login;
 pub mod opening;
+pub mod proxy_header;
 mod requests;
+pub mod sasl;
 mod walk;
 
 pub use cancel::CancelKey;

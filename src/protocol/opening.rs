@@ -10,6 +10,7 @@ use pgwire::messages::startup::{GssEncRequest, SslRequest, Startup};
 use pgwire::messages::{DecodeContext, Message, ProtocolVersion};
 
 use super::cancel::CancelKey;
+use super::proxy_header::{self, Beginning};
 
 /// `MAX_STARTUP_PACKET_LENGTH` of PostgreSQL's `pqcomm.h`: longer first packets are refused by the server as well.
 pub const PACKET_LENGTH_MAX: usize = 10_000;
@@ -35,7 +36,7 @@ pub enum Opening {
     Cancel(CancelKey),
 }
 
-/// Who asks for a session, for logs.
+/// Who asks for a session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Who {
     /// The role to log in as.
@@ -44,6 +45,20 @@ pub struct Who {
     pub database: String,
     /// What the client calls itself.
     pub application_name: String,
+    /// Whether the client wants the commands of replication.
+    pub replication: Replication,
+}
+
+/// What a client says of replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replication {
+    /// It wants an ordinary session.
+    #[default]
+    None,
+    /// The stream of WAL: a standby, `pg_basebackup`, `pg_receivewal`. It then is in no database.
+    Physical,
+    /// That of one database's changes: a subscription, `pg_recvlogical`.
+    Logical,
 }
 
 /// What reading a first packet has come to.
@@ -65,6 +80,8 @@ pub enum Progress {
 pub enum NotPostgres {
     /// The length word is out of bounds.
     Length(u32),
+    /// A proxy says whom it speaks for, where that is not expected.
+    ProxyHeader,
     /// A major protocol version that no supported server speaks.
     Version {
         /// The protocol's major version.
@@ -74,16 +91,25 @@ pub enum NotPostgres {
     },
     /// The packet's inside does not hold together; with what is wrong.
     Malformed(String),
+    /// A request for encryption where that has been agreed on, or refused for good.
+    AskedAgain,
+    /// Bytes in clear behind a request for TLS that is granted.
+    DataBeforeTls,
 }
 
 impl fmt::Display for NotPostgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotPostgres::Length(length) => write!(f, "invalid length of startup packet: {length}"),
+            NotPostgres::ProxyHeader => f.write_str("a PROXY protocol header from an address that is not trusted"),
             NotPostgres::Version { major, minor } => {
                 write!(f, "unsupported frontend protocol {major}.{minor}: 3.0 or later is needed")
             }
             NotPostgres::Malformed(cause) => write!(f, "invalid startup packet: {cause}"),
+            NotPostgres::AskedAgain => f.write_str("encryption was asked for again"),
+            NotPostgres::DataBeforeTls => f.write_str(
+                "received unencrypted data after a request for TLS: a fault of the client's, or somebody in between",
+            ),
         }
     }
 }
@@ -100,7 +126,10 @@ pub fn read(received: &[u8]) -> Result<Progress, NotPostgres> {
     let length = usize::try_from(announced)
         .ok()
         .filter(|length| (PACKET_LENGTH_MIN..=PACKET_LENGTH_MAX).contains(length))
-        .ok_or(NotPostgres::Length(announced))?;
+        .ok_or_else(|| match proxy_header::read(received) {
+            Ok(Beginning::Other) => NotPostgres::Length(announced),
+            _ => NotPostgres::ProxyHeader,
+        })?;
     match received.get(..length) {
         Some(packet) => Ok(Progress::Complete { opening: decode(packet)?, length }),
         None => Ok(Progress::Incomplete),
@@ -138,10 +167,25 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     let parameter = |name: &str| startup.parameters.get(name).cloned();
     let user = parameter("user").ok_or_else(|| malformed(&"no user name"))?;
     Ok(Opening::Startup(Who {
-        database: parameter("database").unwrap_or_else(|| user.clone()),
+        database: parameter("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone()),
         application_name: parameter("application_name").unwrap_or_default(),
+        replication: parameter("replication").map_or(Replication::None, |value| replication(&value)),
         user,
     }))
+}
+
+/// False is false, in any of the spellings that PostgreSQL's `parse_bool` takes. What is neither that nor `database`,
+/// PostgreSQL takes for true or refuses.
+fn replication(value: &str) -> Replication {
+    if value == "database" {
+        return Replication::Logical;
+    }
+    let value = value.to_ascii_lowercase();
+    let is_short_for = |word: &str, length_min| value.len() >= length_min && word.starts_with(&value);
+    match is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0" {
+        true => Replication::None,
+        false => Replication::Physical,
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +220,12 @@ mod tests {
     fn each_kind_of_opening_is_recognised() {
         assert_eq!(complete(&request(80_877_103)), Opening::Ssl);
         assert_eq!(complete(&request(80_877_104)), Opening::Gss);
-        let who = Who { user: "app".into(), database: "shop".into(), application_name: "psql".into() };
+        let who = Who {
+            user: "app".into(),
+            database: "shop".into(),
+            application_name: "psql".into(),
+            replication: Replication::None,
+        };
         let packet = startup(&[("user", "app"), ("database", "shop"), ("application_name", "psql"), ("_pq_.x", "1")]);
         assert_eq!(complete(&packet), Opening::Startup(who));
         let tls = Progress::Complete { opening: Opening::DirectTls, length: 0 };
@@ -185,8 +234,42 @@ mod tests {
 
     #[test]
     fn the_database_is_the_users_unless_named() {
-        let Opening::Startup(who) = complete(&startup(&[("user", "app")])) else { panic!("a startup packet") };
-        assert_eq!(who.database, "app");
+        for parameters in [&[("user", "app")][..], &[("user", "app"), ("database", "")]] {
+            let Opening::Startup(who) = complete(&startup(parameters)) else { panic!("a startup packet") };
+            assert_eq!(who.database, "app");
+        }
+    }
+
+    /// Where PostgreSQL takes the last of several, so must whoever decides by it.
+    #[test]
+    fn of_a_parameter_that_comes_twice_the_last_one_counts() {
+        let listed = b"user\0app\0database\0shop\0user\0root\0database\0vault\0\0";
+        let length = (8 + listed.len()) as u32;
+        let packet = [&length.to_be_bytes()[..], &(3u32 << 16).to_be_bytes(), listed].concat();
+        let Opening::Startup(who) = complete(&packet) else { panic!("a startup packet") };
+        assert_eq!((who.user.as_str(), who.database.as_str()), ("root", "vault"));
+    }
+
+    #[test]
+    fn replication_is_told_as_postgresql_tells_it() {
+        use Replication::{Logical, None, Physical};
+        for (value, wanted) in [
+            ("true", Physical),
+            ("1", Physical),
+            ("yes", Physical),
+            ("On", Physical),
+            ("?", Physical),
+            ("database", Logical),
+            ("OFF", None),
+            ("f", None),
+            ("no", None),
+            ("0", None),
+        ] {
+            let Opening::Startup(who) = complete(&startup(&[("user", "app"), ("replication", value)])) else {
+                panic!("a startup packet")
+            };
+            assert_eq!(who.replication, wanted, "{value}");
+        }
     }
 
     #[test]
@@ -205,6 +288,8 @@ mod tests {
     fn what_is_not_postgres_is_said_to_be() {
         assert_eq!(read(b"GET / HTTP/1.1\r\n"), Err(NotPostgres::Length(0x4745_5420)));
         assert_eq!(read(&[0, 0, 0, 7]), Err(NotPostgres::Length(7)));
+        assert_eq!(read(b"PROXY TCP4 192.0"), Err(NotPostgres::ProxyHeader));
+        assert_eq!(read(&proxy_header::encode(None)), Err(NotPostgres::ProxyHeader));
         assert_eq!(read(&request(2 << 16)), Err(NotPostgres::Version { major: 2, minor: 0 }));
         assert!(matches!(read(&startup(&[("database", "x")])), Err(NotPostgres::Malformed(_))));
         let short_cancel = [&16u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &[0; 8]].concat();

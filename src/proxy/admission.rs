@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::card::Order;
 use super::client::Client;
-use super::connect::connect;
+use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use super::login::{Failure, Login, Ready, Verdict};
@@ -49,6 +49,8 @@ pub enum Refused {
 pub struct Admission<'a> {
     desk: &'a Desk,
     client: &'a mut Client,
+    /// What every connection to a node begins with.
+    preamble: &'a [u8],
     started: Instant,
     /// Nodes that have failed for this client since something was last learnt.
     tried: Vec<NodeId>,
@@ -61,10 +63,11 @@ pub struct Admission<'a> {
 
 impl<'a> Admission<'a> {
     /// Begins; the time for which the client may be held counts from here.
-    pub fn new(desk: &'a Desk, client: &'a mut Client) -> Admission<'a> {
+    pub fn new(desk: &'a Desk, client: &'a mut Client, preamble: &'a [u8]) -> Admission<'a> {
         Admission {
             desk,
             client,
+            preamble,
             started: Instant::now(),
             tried: Vec::new(),
             retry_wait: RETRY_FIRST,
@@ -106,10 +109,13 @@ impl<'a> Admission<'a> {
         let address = desk.cluster.topology().node(node).member.address.clone();
         let mut seat = desk.registry.seat(desk.index, listener.cluster, node);
 
-        let deadline = Instant::now() + listener.connect_timeout;
+        let tls = desk.encryption.to_servers();
+        let patience = [listener.connect_timeout, listener.login_timeout];
+        let reaching = reach(&address, desk.tcp, self.preamble, &tls, patience);
         let mut server = tokio::select! {
-            connected = connect(&address, desk.tcp, deadline) => connected.map(Stream::from).map_err(|failure| {
-                Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious: true })
+            reached = reaching => reached.map_err(|failure| {
+                let is_suspicious = failure.is_suspicious();
+                Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious })
             })?,
             () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),
         };

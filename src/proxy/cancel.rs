@@ -4,15 +4,17 @@
 //! encrypted from end to end, every node with such sessions gets the request: a key that is not its own makes a node do
 //! nothing. A request that can belong to no session goes nowhere.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
-use super::connect::connect;
+use super::client::Client;
+use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use super::keys::Whereabouts;
@@ -62,17 +64,33 @@ impl Outcome {
     }
 }
 
-/// Delivers `packet`, the client's request as it sent it, within [`DELIVERY_MAX`] or not at all.
-pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
+/// What a node is sent.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What the connection begins with.
+    pub preamble: Vec<u8>,
+    /// The request, as the client sent it.
+    pub packet: Vec<u8>,
+}
+
+impl Request {
+    /// That of a client whose opening packet is one.
+    pub fn of(client: &Client, preamble: Vec<u8>) -> Request {
+        Request { preamble, packet: client.opening_packet().to_vec() }
+    }
+}
+
+/// Delivers a request within five seconds or not at all.
+pub async fn deliver(desk: &Desk, key: &CancelKey, request: Request) -> End {
     let deadline = Instant::now() + DELIVERY_MAX;
     let whereabouts = desk.registry.keys().look_up(key, desk.index, desk.settings.cluster);
     debug!(listener = %desk.settings.name, ?key, ?whereabouts, "cancel request");
     let outcome = match whereabouts {
-        Whereabouts::On(node) => hand_over(desk, vec![node], packet, deadline, Outcome::Delivered).await,
+        Whereabouts::On(node) => hand_over(desk, vec![node], request, deadline, Outcome::Delivered).await,
         Whereabouts::Among(nodes) => match desk.fan_outs.next_turn(Instant::now(), deadline) {
             Some(turn) => {
                 sleep_until(turn).await;
-                hand_over(desk, nodes, packet, deadline, Outcome::FannedOut).await
+                hand_over(desk, nodes, request, deadline, Outcome::FannedOut).await
             }
             None => Outcome::Limited,
         },
@@ -82,16 +100,17 @@ pub async fn deliver(desk: &Desk, key: &CancelKey, packet: &[u8]) -> End {
     End::Cancel(outcome)
 }
 
-async fn hand_over(desk: &Desk, nodes: Vec<NodeId>, packet: &[u8], deadline: Instant, success: Outcome) -> Outcome {
+async fn hand_over(desk: &Desk, nodes: Vec<NodeId>, request: Request, deadline: Instant, success: Outcome) -> Outcome {
     let mut deliveries = JoinSet::new();
     for node in nodes {
         let address = desk.cluster.topology().node(node).member.address.clone();
-        let (packet, tcp) = (packet.to_vec(), desk.tcp);
+        let (request, tcp, tls) = (request.clone(), desk.tcp, desk.encryption.to_servers());
         deliveries.spawn(async move {
-            let Ok(mut server) = connect(&address, tcp, deadline).await else { return false };
-            // the server closes once it has signalled the process; libpq waits for that, and so do we
             let acted = async {
-                server.write_all(&packet).await?;
+                let reached = reach(&address, tcp, &request.preamble, &tls, [DELIVERY_MAX; 2]).await;
+                let mut server = reached.map_err(io::Error::other)?;
+                server.send(&request.packet).await?;
+                // the server closes once it has signalled the process; libpq waits for that, and so do we
                 server.read(&mut [0; 8]).await
             };
             timeout_at(deadline, acted).await.is_ok_and(|read| read.is_ok())

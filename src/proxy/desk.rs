@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::cancel;
 use super::connect::TcpOptions;
+use super::encryption::Encryption;
+use super::per_client::PerClient;
 use super::registry::Registry;
 use crate::config;
 use crate::probe::ClusterView;
@@ -26,10 +28,16 @@ pub struct Desk {
     pub registry: Arc<Registry>,
     /// The listener's counters.
     pub metrics: ListenerMetrics,
+    /// Encryption on both sides.
+    pub encryption: Arc<Encryption>,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
     /// Bounds the cancel requests that go to several nodes.
     pub fan_outs: cancel::Pace,
+    /// Bounds what one client may have.
+    pub per_client: PerClient,
+    /// Whether nodes are told by a PROXY header for whom they are connected to.
+    pub sends_proxy_header: bool,
     turn: AtomicU64,
 }
 
@@ -42,10 +50,23 @@ impl Desk {
         cluster: ClusterView,
         registry: Arc<Registry>,
         metrics: ListenerMetrics,
+        encryption: Arc<Encryption>,
     ) -> Desk {
         let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
-        let fan_outs = cancel::Pace::default();
-        Desk { index, settings, drain_timeout, cluster, registry, metrics, tcp, fan_outs, turn: AtomicU64::new(0) }
+        Desk {
+            index,
+            drain_timeout,
+            sends_proxy_header: cluster.sends_proxy_header(),
+            cluster,
+            registry,
+            metrics,
+            encryption,
+            tcp,
+            fan_outs: cancel::Pace::default(),
+            per_client: PerClient::new(settings.sessions_max_per_client),
+            turn: AtomicU64::new(0),
+            settings,
+        }
     }
 
     /// Counts the listener's choices of a node.

@@ -5,6 +5,7 @@ use std::io;
 
 use super::cancel::Outcome;
 use crate::protocol::opening::NotPostgres;
+use crate::protocol::proxy_header::Malformed;
 use crate::protocol::{Fatal, SqlState};
 use crate::routing::{Cause, NoRoute};
 
@@ -24,6 +25,24 @@ pub enum End {
     OpeningTimedOut,
     /// The client does not speak PostgreSQL's protocol.
     NotPostgres(NotPostgres),
+    /// The client and we did not agree on TLS.
+    TlsFailed(io::Error),
+    /// The client asked for no TLS, and the listener takes nobody without.
+    TlsRequired,
+    /// The client bound its proof to our certificate, and the server would look for its own in it.
+    ChannelBinding,
+    /// A proxy that has to say for whom it speaks did not, or not well.
+    Proxy(ProxyFault),
+    /// The listener takes no connections from this address.
+    AddressNotAllowed(String),
+    /// The listener takes no sessions of this user.
+    UserNotAllowed(String),
+    /// The listener takes no sessions in this database.
+    DatabaseNotAllowed(String),
+    /// The listener takes certain users or databases only, and encryption would hide them.
+    NamesHidden,
+    /// Too many connections have not yet said what they want: this one was the newest, or has taken longest.
+    OpeningsFull,
     /// The client left while it was held.
     ClientLeftHeld,
     /// The server ended the session, saying why by this SQLSTATE, or without a word.
@@ -36,6 +55,8 @@ pub enum End {
     HoldFull,
     /// The listener carries as many sessions as it may.
     SessionsFull,
+    /// The client has as many sessions on the listener as one address may have.
+    ClientFull(String),
     /// Every node that could serve carries as many sessions as it may.
     NodesFull,
     /// The node turned out to have another role, after the client had been let in.
@@ -56,6 +77,15 @@ pub enum End {
     Lost,
 }
 
+/// What is wrong with how a proxy said for whom it speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProxyFault {
+    /// It did not say so.
+    NoHeader(String),
+    /// Nobody can tell.
+    Malformed(Malformed),
+}
+
 /// An [`End`] without its particulars, for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EndKind {
@@ -69,6 +99,24 @@ pub enum EndKind {
     OpeningTimedOut,
     /// See [`End::NotPostgres`].
     NotPostgres,
+    /// See [`End::TlsFailed`].
+    TlsFailed,
+    /// See [`End::TlsRequired`].
+    TlsRequired,
+    /// See [`End::ChannelBinding`].
+    ChannelBinding,
+    /// See [`End::Proxy`].
+    ProxyHeader,
+    /// See [`End::AddressNotAllowed`].
+    AddressNotAllowed,
+    /// See [`End::UserNotAllowed`].
+    UserNotAllowed,
+    /// See [`End::DatabaseNotAllowed`].
+    DatabaseNotAllowed,
+    /// See [`End::NamesHidden`].
+    NamesHidden,
+    /// See [`End::OpeningsFull`].
+    OpeningsFull,
     /// See [`End::ClientLeftHeld`].
     ClientLeftHeld,
     /// See [`End::ServerClosed`].
@@ -81,6 +129,8 @@ pub enum EndKind {
     HoldFull,
     /// See [`End::SessionsFull`].
     SessionsFull,
+    /// See [`End::ClientFull`].
+    ClientFull,
     /// See [`End::NodesFull`].
     NodesFull,
     /// See [`End::WrongNode`].
@@ -103,18 +153,28 @@ pub enum EndKind {
 
 impl EndKind {
     /// Every kind, in the order of its discriminant.
-    pub const ALL: [EndKind; 20] = [
+    pub const ALL: [EndKind; 30] = [
         EndKind::ClientClosed,
         EndKind::ClientFailed,
         EndKind::ClientLeftEarly,
         EndKind::OpeningTimedOut,
         EndKind::NotPostgres,
+        EndKind::TlsFailed,
+        EndKind::TlsRequired,
+        EndKind::ChannelBinding,
+        EndKind::ProxyHeader,
+        EndKind::AddressNotAllowed,
+        EndKind::UserNotAllowed,
+        EndKind::DatabaseNotAllowed,
+        EndKind::NamesHidden,
+        EndKind::OpeningsFull,
         EndKind::ClientLeftHeld,
         EndKind::ServerClosed,
         EndKind::ServerFailed,
         EndKind::NoNode,
         EndKind::HoldFull,
         EndKind::SessionsFull,
+        EndKind::ClientFull,
         EndKind::NodesFull,
         EndKind::WrongNode,
         EndKind::Cut,
@@ -134,12 +194,22 @@ impl EndKind {
             EndKind::ClientLeftEarly => "client-left-early",
             EndKind::OpeningTimedOut => "opening-timed-out",
             EndKind::NotPostgres => "not-postgres",
+            EndKind::TlsFailed => "tls-failed",
+            EndKind::TlsRequired => "tls-required",
+            EndKind::ChannelBinding => "channel-binding",
+            EndKind::ProxyHeader => "proxy-header",
+            EndKind::AddressNotAllowed => "address-not-allowed",
+            EndKind::UserNotAllowed => "user-not-allowed",
+            EndKind::DatabaseNotAllowed => "database-not-allowed",
+            EndKind::NamesHidden => "names-hidden",
+            EndKind::OpeningsFull => "openings-full",
             EndKind::ClientLeftHeld => "client-left-held",
             EndKind::ServerClosed => "server-closed",
             EndKind::ServerFailed => "server-failed",
             EndKind::NoNode => "no-node",
             EndKind::HoldFull => "hold-full",
             EndKind::SessionsFull => "sessions-full",
+            EndKind::ClientFull => "client-full",
             EndKind::NodesFull => "nodes-full",
             EndKind::WrongNode => "wrong-node",
             EndKind::Cut => "cut",
@@ -171,12 +241,22 @@ impl End {
             End::ClientLeftEarly => EndKind::ClientLeftEarly,
             End::OpeningTimedOut => EndKind::OpeningTimedOut,
             End::NotPostgres(_) => EndKind::NotPostgres,
+            End::TlsFailed(_) => EndKind::TlsFailed,
+            End::TlsRequired => EndKind::TlsRequired,
+            End::ChannelBinding => EndKind::ChannelBinding,
+            End::Proxy(_) => EndKind::ProxyHeader,
+            End::AddressNotAllowed(_) => EndKind::AddressNotAllowed,
+            End::UserNotAllowed(_) => EndKind::UserNotAllowed,
+            End::DatabaseNotAllowed(_) => EndKind::DatabaseNotAllowed,
+            End::NamesHidden => EndKind::NamesHidden,
+            End::OpeningsFull => EndKind::OpeningsFull,
             End::ClientLeftHeld => EndKind::ClientLeftHeld,
             End::ServerClosed(_) => EndKind::ServerClosed,
             End::ServerFailed(_) => EndKind::ServerFailed,
             End::NoNode(_) => EndKind::NoNode,
             End::HoldFull => EndKind::HoldFull,
             End::SessionsFull => EndKind::SessionsFull,
+            End::ClientFull(_) => EndKind::ClientFull,
             End::NodesFull => EndKind::NodesFull,
             End::WrongNode(_) => EndKind::WrongNode,
             End::Cut(_) => EndKind::Cut,
@@ -223,6 +303,12 @@ impl End {
                 None,
                 "Close sessions, or raise sessions_max.",
             ),
+            End::ClientFull(host) => fatal(
+                SqlState::TooManyConnections,
+                format!("pgvane: listener \"{listener}\" carries as many sessions of {host} as it may"),
+                None,
+                "Close sessions, or raise sessions_max_per_client.",
+            ),
             End::NodesFull => fatal(
                 SqlState::TooManyConnections,
                 format!("pgvane: every server for listener \"{listener}\" carries as many sessions as it may"),
@@ -236,6 +322,53 @@ impl End {
                 };
                 fatal(sqlstate, format!("pgvane: {why}"), None, "This port speaks PostgreSQL's protocol, version 3.")
             }
+            End::TlsRequired => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: listener \"{listener}\" takes encrypted connections only"),
+                None,
+                "Connect with sslmode=require, or a stricter one.",
+            ),
+            End::ChannelBinding => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: channel binding cannot reach the server through listener \"{listener}\""),
+                Some(
+                    "TLS ends at pgvane and begins anew towards the server, and the two have different certificates."
+                        .to_owned(),
+                ),
+                "Connect with channel_binding=disable. Or, at pgvane: server_tls = \"disable\", the server's own \
+                 certificate in [listener.tls], or tls = \"passthrough\".",
+            ),
+            End::Proxy(ProxyFault::NoHeader(proxy)) => fatal(
+                SqlState::ProtocolViolation,
+                format!("pgvane: a connection from {} must begin with a PROXY protocol header", proxy),
+                None,
+                "Have the proxy there send one (HAProxy: send-proxy-v2), take it out of proxy_protocol.trusted, or set \
+                 required = false.",
+            ),
+            End::AddressNotAllowed(host) => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: listener \"{listener}\" takes no connections from {host}"),
+                None,
+                "The listener's allow names the networks that may connect.",
+            ),
+            End::UserNotAllowed(user) => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: listener \"{listener}\" takes no sessions of user {user:?}"),
+                None,
+                "The listener's users names those who may connect.",
+            ),
+            End::DatabaseNotAllowed(database) => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: listener \"{listener}\" takes no sessions in database {database:?}"),
+                None,
+                "The listener's databases names those that may be connected to.",
+            ),
+            End::NamesHidden => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: listener \"{listener}\" takes certain users or databases only, and cannot see them"),
+                Some("Encryption from end to end would hide them.".to_owned()),
+                "Connect with sslmode=disable and gssencmode=disable, or have TLS end at pgvane.",
+            ),
             End::WrongNode(cause) => fatal(
                 SqlState::AdminShutdown,
                 format!("pgvane: the login ends because {}", cause.reason()),
@@ -284,6 +417,18 @@ impl fmt::Display for End {
             End::ClientLeftEarly => f.write_str("the client left before it had said what it wants"),
             End::OpeningTimedOut => f.write_str("the client did not say in time what it wants"),
             End::NotPostgres(why) => write!(f, "{why}"),
+            End::TlsFailed(error) => write!(f, "TLS with the client failed: {error}"),
+            End::TlsRequired => f.write_str("the client asked for no TLS, and the listener takes nobody without"),
+            End::ChannelBinding => f.write_str(
+                "the client bound its proof to our certificate (SCRAM-SHA-256-PLUS), and the server has another one",
+            ),
+            End::Proxy(ProxyFault::NoHeader(proxy)) => write!(f, "no PROXY protocol header from {proxy}"),
+            End::Proxy(ProxyFault::Malformed(why)) => write!(f, "{why}"),
+            End::AddressNotAllowed(host) => write!(f, "no connections are taken from {host}"),
+            End::UserNotAllowed(user) => write!(f, "no sessions of user {user:?} are taken"),
+            End::DatabaseNotAllowed(database) => write!(f, "no sessions in database {database:?} are taken"),
+            End::NamesHidden => f.write_str("encryption would have hidden user and database, which are restricted"),
+            End::OpeningsFull => f.write_str("gave way: too many connections have not yet said what they want"),
             End::ClientLeftHeld => f.write_str("the client left while it was held"),
             End::ServerClosed(Some(code)) => {
                 write!(f, "the server ended the session with SQLSTATE {}", String::from_utf8_lossy(code))
@@ -293,6 +438,7 @@ impl fmt::Display for End {
             End::NoNode(why) => write!(f, "no server in time: {why}"),
             End::HoldFull => f.write_str("no server, and too many connections wait already"),
             End::SessionsFull => f.write_str("the listener carries as many sessions as it may"),
+            End::ClientFull(host) => write!(f, "{host} has as many sessions as one client may"),
             End::NodesFull => f.write_str("every server that could serve carries as many sessions as it may"),
             End::WrongNode(cause) => write!(f, "the server's answer at login shows that {}", cause.reason()),
             End::Cut(cause) => write!(f, "cut because {}", cause.reason()),

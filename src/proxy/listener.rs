@@ -1,79 +1,67 @@
-//! Accepts connections on one port.
+//! Accepts connections on one port, or on the file of a Unix socket.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::desk::Desk;
+use super::door::Door;
 use super::session;
 use super::workers::Workers;
-
-/// Connections that the kernel keeps ready for us; bounded further by `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
 const BREATHER: Duration = Duration::from_millis(100);
 
 /// A port that is open. Nothing is accepted before [`Listener::run`].
 pub struct Listener {
-    socket: std::net::TcpListener,
+    doors: Vec<Door>,
     desk: Arc<Desk>,
 }
 
 impl Listener {
-    /// Opens the port. Errors: as from the kernel; the port may be taken, or need privileges.
-    pub fn bind(desk: Desk) -> io::Result<Listener> {
-        let address = desk.settings.bind;
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        socket.set_nonblocking(true)?;
-        desk.tcp.apply(&SockRef::from(&socket))?; // accepted connections inherit the options
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(Listener { socket: socket.into(), desk: Arc::new(desk) })
+    /// Opens the port, for so many threads to accept at. Errors: see [`Door::open`].
+    pub fn bind(desk: Desk, threads: usize) -> io::Result<Listener> {
+        Ok(Listener { doors: Door::open(&desk.settings.bind, desk.tcp, threads)?, desk: Arc::new(desk) })
     }
 
-    /// Where it listens; tells the port that the kernel chose.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// Its number among the listeners.
-    pub fn index(&self) -> usize {
-        self.desk.index
-    }
-
-    /// Accepts until `stop` says so; then the port is closed. To be run on the [`Workers::runtime`] of its number;
-    /// sessions run on, there and on the other threads.
-    pub async fn run(self, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
+    /// Accepts until `stop` says so; then the port is closed. Accepting and the sessions have the workers' threads;
+    /// sessions run on there.
+    pub async fn run(self, workers: Arc<Workers>, stop: watch::Receiver<bool>) {
         let Desk { index, settings, .. } = &*self.desk;
-        let socket = match TcpListener::from_std(self.socket) {
-            Ok(socket) => socket,
-            Err(error) => return warn!(listener = %settings.name, %error, "cannot listen"),
-        };
         info!(listener = %settings.name, address = %settings.bind, "listening");
-        loop {
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                _ = stop.wait_for(|stop| *stop) => return,
-            };
-            let handed_on = accepted.and_then(|(stream, peer)| {
-                let desk = Arc::clone(&self.desk);
-                workers.spawn(*index, stream.into(), move |stream| session::serve(desk, stream, peer))
-            });
-            if let Err(error) = handed_on {
-                warn!(listener = %settings.name, %error, "cannot accept a connection");
-                tokio::time::sleep(BREATHER).await;
-            }
+        let mut accepting = JoinSet::new();
+        for (number, door) in self.doors.into_iter().enumerate() {
+            let thread = index + number;
+            let accepted = accept(door, thread, Arc::clone(&self.desk), Arc::clone(&workers), stop.clone());
+            accepting.spawn_on(accepted, workers.runtime(thread));
+        }
+        accepting.join_all().await;
+    }
+}
+
+/// Accepts on one thread.
+async fn accept(door: Door, thread: usize, desk: Arc<Desk>, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
+    let listener = &desk.settings.name;
+    let door = match door.watch() {
+        Ok(door) => door,
+        Err(error) => return warn!(%listener, %error, "cannot listen"),
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = door.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let handed_on = accepted.and_then(|(socket, peer)| {
+            let desk = Arc::clone(&desk);
+            workers.spawn(thread, socket, move |socket| session::serve(desk, socket, peer))
+        });
+        if let Err(error) = handed_on {
+            warn!(%listener, %error, "cannot accept a connection");
+            tokio::time::sleep(BREATHER).await;
         }
     }
 }

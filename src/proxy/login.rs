@@ -6,7 +6,7 @@
 use std::io;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::Client;
@@ -18,6 +18,7 @@ use crate::probe::ClusterView;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
+use crate::protocol::sasl::{self, Choice};
 use crate::routing::{Cause, Target};
 
 /// Room for a server's whole welcome, so that one read takes it in.
@@ -73,6 +74,17 @@ pub struct Login<'a> {
     pub cluster: &'a ClusterView,
 }
 
+/// What a client's binding of its proof to a certificate would come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Binding {
+    /// It reaches the server.
+    Possible,
+    /// The client, in clear, has seen no certificate: the offer must not reach it.
+    Impossible,
+    /// The client has seen another certificate: the offer must reach it, and it must not be taken.
+    InVain,
+}
+
 impl Login<'_> {
     /// Goes through the login. Every wait is bounded, but for those in which PostgreSQL waits for the client's
     /// password: these it bounds itself (`authentication_timeout`).
@@ -81,7 +93,7 @@ impl Login<'_> {
             if let Opening::Cancel(_) = self.client.opening() {
                 return Verdict::Cancel; // goes to the node that is meant, which need not be this one
             }
-            if let Err(error) = self.server.write_all(self.client.opening_packet()).await {
+            if let Err(error) = self.server.send(self.client.opening_packet()).await {
                 return Verdict::not_here(format!("the connection broke: {error}"));
             }
             self.seat.card().count_to_server(self.client.opening_packet());
@@ -108,8 +120,12 @@ impl Login<'_> {
             },
             () = self.client.hangs_up() => return Some(Verdict::Over(End::ClientLeftEarly)),
         };
+        if answer != b'N' && self.listener.access.asks_for_names() {
+            return Some(Verdict::Over(End::NamesHidden));
+        }
         self.seat.card().count_to_client(&[answer]);
-        match self.client.answer_negotiation(answer, self.listener.startup_timeout).await {
+        let answered = self.client.answer_negotiation(answer, self.listener.startup_timeout).await;
+        match answered.and_then(|()| self.client.take_in(self.listener)) {
             Err(end) => Some(Verdict::Over(end)),
             Ok(()) if answer == b'N' && *self.client.opening() == Opening::DirectTls => {
                 Some(Verdict::Over(End::ClientLeftEarly)) // was refused TLS and speaks it all the same
@@ -157,8 +173,7 @@ impl Login<'_> {
                             is_suspicious: code == "57P03",
                         });
                     }
-                    Said::Error(_) => return ready_at(heard, followed + length),
-                    Said::Ready => return ready_at(heard, followed + length),
+                    Said::Ready | Said::Error(_) => return ready(Framing::default(), heard),
                     Said::Key(key) => self.seat.learn_key(key),
                     Said::LetIn | Said::Other => {}
                 }
@@ -170,9 +185,11 @@ impl Login<'_> {
     /// The server wants proof of who the client is: from here on the client hears everything, at once.
     async fn follow_proof(&mut self, mut heard: BytesMut, mut followed: usize) -> Verdict {
         let mut to_server = BytesMut::new();
+        let mut framing = Framing::default();
+        let mut must_not_bind = false;
         loop {
             loop {
-                let (said, length) = match next(&heard[followed..]) {
+                let (said, mut length) = match next(&heard[followed..]) {
                     Next::Message(said, length) => (said, length),
                     Next::Incomplete => break,
                     Next::Unreadable => return unreadable(heard),
@@ -181,19 +198,32 @@ impl Login<'_> {
                     Said::InHotStandby(in_recovery) => {
                         if let Some(cause) = self.why_wrong(in_recovery) {
                             heard.truncate(followed);
-                            return match self.client.stream().write_all(&heard).await {
+                            return match self.client.stream().send(&heard).await {
                                 Ok(()) => Verdict::Over(End::WrongNode(cause)),
                                 Err(error) => Verdict::Over(End::ClientFailed(error)),
                             };
                         }
                     }
-                    Said::Ready | Said::Error(_) => return ready_at(heard, followed + length),
+                    Said::Ready | Said::Error(_) => return ready(framing, heard),
                     Said::Key(key) => self.seat.learn_key(key),
+                    Said::Challenge => {
+                        match (self.binding(), sasl::without_plus(&heard[followed..followed + length])) {
+                            (Binding::Impossible, Some(without)) => {
+                                let behind = heard.split_off(followed + length);
+                                heard.truncate(followed);
+                                heard.extend_from_slice(&without);
+                                heard.unsplit(behind);
+                                length = without.len();
+                            }
+                            (Binding::InVain, Some(_)) => must_not_bind = true,
+                            _ => {}
+                        }
+                    }
                     _ => {}
                 }
                 followed += length;
             }
-            if let Err(error) = self.client.stream().write_all(&heard[..followed]).await {
+            if let Err(error) = self.client.stream().send(&heard[..followed]).await {
                 return Verdict::Over(End::ClientFailed(error));
             }
             self.seat.card().count_to_client(&heard[..followed]);
@@ -208,10 +238,18 @@ impl Login<'_> {
                 read = self.client.stream().read_buf(&mut to_server) => match read {
                     Ok(0) => return Verdict::Over(End::ClientClosed),
                     Ok(_) => {
-                        if let Err(error) = self.server.write_all(&to_server).await {
+                        if must_not_bind {
+                            match sasl::choice(&to_server) {
+                                Choice::Incomplete => continue,
+                                Choice::Plus => return Verdict::Over(End::ChannelBinding),
+                                Choice::Other => must_not_bind = false,
+                            }
+                        }
+                        if let Err(error) = self.server.send(&to_server).await {
                             return Verdict::Over(End::ServerFailed(error));
                         }
                         self.seat.card().count_to_server(&to_server);
+                        framing.ask(&to_server); // a client may have asked something already
                         to_server.clear();
                     }
                     Err(error) => return Verdict::Over(End::ClientFailed(error)),
@@ -228,6 +266,19 @@ impl Login<'_> {
             self.cluster.suspect(self.seat.node());
         }
         self.listener.rule.why_wrong(in_recovery)
+    }
+
+    /// What would become of a client's choice to bind its proof to the server's certificate (SCRAM-SHA-256-PLUS), which
+    /// an encrypted server offers.
+    fn binding(&mut self) -> Binding {
+        match (self.client.stream().is_encrypted(), self.server.is_encrypted()) {
+            (_, false) => Binding::Possible, // but not offered
+            // libpq takes the offer to a connection in clear for an attack
+            (false, true) => Binding::Impossible,
+            (true, true) if self.client.has_seen_certificate_of(self.server) => Binding::Possible,
+            // without the offer the client would say that it could have bound, and the server take that for an attack
+            (true, true) => Binding::InVain,
+        }
     }
 
     fn leads_to_leader(&self) -> bool {
@@ -261,10 +312,8 @@ fn unreadable(heard: BytesMut) -> Verdict {
     Verdict::Ready(Ready { framing: None, for_client: heard })
 }
 
-/// The login ends with the message that ends at `end` in `heard`; what follows belongs to the session.
-fn ready_at(heard: BytesMut, end: usize) -> Verdict {
-    let mut framing = Framing::default();
-    framing.follow(&heard[..end]);
-    framing.follow(&heard[end..]);
+/// The login has ended within what was `heard` last, which begins with a message; what follows belongs to the session.
+fn ready(mut framing: Framing, heard: BytesMut) -> Verdict {
+    framing.follow(&heard);
     Verdict::Ready(Ready { framing: Some(framing), for_client: heard })
 }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::card::{Card, Order};
 use super::keys::{Keys, SessionKey};
+use super::openings::Openings;
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
@@ -17,6 +18,8 @@ use crate::routing::{Burden, Reaction, Rule, why_misplaced};
 /// A listener's numbers at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Census {
+    /// Connections that have not yet said what they want.
+    pub openings: usize,
     /// Connections, held ones included.
     pub sessions: usize,
     /// Connections waiting for a node.
@@ -31,6 +34,7 @@ pub struct Census {
 
 #[derive(Debug, Default)]
 struct ListenerTally {
+    openings: Openings,
     sessions: AtomicUsize,
     held: AtomicUsize,
     ended_bytes_to_server: AtomicU64,
@@ -65,6 +69,11 @@ impl Registry {
             next_id: AtomicU64::new(1),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// The connections of a listener that have not yet said what they want.
+    pub fn openings(&self, listener: usize) -> &Openings {
+        &self.listeners[listener].openings
     }
 
     /// Counts a connection in, unless the listener has as many as it may.
@@ -119,6 +128,7 @@ impl Registry {
             .listeners
             .iter()
             .map(|tally| Census {
+                openings: tally.openings.count(),
                 sessions: tally.sessions.load(Relaxed),
                 held: tally.held.load(Relaxed),
                 sessions_max: 0,

@@ -1,24 +1,25 @@
 //! One connection from its first byte to its last line in the log.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{debug, info};
 
 use super::admission::{Admission, Admitted, Refused};
+use super::arrival::Arrival;
 use super::cancel;
 use super::card::Order;
 use super::client::{Client, farewell};
 use super::desk::Desk;
-use super::end::End;
+use super::end::{End, ProxyFault};
 use super::registry::{Presence, Seat};
 use super::relay::{Outcome, Relay};
 use crate::cluster::NodeId;
-use crate::net::Socket;
+use crate::net::{Peer, Socket};
 use crate::protocol::opening::{Opening, Who};
 use crate::routing::Target;
 
@@ -28,8 +29,11 @@ const SUSPICIOUS: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
 /// It refuses to write. Of a leader that is suspicious; of others it is their nature.
 const READ_ONLY: &[u8; 5] = b"25006";
 
+/// How long a client that will be refused whatever it says may take to say it, so that it can be told in the right form.
+const REFUSED_OPENING_MAX: Duration = Duration::from_secs(2);
+
 /// Serves one accepted connection. Never fails: whatever happens becomes the reason of its end.
-pub async fn serve(desk: Arc<Desk>, socket: Socket, peer: SocketAddr) {
+pub async fn serve(desk: Arc<Desk>, socket: Socket, peer: Peer) {
     let mut account = Account::open(&desk, peer);
     let end = account.serve(socket).await;
     account.end = Some(end);
@@ -38,8 +42,9 @@ pub async fn serve(desk: Arc<Desk>, socket: Socket, peer: SocketAddr) {
 /// What is noted of a connection while it lasts; dropping it is what closes the account.
 struct Account<'a> {
     desk: &'a Desk,
-    peer: SocketAddr,
+    peer: Peer,
     started: Instant,
+    /// Its place among the listener's sessions, and among those of its client.
     presence: Option<Presence>,
     names: Names,
     node: Option<NodeId>,
@@ -60,7 +65,7 @@ struct Names {
 }
 
 impl Names {
-    fn of(Who { user, database, application_name }: &Who) -> Names {
+    fn of(Who { user, database, application_name, .. }: &Who) -> Names {
         // an opening packet has less than 65536 bytes
         let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
         let ends = [end(user.len()), end(user.len() + database.len())];
@@ -74,10 +79,9 @@ impl Names {
 }
 
 impl<'a> Account<'a> {
-    fn open(desk: &'a Desk, peer: SocketAddr) -> Account<'a> {
+    fn open(desk: &'a Desk, peer: Peer) -> Account<'a> {
         desk.metrics.sessions.inc();
-        let presence = desk.registry.enter(desk.index, desk.settings.sessions_max);
-        Account { desk, peer, started: Instant::now(), presence, names: Names::default(), node: None, end: None }
+        Account { desk, peer, started: Instant::now(), presence: None, names: Names::default(), node: None, end: None }
     }
 
     /// Opening, route, connect, relay, last words. Each has a box of its own: a session spends its life in the relay,
@@ -95,18 +99,20 @@ impl<'a> Account<'a> {
     /// In boxes of less than a kilobyte each: larger ones, glibc's allocator would fill up with what stays, and take
     /// others from the system for the next connection.
     async fn admit(&mut self, socket: Socket) -> Result<Box<Session>, End> {
-        let mut client = match Client::meet(socket.into(), self.desk.settings.startup_timeout).await {
-            Ok(client) => client,
-            Err((client, end)) => return Err(Box::pin(self.refuse(*client, end)).await),
+        let registry = &self.desk.registry;
+        let Some(opening) = registry.openings(self.desk.index).enter(self.desk.settings.openings_max) else {
+            return Err(End::OpeningsFull);
         };
+        let (mut client, preamble) = tokio::select! {
+            received = Box::pin(self.receive(socket)) => received?,
+            () = opening.gives_way() => return Err(End::OpeningsFull),
+        };
+        drop(opening);
         if let Opening::Cancel(key) = client.opening() {
-            return Err(cancel::deliver(self.desk, key, client.opening_packet()).await);
-        }
-        if self.presence.is_none() {
-            return Err(Box::pin(self.refuse(client, End::SessionsFull)).await);
+            return Err(cancel::deliver(self.desk, key, cancel::Request::of(&client, preamble)).await);
         }
         let admitted = tokio::select! {
-            admitted = Admission::new(self.desk, &mut client).run() => admitted,
+            admitted = Admission::new(self.desk, &mut client, &preamble).run() => admitted,
             () = self.desk.registry.stopped() => Err(Refused::End(End::Stopped)),
         };
         if let Opening::Startup(who) = client.opening() {
@@ -121,10 +127,64 @@ impl<'a> Account<'a> {
                 end
             }
             (Err(Refused::WasCancel), Opening::Cancel(key)) => {
-                cancel::deliver(self.desk, key, client.opening_packet()).await
+                cancel::deliver(self.desk, key, cancel::Request::of(&client, preamble)).await
             }
             (Err(Refused::WasCancel), _) => End::Lost,
         })
+    }
+
+    /// Learns who the client is and what it wants, and gives it a place if it wants a session. Also returned: what
+    /// connections to nodes have to begin with.
+    async fn receive(&mut self, mut socket: Socket) -> Result<(Client, Vec<u8>), End> {
+        let settings = &self.desk.settings;
+        let mut deadline = Instant::now() + settings.startup_timeout;
+        let (arrival, mut refusal) = match &settings.proxy_protocol {
+            None => (Arrival::of(self.peer), None),
+            Some(proxies) => match Arrival::read(&mut socket, self.peer, proxies, deadline).await {
+                Ok(arrival) => (arrival, None),
+                Err(end @ End::Proxy(ProxyFault::NoHeader(_))) => (Arrival::of(self.peer), Some(end)),
+                Err(end) => return Err(end),
+            },
+        };
+        self.peer = arrival.peer;
+        if !settings.access.lets_in_from(arrival.peer) {
+            refusal.get_or_insert(End::AddressNotAllowed(arrival.peer.host()));
+        }
+        if refusal.is_some() {
+            deadline = deadline.min(Instant::now() + REFUSED_OPENING_MAX);
+        }
+        let preamble = if self.desk.sends_proxy_header { arrival.header(&socket) } else { Vec::new() };
+
+        let patience = deadline - Instant::now();
+        let mut client = match Client::meet(arrival.peer, socket, &self.desk.encryption, patience).await {
+            Ok(client) => client,
+            Err((Some(client), end)) => {
+                return Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await);
+            }
+            Err((None, end)) => return Err(refusal.unwrap_or(end)),
+        };
+        let taken_in = match (refusal, client.opening()) {
+            (Some(end), _) => Err(end),
+            (None, Opening::Cancel(_)) => Ok(()),
+            (None, _) => client.take_in(settings).and_then(|()| self.take_place()),
+        };
+        match taken_in {
+            Ok(()) => Ok((client, preamble)),
+            Err(end) => Err(Box::pin(self.refuse(client, end)).await),
+        }
+    }
+
+    fn take_place(&mut self) -> Result<(), End> {
+        let Desk { index, settings, registry, per_client, .. } = self.desk;
+        if !per_client.enter(self.peer) {
+            return Err(End::ClientFull(self.peer.host()));
+        }
+        self.presence = registry.enter(*index, settings.sessions_max);
+        if self.presence.is_none() {
+            per_client.leave(self.peer);
+            return Err(End::SessionsFull);
+        }
+        Ok(())
     }
 
     async fn refuse(&self, client: Client, end: End) -> End {
@@ -241,6 +301,9 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         let end = self.end.take().unwrap_or(End::Lost);
         self.desk.metrics.ended(end.kind());
+        if self.presence.is_some() {
+            self.desk.per_client.leave(self.peer);
+        }
         let topology = self.desk.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
         let (listener, peer, reason) = (&self.desk.settings.name, self.peer, end.kind().label());
@@ -257,17 +320,17 @@ impl Drop for Account<'_> {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
-    use std::time::Duration;
 
     use super::*;
     use crate::config::Config;
     use crate::probe::Monitor;
+    use crate::proxy::encryption::Encryption;
     use crate::proxy::registry::Registry;
     use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn names_come_out_as_they_went_in() {
-        let who = Who { user: "app".into(), database: String::new(), application_name: "psql".into() };
+        let who = Who { user: "app".into(), application_name: "psql".into(), ..Who::default() };
         assert_eq!(Names::of(&who).each(), ["app", "", "psql"]);
         assert_eq!(Names::default().each(), ["", "", ""]);
     }
@@ -281,10 +344,11 @@ mod tests {
         let registry = Arc::new(Registry::new(1, 1));
         let counters = metrics.listener("write");
         let settings = config.listeners.remove(0);
-        let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters));
+        let encryption = Arc::new(Encryption::new(&settings, &metrics).expect("no certificates"));
+        let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters, encryption));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let stream = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
-        let length = size_of_val(&serve(desk, stream.into(), SocketAddr::from(([0; 4], 0))));
+        let length = size_of_val(&serve(desk, stream.into(), Peer::Unix));
         assert!(length <= 432, "{length} bytes");
     }
 }

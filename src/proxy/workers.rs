@@ -1,8 +1,8 @@
 //! The threads that serve sessions: each with a runtime and an epoll of its own.
 //!
 //! A session stays on the thread that it was given to, so that its events wake that thread and no other, and nothing
-//! of it is shared between cores. Listeners are spread over the threads too: a new session stays where it was accepted,
-//! or goes to the thread that has the fewest if that has fewer by more than one. Checks and admin run elsewhere: however
+//! of it is shared between cores. Every thread accepts too: a new session stays where it was accepted, or goes to the
+//! thread that has the fewest if that has fewer by more than one. Checks and admin run elsewhere: however
 //! busy the sessions are, the knowledge of the cluster is fresh.
 
 use std::future::Future;
@@ -60,23 +60,22 @@ impl Workers {
         Ok(Workers { workers, sessions: TaskTracker::new() })
     }
 
-    /// Where a listener of this number accepts.
-    pub fn runtime(&self, listener: usize) -> &Handle {
-        &self.workers[listener % self.workers.len()].runtime
+    /// The runtime of a thread; numbers begin again behind the last.
+    pub fn runtime(&self, thread: usize) -> &Handle {
+        &self.workers[thread % self.workers.len()].runtime
     }
 
-    /// Serves a connection that the listener of this number has accepted, on its thread or on the one that has the
-    /// fewest sessions. Errors: the kernel watches no more descriptors.
+    /// Serves a connection that was accepted on this thread, there or on the one that has the fewest sessions. Errors: the kernel watches no more descriptors.
     pub fn spawn<F>(
         &self,
-        listener: usize,
+        thread: usize,
         socket: Socket,
         serve: impl FnOnce(Socket) -> F + Send + 'static,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let here = &self.workers[listener % self.workers.len()];
+        let here = &self.workers[thread % self.workers.len()];
         let least = self.workers.iter().min_by_key(|worker| worker.load());
         let there = least.filter(|least| least.load() + 1 < here.load());
         let load = Load::count(there.unwrap_or(here));

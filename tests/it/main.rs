@@ -2,23 +2,32 @@
 //!
 //! - [`cluster`]: before a real PostgreSQL cluster, through switchovers, crashes and freezes
 //! - [`sql`]: roles learnt from PostgreSQL itself, alone or beside Patroni
+//! - [`garbage`]: before clients that are none
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
+//! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`operators`]: nodes taken out of service, and who may do that
+//! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
+//! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
-//! - [`stage`], [`fake`], [`wire`], [`metrics`]: what the others stand on
+//! - [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
+mod access;
 mod cancels;
+mod certificates;
 mod clients;
 mod cluster;
 mod command_line;
 mod fake;
 mod faults;
+mod fuzz;
+mod garbage;
 mod metrics;
 mod operators;
 mod purity;
 mod sql;
 mod stage;
+mod tls;
 mod wire;

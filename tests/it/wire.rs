@@ -4,11 +4,14 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
 /// No single step of a test takes this long unless something is wrong; longer than any hold or timeout in them.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -111,11 +114,15 @@ fn opening(code: u32, body: &[u8]) -> Vec<u8> {
 /// A connection to a port that speaks, or should speak, PostgreSQL's protocol. Every step has a deadline.
 #[derive(Debug)]
 pub struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Connection>,
 }
 
+/// By TCP or on a file, in clear or encrypted.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Connection for C {}
+
 /// A session that has got as far as `ReadyForQuery`.
-#[derive(Debug)]
 pub struct Session {
     pub wire: Wire,
     /// The body of `BackendKeyData`, which a cancel request brings back.
@@ -124,11 +131,45 @@ pub struct Session {
 
 impl Wire {
     pub async fn to(server: SocketAddr) -> Wire {
-        Wire { stream: in_time("a connection", TcpStream::connect(server)).await.expect("the port is open") }
+        let stream = in_time("a connection", TcpStream::connect(server)).await.expect("the port is open");
+        Wire { stream: Box::new(stream) }
+    }
+
+    /// From one of the many addresses of loopback, 127.0.0.0/8, and a port that is told too.
+    pub async fn from(client: Ipv4Addr, server: SocketAddr) -> (Wire, SocketAddr) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((client, 0).into()).expect("an address of this host");
+        let stream = in_time("a connection", socket.connect(server)).await.expect("the port is open");
+        let address = stream.local_addr().expect("is connected");
+        (Wire { stream: Box::new(stream) }, address)
+    }
+
+    /// By the file of a Unix socket.
+    pub async fn by(file: &Path) -> Wire {
+        let stream = in_time("a connection", UnixStream::connect(file)).await.expect("somebody listens");
+        Wire { stream: Box::new(stream) }
+    }
+
+    /// Asks for TLS, is granted it, and does the handshake.
+    pub async fn asks_for_tls(mut self, tls: &TlsConnector) -> Wire {
+        self.send(&ssl_request()).await;
+        assert_eq!(self.bytes(1).await, b"S");
+        self.begins_tls(tls).await.expect("the handshake succeeds")
+    }
+
+    /// Does the handshake with whoever is at the other end, who goes by the name of `localhost`.
+    pub async fn begins_tls(self, tls: &TlsConnector) -> io::Result<Wire> {
+        let name = ServerName::try_from("localhost").expect("is one");
+        let stream = in_time("a handshake", tls.connect(name, self.stream)).await?;
+        Ok(Wire { stream: Box::new(stream) })
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        in_time("room to send", self.stream.write_all(bytes)).await.expect("the connection is open");
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        in_time("room to send", sent).await.expect("the connection is open");
     }
 
     /// Says that nothing more will be sent; answers can still be read.

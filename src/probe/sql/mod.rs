@@ -38,6 +38,7 @@ use tokio::time::{Instant, timeout_at};
 use self::session::{LoginFailure, Session};
 use crate::cluster::node::{Report, Silence};
 use crate::config::Sql;
+use crate::protocol::proxy_header;
 use crate::tls::{ServerTls, TlsError};
 
 /// After a login that was refused for a reason that the next moment does not mend (password, pg_hba.conf, certificate,
@@ -50,14 +51,18 @@ pub struct Access {
     sql: Arc<Sql>,
     tls: ServerTls,
     connect_timeout: Duration,
+    /// What a connection begins with.
+    preamble: Vec<u8>,
 }
 
 impl Access {
-    /// `connect_timeout` bounds TCP's part of a login; give the time that a check may take.
+    /// `connect_timeout` bounds TCP's part of a login; give the time that a check may take. Where nodes have to be told
+    /// whom we speak for, they are told that it is ourselves.
     ///
     /// Errors: files for TLS that cannot be used.
-    pub fn new(sql: &Sql, connect_timeout: Duration) -> Result<Access, TlsError> {
-        Ok(Access { tls: ServerTls::new(&sql.tls)?, sql: Arc::new(sql.clone()), connect_timeout })
+    pub fn new(sql: &Sql, connect_timeout: Duration, sends_proxy_header: bool) -> Result<Access, TlsError> {
+        let preamble = if sends_proxy_header { proxy_header::encode(None) } else { Vec::new() };
+        Ok(Access { tls: ServerTls::new(&sql.tls)?, sql: Arc::new(sql.clone()), connect_timeout, preamble })
     }
 }
 

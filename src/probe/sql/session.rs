@@ -91,7 +91,7 @@ pub(super) async fn log_in(access: Access, address: String) -> Result<Session, L
 
 async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Session, LoginFailure> {
     let deadline = Instant::now() + access.connect_timeout;
-    let tcp = connect(address, TCP, deadline).await.map_err(LoginFailure::of_connect)?;
+    let tcp = connect(address, TCP, &access.preamble, deadline).await.map_err(LoginFailure::of_connect)?;
     let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
     let stream = tls.negotiate(tcp.into(), host).await.map_err(LoginFailure::of_negotiation)?;
     let is_encrypted = stream.is_encrypted();
@@ -196,7 +196,9 @@ impl LoginFailure {
             }
             NegotiationFailure::Handshake(_) => LoginFailure::Encrypted(told),
             NegotiationFailure::Garbled(_) => LoginFailure::Failed(told),
-            NegotiationFailure::NotOffered | NegotiationFailure::BadHostName(_) => LoginFailure::Refused(told, None),
+            NegotiationFailure::NotOffered | NegotiationFailure::NotPostgres | NegotiationFailure::BadHostName(_) => {
+                LoginFailure::Refused(told, None)
+            }
         }
     }
 

@@ -73,7 +73,7 @@ impl Server {
         );
         let config = Config::from_toml("test", &text).unwrap_or_else(|faults| panic!("{faults}"));
         let Check::Sql(sql) = &config.clusters[0].check else { panic!("is sql") };
-        SqlNode::new(Access::new(sql, SOON).expect("no files"), &self.address)
+        SqlNode::new(Access::new(sql, SOON, false).expect("no files"), &self.address)
     }
 }
 

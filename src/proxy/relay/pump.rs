@@ -49,6 +49,8 @@ pub(super) struct Pump {
     pending: BytesMut,
     /// So many of them, at the end, are not to be delivered yet.
     held_back: usize,
+    /// Bytes were written that the receiving side's encryption may still hold.
+    is_unflushed: bool,
     /// What the kernel moves by itself. Owned only while bytes are in it, or a burst of them is being moved.
     pipe: Option<Pipe>,
     stage: Stage,
@@ -103,6 +105,7 @@ impl Pump {
         Pump {
             pending,
             held_back: 0,
+            is_unflushed: false,
             pipe: None,
             stage: Stage::Open,
             end,
@@ -114,7 +117,7 @@ impl Pump {
 
     /// Whether nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+        self.pending.is_empty() && !self.is_unflushed && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
     }
 
     /// Whether it owns nothing but itself.
@@ -135,7 +138,9 @@ impl Pump {
 
     /// Whether all is delivered that may be.
     pub(super) fn has_delivered(&self) -> bool {
-        self.pending.len() == self.held_back && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+        self.pending.len() == self.held_back
+            && !self.is_unflushed
+            && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
     }
 
     /// Whether it has bytes that are not to be delivered yet.
@@ -226,10 +231,15 @@ impl Pump {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.is_unflushed = true;
             self.pending.advance(written);
             if self.pending.is_empty() {
                 self.pending = BytesMut::new(); // gives the memory back
             }
+        }
+        if self.is_unflushed {
+            ready!(Pin::new(&mut *to).poll_flush(cx))?;
+            self.is_unflushed = false;
         }
         if self.held_back > 0 {
             return Poll::Pending; // whoever holds them back calls again
@@ -324,7 +334,10 @@ impl Pump {
             let written = match due {
                 [] => 0,
                 due => match Pin::new(to).poll_write(cx, due) {
-                    Poll::Ready(Ok(written)) => written,
+                    Poll::Ready(Ok(written)) => {
+                        self.is_unflushed = true;
+                        written
+                    }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
                     Poll::Pending => 0,
                 },

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 
 import asyncpg
 
@@ -10,7 +9,6 @@ import tap
 
 ROWS = 20_000
 LARGE = 20_000_000
-ENCRYPTED = os.environ["PGSSLMODE"] != "disable"
 
 
 def check(story):
@@ -34,7 +32,7 @@ def check(story):
 async def connect(session):
     in_recovery = await session.fetchval("select pg_is_in_recovery()")
     assert in_recovery == (tap.PORT == "read"), f"in recovery: {in_recovery}"
-    assert await session.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()") == ENCRYPTED
+    assert await session.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()") == tap.ENCRYPTED_AT_SERVER
 
 
 @check
@@ -120,7 +118,7 @@ async def cancel(session):
 CHECKS = [connect, query, transaction, prepared, copy_out, large, error]
 if tap.PORT == "write":
     CHECKS += [copy_in, listen_notify]
-# the cancel is encrypted if the session is, and nobody on the way can tell to which node it belongs
-if tap.PORT == "write" or not ENCRYPTED:
+# the cancel is encrypted if the session is, and where both pass through pgvane nobody can tell to which node it belongs
+if tap.PORT == "write" or not tap.CANCELS_HIDDEN:
     CHECKS += [cancel]
 tap.run(CHECKS)

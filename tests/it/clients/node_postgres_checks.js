@@ -11,6 +11,7 @@ const copyStreams = require('pg-copy-streams')
 
 const port = process.argv[2]
 const encrypted = process.env.PGSSLMODE !== 'disable'
+const encryptedAtServer = process.env.ENCRYPTED_AT_SERVER === 'yes'
 const ROWS = 20_000
 const LARGE = 20_000_000
 const WAIT_MS_MAX = 20_000
@@ -37,7 +38,7 @@ const goesOn = async (session) => assert.equal(await value(session, "select 'goe
 const CHECKS = {
   connect: () => withSession(async (session) => {
     assert.equal(await value(session, 'select pg_is_in_recovery()'), port === 'read')
-    assert.equal(await value(session, 'select ssl from pg_stat_ssl where pid = pg_backend_pid()'), encrypted)
+    assert.equal(await value(session, 'select ssl from pg_stat_ssl where pid = pg_backend_pid()'), encryptedAtServer)
   }),
 
   query: () => withSession(async (session) => {

@@ -9,7 +9,7 @@ const SLEEP = 'do $$ begin raise notice \'asleep\'; perform pg_sleep(60); end $$
 
 ini_set('memory_limit', '1G');
 $port = $argv[1];
-$encrypted = getenv('PGSSLMODE') !== 'disable';
+$encryptedAtServer = getenv('ENCRYPTED_AT_SERVER') === 'yes';
 
 function session(array $options = []): PDO
 {
@@ -33,9 +33,10 @@ function value(PDO $session, string $query, array $values = []): mixed
 }
 
 $checks = [
-    'connect' => function () use ($port, $encrypted) {
+    'connect' => function () use ($port, $encryptedAtServer) {
         expect($port === 'read', value(session(), 'select pg_is_in_recovery()'), 'in recovery:');
-        expect($encrypted, value(session(), 'select ssl from pg_stat_ssl where pid = pg_backend_pid()'), 'encrypted:');
+        $encrypted = value(session(), 'select ssl from pg_stat_ssl where pid = pg_backend_pid()');
+        expect($encryptedAtServer, $encrypted, 'encrypted:');
     },
     'query' => function () {
         $rows = session()->query('select n from generate_series(1, ' . ROWS . ') n')->fetchAll(PDO::FETCH_COLUMN);

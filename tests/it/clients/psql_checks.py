@@ -11,6 +11,7 @@ import tap
 
 PSQL = os.environ["PSQL"]
 VERSION = int(re.search(r"\d+", subprocess.check_output([PSQL, "--version"], text=True))[0])
+ENCRYPTED_AT_SERVER = "t\n" if tap.ENCRYPTED_AT_SERVER else "f\n"
 ROWS = 20_000
 LARGE = 20_000_000
 
@@ -32,13 +33,12 @@ def prints(script, expected, **more):
 
 def connect():
     prints("select pg_is_in_recovery()", "t\n" if tap.PORT == "read" else "f\n")
-    encrypted = "t\n" if os.environ["PGSSLMODE"] != "disable" else "f\n"
-    prints("select ssl from pg_stat_ssl where pid = pg_backend_pid()", encrypted)
+    prints("select ssl from pg_stat_ssl where pid = pg_backend_pid()", ENCRYPTED_AT_SERVER)
 
 
 def connect_by_direct_tls():
     with_alpn = {"PGSSLNEGOTIATION": "direct"}
-    prints("select ssl from pg_stat_ssl where pid = pg_backend_pid()", "t\n", environment=with_alpn)
+    prints("select ssl from pg_stat_ssl where pid = pg_backend_pid()", ENCRYPTED_AT_SERVER, environment=with_alpn)
 
 
 def protocol_3_2():
@@ -129,6 +129,6 @@ if tap.PORT == "write":
     CHECKS += [copy_in, listen_notify]
 if VERSION >= 18:
     CHECKS += [pipeline, protocol_3_2]
-    if os.environ["PGSSLMODE"] != "disable" and os.environ["SERVER_VERSION"] == "18":
+    if tap.ENCRYPTED and os.environ["SERVER_VERSION"] == "18":
         CHECKS += [connect_by_direct_tls]
 tap.run(CHECKS)

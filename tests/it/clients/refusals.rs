@@ -1,9 +1,11 @@
 //! What people and programs are told when they get no session, or lose one: by psql, psycopg and node-postgres.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use pgvane_loadtest::lab::{Lab, Node};
+use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::programs::Postgresql;
 use pgvane_loadtest::scratch::Scratch;
@@ -62,7 +64,7 @@ async fn who_waits_for_a_server_in_vain_reads_why_and_what_to_do() {
     let alive = || async { http::get(pgvane.admin_addr, "/healthz", SOON).await.map_err(|error| error.to_string()) };
     wait::until("a live pgvane", SOON, alive).await.unwrap_or_else(|error| panic!("{error}\n{}", pgvane.log_text()));
 
-    let visit = plain_visit(&pgvane, &scratch);
+    let visit = visit_to(pgvane.write_addr, scratch.directory());
     let asked = Instant::now();
     for client in Client::start_all(&visit) {
         let told = client.end().await;
@@ -85,7 +87,7 @@ async fn who_finds_no_place_reads_which_limit_is_reached() {
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane.write_listener("sessions_max = 1")).await;
     let _first = Session::through(pgvane.write_addr).await;
-    for client in Client::start_all(&visit_of(&lab, pgvane.write_addr)) {
+    for client in Client::start_all(&visit_to(pgvane.write_addr, lab.directory())) {
         client.end().await.shows_on_connecting(&SESSIONS_FULL);
     }
 }
@@ -103,7 +105,7 @@ async fn a_session_at_rest_on_a_node_that_loses_the_lead_reads_so_at_its_next_qu
     let pgvane = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &nodes).cluster("interval = \"200ms\"");
     let pgvane = pgvane.start(lab.directory()).await.expect("it starts");
 
-    let mut clients = Client::start_all(&visit_of(&lab, pgvane.write_addr));
+    let mut clients = Client::start_all(&visit_to(pgvane.write_addr, lab.directory()));
     for client in &mut clients {
         client.wait_until_connected().await;
     }
@@ -118,7 +120,7 @@ async fn a_session_at_rest_on_a_node_that_loses_the_lead_reads_so_at_its_next_qu
 async fn a_reader_at_rest_on_a_replica_that_is_promoted_reads_so_at_its_next_query() {
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane.read_listener("fallback = \"none\"")).await;
-    let visit = visit_of(&lab, pgvane.read_addr);
+    let visit = visit_to(pgvane.read_addr, lab.directory());
     // on each of the two replicas one of each kind
     let mut clients: Vec<Client> =
         [Client::start_all(&visit), Client::start_all(&visit)].into_iter().flatten().collect();
@@ -138,13 +140,8 @@ async fn a_reader_at_rest_on_a_replica_that_is_promoted_reads_so_at_its_next_que
     assert_eq!(told_so, 3, "of the sessions, half were on {}, which was promoted", lab.nodes()[promoted].name);
 }
 
-fn plain_visit(pgvane: &Pgvane, scratch: &Scratch) -> Visit {
-    let directory = scratch.directory().to_owned();
-    Visit { address: pgvane.write_addr, encryption: Encryption::None, directory }
-}
-
-fn visit_of(lab: &Lab, address: std::net::SocketAddr) -> Visit {
-    Visit { address, encryption: Encryption::None, directory: lab.directory().to_owned() }
+fn visit_to(address: SocketAddr, directory: &Path) -> Visit {
+    Visit { address, encryption: Encryption::None, directory: directory.to_owned() }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

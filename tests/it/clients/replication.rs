@@ -33,15 +33,15 @@ async fn postgresql_18_replicates_through_the_write_port() {
 async fn replicates_through_the_write_port(server: Postgresql) {
     let lab = sound_cluster_of(server).await;
     for encryption in Encryption::ALL {
-        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(pgvane)).await;
-        let stage = Stage::new(&lab, server, encryption, pgvane.write_addr).await;
-        stage.a_backup_is_whole().await;
-        stage.wal_arrives().await;
-        stage.changes_arrive().await;
+        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(&lab, pgvane)).await;
+        let story = Story::new(&lab, server, encryption, pgvane.write_addr).await;
+        story.a_backup_is_whole().await;
+        story.wal_arrives().await;
+        story.changes_arrive().await;
     }
 }
 
-struct Stage<'a> {
+struct Story<'a> {
     lab: &'a Lab,
     server: Postgresql,
     visit: Visit,
@@ -50,13 +50,13 @@ struct Stage<'a> {
     writer: Client,
 }
 
-impl Stage<'_> {
-    async fn new(lab: &Lab, server: Postgresql, encryption: Encryption, address: SocketAddr) -> Stage<'_> {
+impl Story<'_> {
+    async fn new(lab: &Lab, server: Postgresql, encryption: Encryption, address: SocketAddr) -> Story<'_> {
         let directory = lab.directory().join(format!("replication-{}", address.port()));
         std::fs::create_dir(&directory).expect("it is ours");
         let writer = Login::App.connect(address, SOON).await.expect("a session");
         writer.batch_execute("create table if not exists changes (what text)").await.expect("it is the leader");
-        Stage { lab, server, visit: Visit { address, encryption, directory: directory.clone() }, directory, writer }
+        Story { lab, server, visit: Visit { address, encryption, directory: directory.clone() }, directory, writer }
     }
 
     /// With the WAL that was written meanwhile, over a connection of its own.
@@ -100,18 +100,14 @@ impl Stage<'_> {
     /// yet at the first time.
     async fn arrives(&self, receiver: &mut Process, what: &str, mut found: impl FnMut() -> String) {
         let mark = format!("{what}, {:?}", self.visit.encryption);
-        let look = || async {
-            let written = self.writer.execute("insert into changes values ($1)", &[&mark]).await;
-            written.map_err(|error| error.to_string())?;
-            Ok::<(), String>(())
-        };
         let arrived = wait::until(&mark, SOON, || {
-            let runs = receiver.still_runs().map_err(|error| error.to_string());
+            let runs = receiver.still_runs();
             let is_there = found().contains(&mark);
-            let writing = look();
+            let (writer, mark) = (&self.writer, &mark);
             async move {
-                runs?;
-                writing.await?;
+                runs.map_err(|error| error.to_string())?;
+                let written = writer.execute("insert into changes values ($1)", &[mark]).await;
+                written.map_err(|error| error.to_string())?;
                 if is_there { Ok(()) } else { Err("nothing of it".to_owned()) }
             }
         });

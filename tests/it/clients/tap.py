@@ -1,11 +1,16 @@
 """Runs the checks of a client script and prints the outcome of each, in the Test Anything Protocol."""
 
+import os
 import random
 import sys
 import time
 import traceback
 
 PORT = sys.argv[1] if len(sys.argv) > 1 else None  # which of pgvane's ports this is: "write" or "read"
+ENCRYPTED = os.environ["PGSSLMODE"] != "disable"
+ENCRYPTED_AT_SERVER = os.environ["ENCRYPTED_AT_SERVER"] == "yes"
+# Whether pgvane cannot tell an encrypted cancel from a session: it goes to one node, by chance the right one.
+CANCELS_HIDDEN = os.environ["CANCELS_HIDDEN"] == "yes"
 WAIT_SECONDS_MAX = 20
 
 # Says that it runs before it sleeps: a cancel that comes before its query does nothing.

@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use super::*;
 
 /// A relay whose session has got through its login, and the two sides' own ends of the connections.
-async fn session() -> (TcpStream, TcpStream, Relay) {
-    let ((client, client_inside), (server, server_inside)) = tokio::join!(connected(), connected());
+async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
+    let [client, server] = ways.map(connected);
+    let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
-    let (client_inside, server_inside) = (client_inside.into(), server_inside.into());
     let relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
     (client, server, relay)
 }
@@ -20,11 +20,11 @@ fn query() -> Vec<u8> {
 }
 
 /// Reads exactly what is expected, and nothing is left after it.
-async fn reads(socket: &mut TcpStream, expected: &[u8]) {
+async fn reads(stream: &mut Stream, expected: &[u8]) {
     let mut received = vec![0; expected.len()];
-    socket.read_exact(&mut received).await.expect("comes");
+    stream.read_exact(&mut received).await.expect("comes");
     assert_eq!(received, expected);
-    let more = timeout(Duration::from_millis(20), socket.read(&mut [0])).await;
+    let more = timeout(Duration::from_millis(20), stream.read(&mut [0])).await;
     assert!(more.is_err(), "more than was expected: {more:?}");
 }
 
@@ -32,12 +32,12 @@ async fn reads(socket: &mut TcpStream, expected: &[u8]) {
 async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
-    let (mut client, mut server, mut relay) = session().await;
-    client.write_all(&query()).await.expect("goes");
+    let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+    client.send(&query()).await.expect("goes");
     assert!(until_rest(&mut relay, seat.card()).await.is_none());
     relay.set_draining(true);
     assert!(until_rest(&mut relay, seat.card()).await.is_none(), "the answer is due");
-    server.write_all(&message(b'Z', b"I")).await.expect("goes");
+    server.send(&message(b'Z', b"I")).await.expect("goes");
     assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
 }
 
@@ -45,8 +45,8 @@ async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
 async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() {
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
-    let (mut client, mut server, mut relay) = session().await;
-    client.write_all(&query()).await.expect("goes");
+    let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+    client.send(&query()).await.expect("goes");
     relay.set_draining(true);
     assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
     assert!(relay.can_speak());
@@ -61,12 +61,12 @@ async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() 
 async fn a_drain_that_is_called_off_passes_on_what_it_held_back() {
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
-    let (mut client, mut server, mut relay) = session().await;
-    client.write_all(&query()).await.expect("goes");
+    let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+    client.send(&query()).await.expect("goes");
     assert!(until_rest(&mut relay, seat.card()).await.is_none());
     reads(&mut server, &query()).await;
     relay.set_draining(true);
-    client.write_all(&[query(), query()].concat()).await.expect("goes");
+    client.send(&[query(), query()].concat()).await.expect("goes");
     assert!(until_rest(&mut relay, seat.card()).await.is_none());
     reads(&mut server, b"").await;
     relay.set_draining(false);
@@ -86,17 +86,17 @@ async fn bulk_data_flows_into_a_draining_session_to_its_end() {
     ] {
         let registry = Arc::new(Registry::new(1, 1));
         let seat = registry.seat(0, 0, NodeId(0));
-        let (mut client, mut server, mut relay) = session().await;
-        client.write_all(&begin).await.expect("goes");
+        let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+        client.send(&begin).await.expect("goes");
         assert!(until_rest(&mut relay, seat.card()).await.is_none());
-        server.write_all(&message(b'G', b"\0\0\0")).await.expect("goes");
+        server.send(&message(b'G', b"\0\0\0")).await.expect("goes");
         assert!(until_rest(&mut relay, seat.card()).await.is_none());
         relay.set_draining(true);
         let data = message(b'd', &bytes(1000, 3)).repeat(10);
-        client.write_all(&[data.clone(), end.clone()].concat()).await.expect("goes");
+        client.send(&[data.clone(), end.clone()].concat()).await.expect("goes");
         assert!(until_rest(&mut relay, seat.card()).await.is_none());
         reads(&mut server, &[begin, data, end].concat()).await;
-        server.write_all(&[message(b'C', b"COPY 10\0"), message(b'Z', b"I")].concat()).await.expect("goes");
+        server.send(&[message(b'C', b"COPY 10\0"), message(b'Z', b"I")].concat()).await.expect("goes");
         assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
     }
 }
@@ -139,8 +139,8 @@ struct Pipeliner {
 
 impl Pipeliner {
     /// Works until the connection ends. Returns how many units were answered.
-    async fn work(self, client: TcpStream) -> usize {
-        let (mut reading, mut writing) = client.into_split();
+    async fn work(self, client: Stream) -> usize {
+        let (mut reading, mut writing) = split(client);
         let mut units = [&[Unit::Begin][..], &vec![Unit::Select; self.length], &[Unit::Commit, Unit::Select]]
             .concat()
             .into_iter()
@@ -152,7 +152,7 @@ impl Pipeliner {
                 sent += 1;
             }
             for portion in unsent.chunks(self.portion) {
-                if writing.write_all(portion).await.is_err() {
+                if writing.write_all(portion).await.is_err() || writing.flush().await.is_err() {
                     break;
                 }
                 tokio::task::yield_now().await;
@@ -177,7 +177,7 @@ struct Done {
 }
 
 /// Does unit after unit, and takes a moment for each.
-async fn serve(mut server: TcpStream) -> Done {
+async fn serve(mut server: Stream) -> Done {
     let (mut done, mut received, mut open) = (Done::default(), VecDeque::new(), 0);
     let mut room = [0; 4096];
     loop {
@@ -197,7 +197,7 @@ async fn serve(mut server: TcpStream) -> Done {
                 moment().await;
                 done.units += 1;
                 let state = if done.is_in_transaction { b"T" } else { b"I" };
-                if server.write_all(&message(b'Z', state)).await.is_err() {
+                if server.send(&message(b'Z', state)).await.is_err() {
                     break;
                 }
             }
@@ -224,12 +224,13 @@ proptest! {
         is_extended in any::<bool>(),
         portion in prop_oneof![Just(1usize << 20), 1usize..40],
         drained_after in 0u64..8,
+        ways in ways(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (answered, done) = runtime.block_on(async {
             let registry = Arc::new(Registry::new(1, 1));
             let seat = registry.seat(0, 0, NodeId(0));
-            let (client, server, mut relay) = session().await;
+            let (client, server, mut relay) = session(ways).await;
             let client = tokio::spawn(Pipeliner { depth, length, is_extended, portion }.work(client));
             let server = tokio::spawn(serve(server));
             let drain_at = Duration::from_micros(drained_after * 1_700);

@@ -1,0 +1,61 @@
+//! Whom a connection comes from.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// Whom a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// An address of TCP. IPv4 is always written as such, on a socket for both families too.
+    Tcp(SocketAddr),
+    /// A process on this host, by a Unix socket.
+    Unix,
+}
+
+impl Peer {
+    /// The address, if there is one.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix => None,
+        }
+    }
+
+    /// The address without its port, in words.
+    pub fn host(self) -> String {
+        self.ip().map_or_else(|| self.to_string(), |ip| ip.to_string())
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Peer {
+        match address.ip().to_canonical() {
+            IpAddr::V4(ip) => Peer::Tcp(SocketAddr::new(ip.into(), address.port())),
+            IpAddr::V6(_) => Peer::Tcp(address), // with its zone
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    /// `192.0.2.7:12345`, `[2001:db8::7]:12345` or `unix`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => write!(f, "{address}"),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_ipv4_is_written_as_one() {
+        let peer = |text: &str| Peer::from(text.parse::<SocketAddr>().expect("an address"));
+        assert_eq!(peer("[::ffff:192.0.2.7]:12345"), peer("192.0.2.7:12345"));
+        assert_eq!(peer("[::ffff:192.0.2.7]:12345").to_string(), "192.0.2.7:12345");
+        assert_eq!(peer("[2001:db8::7]:12345").to_string(), "[2001:db8::7]:12345");
+        assert_eq!((Peer::Unix.to_string().as_str(), Peer::Unix.ip()), ("unix", None));
+    }
+}

@@ -1,0 +1,207 @@
+//! Whom a connection comes from: its own address, or the one that a trusted proxy states in a PROXY header.
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+
+use super::end::{End, ProxyFault};
+use crate::config::ProxyProtocol;
+use crate::net::{Peer, Socket};
+use crate::protocol::proxy_header::{self, Beginning, Ends};
+
+/// What is looked at in one go. Most headers have less.
+const LOOK_LENGTH: usize = 256;
+
+/// Whom a connection comes from, and where it was meant to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The client.
+    pub peer: Peer,
+    /// The proxy's address that it connected to; `None` if it came by itself.
+    destination: Option<SocketAddr>,
+}
+
+impl Arrival {
+    /// Of a connection as it is.
+    pub fn of(peer: Peer) -> Arrival {
+        Arrival { peer, destination: None }
+    }
+
+    /// Reads the header from a connection that `proxy` made, if it is to be believed. What follows the header stays
+    /// unread.
+    ///
+    /// Errors: there is none though there must be, it is malformed, or not there by `deadline`. A connection without
+    /// one has lost no byte.
+    pub async fn read(
+        socket: &mut Socket,
+        proxy: Peer,
+        settings: &ProxyProtocol,
+        deadline: Instant,
+    ) -> Result<Arrival, End> {
+        if !settings.trusted.contain(proxy) {
+            return Ok(Arrival::of(proxy));
+        }
+        let header = timeout_at(deadline, header(socket)).await.unwrap_or(Err(End::OpeningTimedOut))?;
+        match header {
+            Header::Absent if settings.is_required => Err(End::Proxy(ProxyFault::NoHeader(proxy.host()))),
+            Header::Absent | Header::Of(None) => Ok(Arrival::of(proxy)),
+            Header::Of(Some(Ends { source, destination })) => {
+                let arrival = Arrival { peer: source.into(), destination: Some(destination) };
+                debug!(%proxy, peer = %arrival.peer, "a proxy speaks for a client");
+                Ok(arrival)
+            }
+        }
+    }
+
+    /// A PROXY header that tells a node whom we speak for; `socket` is the client's.
+    pub fn header(&self, socket: &Socket) -> Vec<u8> {
+        proxy_header::encode(match (self.peer, self.destination.or_else(|| socket.local_address())) {
+            (Peer::Tcp(source), Some(destination)) => Some(Ends { source, destination }),
+            _ => None,
+        })
+    }
+}
+
+enum Header {
+    Absent,
+    Of(Option<Ends>),
+}
+
+/// Looks before it takes: what follows the header belongs to the session.
+async fn header(socket: &mut Socket) -> Result<Header, End> {
+    let mut seen = BytesMut::new();
+    loop {
+        let taken = seen.len();
+        seen.resize(taken + LOOK_LENGTH, 0);
+        let more = socket.peek(&mut seen[taken..]).await.map_err(End::ClientFailed)?;
+        if more == 0 {
+            return Err(End::ClientLeftEarly);
+        }
+        seen.truncate(taken + more);
+        let read = proxy_header::read(&seen).map_err(|why| End::Proxy(ProxyFault::Malformed(why)))?;
+        let (end, header) = match read {
+            Beginning::Other if taken == 0 => return Ok(Header::Absent),
+            Beginning::Other => return Err(End::Proxy(ProxyFault::Malformed(proxy_header::Malformed::Invalid))),
+            Beginning::Incomplete => (seen.len(), None),
+            Beginning::Header { ends, length } => (length, Some(Header::Of(ends))),
+        };
+        socket.read_exact(&mut seen[taken..end]).await.map_err(End::ClientFailed)?;
+        if let Some(header) = header {
+            return Ok(header);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::config::Networks;
+
+    const PROXY: Peer = Peer::Unix;
+
+    fn settings(trusted: &[&str], is_required: bool) -> ProxyProtocol {
+        let trusted: Vec<String> = trusted.iter().map(|text| (*text).to_owned()).collect();
+        ProxyProtocol { trusted: Networks::parse(&trusted).expect("are networks"), is_required }
+    }
+
+    /// What becomes of a connection that says these portions one after the other, and what is left of them.
+    async fn arrival(settings: &ProxyProtocol, portions: &[&[u8]]) -> (Result<Arrival, End>, Vec<u8>) {
+        let (mut far, near) = UnixStream::pair().expect("sockets");
+        let mut near = Socket::from(near);
+        let portions: Vec<Vec<u8>> = portions.iter().map(|portion| portion.to_vec()).collect();
+        let said = async move {
+            for portion in portions {
+                if far.write_all(&portion).await.is_err() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let read = async {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let arrival = Arrival::read(&mut near, PROXY, settings, deadline).await;
+            let mut left = Vec::new();
+            near.read_to_end(&mut left).await.expect("is read");
+            (arrival, left)
+        };
+        tokio::join!(said, read).1
+    }
+
+    const OPENING: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+
+    fn client() -> SocketAddr {
+        "192.0.2.7:12345".parse().expect("an address")
+    }
+
+    fn header() -> Vec<u8> {
+        let destination = "10.0.0.1:6432".parse().expect("an address");
+        proxy_header::encode(Some(Ends { source: client(), destination }))
+    }
+
+    #[tokio::test]
+    async fn who_is_not_trusted_is_who_it_is() {
+        let (arrival, left) = arrival(&settings(&["10.0.0.5"], true), &[&header(), OPENING]).await;
+        assert_eq!(arrival.expect("is let in").peer, PROXY);
+        assert_eq!(left, [&header(), OPENING].concat(), "and what it says is an opening, or none");
+    }
+
+    #[tokio::test]
+    async fn a_trusted_proxy_has_to_say_for_whom_it_speaks_unless_told_otherwise() {
+        let (refused, left) = arrival(&settings(&["unix"], true), &[OPENING]).await;
+        assert!(matches!(refused, Err(End::Proxy(ProxyFault::NoHeader(_)))), "{refused:?}");
+        assert_eq!(left, OPENING, "so that it can be told in the right form");
+        let (served, left) = arrival(&settings(&["unix"], false), &[OPENING]).await;
+        assert_eq!((served.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_speaks_for_itself_is_who_it_is() {
+        let (arrival, left) = arrival(&settings(&["unix"], true), &[&proxy_header::encode(None), OPENING]).await;
+        assert_eq!((arrival.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
+    }
+
+    #[tokio::test]
+    async fn half_a_header_and_a_broken_one_are_refused() {
+        let (half, _) = arrival(&settings(&["unix"], true), &[&header()[..20]]).await;
+        assert!(matches!(half, Err(End::ClientLeftEarly)), "{half:?}");
+        let (broken, _) = arrival(&settings(&["unix"], true), &[b"PRO", b"XYZ"]).await;
+        assert!(matches!(broken, Err(End::Proxy(ProxyFault::Malformed(_)))), "{broken:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// However a header is cut up, the client is known and the opening whole.
+        #[test]
+        fn portions_do_not_matter(
+            is_v1 in any::<bool>(),
+            fields in 0usize..600,
+            mut cuts in proptest::collection::vec(0usize..700, 0..5),
+        ) {
+            let mut said = if is_v1 { b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 6432\r\n".to_vec() } else { header() };
+            if !is_v1 {
+                let length = u16::from_be_bytes([said[14], said[15]]) + fields as u16;
+                said[14..16].copy_from_slice(&length.to_be_bytes());
+                said.resize(said.len() + fields, 4);
+            }
+            said.extend(OPENING);
+            cuts.iter_mut().for_each(|cut| *cut = (*cut).min(said.len()));
+            cuts.extend([0, said.len()]);
+            cuts.sort_unstable();
+            let portions: Vec<&[u8]> = cuts.windows(2).map(|cut| &said[cut[0]..cut[1]]).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let (arrival, left) = runtime.block_on(arrival(&settings(&["unix"], true), &portions));
+            prop_assert_eq!(arrival.expect("is let in").peer, client().into());
+            prop_assert_eq!(left.as_slice(), OPENING);
+        }
+    }
+}

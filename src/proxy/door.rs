@@ -1,0 +1,139 @@
+//! A socket that listens, by TCP or on a file.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix;
+
+use socket2::{Domain, Protocol, SockRef, Socket as NewSocket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::connect::TcpOptions;
+use super::socket_file::{self, SocketFile};
+use crate::config::Bind;
+use crate::net::{Peer, Socket};
+
+/// Connections that the kernel keeps ready for us; bounded further by `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// A socket that listens and that no runtime watches yet.
+#[derive(Debug)]
+pub enum Door {
+    /// By TCP.
+    Tcp(std::net::TcpListener),
+    /// On a file.
+    Unix(unix::net::UnixListener, SocketFile),
+}
+
+/// A socket that listens. Dropping it closes it, and removes the file if it has one.
+#[derive(Debug)]
+pub enum WatchedDoor {
+    /// By TCP.
+    Tcp(TcpListener),
+    /// On a file.
+    Unix(UnixListener, SocketFile),
+}
+
+impl Door {
+    /// Listens; by TCP with so many sockets, one for each thread that accepts, among which the kernel spreads new
+    /// connections (`SO_REUSEPORT`). What is accepted by TCP has these options.
+    ///
+    /// Errors: as from the kernel; the port may be taken, or need privileges; see also [`socket_file::listen`].
+    pub fn open(bind: &Bind, options: TcpOptions, sockets: usize) -> io::Result<Vec<Door>> {
+        let address = match bind {
+            Bind::Tcp(address) => *address,
+            Bind::Unix(unix) => {
+                let (listener, file) = socket_file::listen(unix, BACKLOG)?;
+                return Ok(vec![Door::Unix(listener, file)]);
+            }
+        };
+        // the first shares its port only once it has it: that another program has it is an error, and stays one for
+        // programs that come later and do the same
+        let first = tcp_socket(address, options)?;
+        first.bind(&address.into())?;
+        first.set_reuse_port(true)?;
+        let chosen = first.local_addr()?; // where the kernel was to choose
+        let mut all = vec![first];
+        for _ in 1..sockets {
+            let next = tcp_socket(address, options)?;
+            next.set_reuse_port(true)?;
+            next.bind(&chosen)?;
+            all.push(next);
+        }
+        for socket in &all {
+            socket.listen(BACKLOG)?;
+        }
+        Ok(all.into_iter().map(|socket| Door::Tcp(socket.into())).collect())
+    }
+
+    /// Has the present runtime watch it. Errors: the kernel watches no more descriptors.
+    pub fn watch(self) -> io::Result<WatchedDoor> {
+        match self {
+            Door::Tcp(listener) => TcpListener::from_std(listener).map(WatchedDoor::Tcp),
+            Door::Unix(listener, file) => {
+                UnixListener::from_std(listener).map(|listener| WatchedDoor::Unix(listener, file))
+            }
+        }
+    }
+}
+
+fn tcp_socket(address: SocketAddr, options: TcpOptions) -> io::Result<NewSocket> {
+    let socket = NewSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    options.apply(&SockRef::from(&socket))?; // accepted connections inherit the options
+    Ok(socket)
+}
+
+impl WatchedDoor {
+    /// Waits for a connection. Cancel safe. Errors: the process has no descriptors left, or the connection is gone.
+    pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        match self {
+            WatchedDoor::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((stream.into(), address.into()))
+            }
+            WatchedDoor::Unix(listener, _file) => {
+                let (stream, _nameless) = listener.accept().await?;
+                Ok((stream.into(), Peer::Unix))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    const OPTIONS: TcpOptions =
+        TcpOptions { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(60) };
+
+    fn port(doors: &[Door]) -> SocketAddr {
+        let Some(Door::Tcp(listener)) = doors.first() else { panic!("listens by TCP") };
+        listener.local_addr().expect("is bound")
+    }
+
+    #[test]
+    fn several_sockets_share_a_port_that_nobody_else_gets() {
+        let bind = |port| Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let doors = Door::open(&bind(0), OPTIONS, 3).expect("a port");
+        let address = port(&doors);
+        assert_eq!(doors.len(), 3);
+        let taken = Door::open(&bind(address.port()), OPTIONS, 3);
+        assert_eq!(taken.expect_err("is taken").kind(), io::ErrorKind::AddrInUse);
+
+        let _clients: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(address).expect("connects")).collect();
+        let accepted = doors.iter().map(|door| {
+            let Door::Tcp(listener) = door else { panic!("listens by TCP") };
+            std::iter::from_fn(|| listener.accept().ok()).count()
+        });
+        let accepted: Vec<usize> = accepted.collect();
+        assert_eq!(accepted.iter().sum::<usize>(), 60);
+        assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+}

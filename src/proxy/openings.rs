@@ -1,0 +1,127 @@
+//! Connections that have not yet said what they want: how many there may be, and who gives way when they are too many.
+//!
+//! They take no place of a session, so that whoever opens connections and says nothing keeps nobody from the database.
+//! When there are as many as may be and one more comes, the one that has taken longest gives way, if it has had time
+//! enough: in a rush of honest clients, each of which is done in a moment, the newest is turned away instead, lest
+//! nobody ever come to an end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// Time enough for an opening, a handshake of TLS over a long way included.
+const TIME_ENOUGH: Duration = Duration::from_secs(1);
+
+/// The connections of one listener that have not yet said what they want.
+#[derive(Debug, Default)]
+pub struct Openings {
+    line: Mutex<Line>,
+}
+
+/// In the order in which they came.
+#[derive(Debug, Default)]
+struct Line {
+    open: BTreeMap<u64, Place>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Place {
+    since: Instant,
+    gives_way: Arc<Notify>,
+}
+
+/// A connection's place among them; dropping it gives it back.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    openings: &'a Openings,
+    number: u64,
+    gives_way: Arc<Notify>,
+}
+
+impl Openings {
+    /// Takes a place, from whoever has taken longest if need be. `None` if `most` are taken and none is to be had.
+    pub fn enter(&self, most: usize) -> Option<Opening<'_>> {
+        let now = Instant::now();
+        let mut line = self.line();
+        if line.open.len() >= most {
+            let longest = line.open.first_entry().filter(|entry| now - entry.get().since >= TIME_ENOUGH)?;
+            longest.remove().gives_way.notify_one();
+        }
+        let gives_way = Arc::new(Notify::new());
+        let number = line.next;
+        line.next += 1;
+        line.open.insert(number, Place { since: now, gives_way: Arc::clone(&gives_way) });
+        Some(Opening { openings: self, number, gives_way })
+    }
+
+    /// How many there are now.
+    pub fn count(&self) -> usize {
+        self.line().open.len()
+    }
+
+    /// Nothing that is done under this lock can panic half-way, so a poisoned one guards sound data.
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Opening<'_> {
+    /// Waits until it has to give way. Cancel safe.
+    pub async fn gives_way(&self) {
+        self.gives_way.notified().await;
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.openings.line().open.remove(&self.number); // not there any more if it gave way
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn must_go(opening: &Opening<'_>) -> bool {
+        pin!(opening.gives_way()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// As if all had come that much earlier.
+    fn time_passes(openings: &Openings, time: Duration) {
+        for place in openings.line().open.values_mut() {
+            place.since -= time;
+        }
+    }
+
+    #[test]
+    fn places_come_back() {
+        let openings = Openings::default();
+        let (first, _second) = (openings.enter(2).expect("room"), openings.enter(2).expect("room"));
+        assert!(openings.enter(2).is_none(), "nobody has had time enough");
+        drop(first);
+        assert!(openings.enter(2).is_some());
+        assert_eq!(openings.count(), 1);
+    }
+
+    #[test]
+    fn who_has_taken_longest_gives_way() {
+        let openings = Openings::default();
+        let first = openings.enter(2).expect("room");
+        time_passes(&openings, TIME_ENOUGH / 2);
+        let second = openings.enter(2).expect("room");
+        time_passes(&openings, TIME_ENOUGH / 2);
+
+        let third = openings.enter(2).expect("the first gives way");
+        assert!(must_go(&first) && !must_go(&second) && !must_go(&third));
+        assert!(openings.enter(2).is_none(), "the second has not had time enough");
+        drop(first);
+        assert_eq!(openings.count(), 2, "a place that was taken away does not come back");
+    }
+}

@@ -1,0 +1,90 @@
+//! How many sessions each client address has on a listener.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::net::Peer;
+
+/// The sessions of one listener, by client address. Clients on Unix sockets have none and are not counted.
+#[derive(Debug)]
+pub struct PerClient {
+    most: usize,
+    counts: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl PerClient {
+    /// At most so many for each; nothing is counted if that is `usize::MAX`.
+    pub fn new(most: usize) -> PerClient {
+        PerClient { most, counts: Mutex::default() }
+    }
+
+    /// Counts a session in, unless its client has as many as it may. False then.
+    pub fn enter(&self, peer: Peer) -> bool {
+        let Some(ip) = self.counted(peer) else { return true };
+        let mut counts = self.counts();
+        let count = counts.entry(ip).or_default();
+        if *count >= self.most {
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    /// Counts a session out that was counted in.
+    pub fn leave(&self, peer: Peer) {
+        let Some(ip) = self.counted(peer) else { return };
+        let mut counts = self.counts();
+        match counts.get_mut(&ip) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                counts.remove(&ip);
+            }
+        }
+    }
+
+    fn counted(&self, peer: Peer) -> Option<IpAddr> {
+        peer.ip().filter(|_| self.most < usize::MAX)
+    }
+
+    /// Nothing that is done under this lock can panic half-way, so a poisoned one guards sound data.
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    fn peer(text: &str) -> Peer {
+        text.parse::<SocketAddr>().expect("an address").into()
+    }
+
+    #[test]
+    fn each_address_has_its_own_limit_whatever_its_ports() {
+        let sessions = PerClient::new(2);
+        assert!(sessions.enter(peer("192.0.2.7:1")) && sessions.enter(peer("[::ffff:192.0.2.7]:2")));
+        assert!(!sessions.enter(peer("192.0.2.7:3")));
+        assert!(sessions.enter(peer("192.0.2.8:1")));
+        sessions.leave(peer("192.0.2.7:2"));
+        assert!(sessions.enter(peer("192.0.2.7:3")));
+        assert!((0..5).all(|_| sessions.enter(Peer::Unix)), "they have no address");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_those_who_have_left() {
+        let sessions = PerClient::new(2);
+        for _ in 0..2 {
+            assert!(sessions.enter(peer("192.0.2.7:1")));
+        }
+        for _ in 0..2 {
+            sessions.leave(peer("192.0.2.7:1"));
+        }
+        assert!(sessions.counts().is_empty());
+        let unlimited = PerClient::new(usize::MAX);
+        assert!(unlimited.enter(peer("192.0.2.7:1")) && unlimited.counts().is_empty());
+    }
+}

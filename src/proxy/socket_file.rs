@@ -1,0 +1,134 @@
+//! The file of a Unix socket: made so that only those who may connect can, and gone when pgvane is.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tracing::warn;
+
+use crate::config::UnixBind;
+
+/// A file that is there because we listen on it. Dropping it removes it, unless somebody else has put another one in its
+/// place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+/// Listens on a file. One that nobody answers on, left behind by a process that was killed, is removed first.
+///
+/// Errors: somebody does answer, what is there is no socket, the directory is missing or not ours to write to, the file
+/// may not be given to the user or group that is asked for.
+pub fn listen(unix: &UnixBind, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
+    make_way(&unix.path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(&unix.path)?)?;
+    let made = fs::symlink_metadata(&unix.path)?;
+    let file = SocketFile { path: unix.path.clone(), device_and_inode: (made.dev(), made.ino()) };
+    // nobody can connect before we listen, whatever the permissions are until then
+    if unix.owner.is_some() || unix.group.is_some() {
+        chown(&unix.path, unix.owner, unix.group)?;
+    }
+    fs::set_permissions(&unix.path, fs::Permissions::from_mode(unix.mode))?;
+    socket.listen(backlog)?;
+    Ok((socket.into(), file))
+}
+
+fn make_way(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+        }
+        Ok(_) => {}
+    }
+    let visitor = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    visitor.set_nonblocking(true)?; // whoever has no room for one more is alive, too
+    match visitor.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Ok(()) | Err(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program answers there")),
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours =
+            fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.device_and_inode);
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            warn!(path = %self.path.display(), %error, "cannot remove the file of a socket");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn unix(path: PathBuf, mode: u32) -> UnixBind {
+        UnixBind { path, mode, owner: None, group: None }
+    }
+
+    #[test]
+    fn a_file_is_made_with_its_permissions_and_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(".s.PGSQL.6432");
+        let (listener, file) = listen(&unix(path.clone(), 0o640), 5).expect("listens");
+        let mode = fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        UnixStream::connect(&path).expect("somebody listens");
+        drop((listener, file));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_killed_process_has_left_is_replaced_and_a_living_one_is_not_disturbed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        drop(UnixListener::bind(&path).expect("listens")); // std leaves the file there
+        let (_listener, _file) = listen(&unix(path.clone(), 0o777), 5).expect("listens");
+
+        let error = listen(&unix(path.clone(), 0o777), 5).expect_err("is taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+        UnixStream::connect(&path).expect("the first one still listens");
+    }
+
+    #[test]
+    fn a_full_queue_is_a_sign_of_life() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let (_listener, _file) = listen(&unix(path.clone(), 0o777), 0).expect("listens");
+        let _waiting = UnixStream::connect(&path).expect("there is room for one");
+        assert_eq!(listen(&unix(path, 0o777), 5).expect_err("is taken").kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("precious");
+        fs::write(&path, "data").expect("a writable directory");
+        let error = listen(&unix(path.clone(), 0o777), 5).expect_err("is no socket");
+        assert!(error.to_string().contains("no socket"), "{error}");
+        assert_eq!(fs::read(&path).expect("is there"), b"data");
+    }
+
+    #[test]
+    fn a_file_that_is_no_longer_ours_is_not_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let (_listener, file) = listen(&unix(path.clone(), 0o777), 5).expect("listens");
+        fs::rename(&path, directory.path().join("elsewhere")).expect("may be moved");
+        let (_other, _others_file) = listen(&unix(path.clone(), 0o777), 5).expect("the place is free");
+        drop(file);
+        assert!(path.exists());
+    }
+}
