@@ -113,7 +113,7 @@ async fn a_login_is_followed_inside_tls() {
     refused.send(&plain_startup()).await;
     let end = refused.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P03"));
-    assert!(end.field(b'D').is_some_and(|text| text.contains("in recovery")), "{end:?}");
+    assert!(end.field(b'D').is_some_and(|text| text.contains("no longer the leader")), "{end:?}");
 }
 
 // ---- refusals -------------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ impl Encryption {
 
     /// Whether what reaches the server is encrypted.
     fn reaches_server(self) -> bool {
-        self == Encryption::PassedThrough
+        self != Encryption::None
     }
 
     /// Whether an encrypted cancel request cannot be told from a session: it goes to one node, by chance the right one.
