@@ -17,11 +17,13 @@ use crate::config::{Bind, Config};
 use crate::probe::checker::CheckerError;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::desk::Desk;
+use crate::proxy::encryption::{self, Encryption};
 use crate::proxy::listener::Listener;
 use crate::proxy::registry::Registry;
 use crate::proxy::workers::Workers;
 use crate::routing::Rule;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::TlsError;
 
 /// After sessions were ordered to end, how long they get to tell their clients.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -40,6 +42,13 @@ pub enum StartError {
     },
     /// A cluster's certificates could not be read.
     Check(CheckerError),
+    /// A listener's certificates could not be read.
+    Tls {
+        /// Whose.
+        listener: String,
+        /// Why.
+        error: TlsError,
+    },
     /// The threads for sessions could not be started.
     Threads(io::Error),
 }
@@ -49,6 +58,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Bind { owner, address, error } => write!(f, "{owner} cannot listen on {address}: {error}"),
             StartError::Check(error) => write!(f, "{error}"),
+            StartError::Tls { listener, error } => write!(f, "listener \"{listener}\": {error}"),
             StartError::Threads(error) => write!(f, "cannot start the threads for sessions: {error}"),
         }
     }
@@ -62,6 +72,7 @@ pub struct App {
     monitors: Vec<Monitor>,
     clusters: Vec<ClusterView>,
     listeners: Vec<Listener>,
+    encryptions: Vec<Arc<Encryption>>,
     admin: Option<TcpListener>,
     workers: Arc<Workers>,
     registry: Arc<Registry>,
@@ -80,11 +91,16 @@ impl App {
             monitors.push(monitor);
             clusters.push(view);
         }
-        let mut listeners = Vec::new();
+        let (mut listeners, mut encryptions) = (Vec::new(), Vec::new());
         for (index, settings) in config.listeners.iter().enumerate() {
             let view = clusters[settings.cluster].clone();
             let counters = metrics.listener(&settings.name);
-            let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, Arc::clone(&registry), counters);
+            let encryption = Encryption::new(settings, &metrics)
+                .map_err(|error| StartError::Tls { listener: settings.name.clone(), error })?;
+            let encryption = Arc::new(encryption);
+            encryptions.push(Arc::clone(&encryption));
+            let registry = Arc::clone(&registry);
+            let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, registry, counters, encryption);
             listeners.push(Listener::bind(desk, config.threads).map_err(|error| StartError::Bind {
                 owner: format!("listener \"{}\"", settings.name),
                 address: settings.bind.clone(),
@@ -100,17 +116,28 @@ impl App {
             None => None,
         };
         let workers = Arc::new(Workers::start(config.threads).map_err(StartError::Threads)?);
-        Ok(App { config: Arc::new(config), monitors, clusters, listeners, admin, workers, registry, metrics })
+        Ok(App {
+            config: Arc::new(config),
+            monitors,
+            clusters,
+            listeners,
+            encryptions,
+            admin,
+            workers,
+            registry,
+            metrics,
+        })
     }
 
     /// Serves until `stop` comes true, then drains: no new sessions, running ones may end by themselves for
-    /// `drain_timeout`. A second change of `stop` ends the wait.
-    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// `drain_timeout`. A second change of `stop` ends the wait. Certificates are read anew when `reread` changes.
+    pub async fn run(self, mut stop: watch::Receiver<bool>, reread: watch::Receiver<()>) {
         let mut background = JoinSet::new();
         let rules: Arc<[Rule]> = self.config.listeners.iter().map(|listener| listener.rule.clone()).collect();
         for (index, view) in self.clusters.iter().cloned().enumerate() {
             background.spawn(apply_every_picture(index, view, Arc::clone(&self.registry), Arc::clone(&rules)));
         }
+        background.spawn(encryption::keep_in_step(self.encryptions, reread));
         for monitor in self.monitors {
             background.spawn(monitor.run());
         }

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::telemetry::logging;
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. SIGHUP has certificates read anew.
 pub(super) fn run(config: Config) -> ExitCode {
     logging::start(&config.log);
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
@@ -21,13 +21,13 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => return failed(exit::FAILURE, format!("cannot start: {error}")),
     };
     runtime.block_on(async {
-        let stop = match stop_on_signals() {
-            Ok(stop) => stop,
+        let (stop, reread) = match stop_on_signals().and_then(|stop| Ok((stop, reread_on_signal()?))) {
+            Ok(heard) => heard,
             Err(error) => return failed(exit::FAILURE, format!("cannot listen for signals: {error}")),
         };
         match App::build(config).await {
             Ok(app) => {
-                app.run(stop).await;
+                app.run(stop, reread).await;
                 ExitCode::SUCCESS
             }
             Err(error) => failed(exit::FAILURE, error),
@@ -48,6 +48,19 @@ fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
             };
             info!(signal = name, "told to stop");
             sender.send_replace(true);
+        }
+    });
+    Ok(receiver)
+}
+
+/// Changes with each SIGHUP.
+fn reread_on_signal() -> std::io::Result<watch::Receiver<()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (sender, receiver) = watch::channel(());
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            info!(signal = "SIGHUP", "told to read certificates anew");
+            sender.send_replace(());
         }
     });
     Ok(receiver)

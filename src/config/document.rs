@@ -85,9 +85,25 @@ impl<'d> Section<'d> {
         self.table.contains_key(key)
     }
 
+    /// Whether the file has this key with this text.
+    pub fn is_string(&self, key: &str, text: &str) -> bool {
+        let found = self.table.get(key);
+        found.is_some_and(|value| matches!(value.get_ref(), DeValue::String(found) if found.as_ref() == text))
+    }
+
+    /// Takes note of a key without reading it: its fault has been told.
+    pub fn ignore(&self, key: &'static str) {
+        self.known.borrow_mut().insert(key);
+    }
+
     fn value(&self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
         self.known.borrow_mut().insert(key);
         self.table.get(key)
+    }
+
+    /// The table's own name.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// A key's name with the table that it is in.
@@ -278,6 +294,12 @@ impl<'d> Section<'d> {
             DeValue::Table(table) => Some(Section::new(self.document, self.named(key), table, value.span())),
             _ => self.wrong_kind(key, value, &format!("a table: write [{}]", self.named(key))),
         }
+    }
+
+    /// A table where a word alone would do, too; `None` if the key is absent, or has no table.
+    pub fn section_if_table(&self, key: &'static str) -> Option<Section<'d>> {
+        let is_table = self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)));
+        if is_table { self.section(key) } else { None }
     }
 
     /// Calls every key unknown that nobody has asked for.

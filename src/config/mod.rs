@@ -11,6 +11,7 @@ mod networks;
 mod read;
 mod read_access;
 mod read_sql;
+mod read_tls;
 mod secret;
 mod units;
 
@@ -30,7 +31,7 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::cluster::Member;
 use crate::routing::{Rule, Target};
-use crate::tls::TlsSettings;
+use crate::tls::{ClientTls, SslMode, TlsSettings};
 
 /// Ports that pgvane takes unless told otherwise.
 pub mod default_port {
@@ -187,6 +188,10 @@ pub struct Listener {
     pub tcp_user_timeout: Duration,
     /// How its sessions' bytes are moved.
     pub relay: RelayMode,
+    /// What becomes of TLS that clients ask for.
+    pub tls: ClientTls,
+    /// TLS towards the nodes, for sessions that are not passed through encrypted.
+    pub server_tls: TlsSettings,
 }
 
 /// Who is let in by a listener. Where a list is empty, everybody is.
@@ -316,7 +321,8 @@ impl Sql {
             application_name: "pgvane check".to_owned(),
             // often enough to notice a hung postmaster within minutes, rare enough not to fill a log with connections
             reconnect: Duration::from_secs(300),
-            tls: TlsSettings::default(),
+            // libpq's default
+            tls: TlsSettings::of_mode(SslMode::Prefer),
         }
     }
 }
@@ -352,6 +358,9 @@ impl Listener {
             tcp_keepalive: Duration::from_secs(30),
             tcp_user_timeout: Duration::from_secs(60),
             relay: RelayMode::Auto,
+            tls: ClientTls::Passthrough,
+            // anything else, and libpq's clients would be asked for a channel binding that cannot reach through us
+            server_tls: TlsSettings::of_mode(SslMode::Disable),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::fault::{Fault, Faults};
 use super::networks::network;
 use super::{
     Bind, Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls,
-    RelayMode, default_port, default_threads, read_access, read_sql,
+    RelayMode, default_port, default_threads, read_access, read_sql, read_tls,
 };
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
@@ -283,6 +283,7 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     }
     let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
     set(&mut listener.relay, section.choice("relay", &modes));
+    (listener.tls, listener.server_tls) = read_tls::listener(&section, &listener);
     section.finish();
     is_settled.then_some(listener)
 }

@@ -1,12 +1,10 @@
-//! Reads `[cluster.sql]`: who asks PostgreSQL, and how the way there is encrypted.
+//! Reads `[cluster.sql]`: who asks PostgreSQL.
 
 use std::fs;
-use std::path::PathBuf;
 
 use super::document::Section;
 use super::read::{at_least_ms, set};
-use super::{Secret, Sql};
-use crate::tls::{ClientFiles, ServerTls, SslMode, TlsSettings};
+use super::{Secret, Sql, read_tls};
 
 const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain LOGIN role will do";
 
@@ -18,7 +16,7 @@ pub(super) fn sql(section: Section<'_>) -> Sql {
     set(&mut sql.database, section.string("database"));
     set(&mut sql.application_name, section.string("application_name"));
     set(&mut sql.reconnect, section.duration("reconnect", at_least_ms(1000)));
-    sql.tls = tls(&section);
+    sql.tls = read_tls::towards_servers(&section, sql.tls.mode);
     section.finish();
     sql
 }
@@ -54,78 +52,13 @@ fn password(section: &Section<'_>) -> Option<Secret> {
     }
 }
 
-fn tls(section: &Section<'_>) -> TlsSettings {
-    let modes = [
-        ("disable", SslMode::Disable),
-        ("prefer", SslMode::Prefer),
-        ("require", SslMode::Require),
-        ("verify-ca", SslMode::VerifyCa),
-        ("verify-full", SslMode::VerifyFull),
-    ];
-    let before = section.fault_count();
-    let mut settings = TlsSettings::default();
-    let mode = section.choice("sslmode", &modes);
-    // of a mode that is misspelt nothing can be said, and of no contradiction to it either
-    let is_known = mode.is_some() || !section.has("sslmode");
-    set(&mut settings.mode, mode);
-    settings.ca_file = section.string("ca_file").map(PathBuf::from);
-    let cert_file = section.string("client_cert_file").map(PathBuf::from);
-    let key_file = section.string("client_key_file").map(PathBuf::from);
-    match (&cert_file, &key_file) {
-        (Some(_), None) => section.fault_at(
-            "client_cert_file",
-            "cluster.sql.client_key_file is missing",
-            "a certificate is of no use without its key: add client_key_file",
-        ),
-        (None, Some(_)) => section.fault_at(
-            "client_key_file",
-            "cluster.sql.client_cert_file is missing",
-            "a key is of no use without its certificate: add client_cert_file",
-        ),
-        _ => {}
-    }
-    settings.client = cert_file.zip(key_file).map(|(cert_file, key_file)| ClientFiles { cert_file, key_file });
-
-    if !is_known {
-        return settings;
-    }
-    let verifies = matches!(settings.mode, SslMode::VerifyCa | SslMode::VerifyFull);
-    match (settings.mode, &settings.ca_file) {
-        (SslMode::Disable | SslMode::Prefer, Some(_)) => section.fault_at(
-            "ca_file",
-            "cluster.sql.ca_file has no effect with this sslmode: nothing is verified",
-            "write sslmode = \"verify-full\", or \"verify-ca\" if the certificates do not name the hosts",
-        ),
-        (_, None) if verifies => section.fault_at(
-            "sslmode",
-            "cluster.sql.ca_file is missing, and this sslmode verifies certificates",
-            "name a PEM file with the authority's certificate; the system's own are often in \
-             /etc/ssl/certs/ca-certificates.crt",
-        ),
-        _ => {}
-    }
-    if settings.mode == SslMode::Disable && settings.client.is_some() {
-        section.fault_at(
-            "client_cert_file",
-            "cluster.sql.client_cert_file has no effect with sslmode = \"disable\"",
-            "remove it and client_key_file, or write sslmode = \"verify-full\"",
-        );
-    }
-    // files are tried only where nothing else is wrong, lest one mistake be told twice
-    if section.fault_count() == before
-        && let Err(error) = ServerTls::new(&settings)
-    {
-        section.fault(format!("cluster.sql: {error}"), "give the paths of readable PEM files");
-    }
-    settings
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::config::{Check, Config, Faults};
+    use crate::tls::{SslMode, TlsSettings};
 
     fn file(cluster: &str, sql: &str) -> Result<Config, Faults> {
         let text = format!(
@@ -147,7 +80,7 @@ mod tests {
     fn the_shortest_table_has_every_default() {
         let Check::Sql(sql) = check("check = \"sql\"", "[cluster.sql]\nuser = \"pgvane\"") else { panic!("is sql") };
         assert_eq!((sql.user.as_str(), sql.database.as_str()), ("pgvane", "postgres"));
-        assert_eq!((sql.password, sql.tls), (None, TlsSettings::default()));
+        assert_eq!((sql.password, sql.tls), (None, TlsSettings::of_mode(SslMode::Prefer)));
         assert_eq!((sql.reconnect, sql.application_name.as_str()), (Duration::from_secs(300), "pgvane check"));
     }
 

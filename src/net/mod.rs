@@ -1,10 +1,12 @@
 //! Connections as the rest of pgvane sees them: a [`Socket`] of either family, and a [`Stream`] that is one in clear or
 //! one with TLS around it.
 
+mod encrypted;
 mod peer;
 mod socket;
 mod stream;
 
+pub use encrypted::Encrypted;
 pub use peer::Peer;
 pub use socket::{Socket, Unwatched};
 pub use stream::Stream;

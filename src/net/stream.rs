@@ -1,24 +1,22 @@
 //! A connection, in clear or encrypted, that reads and writes alike.
 
-use std::io::{self, Write};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustls::ConnectionCommon;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 
-use super::Socket;
+use super::{Encrypted, Socket};
 
 /// A connection to a client or a server.
 #[derive(Debug)]
 pub enum Stream {
     /// In clear.
     Plain(Socket),
-    /// Encrypted; boxed, because rustls' state is some kilobytes.
-    Tls(Box<TlsStream<Socket>>),
+    /// Encrypted.
+    Tls(Encrypted),
 }
 
 /// The same call on whichever it is.
@@ -36,7 +34,7 @@ impl Stream {
     pub fn socket(&self) -> &Socket {
         match self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(stream) => stream.get_ref().0,
+            Stream::Tls(stream) => stream.socket(),
         }
     }
 
@@ -53,36 +51,42 @@ impl Stream {
         matches!(self, Stream::Tls(_))
     }
 
-    /// Writes `bytes` and, where it is encrypted, TLS's own farewell, as far as that can be done without waiting. For
-    /// destructors: everything before must have been written, and nothing can be written after.
+    /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.
+    /// Cancel safe.
+    pub async fn hangs_up(&mut self) {
+        match self {
+            Stream::Plain(socket) => socket.hangs_up().await,
+            Stream::Tls(stream) => stream.hangs_up().await,
+        }
+    }
+
+    /// Writes all of `bytes` and sees them on their way: TLS may keep back what the socket did not take at once. Not
+    /// cancel safe.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes).await?;
+        self.flush().await
+    }
+
+    /// Writes `bytes` as far as that can be done without waiting. For destructors: everything before must have been
+    /// sent, and nothing can be written after.
     pub fn write_last(&mut self, bytes: &[u8]) {
         match self {
             // what does not go out now never will
             Stream::Plain(socket) => drop(SockRef::from(&*socket).send(bytes)),
-            Stream::Tls(stream) => match &mut **stream {
-                TlsStream::Client(stream) => {
-                    let (socket, session) = stream.get_mut();
-                    write_last_encrypted(socket, session, bytes);
-                }
-                TlsStream::Server(stream) => {
-                    let (socket, session) = stream.get_mut();
-                    write_last_encrypted(socket, session, bytes);
-                }
-            },
+            Stream::Tls(stream) => stream.write_last(bytes),
         }
     }
-}
-
-fn write_last_encrypted<Data>(socket: &Socket, session: &mut ConnectionCommon<Data>, bytes: &[u8]) {
-    let socket = SockRef::from(socket);
-    let _ = session.writer().write_all(bytes); // into rustls' own buffer
-    session.send_close_notify();
-    while session.wants_write() && session.write_tls(&mut &*socket).is_ok_and(|written| written > 0) {}
 }
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Stream {
         Stream::Plain(stream.into())
+    }
+}
+
+impl From<Encrypted> for Stream {
+    fn from(stream: Encrypted) -> Stream {
+        Stream::Tls(stream)
     }
 }
 

@@ -7,6 +7,7 @@ pub mod framing;
 pub mod login;
 pub mod opening;
 pub mod proxy_header;
+pub mod sasl;
 
 pub use cancel::CancelKey;
 pub use error_response::{Fatal, SqlState};

@@ -91,6 +91,10 @@ pub enum NotPostgres {
     },
     /// The packet's inside does not hold together; with what is wrong.
     Malformed(String),
+    /// A request for encryption where that has been agreed on, or refused for good.
+    AskedAgain,
+    /// Bytes in clear behind a request for TLS that is granted.
+    DataBeforeTls,
 }
 
 impl fmt::Display for NotPostgres {
@@ -102,6 +106,10 @@ impl fmt::Display for NotPostgres {
                 write!(f, "unsupported frontend protocol {major}.{minor}: 3.0 or later is needed")
             }
             NotPostgres::Malformed(cause) => write!(f, "invalid startup packet: {cause}"),
+            NotPostgres::AskedAgain => f.write_str("encryption was asked for again"),
+            NotPostgres::DataBeforeTls => f.write_str(
+                "received unencrypted data after a request for TLS: a fault of the client's, or somebody in between",
+            ),
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::client::Client;
-use super::connect::connect;
+use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use super::login::{Failure, Login, Ready, Verdict};
@@ -108,10 +108,13 @@ impl<'a> Admission<'a> {
         let address = desk.cluster.topology().node(node).member.address.clone();
         let mut seat = desk.registry.seat(desk.index, listener.cluster, node);
 
-        let deadline = Instant::now() + listener.connect_timeout;
+        let tls = desk.encryption.to_servers();
+        let patience = [listener.connect_timeout, listener.login_timeout];
+        let reaching = reach(&address, desk.tcp, self.preamble, &tls, patience);
         let mut server = tokio::select! {
-            connected = connect(&address, desk.tcp, self.preamble, deadline) => connected.map(Stream::from).map_err(|failure| {
-                Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious: true })
+            reached = reaching => reached.map_err(|failure| {
+                let is_suspicious = failure.is_suspicious();
+                Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious })
             })?,
             () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),
         };

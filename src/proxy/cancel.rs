@@ -4,16 +4,17 @@
 //! encrypted from end to end, every node with such sessions gets the request: a key that is not its own makes a node do
 //! nothing. A request that can belong to no session goes nowhere.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::client::Client;
-use super::connect::connect;
+use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use super::keys::Whereabouts;
@@ -103,12 +104,13 @@ async fn hand_over(desk: &Desk, nodes: Vec<NodeId>, request: Request, deadline: 
     let mut deliveries = JoinSet::new();
     for node in nodes {
         let address = desk.cluster.topology().node(node).member.address.clone();
-        let (request, tcp) = (request.clone(), desk.tcp);
+        let (request, tcp, tls) = (request.clone(), desk.tcp, desk.encryption.to_servers());
         deliveries.spawn(async move {
-            let Ok(mut server) = connect(&address, tcp, &request.preamble, deadline).await else { return false };
-            // the server closes once it has signalled the process; libpq waits for that, and so do we
             let acted = async {
-                server.write_all(&request.packet).await?;
+                let reached = reach(&address, tcp, &request.preamble, &tls, [DELIVERY_MAX; 2]).await;
+                let mut server = reached.map_err(io::Error::other)?;
+                server.send(&request.packet).await?;
+                // the server closes once it has signalled the process; libpq waits for that, and so do we
                 server.read(&mut [0; 8]).await
             };
             timeout_at(deadline, acted).await.is_ok_and(|read| read.is_ok())

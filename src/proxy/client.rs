@@ -1,20 +1,24 @@
 //! The client's side of a session before the relay: its opening packets, and how it is told that it cannot be served.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::encryption::{Encryption, Offer};
 use super::end::End;
 use crate::config::Listener;
-use crate::net::{Peer, Stream};
-use crate::protocol::opening::{self, Opening, Progress, Replication};
+use crate::net::{Peer, Socket, Stream};
+use crate::protocol::opening::{self, NotPostgres, Opening, Progress, Replication};
 use crate::protocol::{Fatal, application_name};
+use crate::tls::Acceptor;
 
 /// Answers to a request for encryption, from PostgreSQL's "Message Flow".
 const REFUSED: u8 = b'N';
+const AGREED: u8 = b'S';
 
 /// Requests for encryption that one client may make before it says who it is: SSL and GSSAPI, once each.
 const NEGOTIATIONS_MAX: usize = 2;
@@ -31,17 +35,104 @@ pub struct Client {
     inbox: BytesMut,
     opening: Opening,
     opening_length: usize,
+    /// Whose certificate it has been shown, if that was ours.
+    acceptor: Option<Arc<Acceptor>>,
+}
+
+/// What an opening packet calls for where pgvane itself agrees on encryption.
+enum Step {
+    /// The client has said what it wants.
+    Go,
+    Refuse,
+    ShakeHands(Arc<Acceptor>),
 }
 
 impl Client {
-    /// Reads a connection's first packet. Ends within `patience`.
-    pub async fn meet(peer: Peer, stream: Stream, patience: Duration) -> Result<Client, (Box<Client>, End)> {
-        let unsaid = Opening::DirectTls;
-        let mut client = Client { peer, stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0 };
-        match client.read_opening(patience).await {
-            Ok(()) => Ok(client),
-            Err(end) => Err((Box::new(client), end)),
+    /// Reads a connection's first packet, and agrees on encryption where that is ours to do: such a client asks for a
+    /// session or for a cancel. Ends within `patience`.
+    ///
+    /// The error has the client if it can still be told.
+    pub async fn meet(
+        peer: Peer,
+        socket: Socket,
+        encryption: &Encryption,
+        patience: Duration,
+    ) -> Result<Client, (Option<Box<Client>>, End)> {
+        let mut client = Client::of(peer, socket.into(), None);
+        let offer = encryption.offer();
+        if matches!(offer, Offer::PassOn) {
+            let read = timeout(patience, client.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut));
+            return match read {
+                Ok(()) => Ok(client),
+                Err(end) => Err((Some(Box::new(client)), end)),
+            };
         }
+        let agreed = timeout(patience, Box::pin(client.agree(encryption, offer))).await;
+        agreed.unwrap_or(Err((None, End::OpeningTimedOut)))
+    }
+
+    fn of(peer: Peer, stream: Stream, acceptor: Option<Arc<Acceptor>>) -> Client {
+        let unsaid = Opening::DirectTls;
+        Client { peer, stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0, acceptor }
+    }
+
+    async fn agree(mut self, encryption: &Encryption, offer: Offer) -> Result<Client, (Option<Box<Client>>, End)> {
+        let mut refusals = 0;
+        loop {
+            let read = self.read_opening().await;
+            match read.and_then(|()| self.step(&offer, encryption.is_required(), refusals)) {
+                Ok(Step::Go) => return Ok(self),
+                Ok(Step::Refuse) => {
+                    refusals += 1;
+                    self.answer(REFUSED).await.map_err(|end| (None, end))?;
+                }
+                Ok(Step::ShakeHands(acceptor)) => {
+                    let shaken = self.shake_hands(acceptor, encryption).await;
+                    self = shaken.map_err(|end| (None, end))?;
+                }
+                Err(end) => return Err((Some(Box::new(self)), end)),
+            }
+        }
+    }
+
+    fn step(&self, offer: &Offer, is_required: bool, refusals: usize) -> Result<Step, End> {
+        let is_encrypted = self.stream.is_encrypted();
+        match (&self.opening, offer) {
+            (_, Offer::PassOn) | (Opening::Cancel(_), _) => Ok(Step::Go),
+            (Opening::Startup(_), _) if is_required && !is_encrypted => Err(End::TlsRequired),
+            (Opening::Startup(_), _) => Ok(Step::Go),
+            (Opening::Ssl | Opening::Gss, _) if is_encrypted || refusals == NEGOTIATIONS_MAX => {
+                Err(End::NotPostgres(NotPostgres::AskedAgain))
+            }
+            (Opening::DirectTls, _) if is_encrypted || refusals > 0 => Err(End::NotPostgres(NotPostgres::AskedAgain)),
+            (Opening::DirectTls, Offer::Refuse) => Err(End::TlsFailed(io::Error::other("this listener has no TLS"))),
+            (Opening::Gss, _) | (Opening::Ssl, Offer::Refuse) => Ok(Step::Refuse),
+            // whoever is in between could have put it there (CVE-2021-23214)
+            (Opening::Ssl, Offer::Accept(_)) if self.inbox.len() > self.opening_length => {
+                Err(End::NotPostgres(NotPostgres::DataBeforeTls))
+            }
+            (Opening::Ssl | Opening::DirectTls, Offer::Accept(acceptor)) => Ok(Step::ShakeHands(Arc::clone(acceptor))),
+        }
+    }
+
+    async fn shake_hands(mut self, acceptor: Arc<Acceptor>, encryption: &Encryption) -> Result<Client, End> {
+        let is_direct = self.opening == Opening::DirectTls;
+        if !is_direct {
+            self.answer(AGREED).await?;
+        }
+        let Stream::Plain(socket) = self.stream else { return Err(End::NotPostgres(NotPostgres::AskedAgain)) };
+        let accepted = acceptor.accept(socket, &self.inbox).await.map_err(End::TlsFailed)?;
+        if is_direct && !accepted.names_postgresql() {
+            let why = "it was begun without asking and PostgreSQL's protocol not named in it (ALPN)";
+            return Err(End::TlsFailed(io::Error::other(why)));
+        }
+        encryption.count_handshake(accepted.version);
+        Ok(Client::of(self.peer, accepted.stream.into(), Some(acceptor)))
+    }
+
+    /// Whether the client, which speaks TLS with us, has been shown the certificate that `server` has shown us.
+    pub fn has_seen_certificate_of(&self, server: &Stream) -> bool {
+        self.acceptor.as_ref().is_some_and(|acceptor| acceptor.certificate().is_that_of(server))
     }
 
     /// Holds the present opening packet against the listener's lists of users and databases, and puts the client's
@@ -96,35 +187,40 @@ impl Client {
 
     /// Passes on the answer to the present request for encryption, and reads the next packet if it was refused.
     pub async fn answer_negotiation(&mut self, answer: u8, patience: Duration) -> Result<(), End> {
-        self.inbox.advance(self.opening_length);
-        self.opening_length = 0;
-        self.stream.write_all(&[answer]).await.map_err(End::ClientFailed)?;
-        if answer == REFUSED { self.read_opening(patience).await } else { Ok(()) }
+        self.answer(answer).await?;
+        if answer != REFUSED {
+            return Ok(());
+        }
+        timeout(patience, self.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut))
     }
 
-    async fn read_opening(&mut self, patience: Duration) -> Result<(), End> {
-        let whole_packet = async {
-            loop {
-                match opening::read(&self.inbox).map_err(End::NotPostgres)? {
-                    Progress::Complete { opening, length } => return Ok((opening, length)),
-                    Progress::Incomplete => self.inbox.reserve(512),
+    async fn answer(&mut self, answer: u8) -> Result<(), End> {
+        self.inbox.advance(self.opening_length);
+        self.opening_length = 0;
+        self.stream.send(&[answer]).await.map_err(End::ClientFailed)
+    }
+
+    async fn read_opening(&mut self) -> Result<(), End> {
+        loop {
+            match opening::read(&self.inbox).map_err(End::NotPostgres)? {
+                Progress::Complete { opening, length } => {
+                    (self.opening, self.opening_length) = (opening, length);
+                    return Ok(());
                 }
-                match self.stream.read_buf(&mut self.inbox).await {
-                    Ok(0) => return Err(End::ClientLeftEarly),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(End::ClientLeftEarly),
-                    Err(error) => return Err(End::ClientFailed(error)),
-                }
+                Progress::Incomplete => self.inbox.reserve(512),
             }
-        };
-        let read = timeout(patience, whole_packet).await;
-        (self.opening, self.opening_length) = read.unwrap_or(Err(End::OpeningTimedOut))?;
-        Ok(())
+            match self.stream.read_buf(&mut self.inbox).await {
+                Ok(0) => return Err(End::ClientLeftEarly),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(End::ClientLeftEarly),
+                Err(error) => return Err(End::ClientFailed(error)),
+            }
+        }
     }
 
     /// Waits until the client hangs up. Never returns if it sends something instead. Cancel safe.
-    pub async fn hangs_up(&self) {
-        self.stream.socket().hangs_up().await;
+    pub async fn hangs_up(&mut self) {
+        self.stream.hangs_up().await;
     }
 
     /// Tells the client that it cannot be served, in the form in which it can hear it: requests for encryption are
@@ -132,16 +228,17 @@ impl Client {
     ///
     /// A client that speaks TLS without asking cannot be told. Ends within a few seconds.
     pub async fn refuse(mut self, fatal: &Fatal) {
+        let is_encrypted = self.stream.is_encrypted(); // then there is nothing to be refused first
         for _ in 0..NEGOTIATIONS_MAX {
-            if !matches!(self.opening, Opening::Ssl | Opening::Gss) {
+            if is_encrypted || !matches!(self.opening, Opening::Ssl | Opening::Gss) {
                 break;
             }
             if self.answer_negotiation(REFUSED, FAREWELL).await.is_err() {
                 return;
             }
         }
-        if matches!(self.opening, Opening::Startup(_)) || self.opening_length == 0 && self.inbox.first() != Some(&0x16)
-        {
+        let is_none = self.opening_length == 0 && self.inbox.first() != Some(&0x16);
+        if is_encrypted || is_none || matches!(self.opening, Opening::Startup(_)) {
             farewell(&mut self.stream, &fatal.encode()).await;
         }
     }

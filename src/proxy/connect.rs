@@ -1,4 +1,4 @@
-//! Connections to nodes, and the socket options of both sides.
+//! Connections to nodes, encrypted or not, and the socket options of both sides.
 
 use std::fmt;
 use std::io;
@@ -8,9 +8,11 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::KEEPALIVE_INTERVAL;
+use crate::net::Stream;
+use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 
 /// The socket options that every connection gets.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +55,76 @@ impl fmt::Display for ConnectFailure {
             ConnectFailure::TimedOut => f.write_str("does not answer a connect in time"),
         }
     }
+}
+
+/// Why there is no connection to a node as it is wanted.
+#[derive(Debug)]
+pub enum ReachFailure {
+    /// There is none at all.
+    Connect(ConnectFailure),
+    /// It could not be encrypted as the settings ask.
+    Encryption(NegotiationFailure),
+    /// The node took it, and did not say in time whether it speaks TLS.
+    Silent,
+}
+
+impl ReachFailure {
+    /// Whether this casts doubt on the node's role: what settings or certificates forbid does not.
+    pub fn is_suspicious(&self) -> bool {
+        match self {
+            ReachFailure::Connect(_) | ReachFailure::Silent => true,
+            ReachFailure::Encryption(failure) => {
+                matches!(failure, NegotiationFailure::Io(_) | NegotiationFailure::Garbled(_))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReachFailure {}
+
+impl fmt::Display for ReachFailure {
+    /// Goes behind a node's name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReachFailure::Connect(failure) => write!(f, "{failure}"),
+            ReachFailure::Encryption(failure) => write!(f, "cannot be spoken to in private: {failure}"),
+            ReachFailure::Silent => f.write_str("accepts connections and does not answer"),
+        }
+    }
+}
+
+/// Connects to `address` within the first of `patience`, see [`connect`], and agrees on encryption within the second.
+///
+/// With `prefer`, a handshake that fails is followed by a connection in clear, as at libpq.
+///
+/// Cancel safe: dropped half-way, it leaves nothing behind but a line in PostgreSQL's log.
+pub async fn reach(
+    address: &str,
+    options: TcpOptions,
+    preamble: &[u8],
+    tls: &ServerTls,
+    [connect_max, answer_max]: [Duration; 2],
+) -> Result<Stream, ReachFailure> {
+    let connected = async || {
+        let deadline = Instant::now() + connect_max;
+        connect(address, options, preamble, deadline).await.map_err(ReachFailure::Connect)
+    };
+    let socket = connected().await?;
+    if tls.mode() == SslMode::Disable {
+        return Ok(socket.into());
+    }
+    // boxed, lest connections in clear carry it along
+    let encrypted = Box::pin(async {
+        let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
+        match timeout(answer_max, tls.negotiate(socket.into(), host)).await {
+            Err(_) => Err(ReachFailure::Silent),
+            Ok(Err(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
+                connected().await.map(Stream::from)
+            }
+            Ok(outcome) => outcome.map_err(ReachFailure::Encryption),
+        }
+    });
+    encrypted.await
 }
 
 /// Connects to `address` (`host:port`) by `deadline`, trying each of the host's addresses in turn, and says `preamble`

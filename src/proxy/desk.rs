@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::cancel;
 use super::connect::TcpOptions;
+use super::encryption::Encryption;
 use super::per_client::PerClient;
 use super::registry::Registry;
 use crate::config;
@@ -27,6 +28,8 @@ pub struct Desk {
     pub registry: Arc<Registry>,
     /// The listener's counters.
     pub metrics: ListenerMetrics,
+    /// Encryption on both sides.
+    pub encryption: Arc<Encryption>,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
     /// Bounds the cancel requests that go to several nodes.
@@ -47,6 +50,7 @@ impl Desk {
         cluster: ClusterView,
         registry: Arc<Registry>,
         metrics: ListenerMetrics,
+        encryption: Arc<Encryption>,
     ) -> Desk {
         let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
         Desk {
@@ -56,6 +60,7 @@ impl Desk {
             cluster,
             registry,
             metrics,
+            encryption,
             tcp,
             fan_outs: cancel::Pace::default(),
             per_client: PerClient::new(settings.sessions_max_per_client),

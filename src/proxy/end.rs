@@ -22,6 +22,12 @@ pub enum End {
     OpeningTimedOut,
     /// The client does not speak PostgreSQL's protocol.
     NotPostgres(NotPostgres),
+    /// The client and we did not agree on TLS.
+    TlsFailed(io::Error),
+    /// The client asked for no TLS, and the listener takes nobody without.
+    TlsRequired,
+    /// The client bound its proof to our certificate, and the server would look for its own in it.
+    ChannelBinding,
     /// A proxy that has to say for whom it speaks did not, or not well.
     Proxy(ProxyFault),
     /// The listener takes no connections from this address.
@@ -86,6 +92,12 @@ pub enum EndKind {
     OpeningTimedOut,
     /// See [`End::NotPostgres`].
     NotPostgres,
+    /// See [`End::TlsFailed`].
+    TlsFailed,
+    /// See [`End::TlsRequired`].
+    TlsRequired,
+    /// See [`End::ChannelBinding`].
+    ChannelBinding,
     /// See [`End::Proxy`].
     ProxyHeader,
     /// See [`End::AddressNotAllowed`].
@@ -130,12 +142,15 @@ pub enum EndKind {
 
 impl EndKind {
     /// Every kind, in the order of its discriminant.
-    pub const ALL: [EndKind; 25] = [
+    pub const ALL: [EndKind; 28] = [
         EndKind::ClientClosed,
         EndKind::ClientFailed,
         EndKind::ClientLeftEarly,
         EndKind::OpeningTimedOut,
         EndKind::NotPostgres,
+        EndKind::TlsFailed,
+        EndKind::TlsRequired,
+        EndKind::ChannelBinding,
         EndKind::ProxyHeader,
         EndKind::AddressNotAllowed,
         EndKind::UserNotAllowed,
@@ -166,6 +181,9 @@ impl EndKind {
             EndKind::ClientLeftEarly => "client-left-early",
             EndKind::OpeningTimedOut => "opening-timed-out",
             EndKind::NotPostgres => "not-postgres",
+            EndKind::TlsFailed => "tls-failed",
+            EndKind::TlsRequired => "tls-required",
+            EndKind::ChannelBinding => "channel-binding",
             EndKind::ProxyHeader => "proxy-header",
             EndKind::AddressNotAllowed => "address-not-allowed",
             EndKind::UserNotAllowed => "user-not-allowed",
@@ -208,6 +226,9 @@ impl End {
             End::ClientLeftEarly => EndKind::ClientLeftEarly,
             End::OpeningTimedOut => EndKind::OpeningTimedOut,
             End::NotPostgres(_) => EndKind::NotPostgres,
+            End::TlsFailed(_) => EndKind::TlsFailed,
+            End::TlsRequired => EndKind::TlsRequired,
+            End::ChannelBinding => EndKind::ChannelBinding,
             End::Proxy(_) => EndKind::ProxyHeader,
             End::AddressNotAllowed(_) => EndKind::AddressNotAllowed,
             End::UserNotAllowed(_) => EndKind::UserNotAllowed,
@@ -284,6 +305,22 @@ impl End {
                 };
                 fatal(sqlstate, format!("pgvane: {why}"), None, "This port speaks PostgreSQL's protocol, version 3.")
             }
+            End::TlsRequired => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: listener \"{listener}\" takes encrypted connections only"),
+                None,
+                "Connect with sslmode=require, or a stricter one.",
+            ),
+            End::ChannelBinding => fatal(
+                SqlState::InvalidAuthorization,
+                format!("pgvane: channel binding cannot reach the server through listener \"{listener}\""),
+                Some(
+                    "TLS ends at pgvane and begins anew towards the server, and the two have different certificates."
+                        .to_owned(),
+                ),
+                "Connect with channel_binding=disable. Or, at pgvane: server_tls = \"disable\", the server's own \
+                 certificate in [listener.tls], or tls = \"passthrough\".",
+            ),
             End::Proxy(ProxyFault::NoHeader(proxy)) => fatal(
                 SqlState::ProtocolViolation,
                 format!("pgvane: a connection from {} must begin with a PROXY protocol header", proxy),
@@ -353,6 +390,11 @@ impl fmt::Display for End {
             End::ClientLeftEarly => f.write_str("the client left before it had said what it wants"),
             End::OpeningTimedOut => f.write_str("the client did not say in time what it wants"),
             End::NotPostgres(why) => write!(f, "{why}"),
+            End::TlsFailed(error) => write!(f, "TLS with the client failed: {error}"),
+            End::TlsRequired => f.write_str("the client asked for no TLS, and the listener takes nobody without"),
+            End::ChannelBinding => f.write_str(
+                "the client bound its proof to our certificate (SCRAM-SHA-256-PLUS), and the server has another one",
+            ),
             End::Proxy(ProxyFault::NoHeader(proxy)) => write!(f, "no PROXY protocol header from {proxy}"),
             End::Proxy(ProxyFault::Malformed(why)) => write!(f, "{why}"),
             End::AddressNotAllowed(host) => write!(f, "no connections are taken from {host}"),

@@ -6,7 +6,7 @@
 use std::io;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::Client;
@@ -17,6 +17,7 @@ use crate::net::Stream;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
+use crate::protocol::sasl::{self, Choice};
 use crate::routing::Target;
 
 /// Room for a server's whole welcome, so that one read takes it in.
@@ -70,6 +71,17 @@ pub struct Login<'a> {
     pub listener: &'a Listener,
 }
 
+/// What a client's binding of its proof to a certificate would come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Binding {
+    /// It reaches the server.
+    Possible,
+    /// The client, in clear, has seen no certificate: the offer must not reach it.
+    Impossible,
+    /// The client has seen another certificate: the offer must reach it, and it must not be taken.
+    InVain,
+}
+
 impl Login<'_> {
     /// Goes through the login. Every wait is bounded, but for those in which PostgreSQL waits for the client's
     /// password: these it bounds itself (`authentication_timeout`).
@@ -78,7 +90,7 @@ impl Login<'_> {
             if let Opening::Cancel(_) = self.client.opening() {
                 return Verdict::Cancel; // goes to the node that is meant, which need not be this one
             }
-            if let Err(error) = self.server.write_all(self.client.opening_packet()).await {
+            if let Err(error) = self.server.send(self.client.opening_packet()).await {
                 return Verdict::not_here(format!("the connection broke: {error}"));
             }
             self.seat.card().count_to_server(self.client.opening_packet());
@@ -169,9 +181,10 @@ impl Login<'_> {
     /// The server wants proof of who the client is: from here on the client hears everything, at once.
     async fn follow_proof(&mut self, mut heard: BytesMut, mut followed: usize) -> Verdict {
         let mut to_server = BytesMut::new();
+        let mut must_not_bind = false;
         loop {
             loop {
-                let (said, length) = match next(&heard[followed..]) {
+                let (said, mut length) = match next(&heard[followed..]) {
                     Next::Message(said, length) => (said, length),
                     Next::Incomplete => break,
                     Next::Unreadable => return unreadable(heard),
@@ -179,18 +192,31 @@ impl Login<'_> {
                 match said {
                     Said::InHotStandby(true) if self.leads_to_leader() => {
                         heard.truncate(followed);
-                        return match self.client.stream().write_all(&heard).await {
+                        return match self.client.stream().send(&heard).await {
                             Ok(()) => Verdict::Over(End::WrongNode),
                             Err(error) => Verdict::Over(End::ClientFailed(error)),
                         };
                     }
                     Said::Ready | Said::Error(_) => return ready_at(heard, followed + length),
                     Said::Key(key) => self.seat.learn_key(key),
+                    Said::Challenge => {
+                        match (self.binding(), sasl::without_plus(&heard[followed..followed + length])) {
+                            (Binding::Impossible, Some(without)) => {
+                                let behind = heard.split_off(followed + length);
+                                heard.truncate(followed);
+                                heard.extend_from_slice(&without);
+                                heard.unsplit(behind);
+                                length = without.len();
+                            }
+                            (Binding::InVain, Some(_)) => must_not_bind = true,
+                            _ => {}
+                        }
+                    }
                     _ => {}
                 }
                 followed += length;
             }
-            if let Err(error) = self.client.stream().write_all(&heard[..followed]).await {
+            if let Err(error) = self.client.stream().send(&heard[..followed]).await {
                 return Verdict::Over(End::ClientFailed(error));
             }
             self.seat.card().count_to_client(&heard[..followed]);
@@ -205,7 +231,14 @@ impl Login<'_> {
                 read = self.client.stream().read_buf(&mut to_server) => match read {
                     Ok(0) => return Verdict::Over(End::ClientClosed),
                     Ok(_) => {
-                        if let Err(error) = self.server.write_all(&to_server).await {
+                        if must_not_bind {
+                            match sasl::choice(&to_server) {
+                                Choice::Incomplete => continue,
+                                Choice::Plus => return Verdict::Over(End::ChannelBinding),
+                                Choice::Other => must_not_bind = false,
+                            }
+                        }
+                        if let Err(error) = self.server.send(&to_server).await {
                             return Verdict::Over(End::ServerFailed(error));
                         }
                         self.seat.card().count_to_server(&to_server);
@@ -214,6 +247,19 @@ impl Login<'_> {
                     Err(error) => return Verdict::Over(End::ClientFailed(error)),
                 },
             }
+        }
+    }
+
+    /// What would become of a client's choice to bind its proof to the server's certificate (SCRAM-SHA-256-PLUS), which
+    /// an encrypted server offers.
+    fn binding(&mut self) -> Binding {
+        match (self.client.stream().is_encrypted(), self.server.is_encrypted()) {
+            (_, false) => Binding::Possible, // but not offered
+            // libpq takes the offer to a connection in clear for an attack
+            (false, true) => Binding::Impossible,
+            (true, true) if self.client.has_seen_certificate_of(self.server) => Binding::Possible,
+            // without the offer the client would say that it could have bound, and the server take that for an attack
+            (true, true) => Binding::InVain,
         }
     }
 

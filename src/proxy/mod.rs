@@ -1,5 +1,5 @@
 //! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves;
-//! [`client`] reads the opening; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
+//! [`client`] reads the opening, and agrees on [`encryption`] where that is ours to do; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
 //! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
 //! gives them orders; [`cancel`] finds the one that is meant, by its key among the [`keys`].
 
@@ -11,6 +11,7 @@ pub mod client;
 pub mod connect;
 pub mod desk;
 pub mod door;
+pub mod encryption;
 pub mod end;
 pub mod keys;
 pub mod listener;

@@ -152,9 +152,13 @@ impl<'a> Account<'a> {
         }
         let preamble = if self.desk.sends_proxy_header { arrival.header(&socket) } else { Vec::new() };
 
-        let mut client = match Client::meet(arrival.peer, socket.into(), deadline - Instant::now()).await {
+        let patience = deadline - Instant::now();
+        let mut client = match Client::meet(arrival.peer, socket, &self.desk.encryption, patience).await {
             Ok(client) => client,
-            Err((client, end)) => return Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await),
+            Err((Some(client), end)) => {
+                return Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await);
+            }
+            Err((None, end)) => return Err(refusal.unwrap_or(end)),
         };
         let taken_in = match (refusal, client.opening()) {
             (Some(end), _) => Err(end),
@@ -304,6 +308,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::probe::Monitor;
+    use crate::proxy::encryption::Encryption;
     use crate::proxy::registry::Registry;
     use crate::telemetry::metrics::Metrics;
 
@@ -323,7 +328,8 @@ mod tests {
         let registry = Arc::new(Registry::new(1, 1));
         let counters = metrics.listener("write");
         let settings = config.listeners.remove(0);
-        let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters));
+        let encryption = Arc::new(Encryption::new(&settings, &metrics).expect("no certificates"));
+        let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters, encryption));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let stream = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
         let length = size_of_val(&serve(desk, stream.into(), Peer::Unix));

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
@@ -15,6 +16,7 @@ use crate::cluster::topology::Topology;
 use crate::proxy::cancel::Outcome;
 use crate::proxy::end::EndKind;
 use crate::proxy::registry::Census;
+use crate::tls::Version;
 
 /// Buckets from a local round trip to the longest wait that anybody configures.
 const WAIT_BUCKETS_SECONDS: &[f64] = &[0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -32,6 +34,9 @@ pub struct Metrics {
     check_time: HistogramVec,
     lead_changes: IntCounterVec,
     leaderless: HistogramVec,
+    handshakes: IntCounterVec,
+    failed_reloads: IntCounterVec,
+    expiry: GaugeVec,
 }
 
 /// One listener's counters.
@@ -45,6 +50,15 @@ pub struct ListenerMetrics {
     pub hold: Histogram,
     cancels: Vec<IntCounter>,
     ends: Vec<IntCounter>,
+}
+
+/// What a listener with certificates counts besides.
+#[derive(Debug, Clone)]
+pub struct TlsMetrics {
+    listener: String,
+    handshakes: [IntCounter; Version::ALL.len()],
+    failed_reloads: IntCounter,
+    expiry: GaugeVec,
 }
 
 /// One cluster's counters.
@@ -98,6 +112,26 @@ impl Default for Metrics {
                 "How often a node took the lead, or lost it to none.",
                 &["cluster", "change"],
             ),
+            handshakes: counter(
+                "pgvane_tls_handshakes_total",
+                "Clients with whom TLS was agreed on, by version.",
+                &["listener", "version"],
+            ),
+            failed_reloads: counter(
+                "pgvane_tls_reload_failures_total",
+                "How often changed certificates could not be used.",
+                &["listener"],
+            ),
+            expiry: registered(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "pgvane_tls_certificate_expiry_timestamp_seconds",
+                        "Until when the certificate that clients are shown holds, in Unix time.",
+                    ),
+                    &["listener"],
+                ),
+            ),
             leaderless: histogram("pgvane_leaderless_seconds", "Times without a leader that have ended.", &["cluster"]),
             registry,
         };
@@ -122,6 +156,16 @@ impl Metrics {
             hold: self.hold.with_label_values(&[name]),
             cancels: Outcome::ALL.iter().map(|way| self.cancels.with_label_values(&[name, way.label()])).collect(),
             ends: EndKind::ALL.iter().map(|kind| self.ends.with_label_values(&[name, kind.label()])).collect(),
+        }
+    }
+
+    /// The counters of a listener with certificates, all of them present from now on.
+    pub fn tls(&self, listener: &str) -> TlsMetrics {
+        TlsMetrics {
+            handshakes: Version::ALL.map(|version| self.handshakes.with_label_values(&[listener, version.label()])),
+            failed_reloads: self.failed_reloads.with_label_values(&[listener]),
+            expiry: self.expiry.clone(),
+            listener: listener.to_owned(),
         }
     }
 
@@ -157,6 +201,23 @@ impl ListenerMetrics {
     /// Counts a cancel request.
     pub fn cancelled(&self, outcome: Outcome) {
         self.cancels[outcome as usize].inc();
+    }
+}
+
+impl TlsMetrics {
+    /// Counts a handshake.
+    pub fn count_handshake(&self, version: Version) {
+        self.handshakes[version as usize].inc();
+    }
+
+    /// Counts changed certificates that could not be used.
+    pub fn count_failed_reload(&self) {
+        self.failed_reloads.inc();
+    }
+
+    /// Notes until when the certificate that clients are shown holds. Only where there is one is there a series.
+    pub fn expires(&self, at: Timestamp) {
+        self.expiry.with_label_values(&[&self.listener]).set(at.as_second() as f64);
     }
 }
 

@@ -4,12 +4,13 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::{ServerTls, SslMode};
-use crate::net::{Socket, Stream};
+use super::{APPLICATION_PROTOCOL, Negotiation, ServerTls, SslMode};
+use crate::net::{Encrypted, Socket, Stream};
 
 /// `SSLRequest`: length 8 and NEGOTIATE_SSL_CODE (src/include/libpq/pqcomm.h), 1234 and 5679.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -25,6 +26,8 @@ pub enum NegotiationFailure {
     Garbled(u8),
     /// The handshake failed; most often because the certificate is not believed.
     Handshake(io::Error),
+    /// The server began TLS unasked, and did not say that it speaks PostgreSQL's protocol within.
+    NotPostgres,
     /// What was connected to has no name that a certificate could bear.
     BadHostName(String),
 }
@@ -38,6 +41,9 @@ impl fmt::Display for NegotiationFailure {
                 write!(f, "the server answered the request for TLS with \"{}\"", byte.escape_ascii())
             }
             NegotiationFailure::Handshake(error) => write!(f, "TLS: {error}"),
+            NegotiationFailure::NotPostgres => f.write_str(
+                "TLS: the server did not name PostgreSQL's protocol (ALPN), as sslnegotiation = \"direct\" asks for",
+            ),
             NegotiationFailure::BadHostName(host) => write!(f, "TLS: \"{host}\" is not a host name"),
         }
     }
@@ -57,17 +63,30 @@ impl ServerTls {
         let named = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(named).map_err(|_| NegotiationFailure::BadHostName(host.to_owned()))?;
 
+        if self.negotiation == Negotiation::Direct {
+            let stream = handshake(config, name, socket).await?;
+            return match stream.application_protocol() {
+                Some(APPLICATION_PROTOCOL) => Ok(stream.into()),
+                _ => Err(NegotiationFailure::NotPostgres),
+            };
+        }
         socket.write_all(&SSL_REQUEST).await.map_err(NegotiationFailure::Io)?;
         // this byte and no more: what follows belongs to the handshake (CVE-2021-23222)
         match socket.read_u8().await.map_err(NegotiationFailure::Io)? {
-            b'S' => {
-                let handshake = TlsConnector::from(Arc::clone(config)).connect(name, socket);
-                let stream = handshake.await.map_err(NegotiationFailure::Handshake)?;
-                Ok(Stream::Tls(Box::new(stream.into())))
-            }
+            b'S' => handshake(config, name, socket).await.map(Stream::from),
             b'N' if self.mode == SslMode::Prefer => Ok(Stream::Plain(socket)),
             b'N' => Err(NegotiationFailure::NotOffered),
             other => Err(NegotiationFailure::Garbled(other)),
         }
     }
+}
+
+async fn handshake(
+    config: &Arc<ClientConfig>,
+    name: ServerName<'static>,
+    socket: Socket,
+) -> Result<Encrypted, NegotiationFailure> {
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, socket);
+    let stream = handshake.await.map_err(NegotiationFailure::Handshake)?;
+    Ok(TlsStream::from(stream).into())
 }

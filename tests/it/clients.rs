@@ -50,7 +50,7 @@ async fn every_client_does_everything_through_both_ports(server: Postgresql) {
     let mut running = JoinSet::new();
     let mut pgvanes = Vec::new();
     for encryption in Encryption::ALL {
-        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(pgvane)).await;
+        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(&lab, pgvane)).await;
         for (port, address) in [("write", pgvane.write_addr), ("read", pgvane.read_addr)] {
             for program in Program::ALL {
                 let visit = Visit { address, encryption, directory: lab.directory().to_owned() };

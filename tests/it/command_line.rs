@@ -10,6 +10,7 @@ use pgvane_loadtest::process::Process;
 use pgvane_loadtest::{http, ports, wait};
 use serde_json::json;
 
+use crate::certificates::Certificates;
 use crate::fake::FakeCluster;
 use crate::wire::{SOON, Session};
 
@@ -107,6 +108,40 @@ fn every_example_in_config_is_valid() {
     assert!(!examples.is_empty(), "there is not a single example in config/");
     for example in examples {
         pgvane(&["check", &example.display().to_string()]).ended_with(OK);
+    }
+}
+
+/// `config/tls.toml` as it is meant to be used: without the # before its keys, and with the files that they name.
+#[test]
+fn the_example_for_tls_is_valid_once_its_files_are_there() {
+    let files = Certificates::new();
+    for (cert, key) in [("server.crt", "server.key"), ("postgresql-client.crt", "postgresql-client.key")] {
+        files.issue("issued", "db.example.org");
+        fs::rename(files.path("issued.pem"), files.path(cert)).expect("is there");
+        fs::rename(files.path("issued.key"), files.path(key)).expect("is there");
+    }
+    for authority in ["clients-ca.pem", "postgresql-ca.pem"] {
+        fs::copy(files.path("ca.pem"), files.path(authority)).expect("is there");
+    }
+    let example = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/tls.toml")).expect("is there");
+    let used = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let text: String = example.lines().map(used).collect();
+    let text = text.replace("/etc/pgvane/", &files.path(""));
+    assert_eq!(text.matches("[listener.tls]\nmode = \"terminate\"\n").count(), 2, "{text}");
+    files.write("tls.toml", &text);
+    pgvane(&["check", &files.path("tls.toml")]).ended_with(OK);
+
+    // and each of the files is read
+    for file in ["server.crt", "server.key", "clients-ca.pem", "postgresql-ca.pem", "postgresql-client.key"] {
+        let kept = fs::read(files.path(file)).expect("is there");
+        fs::remove_file(files.path(file)).expect("is there");
+        let answer = pgvane(&["check", &files.path("tls.toml")]);
+        answer.ended_with(CONFIG);
+        assert!(answer.err.contains(&files.path(file)), "{file} is not in:\n{}", answer.err);
+        fs::write(files.path(file), kept).expect("is ours");
     }
 }
 

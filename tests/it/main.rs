@@ -7,13 +7,15 @@
 //! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
+//! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
-//! - [`stage`], [`fake`], [`wire`], [`metrics`]: what the others stand on
+//! - [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
 mod access;
 mod cancels;
+mod certificates;
 mod clients;
 mod cluster;
 mod command_line;
@@ -25,4 +27,5 @@ mod metrics;
 mod purity;
 mod sql;
 mod stage;
+mod tls;
 mod wire;

@@ -1,16 +1,17 @@
 //! The SQL check before real clusters: by itself, as a second opinion, and over TLS.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgvane_loadtest::failure::FailureClass;
 use pgvane_loadtest::lab::{Frozen, Lab};
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
-use pgvane_loadtest::process::Account;
 use pgvane_loadtest::reader::Reader;
 use pgvane_loadtest::wait;
 use pgvane_loadtest::writer::{Writer, longest_gap};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+use crate::certificates::Certificates;
+use crate::wire::{PROTOCOL_3_0, Wire, startup};
 
 /// No single step takes this long unless something is wrong; longer than a switchover.
 const SOON: Duration = Duration::from_secs(60);
@@ -165,6 +166,9 @@ async fn a_silent_nodes_recovery_is_believed_without_its_patroni() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_way_is_encrypted_as_sslmode_says() {
     let files = Certificates::new();
+    files.issue("server", "127.0.0.1");
+    files.issue("client", "certified");
+    files.stranger();
     let [ca, cert, key] = ["ca.pem", "server.pem", "server.key"].map(|name| files.path(name));
     let lab = Lab::builder()
         .nodes(1)
@@ -200,12 +204,29 @@ async fn the_way_is_encrypted_as_sslmode_says() {
     );
     let pgvane = before(&lab).cluster("check = \"sql\"").cluster(&with_certificate).start(lab.directory()).await;
     wait_for_role(&pgvane.expect("it starts"), "node1", "leader").await;
+    a_listener_shows_the_server_its_certificate(&lab, &files).await;
 
     let stranger = format!("{TABLE}\nsslmode = \"verify-full\"\nca_file = \"{}\"", files.path("stranger.pem"));
     is_told(&lab, &stranger, "TLS: invalid peer certificate").await;
     is_told(&lab, &format!("{TABLE}\nsslmode = \"disable\""), "pg_hba.conf rejects connection").await;
     let mistyped = TABLE.replace("password = \"vane\"", "password = \"vain\"");
     is_told(&lab, &mistyped, "password authentication failed for user \\\"vane\\\"").await;
+}
+
+/// Sessions that come in clear, as a role that the server takes by certificate alone.
+async fn a_listener_shows_the_server_its_certificate(lab: &Lab, files: &Certificates) {
+    let server_tls = format!(
+        "tls = \"disable\"\nserver_tls = {{ sslmode = \"verify-full\", ca_file = \"{}\", \
+         client_cert_file = \"{}\", client_key_file = \"{}\" }}",
+        files.path("ca.pem"),
+        files.path("client.pem"),
+        files.path("client.key")
+    );
+    let pgvane = before(lab).write_listener(&server_tls).start(lab.directory()).await.expect("it starts");
+    let certified = startup(PROTOCOL_3_0, &[("user", "certified"), ("database", "postgres")]);
+    let mut session = Wire::to(pgvane.write_addr).await.log_in(&certified).await;
+    let query = "select current_user || ' ' || client_dn from pg_stat_ssl where pid = pg_backend_pid()";
+    assert_eq!(session.value(query).await, "certified /CN=certified");
 }
 
 /// Nobody leads with such a table, and the log says why.
@@ -297,50 +318,4 @@ fn nothing_bad_is_logged(lab: &Lab, checks_min: usize) {
         assert!(bad.is_empty(), "{}", bad.join("\n"));
     }
     assert!(checks >= checks_min, "only {checks} sessions of the check have ended: was it there at all?");
-}
-
-/// An authority, what it issued, and a stranger's, in files that PostgreSQL's account can read.
-struct Certificates {
-    directory: tempfile::TempDir,
-}
-
-impl Certificates {
-    fn new() -> Certificates {
-        let files = Certificates { directory: tempfile::tempdir().expect("a directory") };
-        let account = Account::for_servers().expect("an account");
-        account.make_directory(files.directory.path()).expect("it is ours");
-        let authority = authority();
-        files.write("ca.pem", &authority.pem());
-        files.write("stranger.pem", &self::authority().pem());
-        for (file, name) in [("server", "127.0.0.1"), ("client", "certified")] {
-            let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-            params.distinguished_name.push(DnType::CommonName, name); // by which PostgreSQL knows the role
-            let key = KeyPair::generate().expect("a key");
-            let certificate = params.signed_by(&key, &authority).expect("a certificate");
-            files.write(&format!("{file}.pem"), &certificate.pem());
-            files.write(&format!("{file}.key"), &key.serialize_pem());
-        }
-        files
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.directory.path().join(name).display().to_string()
-    }
-
-    /// PostgreSQL insists on its key's being its own and nobody else's to read.
-    fn write(&self, name: &str, text: &str) {
-        use std::os::unix::fs::{PermissionsExt, chown};
-        let path = PathBuf::from(self.path(name));
-        std::fs::write(&path, text).expect("is written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("is ours");
-        if let Account::Postgres { uid, gid } = Account::for_servers().expect("an account") {
-            chown(&path, Some(uid), Some(gid)).expect("root may");
-        }
-    }
-}
-
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")
 }

@@ -8,8 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
 /// No single step of a test takes this long unless something is wrong; longer than any hold or timeout in them.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -105,13 +107,15 @@ fn opening(code: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// A connection to a port that speaks, or should speak, PostgreSQL's protocol. Every step has a deadline.
+#[derive(Debug)]
 pub struct Wire {
     stream: Box<dyn Connection>,
 }
 
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+/// By TCP or on a file, in clear or encrypted.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
 
-impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
+impl<C: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Connection for C {}
 
 /// A session that has got as far as `ReadyForQuery`.
 pub struct Session {
@@ -141,8 +145,26 @@ impl Wire {
         Wire { stream: Box::new(stream) }
     }
 
+    /// Asks for TLS, is granted it, and does the handshake.
+    pub async fn asks_for_tls(mut self, tls: &TlsConnector) -> Wire {
+        self.send(&ssl_request()).await;
+        assert_eq!(self.bytes(1).await, b"S");
+        self.begins_tls(tls).await.expect("the handshake succeeds")
+    }
+
+    /// Does the handshake with whoever is at the other end, who goes by the name of `localhost`.
+    pub async fn begins_tls(self, tls: &TlsConnector) -> io::Result<Wire> {
+        let name = ServerName::try_from("localhost").expect("is one");
+        let stream = in_time("a handshake", tls.connect(name, self.stream)).await?;
+        Ok(Wire { stream: Box::new(stream) })
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
-        in_time("room to send", self.stream.write_all(bytes)).await.expect("the connection is open");
+        let sent = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        in_time("room to send", sent).await.expect("the connection is open");
     }
 
     /// Says that nothing more will be sent; answers can still be read.

@@ -196,7 +196,9 @@ impl LoginFailure {
             }
             NegotiationFailure::Handshake(_) => LoginFailure::Encrypted(told),
             NegotiationFailure::Garbled(_) => LoginFailure::Failed(told),
-            NegotiationFailure::NotOffered | NegotiationFailure::BadHostName(_) => LoginFailure::Refused(told, None),
+            NegotiationFailure::NotOffered | NegotiationFailure::NotPostgres | NegotiationFailure::BadHostName(_) => {
+                LoginFailure::Refused(told, None)
+            }
         }
     }
 

@@ -47,6 +47,8 @@ enum Stage {
 pub(super) struct Pump {
     /// Bytes that were read. Never any while there are some in the pipe.
     pending: BytesMut,
+    /// Bytes were written that the receiving side's encryption may still hold.
+    is_unflushed: bool,
     /// What the kernel moves by itself. Owned only while bytes are in it, or a burst of them is being moved.
     pipe: Option<Pipe>,
     stage: Stage,
@@ -98,6 +100,7 @@ impl Pump {
     pub(super) fn new(pending: BytesMut, end: EndOfStream, mode: RelayMode) -> Pump {
         Pump {
             pending,
+            is_unflushed: false,
             pipe: None,
             stage: Stage::Open,
             end,
@@ -109,7 +112,7 @@ impl Pump {
 
     /// Whether nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+        self.pending.is_empty() && !self.is_unflushed && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
     }
 
     /// Whether it owns nothing but itself.
@@ -197,10 +200,15 @@ impl Pump {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.is_unflushed = true;
             self.pending.advance(written);
             if self.pending.is_empty() {
                 self.pending = BytesMut::new(); // gives the memory back
             }
+        }
+        if self.is_unflushed {
+            ready!(Pin::new(&mut *to).poll_flush(cx))?;
+            self.is_unflushed = false;
         }
         if let (Some(pipe), Some(to)) = (&mut self.pipe, to.plain()) {
             while pipe.held() > 0 {
@@ -289,7 +297,10 @@ impl Pump {
             self.gear.note(taken.len());
             see(Portion::Read(taken));
             let written = match Pin::new(to).poll_write(cx, taken) {
-                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Ok(written)) => {
+                    self.is_unflushed = true;
+                    written
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
                 Poll::Pending => 0,
             };

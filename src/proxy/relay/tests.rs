@@ -1,41 +1,55 @@
-//! The relay between real sockets: whatever the two sides do, in every mode.
+//! The relay between real connections: whatever the two sides do, in every mode.
+
+mod encrypted;
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use socket2::SockRef;
-use tokio::io::AsyncReadExt;
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
 use crate::cluster::NodeId;
-use crate::net::Socket;
 use crate::proxy::registry::Registry;
+use crate::tls::world::World;
+use crate::tls::{Acceptor, Negotiation, ServerTls, SslMode, TlsSettings};
 
 /// Nothing here takes longer, unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a side is connected.
 #[derive(Debug, Clone, Copy)]
-enum Family {
+enum Way {
     Tcp,
     Unix,
+    /// TLS over TCP.
+    Tls,
 }
 
-async fn connected(family: Family) -> (Socket, Socket) {
-    if let Family::Unix = family {
+static ACCEPTOR: LazyLock<Acceptor> = LazyLock::new(|| Acceptor::new(&World::new().terminate()).expect("sound files"));
+
+/// The two ends of a connection; the first is that of whoever connects.
+async fn connected(way: Way) -> (Stream, Stream) {
+    if let Way::Unix = way {
         let (one, other) = UnixStream::pair().expect("sockets");
-        return (one.into(), other.into());
+        return (Stream::Plain(one.into()), Stream::Plain(other.into()));
     }
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let address = listener.local_addr().expect("is bound");
     let (one, other) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (one.expect("connects").into(), other.expect("accepts").0.into())
+    let (one, other) = (one.expect("connects"), other.expect("accepts").0);
+    if let Way::Tcp = way {
+        return (one.into(), other.into());
+    }
+    let settings = TlsSettings { negotiation: Negotiation::Direct, ..TlsSettings::of_mode(SslMode::Require) };
+    let connecting = ServerTls::new(&settings).expect("no files");
+    let (one, other) = tokio::join!(connecting.negotiate(one.into(), "localhost"), ACCEPTOR.accept(other.into(), &[]));
+    (one.expect("agrees"), other.expect("agrees").stream.into())
 }
 
 /// How a relay ended, and what it counted.
@@ -47,14 +61,14 @@ struct Ended {
 }
 
 /// A relay that runs, and the two sides' own ends of the connections.
-async fn running(mode: RelayMode, families: [Family; 2]) -> (Socket, Socket, JoinHandle<Ended>) {
-    let [client, server] = families.map(connected);
-    let ((client, client_inside), (server, server_inside)) = tokio::join!(client, server);
+async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle<Ended>) {
+    let [client, server] = ways.map(connected);
+    let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
     let ended = tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
         let seat = registry.seat(0, 0, NodeId(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
-        let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
+        let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let outcome = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {})).await;
         let census = registry.census()[0];
         if matches!(outcome, Outcome::ServerClosed(_)) {
@@ -95,27 +109,28 @@ async fn moment() {
     tokio::time::sleep(Duration::from_micros(300)).await;
 }
 
-async fn send(side: &Side, data: &[u8], socket: &mut WriteHalf<Socket>) -> io::Result<()> {
+async fn send(side: &Side, data: &[u8], stream: &mut WriteHalf<Stream>) -> io::Result<()> {
     let mut left = data;
     for (length, rests) in &side.sends {
         let (now, later) = left.split_at(*length);
-        socket.write_all(now).await?;
+        stream.write_all(now).await?;
+        stream.flush().await?;
         left = later;
         if *rests {
             moment().await;
         }
     }
-    socket.shutdown().await
+    stream.shutdown().await
 }
 
 /// Reads to the end, or to the place where it resets. Second: whether it learnt of a close.
-async fn receive(side: &Side, socket: &mut ReadHalf<Socket>) -> (Vec<u8>, bool) {
+async fn receive(side: &Side, stream: &mut ReadHalf<Stream>) -> (Vec<u8>, bool) {
     let (mut all, mut room) = (Vec::new(), vec![0; side.reads]);
     for count in 1.. {
         if side.resets_after.is_some_and(|most| all.len() >= most) {
             return (all, false);
         }
-        match socket.read(&mut room).await {
+        match stream.read(&mut room).await {
             Ok(0) | Err(_) => return (all, true),
             Ok(more) => all.extend_from_slice(&room[..more]),
         }
@@ -127,12 +142,12 @@ async fn receive(side: &Side, socket: &mut ReadHalf<Socket>) -> (Vec<u8>, bool) 
 }
 
 /// Does all that a side does. Returns what it received, and whether it learnt of the other's close.
-async fn play(side: Side, data: Vec<u8>, socket: Socket) -> (Vec<u8>, bool) {
+async fn play(side: Side, data: Vec<u8>, stream: Stream) -> (Vec<u8>, bool) {
     let resets = side.resets_after.is_some();
     if resets {
-        SockRef::from(&socket).set_linger(Some(Duration::ZERO)).expect("a socket option");
+        SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO)).expect("a socket option");
     }
-    let (mut reading, mut writing) = tokio::io::split(socket);
+    let (mut reading, mut writing) = split(stream);
     if resets {
         // whichever comes first: what it reads makes it reset, or it is told of a close
         let sent = async {
@@ -165,9 +180,9 @@ fn mode() -> impl Strategy<Value = RelayMode> {
     prop_oneof![Just(RelayMode::Auto), Just(RelayMode::Copy), Just(RelayMode::Splice)]
 }
 
-fn families() -> impl Strategy<Value = [Family; 2]> {
-    let family = || prop_oneof![Just(Family::Tcp), Just(Family::Unix)];
-    [family(), family()]
+fn ways() -> impl Strategy<Value = [Way; 2]> {
+    let way = || prop_oneof![2 => Just(Way::Tcp), 1 => Just(Way::Unix), 2 => Just(Way::Tls)];
+    [way(), way()]
 }
 
 struct Played {
@@ -178,12 +193,12 @@ struct Played {
     ended: Ended,
 }
 
-fn played(mode: RelayMode, families: [Family; 2], client: Side, server: Side) -> Played {
+fn played(mode: RelayMode, ways: [Way; 2], client: Side, server: Side) -> Played {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let total = |side: &Side| side.sends.iter().map(|(length, _)| length).sum();
         let (sent_up, sent_down) = (bytes(total(&client), 7), bytes(total(&server), 11));
-        let (at_client, at_server, relay) = running(mode, families).await;
+        let (at_client, at_server, relay) = running(mode, ways).await;
         let client = tokio::spawn(play(client, sent_up.clone(), at_client));
         let server = tokio::spawn(play(server, sent_down.clone(), at_server));
         let all = timeout(DEADLINE, async { tokio::join!(client, server, relay) });
@@ -205,9 +220,9 @@ proptest! {
     #[test]
     fn all_bytes_arrive_in_order(
         mode in mode(),
-        families in families(),
+        ways in ways(),
         client in side(Just(None)), server in side(Just(None))) {
-        let played = played(mode, families, client, server);
+        let played = played(mode, ways, client, server);
         prop_assert!(played.at_server.0 == played.sent_up, "up");
         prop_assert!(played.at_client.0 == played.sent_down, "down");
         prop_assert!(played.at_client.1 && played.at_server.1);
@@ -225,12 +240,12 @@ proptest! {
     #[test]
     fn a_reset_reaches_the_other_side(
         mode in mode(),
-        families in families(),
+        ways in ways(),
         breaker in side((0usize..400_000).prop_map(Some)),
         other in side(Just(None)),
         is_client in any::<bool>(),
     ) {
-        let played = if is_client { played(mode, families, breaker, other) } else { played(mode, families, other, breaker) };
+        let played = if is_client { played(mode, ways, breaker, other) } else { played(mode, ways, other, breaker) };
         prop_assert!(played.sent_up.starts_with(&played.at_server.0), "up");
         prop_assert!(played.sent_down.starts_with(&played.at_client.0), "down");
         let (_, is_told) = if is_client { played.at_server } else { played.at_client };
@@ -256,14 +271,14 @@ fn large_result() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_spliced_and_a_conversation_copied() {
-    for families in [[Family::Tcp, Family::Tcp], [Family::Unix, Family::Tcp]] {
-        stream_after_conversation(families).await;
+    for ways in [[Way::Tcp, Way::Tcp], [Way::Unix, Way::Tcp]] {
+        stream_after_conversation(ways).await;
     }
 }
 
-async fn stream_after_conversation(families: [Family; 2]) {
+async fn stream_after_conversation(ways: [Way; 2]) {
     let large = large_result();
-    let (mut client, mut server, relay) = running(RelayMode::Auto, families).await;
+    let (mut client, mut server, relay) = running(RelayMode::Auto, ways).await;
     for _ in 0..100 {
         client.write_all(&message(b'Q', b"select 1\0")).await.expect("goes");
         server.read_exact(&mut [0; 14]).await.expect("comes");
@@ -302,12 +317,11 @@ async fn until_rest(relay: &mut Relay, card: &Card) -> Option<Outcome> {
 #[tokio::test]
 async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
-        tokio::join!(connected(Family::Tcp), connected(Family::Tcp));
+        tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
-    let mut relay =
-        Relay::new(RelayMode::Splice, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
+    let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
     let large = large_result();
     // stops in the middle of the row, where it looks like the end of an answer
     let (first, second) = large.split_at(large.len() - 20 - 3);
@@ -343,14 +357,13 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
 #[tokio::test]
 async fn a_session_that_waits_for_an_answer_is_not_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
-        tokio::join!(connected(Family::Tcp), connected(Family::Tcp));
+        tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
-    let mut relay =
-        Relay::new(RelayMode::Auto, client_inside.into(), server_inside.into(), Some(framing), nothing(), nothing());
+    let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
     client.write_all(&message(b'Q', b"insert\0")).await.expect("goes");
     assert!(until_rest(&mut relay, seat.card()).await.is_none());
     relay.drain();
@@ -361,21 +374,19 @@ async fn a_session_that_waits_for_an_answer_is_not_drained() {
 
 #[tokio::test]
 async fn a_farewell_leaves_the_close_to_the_server() {
-    let ((mut client, client_inside), (server, server_inside)) =
-        tokio::join!(connected(Family::Tcp), connected(Family::Tcp));
+    let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
-    let mut relay =
-        Relay::new(RelayMode::Auto, client_inside.into(), server_inside.into(), Some(framing), nothing(), nothing());
+    let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
     client.write_all(TERMINATE).await.expect("goes");
     drop(client);
     assert!(until_rest(&mut relay, seat.card()).await.is_none());
     let mut heard = [0; 16];
-    assert_eq!(rustix::io::read(&server, &mut heard).expect("has come"), TERMINATE.len());
-    let more = rustix::io::read(&server, &mut heard);
+    assert_eq!(rustix::io::read(server.socket(), &mut heard).expect("has come"), TERMINATE.len());
+    let more = rustix::io::read(server.socket(), &mut heard);
     assert!(
         more.is_err_and(|error| io::Error::from(error).kind() == io::ErrorKind::WouldBlock),
         "the server is not closed on"

@@ -118,7 +118,7 @@ async def cancel(session):
 CHECKS = [connect, query, transaction, prepared, copy_out, large, error]
 if tap.PORT == "write":
     CHECKS += [copy_in, listen_notify]
-# asyncpg encrypts it if the session is encrypted
+# the cancel is encrypted if the session is, and where both pass through pgvane nobody can tell to which node it belongs
 if tap.PORT == "write" or not tap.CANCELS_HIDDEN:
     CHECKS += [cancel]
 tap.run(CHECKS)

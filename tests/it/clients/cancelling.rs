@@ -33,7 +33,7 @@ async fn psycopg_cancels_a_hundred_of_a_hundred(server: Postgresql) {
     let lab = sound_cluster_of(server).await;
     leader_and_replicas(&lab).await;
     for encryption in Encryption::ALL {
-        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(pgvane)).await;
+        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(&lab, pgvane)).await;
         let visit = Visit { address: pgvane.read_addr, encryption, directory: lab.directory().to_owned() };
         let mut cancels = 0;
         for (libpq, method) in [("binary", "cancel"), ("binary", "cancel_safe"), ("python", "cancel")] {
@@ -55,7 +55,7 @@ async fn psql_18_cancels_a_hundred_of_a_hundred() {
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     leader_and_replicas(&lab).await;
     for encryption in Encryption::ALL {
-        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(pgvane)).await;
+        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(&lab, pgvane)).await;
         let visit = Visit { address: pgvane.read_addr, encryption, directory: lab.directory().to_owned() };
         for batch in 0..100 / AT_ONCE {
             let protocol = if batch % 2 == 0 { "3.0" } else { "3.2" };

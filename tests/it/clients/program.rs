@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use pgvane_loadtest::lab::Lab;
 use pgvane_loadtest::login::Login;
 use pgvane_loadtest::pgvane::PgvaneBuilder;
 use pgvane_loadtest::programs::{self, Postgresql};
@@ -87,23 +88,34 @@ pub enum Encryption {
     None,
     /// From the client to the server: pgvane passes on what it cannot read.
     PassedThrough,
+    /// From the client to pgvane, and anew from there to the server.
+    Terminated,
 }
 
 impl Encryption {
-    pub const ALL: [Encryption; 2] = [Encryption::None, Encryption::PassedThrough];
+    pub const ALL: [Encryption; 3] = [Encryption::None, Encryption::PassedThrough, Encryption::Terminated];
 
     /// What libpq calls it.
     pub fn sslmode(self) -> &'static str {
         match self {
             Encryption::None => "disable",
-            Encryption::PassedThrough => "require",
+            Encryption::PassedThrough | Encryption::Terminated => "require",
         }
     }
 
-    /// Configures both listeners for it.
-    pub fn configure(self, pgvane: PgvaneBuilder) -> PgvaneBuilder {
+    /// Configures both listeners for it. Where pgvane needs a certificate, it is that of the lab's first node.
+    pub fn configure(self, lab: &Lab, pgvane: PgvaneBuilder) -> PgvaneBuilder {
         match self {
             Encryption::None | Encryption::PassedThrough => pgvane,
+            Encryption::Terminated => {
+                let node = lab.nodes()[0].data_directory();
+                let node = node.parent().expect("the data is in the node's directory").display().to_string();
+                let line = format!(
+                    "tls = {{ mode = \"terminate\", cert_file = \"{node}/server.crt\", key_file = \"{node}/server.key\" }}\n\
+                     server_tls = \"require\""
+                );
+                pgvane.write_listener(&line).read_listener(&line)
+            }
         }
     }
 
@@ -120,7 +132,7 @@ impl Encryption {
     /// What becomes of a cancel request that is sent in clear, in the words of `pgvane_cancels_total`.
     pub fn outcome_of_cancels(self) -> &'static str {
         match self {
-            Encryption::None => "delivered",
+            Encryption::None | Encryption::Terminated => "delivered",
             Encryption::PassedThrough => "fanned-out",
         }
     }
@@ -170,6 +182,9 @@ impl Visit {
         let yes_or_no = |yes| if yes { "yes" } else { "no" };
         command.env("ENCRYPTED_AT_SERVER", yes_or_no(self.encryption.reaches_server()));
         command.env("CANCELS_HIDDEN", yes_or_no(self.encryption.hides_cancels()));
+        if self.encryption == Encryption::Terminated {
+            command.env("PGCHANNELBINDING", "disable"); // the certificate is not that of every node
+        }
         command.env("LC_ALL", "C.UTF-8").env("HOME", &self.directory).env("PYTHONDONTWRITEBYTECODE", "1");
         command.current_dir(&self.directory).stdin(Stdio::null()).kill_on_drop(true);
         command.args(script.map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clients").join(name)));

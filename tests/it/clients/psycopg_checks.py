@@ -148,7 +148,8 @@ def cancelled_by(way):
 CHECKS = [connect, query, transaction, prepared, pipeline, copy_out, large, error, cancel]
 if tap.PORT == "write":
     CHECKS += [copy_in, listen_notify]
-# libpq encrypts this one, from version 17 on, if the session is encrypted
+# libpq 17 sends this one encrypted if the session is; where both pass through pgvane nobody can tell to which node it
+# belongs
 if tap.PORT == "write" or not tap.CANCELS_HIDDEN:
     CHECKS += [cancel_safe]
 tap.run(CHECKS)

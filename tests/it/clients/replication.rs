@@ -33,7 +33,7 @@ async fn postgresql_18_replicates_through_the_write_port() {
 async fn replicates_through_the_write_port(server: Postgresql) {
     let lab = sound_cluster_of(server).await;
     for encryption in Encryption::ALL {
-        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(pgvane)).await;
+        let pgvane = pgvane_before(&lab, |pgvane| encryption.configure(&lab, pgvane)).await;
         let story = Story::new(&lab, server, encryption, pgvane.write_addr).await;
         story.a_backup_is_whole().await;
         story.wal_arrives().await;

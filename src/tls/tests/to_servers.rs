@@ -1,83 +1,14 @@
 //! Each mode against each kind of server, by real handshakes over a pair of connected sockets.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::*;
-
-/// An authority and the certificates that it gave to `localhost` and to a client.
-struct World {
-    directory: tempfile::TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl World {
-    fn new() -> World {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        let authority = CertifiedIssuer::self_signed(params, key).expect("a certificate");
-        World { directory: tempfile::tempdir().expect("a directory"), authority }
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text).expect("is written");
-        path
-    }
-
-    fn ca_file(&self) -> PathBuf {
-        self.file("ca.pem", &self.authority.pem())
-    }
-
-    fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([name.to_owned()]).expect("a name");
-        (params.signed_by(&key, &self.authority).expect("a certificate"), key)
-    }
-
-    fn client_files(&self) -> ClientFiles {
-        let (certificate, key) = self.issue("pgvane");
-        let key_file = self.file("client.key", &key.serialize_pem());
-        ClientFiles { cert_file: self.file("client.pem", &certificate.pem()), key_file }
-    }
-
-    /// What a server needs to be `localhost`, asking for client certificates if `asks`.
-    fn server(&self, asks: bool) -> TlsAcceptor {
-        let (certificate, key) = self.issue("localhost");
-        acceptor(&certificate, &key, asks.then_some(&self.authority))
-    }
-}
-
-fn acceptor(
-    certificate: &rcgen::Certificate,
-    key: &KeyPair,
-    clients_of: Option<&CertifiedIssuer<'static, KeyPair>>,
-) -> TlsAcceptor {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions");
-    let builder = match clients_of {
-        None => builder.with_no_client_auth(),
-        Some(authority) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(authority.der().clone()).expect("an authority");
-            let verifier =
-                rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.expect("a verifier"))
-        }
-    };
-    let chain = vec![CertificateDer::from(certificate.der().to_vec())];
-    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).expect("a certificate")))
-}
+use crate::tls::world::{World, acceptor};
+use crate::tls::*;
 
 /// What a session with a server came to: whether it is encrypted and has a binding, or the failure's text.
 async fn met(settings: &TlsSettings, host: &str, server: Option<TlsAcceptor>) -> Result<(bool, bool), String> {
@@ -85,8 +16,9 @@ async fn met(settings: &TlsSettings, host: &str, server: Option<TlsAcceptor>) ->
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
     let (mut accepted, _) = listener.accept().await.expect("accepts");
+    let asks = settings.negotiation == Negotiation::Postgres && settings.mode != SslMode::Disable;
     let serving = tokio::spawn(async move {
-        if let Ok(8) = accepted.read_u32().await {
+        if asks && let Ok(8) = accepted.read_u32().await {
             accepted.read_u32().await.expect("the rest of an SSLRequest");
             accepted.write_all(if server.is_some() { b"S" } else { b"N" }).await.expect("is written");
         }
@@ -114,7 +46,7 @@ async fn met(settings: &TlsSettings, host: &str, server: Option<TlsAcceptor>) ->
 }
 
 fn settings(mode: SslMode, ca_file: Option<PathBuf>) -> TlsSettings {
-    TlsSettings { mode, ca_file, client: None }
+    TlsSettings { ca_file, ..TlsSettings::of_mode(mode) }
 }
 
 const ENCRYPTED: Result<(bool, bool), String> = Ok((true, true));
@@ -175,9 +107,25 @@ async fn a_self_signed_certificate_that_is_named_itself_is_trusted() {
 #[tokio::test]
 async fn a_client_certificate_is_shown_where_it_is_asked_for() {
     let world = World::new();
-    let with = TlsSettings { client: Some(world.client_files()), ..settings(SslMode::Require, None) };
+    let identity = Some(world.identity("client", "pgvane"));
+    let with = TlsSettings { identity, ..settings(SslMode::Require, None) };
     assert_eq!(met(&with, "localhost", Some(world.server(true))).await, ENCRYPTED);
     assert!(met(&settings(SslMode::Require, None), "localhost", Some(world.server(true))).await.is_err());
+}
+
+#[tokio::test]
+async fn begun_without_asking_the_server_must_name_the_protocol() {
+    let world = World::new();
+    let direct = |mode| TlsSettings { negotiation: Negotiation::Direct, ..settings(mode, Some(world.ca_file())) };
+    let naming = world.server(false);
+    let mut config = rustls::ServerConfig::clone(naming.config());
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    let naming = TlsAcceptor::from(std::sync::Arc::new(config));
+    assert_eq!(met(&direct(SslMode::VerifyFull), "localhost", Some(naming.clone())).await, ENCRYPTED);
+    let another = met(&direct(SslMode::VerifyFull), "elsewhere", Some(naming)).await.expect_err("another host");
+    assert!(another.contains("invalid peer certificate"), "{another}");
+    let silent = met(&direct(SslMode::VerifyFull), "localhost", Some(world.server(false))).await;
+    assert!(silent.expect_err("is no PostgreSQL").contains("did not name PostgreSQL's protocol"));
 }
 
 #[test]
@@ -189,8 +137,8 @@ fn settings_that_cannot_work_say_why() {
     assert!(told(&settings(SslMode::VerifyCa, Some(empty))).contains("no certificate in"));
     let absent = PathBuf::from("/nowhere/ca.pem");
     assert!(told(&settings(SslMode::VerifyCa, Some(absent))).contains("/nowhere/ca.pem"));
-    let mut files = world.client_files();
+    let mut files = world.identity("client", "pgvane");
     files.key_file = world.ca_file();
-    let keyless = TlsSettings { client: Some(files), ..TlsSettings::default() };
+    let keyless = TlsSettings { identity: Some(files), ..settings(SslMode::Prefer, None) };
     assert!(told(&keyless).contains("no private key in"), "{}", told(&keyless));
 }

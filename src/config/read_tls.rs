@@ -1,0 +1,381 @@
+//! Reads how connections are encrypted: a listener's `tls` and `server_tls`, and the like keys of `[cluster.sql]`.
+
+use std::path::PathBuf;
+
+use super::Listener;
+use super::document::Section;
+use super::read::set;
+use crate::tls::{
+    Acceptor, ClientTls, IdentityFiles, Negotiation, ServerTls, SslMode, Terminate, TlsError, TlsSettings,
+    VerifyClient, Version,
+};
+
+const SSLMODES: [(&str, SslMode); 5] = [
+    ("disable", SslMode::Disable),
+    ("prefer", SslMode::Prefer),
+    ("require", SslMode::Require),
+    ("verify-ca", SslMode::VerifyCa),
+    ("verify-full", SslMode::VerifyFull),
+];
+
+/// `listener.tls.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Passthrough,
+    Disable,
+    Terminate,
+}
+
+const MODES: [(&str, Mode); 3] =
+    [("passthrough", Mode::Passthrough), ("disable", Mode::Disable), ("terminate", Mode::Terminate)];
+
+/// Reads a listener's `tls` and `server_tls`. What is faulty in them is as it was; all faults show.
+pub(super) fn listener(section: &Section<'_>, listener: &Listener) -> (ClientTls, TlsSettings) {
+    let tls = towards_clients(section).unwrap_or_else(|| listener.tls.clone());
+    let server_tls = match section.section_if_table("server_tls") {
+        Some(table) => {
+            let settings = towards_servers(&table, listener.server_tls.mode);
+            table.finish();
+            settings
+        }
+        None => TlsSettings::of_mode(server_word(section).unwrap_or(listener.server_tls.mode)),
+    };
+    if tls == ClientTls::Passthrough && server_tls.mode != SslMode::Disable {
+        section.fault_at(
+            "server_tls",
+            "listener.server_tls has no effect where TLS is passed through",
+            "write tls = \"disable\" or mode = \"terminate\" in [listener.tls]; or leave server_tls out, and clients \
+             encrypt the whole way themselves",
+        );
+    }
+    (tls, server_tls)
+}
+
+/// `server_tls = "require"`: a mode that needs no files.
+fn server_word(section: &Section<'_>) -> Option<SslMode> {
+    let mode = section.choice("server_tls", &SSLMODES)?;
+    if matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) {
+        section.fault_at(
+            "server_tls",
+            "listener.server_tls.ca_file is missing, and this sslmode verifies certificates",
+            "write server_tls = { sslmode = \"verify-full\", ca_file = \"/path/of/ca.pem\" }",
+        );
+        return None;
+    }
+    Some(mode)
+}
+
+/// `None` where nothing is said, or nothing that holds.
+fn towards_clients(section: &Section<'_>) -> Option<ClientTls> {
+    let Some(table) = section.section_if_table("tls") else {
+        return match section.choice("tls", &MODES)? {
+            Mode::Passthrough => Some(ClientTls::Passthrough),
+            Mode::Disable => Some(ClientTls::Disable),
+            Mode::Terminate => {
+                section.fault_at(
+                    "tls",
+                    "listener.tls: to terminate TLS takes a certificate",
+                    "write [listener.tls] with mode = \"terminate\", cert_file and key_file",
+                );
+                None
+            }
+        };
+    };
+    let mode = table.choice("mode", &MODES);
+    if !table.has("mode") {
+        table.fault("listener.tls.mode is missing", "write mode = \"terminate\"");
+    }
+    let terminate = terminate(&table, mode);
+    table.finish();
+    match mode? {
+        Mode::Passthrough => Some(ClientTls::Passthrough),
+        Mode::Disable => Some(ClientTls::Disable),
+        Mode::Terminate => terminate.map(ClientTls::Terminate),
+    }
+}
+
+/// Reads the keys for termination. With another mode they are faults.
+fn terminate(table: &Section<'_>, mode: Option<Mode>) -> Option<Terminate> {
+    let before = table.fault_count();
+    if let Some(mode @ (Mode::Passthrough | Mode::Disable)) = mode {
+        let keys = ["cert_file", "key_file", "sslmode", "verify_client", "client_ca_file", "min_protocol_version"];
+        for key in keys.into_iter().filter(|key| table.has(key)) {
+            let word = MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word);
+            let message = format!("{} has no effect with mode = \"{word}\"", table.named(key));
+            table.fault_at(key, message, "remove it, or write mode = \"terminate\"");
+            table.ignore(key);
+        }
+        return None;
+    }
+    let hint = "a PEM file with pgvane's certificate, and those between it and its authority behind it";
+    let cert_file = table.required_string("cert_file", hint);
+    let key_file = table.required_string("key_file", "a PEM file with the private key of the certificate");
+    let is_required = table.choice("sslmode", &[("prefer", false), ("require", true)]);
+    let min_version = table.choice("min_protocol_version", &Version::ALL.map(|version| (version.label(), version)));
+    let verify_client = verify_client(table, is_required.unwrap_or(false));
+
+    let terminate = Terminate {
+        identity: IdentityFiles { cert_file: cert_file?.into(), key_file: key_file?.into() },
+        is_required: is_required.unwrap_or(false),
+        verify_client,
+        min_version: min_version.unwrap_or(Version::Tls12),
+    };
+    tried(table, before, || Acceptor::new(&terminate).err());
+    Some(terminate)
+}
+
+/// `listener.tls.verify_client`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    None,
+    Optional,
+    Required,
+}
+
+fn verify_client(table: &Section<'_>, is_tls_required: bool) -> VerifyClient {
+    let words = [("none", Asked::None), ("optional", Asked::Optional), ("required", Asked::Required)];
+    let asked = table.choice("verify_client", &words);
+    // of a word that is misspelt nothing can be said, and of no contradiction to it either
+    let is_known = asked.is_some() || !table.has("verify_client");
+    let file = table.string("client_ca_file").map(PathBuf::from);
+    if asked == Some(Asked::Required) && !is_tls_required {
+        table.fault_at(
+            "verify_client",
+            "listener.tls.verify_client = \"required\" means little where clients may come without TLS",
+            "write sslmode = \"require\" too, or verify_client = \"optional\"",
+        );
+    }
+    match (asked.unwrap_or(Asked::None), file) {
+        (Asked::Optional, Some(file)) => return VerifyClient::Optional(file),
+        (Asked::Required, Some(file)) => return VerifyClient::Required(file),
+        (Asked::Optional | Asked::Required, None) => table.fault_at(
+            "verify_client",
+            "listener.tls.client_ca_file is missing, and clients' certificates are to be verified",
+            "name a PEM file with the certificate of the authority that signs them",
+        ),
+        (Asked::None, Some(_)) if is_known => table.fault_at(
+            "client_ca_file",
+            "listener.tls.client_ca_file has no effect while no client is asked for a certificate",
+            "write verify_client = \"required\" or \"optional\"",
+        ),
+        (Asked::None, _) => {}
+    }
+    VerifyClient::None
+}
+
+/// Reads the keys that a table has for TLS towards servers, in libpq's words.
+pub(super) fn towards_servers(section: &Section<'_>, default: SslMode) -> TlsSettings {
+    let before = section.fault_count();
+    let mut settings = TlsSettings::of_mode(default);
+    let mode = section.choice("sslmode", &SSLMODES);
+    // of a mode that is misspelt nothing can be said, and of no contradiction to it either
+    let is_known = mode.is_some() || !section.has("sslmode");
+    set(&mut settings.mode, mode);
+    let negotiations = [("postgres", Negotiation::Postgres), ("direct", Negotiation::Direct)];
+    set(&mut settings.negotiation, section.choice("sslnegotiation", &negotiations));
+    settings.ca_file = section.string("ca_file").map(PathBuf::from);
+    let cert_file = section.string("client_cert_file").map(PathBuf::from);
+    let key_file = section.string("client_key_file").map(PathBuf::from);
+    let half_given = |given, missing, hint: &str| {
+        section.fault_at(given, format!("{} is missing", section.named(missing)), hint);
+    };
+    match (&cert_file, &key_file) {
+        (Some(_), None) => half_given(
+            "client_cert_file",
+            "client_key_file",
+            "a certificate is of no use without its key: add client_key_file",
+        ),
+        (None, Some(_)) => half_given(
+            "client_key_file",
+            "client_cert_file",
+            "a key is of no use without its certificate: add client_cert_file",
+        ),
+        _ => {}
+    }
+    settings.identity = cert_file.zip(key_file).map(|(cert_file, key_file)| IdentityFiles { cert_file, key_file });
+    if is_known {
+        contradictions(section, &settings);
+        tried(section, before, || ServerTls::new(&settings).err());
+    }
+    settings
+}
+
+fn contradictions(section: &Section<'_>, settings: &TlsSettings) {
+    let verifies = matches!(settings.mode, SslMode::VerifyCa | SslMode::VerifyFull);
+    match (settings.mode, &settings.ca_file) {
+        (SslMode::Disable | SslMode::Prefer, Some(_)) => section.fault_at(
+            "ca_file",
+            format!("{} has no effect with this sslmode: nothing is verified", section.named("ca_file")),
+            "write sslmode = \"verify-full\", or \"verify-ca\" if the certificates do not name the hosts",
+        ),
+        (_, None) if verifies => section.fault_at(
+            "sslmode",
+            format!("{} is missing, and this sslmode verifies certificates", section.named("ca_file")),
+            "name a PEM file with the authority's certificate; the system's own are often in \
+             /etc/ssl/certs/ca-certificates.crt",
+        ),
+        _ => {}
+    }
+    if settings.mode == SslMode::Disable && settings.identity.is_some() {
+        section.fault_at(
+            "client_cert_file",
+            format!("{} has no effect with sslmode = \"disable\"", section.named("client_cert_file")),
+            "remove it and client_key_file, or write sslmode = \"verify-full\"",
+        );
+    }
+    if settings.negotiation == Negotiation::Direct && matches!(settings.mode, SslMode::Disable | SslMode::Prefer) {
+        section.fault_at(
+            "sslnegotiation",
+            format!("{} = \"direct\" leaves no way back to a connection in clear", section.named("sslnegotiation")),
+            "write sslmode = \"require\", \"verify-ca\" or \"verify-full\"",
+        );
+    }
+}
+
+/// Reads the files, but only where nothing else is wrong, lest one mistake be told twice.
+fn tried(section: &Section<'_>, faults_before: usize, reading: impl FnOnce() -> Option<TlsError>) {
+    if section.fault_count() > faults_before {
+        return;
+    }
+    if let Some(error) = reading() {
+        let keys = ["cert_file", "key_file", "client_ca_file", "ca_file", "client_cert_file", "client_key_file"];
+        let named = |key: &&str| error.file().is_some_and(|file| section.is_string(key, &file.to_string_lossy()));
+        let message = |name: String| format!("{name}: {error}");
+        let hint = "give the path of a PEM file that pgvane may read and that fits the others";
+        match keys.into_iter().find(named) {
+            Some(key) => section.fault_at(key, message(section.named(key)), hint),
+            None => section.fault(message(section.path().to_owned()), hint),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::tls::world::World;
+
+    fn read(listener: &str) -> Result<Config, String> {
+        let text = format!(
+            "[[cluster]]\n[[cluster.node]]\naddress = \"10.0.0.1:5432\"\n\
+             [[listener]]\nbind = \"0.0.0.0:6432\"\ntarget = \"leader\"\n{listener}\n"
+        );
+        Config::from_toml("test.toml", &text).map_err(|faults| faults.to_string())
+    }
+
+    fn good(listener: &str) -> (ClientTls, TlsSettings) {
+        let listener = read(listener).unwrap_or_else(|faults| panic!("{faults}")).listeners.remove(0);
+        (listener.tls, listener.server_tls)
+    }
+
+    fn faults(listener: &str) -> String {
+        read(listener).map(|_| ()).expect_err("has faults")
+    }
+
+    #[test]
+    fn a_word_will_do_where_no_files_are_needed() {
+        let disable = TlsSettings::of_mode(SslMode::Disable);
+        assert_eq!(good(""), (ClientTls::Passthrough, disable.clone()));
+        assert_eq!(good("tls = \"passthrough\"\nserver_tls = \"disable\""), (ClientTls::Passthrough, disable.clone()));
+        assert_eq!(good("tls = \"disable\""), (ClientTls::Disable, disable));
+        let require = TlsSettings::of_mode(SslMode::Require);
+        assert_eq!(good("tls = \"disable\"\nserver_tls = \"require\""), (ClientTls::Disable, require));
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let world = World::new();
+        let IdentityFiles { cert_file, key_file } = world.identity("pgvane", "localhost");
+        let ca_file = world.ca_file();
+        let [cert, key, ca] = [&cert_file, &key_file, &ca_file].map(|file| file.display());
+        let files = format!("[listener.tls]\nmode = \"terminate\"\ncert_file = \"{cert}\"\nkey_file = \"{key}\"\n");
+        let identity = IdentityFiles { cert_file: cert_file.clone(), key_file: key_file.clone() };
+        let least = Terminate {
+            identity: identity.clone(),
+            is_required: false,
+            verify_client: VerifyClient::None,
+            min_version: Version::Tls12,
+        };
+        assert_eq!(good(&files).0, ClientTls::Terminate(least));
+
+        let (tls, server_tls) = good(&format!(
+            "{files}sslmode = \"require\"\nverify_client = \"required\"\nclient_ca_file = \"{ca}\"\n\
+             min_protocol_version = \"TLSv1.3\"\n\
+             [listener.server_tls]\nsslmode = \"verify-full\"\nsslnegotiation = \"direct\"\nca_file = \"{ca}\"\n\
+             client_cert_file = \"{cert}\"\nclient_key_file = \"{key}\"\n"
+        ));
+        let most = Terminate {
+            identity: identity.clone(),
+            is_required: true,
+            verify_client: VerifyClient::Required(ca_file.clone()),
+            min_version: Version::Tls13,
+        };
+        assert_eq!(tls, ClientTls::Terminate(most));
+        let (mode, negotiation) = (SslMode::VerifyFull, Negotiation::Direct);
+        let settings = TlsSettings { mode, negotiation, ca_file: Some(ca_file), identity: Some(identity) };
+        assert_eq!(server_tls, settings);
+    }
+
+    #[test]
+    fn all_faults_are_reported_at_once() {
+        let told = faults(
+            "[listener.tls]\nmode = \"terminate\"\nkey_file = \"/nowhere/k\"\nverify_client = \"optional\"\n\
+             min_protocol_version = \"TLSv1.1\"\ncert = \"/nowhere/c\"\n\
+             [listener.server_tls]\nsslmode = \"prefer\"\nsslnegotiation = \"direct\"\nca_file = \"/nowhere/ca\"\n",
+        );
+        for line in [
+            "test.toml:7: listener.tls.cert_file is missing",
+            "test.toml:10: listener.tls.client_ca_file is missing",
+            "test.toml:11: listener.tls.min_protocol_version: \"TLSv1.1\" is not known",
+            "test.toml:12: unknown key \"cert\" in [listener.tls]",
+            "test.toml:15: listener.server_tls.sslnegotiation = \"direct\" leaves no way back",
+            "test.toml:16: listener.server_tls.ca_file has no effect with this sslmode",
+        ] {
+            assert!(told.contains(line), "{line} is not in:\n{told}");
+        }
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let world = World::new();
+        let IdentityFiles { cert_file, key_file } = world.identity("pgvane", "localhost");
+        let [cert, key, ca] = [cert_file, key_file, world.ca_file()].map(|file| file.display().to_string());
+        let terminate = format!("[listener.tls]\nmode = \"terminate\"\ncert_file = \"{cert}\"\nkey_file = \"{key}\"\n");
+        assert!(faults("tls = \"terminate\"").contains("takes a certificate"));
+        assert!(faults("[listener.tls]\n").contains("listener.tls.mode is missing"));
+        let useless = faults(&format!("[listener.tls]\nmode = \"disable\"\ncert_file = \"{cert}\"\n"));
+        assert!(useless.contains("listener.tls.cert_file has no effect with mode = \"disable\""), "{useless}");
+        assert!(!useless.contains("unknown key"), "{useless}");
+        assert!(faults("server_tls = \"require\"").contains("has no effect where TLS is passed through"));
+        assert!(faults("tls = \"disable\"\nserver_tls = \"verify-full\"").contains("ca_file is missing"));
+        let of = |line: &str| faults(&format!("{terminate}{line}\n"));
+        assert!(of(&format!("client_ca_file = \"{ca}\"")).contains("no client is asked for a certificate"));
+        let bypassed = of(&format!("verify_client = \"required\"\nclient_ca_file = \"{ca}\""));
+        assert!(
+            bypassed.contains("test.toml:11: listener.tls.verify_client = \"required\" means little"),
+            "{bypassed}"
+        );
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named_at_their_keys() {
+        let world = World::new();
+        let IdentityFiles { cert_file, key_file } = world.identity("pgvane", "localhost");
+        let other = world.identity("other", "localhost").key_file;
+        let of = |cert: &std::path::Path, key: &std::path::Path, more: &str| {
+            let files = format!("cert_file = \"{}\"\nkey_file = \"{}\"\n", cert.display(), key.display());
+            faults(&format!("[listener.tls]\nmode = \"terminate\"\n{files}{more}"))
+        };
+        let mismatched = of(&cert_file, &other, "");
+        let told = "test.toml:9: listener.tls.cert_file: the key is not that of the certificate";
+        assert!(mismatched.contains(told), "{mismatched}");
+        let keyless = of(&cert_file, &cert_file, "");
+        assert!(keyless.contains("test.toml:9: listener.tls.cert_file: no private key in"), "{keyless}");
+        let absent = of(&cert_file, "/nowhere/k".as_ref(), "");
+        assert!(absent.contains("test.toml:10: listener.tls.key_file: no private key in /nowhere/k"), "{absent}");
+        let empty = world.file("empty.pem", "").display().to_string();
+        let asking = format!("verify_client = \"optional\"\nclient_ca_file = \"{empty}\"\n");
+        let unsigned = of(&cert_file, &key_file, &asking);
+        assert!(unsigned.contains("test.toml:12: listener.tls.client_ca_file: no certificate in"), "{unsigned}");
+    }
+}

@@ -1,0 +1,117 @@
+//! As much of SCRAM's channel binding as a proxy between two encrypted connections has to know: which mechanisms the
+//! server offers, and which one the client chooses.
+//!
+//! Formats: PostgreSQL's documentation, "SASL Authentication" and `AuthenticationSASL`.
+
+/// The mechanism that binds the client's proof to the certificate that the client has seen.
+const PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
+
+/// `AuthenticationSASL`: its type, and the code behind its length.
+const AUTHENTICATION: u8 = b'R';
+const SASL: [u8; 4] = 10u32.to_be_bytes();
+
+/// `SASLInitialResponse`.
+const RESPONSE: u8 = b'p';
+
+/// Type, length and code.
+const OFFER_HEADER_LENGTH: usize = 9;
+
+/// Type and length.
+const CHOICE_HEADER_LENGTH: usize = 5;
+
+/// Longer than any mechanism's name (RFC 4422 has 20 characters).
+const NAME_LENGTH_MAX: usize = 64;
+
+/// What a client's answer to the server's offer has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// More bytes are needed.
+    Incomplete,
+    /// `SCRAM-SHA-256-PLUS`.
+    Plus,
+    /// Anything else, or no answer at all that would make sense.
+    Other,
+}
+
+/// The server's offer of mechanisms, a whole message, without `SCRAM-SHA-256-PLUS`; `None` if that is not in it, or
+/// nothing else is, or the message is no such offer.
+pub fn without_plus(message: &[u8]) -> Option<Vec<u8>> {
+    let (header, names) = message.split_at_checked(OFFER_HEADER_LENGTH)?;
+    if header[0] != AUTHENTICATION || header[5..] != SASL {
+        return None;
+    }
+    let names: Vec<&[u8]> = names.split(|byte| *byte == 0).take_while(|name| !name.is_empty()).collect();
+    let others: Vec<&[u8]> = names.iter().copied().filter(|name| *name != PLUS).collect();
+    if others.is_empty() || others.len() == names.len() {
+        return None;
+    }
+    let list = [others.join(&0), vec![0, 0]].concat();
+    let length = u32::try_from(message.len() - 1 - (PLUS.len() + 1)).ok()?;
+    Some([&[AUTHENTICATION][..], &length.to_be_bytes(), &SASL, &list].concat())
+}
+
+/// What the client has chosen; `answer` is what it has said since the offer.
+pub fn choice(answer: &[u8]) -> Choice {
+    match answer.first() {
+        None => return Choice::Incomplete,
+        Some(&RESPONSE) => {}
+        Some(_) => return Choice::Other,
+    }
+    let name = answer.get(CHOICE_HEADER_LENGTH..).unwrap_or_default();
+    match name.iter().position(|byte| *byte == 0) {
+        Some(end) if name[..end] == *PLUS => Choice::Plus,
+        Some(_) => Choice::Other,
+        None if name.len() > NAME_LENGTH_MAX => Choice::Other,
+        None => Choice::Incomplete,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
+    }
+
+    fn offer(names: &[&str]) -> Vec<u8> {
+        let list: String = names.iter().map(|name| format!("{name}\0")).collect();
+        message(b'R', &[&SASL, list.as_bytes(), b"\0"].concat())
+    }
+
+    #[test]
+    fn only_the_binding_mechanism_is_taken_out() {
+        let both = offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
+        assert_eq!(without_plus(&both), Some(offer(&["SCRAM-SHA-256"])));
+        let three = offer(&["OAUTHBEARER", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
+        assert_eq!(without_plus(&three), Some(offer(&["OAUTHBEARER", "SCRAM-SHA-256"])));
+        assert_eq!(without_plus(&offer(&["SCRAM-SHA-256"])), None);
+        assert_eq!(without_plus(&offer(&["SCRAM-SHA-256-PLUS"])), None, "an empty offer would be none");
+        assert_eq!(without_plus(&message(b'R', &[0, 0, 0, 5, 1, 2, 3, 4])), None, "MD5");
+        assert_eq!(without_plus(b"R"), None);
+    }
+
+    #[test]
+    fn a_choice_is_known_once_its_name_is_whole() {
+        let answer = |name: &str| message(b'p', format!("{name}\0\0\0\0\x20p=tls-server-end-point,,n=").as_bytes());
+        let plus = answer("SCRAM-SHA-256-PLUS");
+        let name_ends = CHOICE_HEADER_LENGTH + PLUS.len() + 1;
+        for length in 0..plus.len() {
+            let expected = if length < name_ends { Choice::Incomplete } else { Choice::Plus };
+            assert_eq!(choice(&plus[..length]), expected, "of {length} bytes");
+        }
+        assert_eq!(choice(&answer("SCRAM-SHA-256")), Choice::Other);
+        assert_eq!(choice(b"X\0\0\0\x04"), Choice::Other, "the client leaves");
+        assert_eq!(choice(&message(b'p', &[b'x'; 100])), Choice::Other, "a password of no mechanism's");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            without_plus(&bytes);
+            choice(&bytes);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What is particular to encrypted sides: rustls keeps bytes of its own.
+
+use super::*;
+
+/// rustls takes more than the socket behind it does. What it keeps must go out as soon as there is room, though nothing
+/// new comes that would push it.
+#[tokio::test]
+async fn what_encryption_holds_back_is_sent_on() {
+    for mode in [RelayMode::Auto, RelayMode::Splice] {
+        let ((mut client, client_inside), (server_inside, mut server)) =
+            tokio::join!(connected(Way::Tls), connected(Way::Tcp));
+        SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket option");
+        SockRef::from(client_inside.socket()).set_send_buffer_size(4096).expect("a socket option");
+        let registry = Arc::new(Registry::new(1, 1));
+        let seat = registry.seat(0, 0, NodeId(0));
+        let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
+        let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
+        let answer = message(b'D', &bytes(50_000, 9));
+        server.send(&answer).await.expect("fits");
+        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(!relay.down.is_empty() && !relay.can_speak(), "something is on its way");
+
+        let mut received = vec![0; answer.len()];
+        let relaying = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}));
+        let read = timeout(DEADLINE, async {
+            tokio::select! {
+                _ = relaying => panic!("nobody has closed"),
+                read = client.read_exact(&mut received) => read,
+            }
+        });
+        read.await.expect("all comes").expect("nothing fails");
+        assert!(received == answer);
+        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(relay.can_speak() && relay.down.owns_nothing());
+    }
+}
+
+/// A slow client takes what it takes; the rest waits in the relay and in rustls, and the server is slowed down.
+#[tokio::test]
+async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
+    let ((mut client, client_inside), (server_inside, mut server)) =
+        tokio::join!(connected(Way::Tls), connected(Way::Tcp));
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
+    let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, framing, nothing(), nothing());
+    let large = large_result().repeat(6);
+
+    let sent = async {
+        server.send(&large).await.expect("goes, sooner or later");
+        server
+    };
+    let mut sent = Box::pin(sent);
+    let mut polls = 0;
+    // nobody reads: in the end every buffer on the way is full, and nothing is polled any more
+    let stuck = async {
+        let relaying = poll_fn(|cx| {
+            polls += 1;
+            relay.poll(cx, seat.card(), |_| {})
+        });
+        tokio::select! {
+            _ = relaying => panic!("nobody has closed"),
+            _ = &mut sent => panic!("more than all buffers hold"),
+        }
+    };
+    assert!(timeout(Duration::from_millis(300), stuck).await.is_err());
+    assert!(polls < 2000, "{polls} polls: it spins");
+    assert!(!relay.can_speak() && !relay.down.is_empty());
+
+    let mut received = vec![0; large.len()];
+    let relaying = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}));
+    let (_server, _) = tokio::select! {
+        _ = relaying => panic!("nobody has closed"),
+        both = async { tokio::join!(sent, client.read_exact(&mut received)) } => both,
+    };
+    assert!(received == large);
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(relay.can_speak() && relay.down.owns_nothing());
+    relay.drain();
+    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+}
