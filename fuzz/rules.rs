@@ -83,23 +83,39 @@ pub fn login(data: &[u8]) {
     }
 }
 
-/// What a server says after that: however its stream is cut up, it stands in the same place. The first bytes say how.
+/// What a server and a client say after that: however their streams are cut up, they stand in the same place. The first
+/// bytes say how.
 pub fn framing(data: &[u8]) {
     let (cuts, stream) = data.split_at(data.len().min(4));
+    let in_portions = |take: &mut dyn FnMut(&[u8])| {
+        let (mut rest, mut cuts) = (stream, cuts.iter().cycle());
+        while !rest.is_empty() {
+            let length = cuts.next().map_or(1, |cut| usize::from(*cut).clamp(1, rest.len()));
+            take(&rest[..length]);
+            rest = &rest[length..];
+        }
+    };
     let (mut whole, mut cut_up) = (Framing::default(), Framing::default());
     whole.follow(stream);
     let mut newest_error = None;
-    let (mut rest, mut cuts) = (stream, cuts.iter().cycle());
-    while !rest.is_empty() {
-        let length = cuts.next().map_or(1, |cut| usize::from(*cut).clamp(1, rest.len()));
-        cut_up.follow(&rest[..length]);
+    in_portions(&mut |portion| {
+        cut_up.follow(portion);
         newest_error = cut_up.take_error().or(newest_error);
-        rest = &rest[length..];
-    }
+    });
     assert_eq!(whole.is_at_boundary(), cut_up.is_at_boundary());
     // what was said before it stopped making sense is of no account
     if whole.is_at_boundary() {
         assert_eq!(whole.take_error(), newest_error);
     }
-    assert_eq!(whole.resting(), cut_up.resting());
+    let state = |framing: &Framing| [framing.rests(), framing.is_between_transactions(), framing.awaits_answer()];
+    assert_eq!(state(&whole), state(&cut_up));
+    whole.ask(stream);
+    in_portions(&mut |portion| cut_up.ask(portion));
+    assert_eq!(state(&whole), state(&cut_up));
+
+    let (mut asked, mut asked_one_by_one) = (Framing::default(), Framing::default());
+    let passed = asked_one_by_one.ask_up_to_next(stream);
+    asked.ask(&stream[..passed]);
+    assert_eq!(state(&asked), state(&asked_one_by_one));
+    assert!(passed == stream.len() || asked.awaits_answer(), "it is held back for nothing");
 }

@@ -19,6 +19,7 @@ use crate::probe::{ClusterView, Monitor};
 use crate::proxy::desk::Desk;
 use crate::proxy::encryption::{self, Encryption};
 use crate::proxy::listener::Listener;
+use crate::proxy::rebalancer::Rebalancer;
 use crate::proxy::registry::Registry;
 use crate::proxy::workers::Workers;
 use crate::routing::Rule;
@@ -107,7 +108,7 @@ impl App {
                 error,
             })?);
         }
-        let admin = match config.admin_bind {
+        let admin = match config.admin.as_ref().map(|admin| admin.bind) {
             Some(address) => Some(TcpListener::bind(address).await.map_err(|error| StartError::Bind {
                 owner: "[admin]".to_owned(),
                 address: address.into(),
@@ -134,6 +135,19 @@ impl App {
     pub async fn run(self, mut stop: watch::Receiver<bool>, reread: watch::Receiver<()>) {
         let mut background = JoinSet::new();
         let rules: Arc<[Rule]> = self.config.listeners.iter().map(|listener| listener.rule.clone()).collect();
+        for (index, settings) in self.config.listeners.iter().enumerate() {
+            if let Some(rebalance) = settings.rule.rebalance {
+                let rebalancer = Rebalancer {
+                    listener: (index, settings.name.clone()),
+                    cluster: settings.cluster,
+                    rule: settings.rule.clone(),
+                    settings: rebalance,
+                    view: self.clusters[settings.cluster].clone(),
+                    registry: Arc::clone(&self.registry),
+                };
+                background.spawn(rebalancer.run());
+            }
+        }
         for (index, view) in self.clusters.iter().cloned().enumerate() {
             background.spawn(apply_every_picture(index, view, Arc::clone(&self.registry), Arc::clone(&rules)));
         }

@@ -1,21 +1,29 @@
-//! What operators and their tools see: the stats page, metrics, and whether all is well. All over HTTP.
+//! What operators and their tools see, and the little that they may change: the stats page, metrics, whether all is well,
+//! and the administrative states of nodes. All over HTTP.
 
+mod actions;
 mod stats;
+pub mod status;
+mod users;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info};
 
+use self::status::Status;
+use self::users::Users;
 use crate::cluster::topology::Topology;
 use crate::config::Config;
 use crate::probe::ClusterView;
@@ -23,7 +31,7 @@ use crate::proxy::registry::{Census, Registry};
 use crate::telemetry::history::Record;
 use crate::telemetry::metrics::{ClusterNow, Metrics};
 
-/// Everything that the pages read. They change nothing.
+/// Everything that the pages read, and the actions change.
 #[derive(Debug)]
 pub struct Office {
     /// What runs.
@@ -45,15 +53,21 @@ pub async fn serve(socket: TcpListener, office: Office) {
     if let Ok(address) = socket.local_addr() {
         info!(%address, "stats page and metrics");
     }
+    let users = office.config.admin.iter().flat_map(|admin| admin.users.clone()).collect();
     let router = Router::new()
         .route("/", get(stats_page))
         .route("/stats", get(stats_page))
         .route("/metrics", get(metrics))
         .route("/api/events", get(events))
+        .route("/api/status", get(status))
+        .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
+        .layer(DefaultBodyLimit::max(actions::BODY_LENGTH_MAX))
+        .layer(Extension(Arc::new(Users::new(users))))
         .with_state(Arc::new(office));
-    if let Err(error) = axum::serve(socket, router).await {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    if let Err(error) = axum::serve(socket, service).await {
         error!(%error, "the stats page is no longer served");
     }
 }
@@ -104,8 +118,16 @@ async fn metrics(State(office): State<Arc<Office>>) -> Response {
 async fn events(State(office): State<Arc<Office>>) -> Response {
     let by_cluster: BTreeMap<&str, Vec<Record>> =
         office.clusters.iter().map(|cluster| (cluster.name(), cluster.history().records())).collect();
-    match serde_json::to_string_pretty(&by_cluster) {
-        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+    json(&by_cluster)
+}
+
+async fn status(State(office): State<Arc<Office>>) -> Response {
+    json(&Status::of(&office))
+}
+
+fn json(answer: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(answer) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json + "\n").into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

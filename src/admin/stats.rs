@@ -5,12 +5,13 @@ use std::time::Duration;
 use askama::Template;
 
 use super::Office;
-use crate::cluster::Moment;
+use super::status::why_writes_wait;
 use crate::cluster::lag::Lag;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::node::{Report, SyncStanding};
 use crate::cluster::topology::{NodeView, Topology};
-use crate::config;
+use crate::cluster::{AdminState, Moment};
+use crate::config::{self, size_text};
 use crate::probe::ClusterView;
 use crate::proxy::registry::Census;
 use crate::telemetry::history::Record;
@@ -25,6 +26,8 @@ pub(super) struct Page {
     version: &'static str,
     uptime: String,
     is_stopping: bool,
+    /// There are users who may change the nodes' states.
+    has_actions: bool,
     clusters: Vec<Cluster>,
     listeners: Vec<Listener>,
 }
@@ -55,6 +58,8 @@ struct Node {
     name: String,
     address: String,
     role: &'static str,
+    /// What operators have made of it.
+    admin: &'static str,
     /// `good`, `warn` or `bad`: the badge's colour.
     mood: &'static str,
     state: String,
@@ -89,6 +94,7 @@ impl Page {
             version: env!("CARGO_PKG_VERSION"),
             uptime: span(office.started.elapsed()),
             is_stopping: *office.is_stopping.borrow(),
+            has_actions: office.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty()),
             clusters: clusters.collect(),
             listeners: listeners.map(|(settings, (_, census))| listener(settings, office, census)).collect(),
         }
@@ -100,6 +106,10 @@ fn cluster(view: &ClusterView, loads: &[u32]) -> Cluster {
     let topology: &Topology = &topology;
     let node_name = |id| &topology.node(id).member.name;
     let (mood, headline) = match &topology.leadership {
+        Leadership::Led { leader, .. } if topology.node(*leader).admin != AdminState::Ready => {
+            let why = why_writes_wait(topology).unwrap_or_default();
+            ("vacant", format!("{why}: new writes wait for another leader"))
+        }
         Leadership::Led { leader, since, .. } if topology.doubted => {
             ("doubted", format!("{} has led for {}, and is being checked anew", node_name(*leader), span(now - *since)))
         }
@@ -158,6 +168,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     let health = view.health.label();
     let role = view.role_label();
     let mood = match (health, role) {
+        _ if view.admin != AdminState::Ready => "warn",
         ("up", "leader" | "replica" | "standby-leader") => "good",
         (_, "foreign" | "out-of-service") | ("unreachable", _) => "bad",
         _ => "warn",
@@ -180,6 +191,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
         name: view.member.name.clone(),
         address: view.member.address.clone(),
         role,
+        admin: view.admin.label(),
         mood,
         state: text(report.map(|report| report.state.clone())),
         timeline: text(report.and_then(|report| report.timeline).map(|timeline| timeline.to_string())),
@@ -193,14 +205,14 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
 }
 
 fn lag(lag: Lag) -> String {
-    if lag.time.is_zero() { bytes(lag.bytes) } else { format!("{}, {}", bytes(lag.bytes), span(lag.time)) }
+    if lag.time.is_zero() { size_text(lag.bytes) } else { format!("{}, {}", size_text(lag.bytes), span(lag.time)) }
 }
 
 fn listener(settings: &config::Listener, office: &Office, census: Census) -> Listener {
     let rule = &settings.rule;
     let mut leads_to = format!("{} of {}", rule.target.label(), office.config.clusters[settings.cluster].name);
     let conditions = rule.tags.iter().map(|(name, value)| format!("{name} = {value}"));
-    let lag_limits = [rule.lag_bytes_max.map(bytes), rule.lag_time_max.map(span)];
+    let lag_limits = [rule.lag_bytes_max.map(size_text), rule.lag_time_max.map(span)];
     for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {
         leads_to.push_str(", ");
         leads_to.push_str(&condition);
@@ -215,8 +227,8 @@ fn listener(settings: &config::Listener, office: &Office, census: Census) -> Lis
         sessions: census.sessions,
         sessions_max: census.sessions_max,
         held: census.held,
-        to_server: bytes(census.bytes_to_server),
-        to_client: bytes(census.bytes_to_client),
+        to_server: size_text(census.bytes_to_server),
+        to_client: size_text(census.bytes_to_client),
     }
 }
 
@@ -236,27 +248,13 @@ fn span(time: Duration) -> String {
     }
 }
 
-/// A number of bytes in PostgreSQL's units.
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spans_and_sizes_read_well() {
+    fn spans_read_well() {
         assert_eq!(span(Duration::from_millis(1234)), "1.2 s");
         assert_eq!(span(Duration::from_secs(3_725)), "1 h 2 min");
-        assert_eq!(bytes(512), "512 B");
-        assert_eq!(bytes(64 << 20), "64.0 MB");
     }
 }

@@ -1,7 +1,10 @@
 //! The command line: what the user types, and the exit codes that answer it.
 
+mod admin_api;
 mod healthcheck;
+mod node;
 mod run;
+mod status;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -9,8 +12,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::admin_api::{Place, Trouble};
+use self::node::{Leave, Order};
+use crate::cluster::AdminState;
 use crate::config::Config;
-use crate::config::default_port;
 
 /// Exit codes, from `sysexits.h`.
 mod exit {
@@ -20,6 +25,8 @@ mod exit {
     pub(super) const USAGE: u8 = 64;
     /// A file cannot be read.
     pub(super) const NO_INPUT: u8 = 66;
+    /// Whoever asks may not.
+    pub(super) const NO_PERMISSION: u8 = 77;
     /// The configuration is faulty.
     pub(super) const CONFIG: u8 = 78;
 }
@@ -43,13 +50,26 @@ enum Command {
     },
     /// Ask a running pgvane whether it is alive; for Docker's HEALTHCHECK
     Healthcheck {
-        /// Its admin address
-        #[arg(long, value_name = "URL", default_value_t = format!("http://127.0.0.1:{}", default_port::ADMIN))]
-        admin: String,
+        #[command(flatten)]
+        place: Place,
         /// Ask whether it is ready to take connections, instead
         #[arg(long)]
         ready: bool,
     },
+    /// Show the nodes and the listeners of a running pgvane
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// As JSON, with everything that is known
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a node no new sessions, and end those that it has between two transactions
+    Drain(Leave),
+    /// The same, for a node that is to be taken down
+    Maint(Leave),
+    /// Give a node sessions again
+    Ready(Order),
 }
 
 /// Where the configuration comes from.
@@ -88,7 +108,23 @@ pub fn main() -> ExitCode {
             }
             Err(code) => code,
         },
-        Command::Healthcheck { admin, ready } => healthcheck::ask(&admin, ready),
+        Command::Healthcheck { place, ready } => asked(healthcheck::ask(&place, ready)),
+        Command::Status { place, json } => asked(status::show(&place, json)),
+        Command::Drain(leave) => asked(node::leave(&leave, AdminState::Drain)),
+        Command::Maint(leave) => asked(node::leave(&leave, AdminState::Maint)),
+        Command::Ready(order) => asked(node::ready(&order)),
+    }
+}
+
+/// Has a running pgvane asked, and answers by exit code.
+fn asked(asking: impl Future<Output = Result<(), Trouble>>) -> ExitCode {
+    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(asking),
+        Err(error) => Err(Trouble::Unable(error.to_string())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => failed(trouble.exit_code(), trouble),
     }
 }
 

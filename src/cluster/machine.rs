@@ -7,6 +7,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin_state::AdminState;
 use super::corroboration;
 use super::health::{Health, Thresholds};
 use super::identity::{Identity, Vote};
@@ -50,8 +51,12 @@ pub enum Event {
     Checked(Observation),
     /// A session met something that makes this node's role doubtful: a refusal, a reset, an unexpected end.
     Suspicion(NodeId),
+    /// A client could get no session on this node. A suspicion, and others are to try it last for a while.
+    Failure(NodeId),
     /// What discovery has found.
     Discovered(Discovery),
+    /// An operator has said what is to become of a node.
+    Administered(NodeId, AdminState),
 }
 
 /// The cluster as its DCS has it.
@@ -175,6 +180,11 @@ impl Machine {
         &self.roster.entry(id).view.member
     }
 
+    /// What operators have made of a node.
+    pub fn admin_state(&self, id: NodeId) -> AdminState {
+        self.roster.entry(id).view.admin
+    }
+
     /// Takes an event in at `now` and says what is to be done. `now` must never run backwards.
     pub fn handle(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -185,11 +195,15 @@ impl Machine {
         let is_news = match event {
             Event::Tick => false,
             Event::Suspicion(node) => self.doubt(node, now),
+            Event::Failure(node) => self.roster.entry_mut(node).fails_client(now) | self.doubt(node, now),
             Event::Checked(observation) => {
                 self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now))
             }
             Event::Discovered(discovery) => {
                 self.noting_changes(now, &mut actions, |machine| machine.take_discovery(discovery, now))
+            }
+            Event::Administered(node, state) => {
+                self.noting_changes(now, &mut actions, |machine| machine.roster.administer(node, state, now))
             }
         };
         let lead_changed = self.reconsider_lead(now, &mut actions);
@@ -249,6 +263,7 @@ impl Machine {
             self.doubted_at = None;
         }
         if has_answered {
+            self.roster.entry_mut(id).forget_failures(asked_at, self.settings.interval);
             self.measure_lag(id, now);
         }
         true
@@ -539,6 +554,25 @@ mod tests {
         bench.machine.handle(Event::Checked(fresh), bench.now);
         assert!(!bench.machine.topology().doubted, "silence is no word against it");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
+    }
+
+    #[test]
+    fn a_node_that_failed_a_client_is_tried_last_until_an_answer_to_a_question_of_an_interval_later() {
+        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        bench.checks_in(Duration::from_secs(5));
+        let fails = |bench: &Bench| bench.machine.topology().node(REPLICA).fails_clients;
+        let generation = bench.machine.topology().generation;
+        bench.feed(Event::Failure(REPLICA));
+        assert!(fails(&bench) && bench.machine.topology().generation > generation, "it is published");
+        assert!(!bench.machine.topology().doubted, "of the leader it says nothing");
+        assert_eq!(bench.machine.topology().leader(), Some(LEADER));
+        bench.checks_in(Duration::from_millis(800));
+        assert!(fails(&bench), "its Patroni answers, but that is not what failed");
+        bench.checks_in(Duration::from_millis(1500));
+        assert!(!fails(&bench), "it may be tried again");
+        bench.feed(Event::Failure(LEADER));
+        assert_eq!(bench.machine.topology().leader(), Some(LEADER), "no role changes by that");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What is known of the nodes, and what follows from it. Pure: no clock, no socket, no runtime.
 //!
 //! In reading order: a node's [`node::Report`] and the [`node::Observation`] that carries it; the three-valued
-//! [`health`] of one node and its [`lag`], and [`corroboration`] where its Patroni is silent; the [`identity`] of the
-//! cluster; the [`leadership`] of all; the [`schedule`] of checks; the [`machine`] that ties them together; and the
-//! [`topology`] it publishes.
+//! [`health`] of one node and its [`lag`], and [`corroboration`] where its Patroni is silent; its [`admin_state`]; the
+//! [`identity`] of the cluster; the [`leadership`] of all; the [`schedule`] of checks; the [`machine`] that ties them
+//! together; and the [`topology`] it publishes.
 
+pub mod admin_state;
 pub mod corroboration;
 pub mod health;
 pub mod identity;
@@ -22,6 +23,7 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod simulation;
 
+pub use admin_state::AdminState;
 pub use moment::Moment;
 pub use node::{Member, NodeId};
 pub use topology::Topology;

@@ -1,7 +1,10 @@
 //! The cluster's members, and what is kept of each between two events.
 
+use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::LagMeter;
 use super::moment::Moment;
@@ -24,6 +27,8 @@ pub(super) struct Entry {
     pub(super) newest_asked_at: Option<Moment>,
     /// What it was when its service was last looked at.
     served_as: Option<Claim>,
+    /// When a client last failed to get a session on it.
+    failed_at: Option<Moment>,
 }
 
 impl Entry {
@@ -37,6 +42,21 @@ impl Entry {
             last_led_at: None,
             newest_asked_at: None,
             served_as: None,
+            failed_at: None,
+        }
+    }
+
+    /// Notes that a client could get no session. True if that is new.
+    pub(super) fn fails_client(&mut self, now: Moment) -> bool {
+        self.failed_at = Some(now);
+        !mem::replace(&mut self.view.fails_clients, true)
+    }
+
+    /// Forgets that clients have failed, if this good answer was asked for long enough after the last one that did: the
+    /// answer need not come from where they failed, and each failure costs a client its patience.
+    pub(super) fn forget_failures(&mut self, asked_at: Moment, penalty: Duration) {
+        if self.failed_at.is_some_and(|failed_at| asked_at >= failed_at + penalty) {
+            (self.failed_at, self.view.fails_clients) = (None, false);
         }
     }
 
@@ -77,6 +97,17 @@ impl Roster {
 
     pub(super) fn entry_mut(&mut self, id: NodeId) -> &mut Entry {
         &mut self.entries[id.0]
+    }
+
+    /// Notes what an operator has made of a node. True if that is new. A node that is ready again has just come back.
+    pub(super) fn administer(&mut self, id: NodeId, state: AdminState, now: Moment) -> bool {
+        let view = &mut self.entry_mut(id).view;
+        let is_news = view.admin != state;
+        if is_news && state == AdminState::Ready {
+            view.serving_since = view.serving_since.map(|_| now);
+        }
+        view.admin = state;
+        is_news
     }
 
     /// All entries, those of departed nodes included, in the order of their numbers.
@@ -141,9 +172,12 @@ impl Roster {
         }
         let id = place.unwrap_or(self.entries.len());
         let seed = self.seed.wrapping_add(id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let entry = Entry::new(member, is_static, now, seed);
+        let mut entry = Entry::new(member, is_static, now, seed);
         match self.entries.get_mut(id) {
-            Some(departed) => *departed = entry,
+            Some(departed) => {
+                entry.view.admin = departed.view.admin; // it was not the operator who let it go
+                *departed = entry;
+            }
             None => self.entries.push(entry),
         }
         true
@@ -205,6 +239,27 @@ mod tests {
         let moved = Member { address: "elsewhere:5432".into(), ..member("a") };
         roster.take_list(vec![moved], at_ms(2));
         assert_eq!(roster.present().map(|(id, _)| id.0).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn what_an_operator_has_said_of_a_node_outlives_its_absence() {
+        let mut roster = roster(&[]);
+        roster.take_list(vec![member("a")], at_ms(1));
+        assert!(roster.administer(NodeId(0), AdminState::Drain, at_ms(2)));
+        assert!(!roster.administer(NodeId(0), AdminState::Drain, at_ms(3)), "no news");
+        roster.take_list(Vec::new(), at_ms(4));
+        roster.take_list(vec![member("a")], at_ms(5));
+        assert_eq!(roster.entry(NodeId(0)).view.admin, AdminState::Drain);
+    }
+
+    #[test]
+    fn a_node_that_is_ready_again_has_just_come_back() {
+        let mut roster = roster(&["a"]);
+        roster.entry_mut(NodeId(0)).view.serving_since = Some(at_ms(1));
+        roster.administer(NodeId(0), AdminState::Maint, at_ms(2));
+        assert_eq!(roster.entry(NodeId(0)).view.serving_since, Some(at_ms(1)));
+        roster.administer(NodeId(0), AdminState::Ready, at_ms(3));
+        assert_eq!(roster.entry(NodeId(0)).view.serving_since, Some(at_ms(3)));
     }
 
     #[test]

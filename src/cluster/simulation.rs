@@ -10,6 +10,8 @@
 //! - knowledge never goes backwards (late answers were taken in);
 //! - no write goes to a leader that is suspected (a doubted leader got writes; an earlier question ended the doubt);
 //! - no read goes to a node that is no replica, or lags (nodes out of service got reads; lag was not looked at);
+//! - an operator's word takes a node's new sessions away, and decides nothing else (a drained leader got writes; one in
+//!   maintenance lost the lead);
 //! - sessions are misplaced for a cause only that a node's own words bear out (silence, or a restart under the lock, cut
 //!   writers);
 //! - in peace, the machine finds the leader in time (one check in fifty was never followed by another).
@@ -21,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin_state::AdminState;
 use super::fixtures::{member, report};
 use super::health::Thresholds;
 use super::leadership::Leadership;
@@ -329,6 +332,8 @@ struct Onlooker {
     noted: BTreeMap<usize, Noted>,
     /// When the newest check of each node was asked for that has ended, answered or not.
     ended: BTreeMap<usize, Moment>,
+    /// What operators have said last of each node.
+    administered: BTreeMap<usize, AdminState>,
     /// A leader that was suspected, and when: it gets no writes until a later question has come to an end.
     suspected: Option<(NodeId, Moment)>,
     /// Before anybody has led there are no sessions to be misplaced.
@@ -451,6 +456,7 @@ impl Onlooker {
                     Some(Cause::Promotion) => leads && target == Target::Replica,
                     Some(Cause::Lag) => view.recent_lag.is_some_and(|lag| lag.bytes > LAG_MAX),
                     Some(Cause::Silence) => view.health.silence().is_some(),
+                    Some(Cause::Operator) => self.is_out_of_service(id),
                     Some(Cause::Standing | Cause::Departure) => false,
                 };
                 if !is_borne_out {
@@ -459,6 +465,10 @@ impl Onlooker {
             }
         }
         Ok(())
+    }
+
+    fn is_out_of_service(&self, id: NodeId) -> bool {
+        self.administered.get(&id.0).is_some_and(|state| *state != AdminState::Ready)
     }
 
     fn why_no_reader(&self, node: NodeId) -> Option<String> {
@@ -476,12 +486,16 @@ impl Onlooker {
             route(topology, &rule(target), &Situation { tried: &[], turn, load: |_| 0, now: Moment::START })
         };
         for turn in 0..topology.nodes.len() as u64 {
-            if let Ok(node) = routed(Target::Leader, turn)
+            let (writer, reader) = (routed(Target::Leader, turn), routed(Target::Replica, turn));
+            if let Some(node) = [&writer, &reader].into_iter().flatten().find(|node| self.is_out_of_service(**node)) {
+                return Err(format!("a session is sent to {node:?}, which an operator has taken out of service"));
+            }
+            if let Ok(node) = writer
                 && (self.suspected.is_some() || self.claim(node) != Some(Claim::Leader))
             {
                 return Err(format!("a write is sent to {node:?}, which is suspected or says {:?}", self.claim(node)));
             }
-            if let Ok(node) = routed(Target::Replica, turn)
+            if let Ok(node) = reader
                 && self.why_no_reader(node).is_some()
             {
                 return Err(format!("a read is sent to {node:?}: {:?}", self.why_no_reader(node)));
@@ -536,8 +550,10 @@ impl Run {
 
     fn feed(&mut self, event: Event) -> Result<(), String> {
         let now = self.world.now;
-        if let Event::Checked(observation) = &event {
-            self.onlooker.note(observation, self.topology.leader(), now);
+        match &event {
+            Event::Checked(observation) => self.onlooker.note(observation, self.topology.leader(), now),
+            Event::Administered(node, state) => drop(self.onlooker.administered.insert(node.0, *state)),
+            _ => {}
         }
         for action in self.machine.handle(event, now) {
             match action {
@@ -581,6 +597,10 @@ impl Run {
                 Some((_, observation)) => Event::Checked(observation),
                 None if self.world.dice.one_in(500) => Event::Discovered(self.list(every.is_some())),
                 None if self.world.dice.one_in(200) => self.some_suspicion(),
+                None if self.world.dice.one_in(200) => {
+                    self.administer()?;
+                    continue;
+                }
                 None => Event::Tick,
             };
             self.feed(event)?;
@@ -603,7 +623,21 @@ impl Run {
         if self.topology.leader() == Some(node) {
             self.onlooker.suspected = Some((node, self.world.now));
         }
-        Event::Suspicion(node)
+        let is_known = node.0 < self.topology.nodes.len();
+        if is_known && self.world.dice.one_in(2) { Event::Failure(node) } else { Event::Suspicion(node) }
+    }
+
+    /// An operator says something of a node, and nobody else's part changes by that.
+    fn administer(&mut self) -> Result<(), String> {
+        let node = NodeId(self.world.dice.roll(self.topology.nodes.len() as u64) as usize);
+        let state = AdminState::ALL[self.world.dice.roll(3) as usize];
+        self.feed(Event::Tick)?;
+        let before = (self.topology.leadership.clone(), self.topology.doubted);
+        self.feed(Event::Administered(node, state))?;
+        if before != (self.topology.leadership.clone(), self.topology.doubted) {
+            return Err(format!("an operator has made {node:?} {state:?}, and the lead has changed"));
+        }
+        Ok(())
     }
 
     fn judge_convergence(&mut self) -> Result<(), String> {

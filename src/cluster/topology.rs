@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::Lag;
 use super::leadership::{Leadership, Vacancy};
@@ -38,6 +39,10 @@ pub struct NodeView {
     pub recent_lag: Option<Lag>,
     /// Since when the node has been what it is now, and has answered: a replica that has just come back starts slowly.
     pub serving_since: Option<Moment>,
+    /// A client has just failed to get a session on it: others try it last.
+    pub fails_clients: bool,
+    /// What operators have made of it.
+    pub admin: AdminState,
     /// Why its answers are not accepted: it belongs to another cluster.
     pub foreign: Option<String>,
     /// It is no longer a member of the cluster.
@@ -129,6 +134,8 @@ impl NodeView {
             lag: None,
             recent_lag: None,
             serving_since: None,
+            fails_clients: false,
+            admin: AdminState::Ready,
             foreign: None,
             departed: false,
             checked_at: None,
@@ -140,6 +147,15 @@ impl NodeView {
         match &self.foreign {
             Some(_) => Some(Claim::OutOfService),
             None => self.health.report().map(|report| report.claim),
+        }
+    }
+
+    /// Whether its PostgreSQL should be in recovery, as far as that can be told.
+    pub fn believed_in_recovery(&self) -> Option<bool> {
+        match self.claim()? {
+            Claim::Leader => Some(false),
+            Claim::Replica | Claim::StandbyLeader => Some(true),
+            Claim::LockHolder | Claim::OutOfService => None,
         }
     }
 
@@ -183,6 +199,9 @@ impl fmt::Display for Standing<'_> {
         }
         if node.departed {
             f.write_str(", no longer a member")?;
+        }
+        if let Some(why) = node.admin.why_unfit() {
+            write!(f, ", {why}")?;
         }
         match &node.health {
             Health::Silent { silence, .. } => write!(f, " (silent: {silence})"),

@@ -10,6 +10,8 @@ pub mod fault;
 mod networks;
 mod read;
 mod read_access;
+mod read_admin;
+mod read_secret;
 mod read_sql;
 mod read_tls;
 mod secret;
@@ -28,6 +30,7 @@ pub use networks::Networks;
 pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+pub use units::{duration, size_text};
 
 use crate::cluster::Member;
 use crate::routing::{Rule, Target};
@@ -46,8 +49,8 @@ pub mod default_port {
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where the stats page and the metrics are served; `None` if nowhere.
-    pub admin_bind: Option<SocketAddr>,
+    /// The stats page, the metrics and the API; `None` if they are not served.
+    pub admin: Option<Admin>,
     /// How and how much is logged.
     pub log: Log,
     /// How long running sessions may go on after a signal to stop.
@@ -58,6 +61,24 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// The listeners; at least one.
     pub listeners: Vec<Listener>,
+}
+
+/// The stats page, the metrics and the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where they are served.
+    pub bind: SocketAddr,
+    /// Who may change things; nobody if empty.
+    pub users: Vec<AdminUser>,
+}
+
+/// Somebody who may change things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminUser {
+    /// The name, without a colon.
+    pub name: String,
+    /// The password, which is not empty.
+    pub password: Secret,
 }
 
 /// Logging.
@@ -249,7 +270,7 @@ impl Config {
         });
         let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
         Ok(Config {
-            admin_bind: Some(any(default_port::ADMIN)),
+            admin: Some(Admin::default()),
             log: Log::default(),
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             threads: default_threads(),
@@ -280,6 +301,12 @@ impl Log {
     /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`.
     pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
         EnvFilter::builder().parse(level)
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, default_port::ADMIN)), users: Vec::new() }
     }
 }
 

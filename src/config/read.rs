@@ -11,11 +11,11 @@ use super::fault::{Fault, Faults};
 use super::networks::network;
 use super::{
     Bind, Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls,
-    RelayMode, default_port, default_threads, read_access, read_sql, read_tls,
+    RelayMode, default_threads, read_access, read_admin, read_sql, read_tls,
 };
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
-use crate::routing::{Balance, Cause, Reaction, Reactions, Target};
+use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Target};
 
 /// Patroni's REST port, where a node's URL is not given.
 const PATRONI_PORT: u16 = 8008;
@@ -31,7 +31,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let document = Document::parse(file, text);
     let root = document.root();
 
-    let admin_bind = admin(&root);
+    let admin = read_admin::admin(&root);
     let log = log(&root);
     let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);
     let threads = root.integer("threads", 1..1025).map_or_else(default_threads, |threads| threads as usize);
@@ -50,27 +50,11 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     }
     distinct(&root, "cluster", &names);
     distinct(&root, "listener", &listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>());
-    distinct_addresses(&root, &listeners, admin_bind);
+    distinct_addresses(&root, &listeners, admin.as_ref().map(|admin| admin.bind));
 
     root.finish();
     document.finish()?;
-    Ok(Config { admin_bind, log, drain_timeout, threads, clusters, listeners })
-}
-
-fn admin(root: &Section<'_>) -> Option<SocketAddr> {
-    let default = SocketAddr::from(([0, 0, 0, 0], default_port::ADMIN));
-    let Some(section) = root.section("admin") else { return Some(default) };
-    let enabled = section.boolean("enabled").unwrap_or(true);
-    let bind = match section.bind("bind") {
-        Some(Bind::Unix(_)) => {
-            section.fault_at("bind", "admin.bind is a file", "the stats page is served by TCP only: write IP:PORT");
-            default
-        }
-        Some(Bind::Tcp(address)) => address,
-        None => default,
-    };
-    section.finish();
-    enabled.then_some(bind)
+    Ok(Config { admin, log, drain_timeout, threads, clusters, listeners })
 }
 
 fn log(root: &Section<'_>) -> Log {
@@ -265,6 +249,20 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     if let Some(on) = section.section("on") {
         reactions(on, &mut listener.rule.reactions);
     }
+    listener.rule.rebalance = section.section("rebalance").map(rebalance);
+    if listener.rule.rebalance.is_some() {
+        if let Some(target) = target.filter(|target| matches!(target, Target::Leader | Target::StandbyLeader)) {
+            let message = format!("rebalance means nothing on a listener with target = \"{}\"", target.label());
+            section.fault_at("rebalance", message, "there is one such node only: remove it");
+        }
+        if listener.rule.balance != Balance::LeastConnections {
+            section.fault_at(
+                "rebalance",
+                "rebalance needs balance = \"least-connections\": otherwise a session that is moved may come back",
+                "remove one of the two",
+            );
+        }
+    }
     set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
     set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
     set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));
@@ -286,6 +284,15 @@ fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
     (listener.tls, listener.server_tls) = read_tls::listener(&section, &listener);
     section.finish();
     is_settled.then_some(listener)
+}
+
+fn rebalance(section: Section<'_>) -> Rebalance {
+    let mut rebalance = Rebalance::default();
+    set(&mut rebalance.every, section.duration("every", at_least_ms(10)));
+    set(&mut rebalance.tolerance_percent, section.integer("tolerance", 0..1001).map(|percent| percent as u32));
+    set(&mut rebalance.after, section.duration("after", at_least_ms(0)));
+    section.finish();
+    rebalance
 }
 
 fn reactions(section: Section<'_>, reactions: &mut Reactions) {
@@ -326,7 +333,7 @@ pub(super) fn set<T>(place: &mut T, given: Option<T>) {
     }
 }
 
-fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
+pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
     for (at, name) in names.iter().enumerate() {
         if names[..at].contains(name) {
             section.fault_at(what, format!("two {what} entries are called \"{name}\""), "each needs its own");
@@ -349,6 +356,7 @@ fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Admin;
 
     const SMALLEST: &str = r#"
         [[cluster]]
@@ -367,7 +375,7 @@ mod tests {
     #[test]
     fn the_smallest_file_has_every_default() {
         let config = config("test.toml", SMALLEST).expect("is valid");
-        assert_eq!(config.admin_bind, Some(SocketAddr::from(([0, 0, 0, 0], 8404))));
+        assert_eq!(config.admin, Some(Admin { bind: SocketAddr::from(([0, 0, 0, 0], 8404)), users: Vec::new() }));
         assert_eq!(config.clusters[0].nodes[0].patroni_url, "http://10.0.0.1:8008");
         assert_eq!(config.clusters[0].nodes[0].name, "10.0.0.1:5432");
         assert_eq!(config.listeners[0].name, "leader");
@@ -417,7 +425,7 @@ mod tests {
             replication = "streaming"
             tags = { dc = "east", ssd = true }
             slow_start = "1min"
-            on = { promotion = "cut", lag = "drain" }
+            on = { promotion = "cut", lag = "drain", operator = "keep" }
             hold_max = "30s"
             hold_sessions_max = 5
             sessions_max = 77
@@ -439,11 +447,35 @@ mod tests {
         assert_eq!((listener.rule.tags["dc"].as_str(), listener.rule.tags["ssd"].as_str()), ("east", "true"));
         assert_eq!(listener.rule.reactions.to(Cause::Promotion), Reaction::Cut);
         assert_eq!(listener.rule.reactions.to(Cause::Lag), Reaction::Drain);
+        assert_eq!(listener.rule.reactions.to(Cause::Operator), Reaction::Keep);
         assert_eq!(listener.rule.reactions.to(Cause::LostLead), Reaction::Cut, "the default");
         assert_eq!((listener.hold_sessions_max, listener.sessions_max), (5, 77));
         assert_eq!(config.threads, 3);
         assert_eq!(listener.relay, RelayMode::Copy);
         assert!(config.log.is_json);
+    }
+
+    #[test]
+    fn rebalancing_is_off_unless_asked_for_and_only_where_it_comes_to_an_end() {
+        assert_eq!(config("f", SMALLEST).expect("is valid").listeners[0].rule.rebalance, None);
+        let reading = SMALLEST.replace("leader", "replica");
+        let with = |lines: &str| reading.replace("target =", &format!("{lines}\ntarget ="));
+        let read = |lines: &str| config("f", &with(lines)).expect("is valid").listeners[0].rule.rebalance;
+        assert_eq!(read("rebalance = {}"), Some(Rebalance::default()));
+        let all = Rebalance { every: Duration::from_millis(10), tolerance_percent: 0, after: Duration::ZERO };
+        assert_eq!(read("rebalance = { every = \"10ms\", tolerance = 0, after = \"0s\" }"), Some(all));
+        for (lines, fault) in [
+            ("rebalance = { every = \"1ms\" }", "out of bounds"),
+            ("rebalance = { tolerance = 1001 }", "out of bounds"),
+            ("rebalance = { rate = 1 }", "unknown key \"rate\""),
+            ("rebalance = true", "must be a table"),
+            ("rebalance = {}\nbalance = \"random\"", "needs balance = \"least-connections\""),
+        ] {
+            let found = faults(&with(lines));
+            assert!(found.len() == 1 && found[0].1.contains(fault), "{lines}: {found:?}");
+        }
+        let writing = SMALLEST.replace("target =", "rebalance = {}\ntarget =");
+        assert!(faults(&writing)[0].1.contains("means nothing"));
     }
 
     #[test]

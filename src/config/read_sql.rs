@@ -1,10 +1,9 @@
 //! Reads `[cluster.sql]`: who asks PostgreSQL.
 
-use std::fs;
-
 use super::document::Section;
 use super::read::{at_least_ms, set};
-use super::{Secret, Sql, read_tls};
+use super::read_secret::password;
+use super::{Sql, read_tls};
 
 const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain LOGIN role will do";
 
@@ -12,7 +11,7 @@ const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain
 pub(super) fn sql(section: Section<'_>) -> Sql {
     let user = section.required_string("user", WHO).unwrap_or_default();
     let mut sql = Sql::of_user(&user);
-    sql.password = password(&section);
+    sql.password = password(&section, "cluster.sql");
     set(&mut sql.database, section.string("database"));
     set(&mut sql.application_name, section.string("application_name"));
     set(&mut sql.reconnect, section.duration("reconnect", at_least_ms(1000)));
@@ -21,42 +20,12 @@ pub(super) fn sql(section: Section<'_>) -> Sql {
     sql
 }
 
-fn password(section: &Section<'_>) -> Option<Secret> {
-    let given = section.string("password").map(Secret::new);
-    let Some(file) = section.string("password_file") else { return given };
-    if given.is_some() {
-        section.fault_at(
-            "password_file",
-            "cluster.sql has both a password and a password_file",
-            "keep password_file: the configuration file can then be shown to others",
-        );
-    }
-    match fs::read_to_string(&file).map(|text| text.trim().to_owned()) {
-        Ok(text) if text.is_empty() => {
-            section.fault_at(
-                "password_file",
-                format!("cluster.sql.password_file: {file} is empty"),
-                "write the password into it, and nothing else; or leave the key out if none is needed",
-            );
-            None
-        }
-        Ok(text) => Some(Secret::new(text)),
-        Err(error) => {
-            section.fault_at(
-                "password_file",
-                format!("cluster.sql.password_file: cannot read {file}: {error}"),
-                "give the path of a file that pgvane may read",
-            );
-            None
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
-    use super::*;
+    use crate::config::Secret;
     use crate::config::{Check, Config, Faults};
     use crate::tls::{SslMode, TlsSettings};
 

@@ -22,6 +22,15 @@ pub fn size_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "write a whole number with a unit: B, kB, MB, GB or TB, for example \"64MB\"".to_owned())
 }
 
+/// A number of bytes for people, in PostgreSQL's units.
+pub fn size_text(bytes: u64) -> String {
+    let unit = SIZE_UNITS.iter().rev().find(|(_, factor)| *factor > 1 && bytes >= *factor);
+    match unit {
+        Some((name, factor)) => format!("{:.1} {name}", bytes as f64 / *factor as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 fn quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -41,6 +50,13 @@ mod tests {
         assert_eq!(duration("1d"), Ok(Duration::from_secs(86_400)));
         assert_eq!(size_bytes("64MB"), Ok(64 << 20));
         assert_eq!(size_bytes("0B"), Ok(0));
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(size_text(1023), "1023 B");
+        assert_eq!(size_text(64 << 20), "64.0 MB");
+        assert_eq!(size_text(3 << 39), "1.5 TB");
     }
 
     #[test]

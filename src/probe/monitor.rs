@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -15,13 +15,16 @@ use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
 use crate::cluster::node::{Observation, Silence};
 use crate::cluster::topology::Topology;
-use crate::cluster::{Moment, NodeId};
+use crate::cluster::{AdminState, Moment, NodeId};
 use crate::config;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::ClusterMetrics;
 
 /// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
 const SUSPICIONS_MAX: usize = 64;
+
+/// Operators' words that may wait to be taken in, which takes no time.
+const WORDS_MAX: usize = 8;
 
 /// Time between two looks at `/cluster`, which makes Patroni read its DCS.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
@@ -40,8 +43,17 @@ pub struct ClusterView {
     sends_proxy_header: bool,
     current: Arc<ArcSwap<Topology>>,
     changes: watch::Receiver<u64>,
-    suspicions: mpsc::Sender<NodeId>,
+    suspicions: mpsc::Sender<Event>,
+    words: mpsc::Sender<Word>,
     history: Arc<History>,
+}
+
+/// What an operator says of a node, and who waits for its being published.
+#[derive(Debug)]
+struct Word {
+    node: NodeId,
+    state: AdminState,
+    is_published: oneshot::Sender<()>,
 }
 
 impl ClusterView {
@@ -89,7 +101,20 @@ impl ClusterView {
     /// change before one of them answers.
     pub fn suspect(&self, node: NodeId) {
         // full: a check is on its way already
-        let _ = self.suspicions.try_send(node);
+        let _ = self.suspicions.try_send(Event::Suspicion(node));
+    }
+
+    /// Reports that a client could get no session on a node: besides what [`ClusterView::suspect`] does, others try it
+    /// last for a while.
+    pub fn failed(&self, node: NodeId) {
+        let _ = self.suspicions.try_send(Event::Failure(node));
+    }
+
+    /// Puts a node into an administrative state, and returns once the picture shows it. False if the monitor has ended,
+    /// as it does when the process stops. Cancelled, it may have been done or not.
+    pub async fn administer(&self, node: NodeId, state: AdminState) -> bool {
+        let (is_published, published) = oneshot::channel();
+        self.words.send(Word { node, state, is_published }).await.is_ok() && published.await.is_ok()
     }
 }
 
@@ -102,7 +127,8 @@ pub struct Monitor {
     started: Instant,
     current: Arc<ArcSwap<Topology>>,
     announce: watch::Sender<u64>,
-    suspicions: mpsc::Receiver<NodeId>,
+    suspicions: mpsc::Receiver<Event>,
+    words: mpsc::Receiver<Word>,
     metrics: ClusterMetrics,
     history: Arc<History>,
     discovery_due: Instant,
@@ -134,6 +160,7 @@ impl Monitor {
         let current = Arc::new(ArcSwap::from_pointee(machine.topology()));
         let (announce, changes) = watch::channel(0);
         let (suspicion_sender, suspicions) = mpsc::channel(SUSPICIONS_MAX);
+        let (word_sender, words) = mpsc::channel(WORDS_MAX);
         let name: Arc<str> = cluster.name.as_str().into();
         let history = Arc::new(History::new(metrics.clone()));
         let started = Instant::now();
@@ -145,6 +172,7 @@ impl Monitor {
             current: Arc::clone(&current),
             changes,
             suspicions: suspicion_sender,
+            words: word_sender,
         };
         let monitor = Monitor {
             name,
@@ -155,6 +183,7 @@ impl Monitor {
             current,
             announce,
             suspicions,
+            words,
             metrics,
             history,
             discovery_due: started,
@@ -171,7 +200,11 @@ impl Monitor {
             let wakeup = self.machine.next_wakeup().map(|moment| self.started + moment.since_start());
             tokio::select! {
                 biased;
-                Some(node) = self.suspicions.recv() => self.step(Event::Suspicion(node)),
+                Some(word) = self.words.recv() => {
+                    self.step(Event::Administered(word.node, word.state));
+                    let _ = word.is_published.send(()); // whoever asked may have gone
+                }
+                Some(suspicion) = self.suspicions.recv() => self.step(suspicion),
                 Some(finding) = self.running.join_next() => self.take(finding),
                 () = sleep_until(wakeup) => self.step(Event::Tick),
                 () = tokio::time::sleep_until(self.discovery_due), if discovers => self.look_for_members(),
@@ -245,9 +278,13 @@ impl Monitor {
         let name = |id: &NodeId| self.machine.member(*id).name.as_str();
         match change {
             Change::LeadTaken { from, to, timeline, leaderless } => {
+                let out_of_service = self.machine.admin_state(*to).why_unfit();
                 let (from, to) = (from.as_ref().map_or("none", name), name(to));
                 let leaderless_ms = leaderless.as_millis() as u64;
                 info!(%cluster, from, to, timeline, leaderless_ms, "new leader");
+                if let Some(reason) = out_of_service {
+                    warn!(%cluster, node = to, reason, "the leader is out of service: writes wait for another");
+                }
                 self.history.lead_taken(from, to, *timeline, *leaderless);
             }
             Change::LeadLost { from, why, last_seen, is_contested } => {

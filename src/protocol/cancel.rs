@@ -10,7 +10,20 @@ use pgwire::messages::startup::SecretKey;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CancelKey {
     process_id: i32,
-    secret: Box<[u8]>,
+    secret: Secret,
+}
+
+/// Most sessions have one of four bytes, and there may be thousands of sessions: those carry it along.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Secret {
+    Four([u8; 4]),
+    Longer(Box<[u8]>),
+}
+
+impl From<&[u8]> for Secret {
+    fn from(bytes: &[u8]) -> Secret {
+        bytes.try_into().map_or_else(|_| Secret::Longer(bytes.into()), Secret::Four)
+    }
 }
 
 impl CancelKey {

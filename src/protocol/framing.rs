@@ -1,13 +1,16 @@
-//! Follows the server's stream from message to message without holding any of it back.
-//!
-//! Message format: one byte of type, four of length (which counts itself), the body. See PostgreSQL's
-//! documentation, "Message Formats".
+//! Follows a session from message to message, both ways, without holding any of it back: where the server's stream
+//! stands, and whether anything is under way.
+
+use std::mem;
 
 use super::error_response::sqlstate_in;
+use super::requests::Requests;
+use super::walk::Walk;
 
 const ERROR_RESPONSE: u8 = b'E';
 const READY_FOR_QUERY: u8 = b'Z';
 const COMMAND_COMPLETE: u8 = b'C';
+const COPY_IN_RESPONSE: u8 = b'G';
 const HEADER_LENGTH: usize = 5;
 
 /// How much of an error's body is kept to find its SQLSTATE: severity twice, even translated, and the code fit. Of a
@@ -16,7 +19,7 @@ const KEPT_MAX: usize = 48;
 
 /// A session's state as its last `ReadyForQuery` told it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transaction {
+enum Transaction {
     /// Not in a transaction.
     Idle,
     /// In a transaction, whether sound or failed.
@@ -34,90 +37,152 @@ enum Thread {
     Broken,
 }
 
-/// Where the server's stream stands.
+/// Where a session stands.
 #[derive(Debug, Clone)]
 pub struct Framing {
-    header: [u8; HEADER_LENGTH],
-    header_filled: u8,
+    walk: Walk,
     thread: Thread,
     kept_length: u8,
-    body_left: u32,
     kept: [u8; KEPT_MAX],
+    /// As the last `ReadyForQuery` told it; nothing if the session has not come so far.
     transaction: Option<Transaction>,
     newest_error: Option<[u8; 5]>,
+    /// An error that no `ReadyForQuery` has followed.
+    last_error: Option<[u8; 5]>,
+    requests: Requests,
 }
 
 impl Default for Framing {
     /// At the beginning of a message.
     fn default() -> Framing {
         Framing {
-            header: [0; HEADER_LENGTH],
-            header_filled: 0,
+            walk: Walk::default(),
             thread: Thread::Followed,
             kept_length: 0,
-            body_left: 0,
             kept: [0; KEPT_MAX],
             transaction: None,
             newest_error: None,
+            last_error: None,
+            requests: Requests::default(),
         }
     }
 }
 
 impl Framing {
-    /// Takes in the next bytes of the stream, in any portions.
+    /// Takes in the next bytes of the server's stream, in any portions.
     pub fn follow(&mut self, mut bytes: &[u8]) {
         if self.thread == Thread::Lost {
             return self.keep_end(bytes);
         }
         while !bytes.is_empty() && self.thread == Thread::Followed {
-            bytes = if self.body_left > 0 { self.follow_body(bytes) } else { self.follow_header(bytes) };
+            match self.walk.step(bytes) {
+                Ok((taken, body)) => {
+                    self.keep_beginning(body);
+                    if self.walk.is_at_boundary() {
+                        self.end_message();
+                    }
+                    bytes = &bytes[taken..];
+                }
+                Err(_) => self.thread = Thread::Broken,
+            }
         }
     }
 
-    /// Takes in that bytes have passed by unseen: the thread is lost.
-    pub fn lose(&mut self) {
-        if self.thread != Thread::Broken {
-            *self = Framing { thread: Thread::Lost, ..Framing::default() };
+    /// Takes in that bytes of the server's stream have passed by unseen: unless they belong to one message, the thread
+    /// is lost.
+    pub fn pass(&mut self, length: usize) {
+        match self.thread {
+            Thread::Followed if self.walk.pass(length) => {
+                if self.walk.is_at_boundary() {
+                    self.end_message();
+                }
+            }
+            Thread::Followed | Thread::Lost => {
+                (self.thread, self.kept_length) = (Thread::Lost, 0);
+                (self.transaction, self.newest_error, self.last_error) = (None, None, None);
+            }
+            Thread::Broken => {}
         }
     }
 
-    /// Takes in that the client has sent something: an answer to it is due, and until that is complete the stream
-    /// does not rest.
-    pub fn asked(&mut self) {
-        self.transaction = None;
+    /// Takes in the next bytes of the client's stream, in any portions.
+    pub fn ask(&mut self, bytes: &[u8]) {
+        self.requests.follow(bytes);
+        self.forget_end();
+    }
+
+    /// Takes in the next bytes of the client's stream, up to the first message that begins something new while
+    /// something else is under way. Returns how many bytes that are.
+    pub fn ask_up_to_next(&mut self, bytes: &[u8]) -> usize {
+        self.forget_end();
+        self.requests.follow_up_to_next(bytes)
+    }
+
+    /// Takes in that bytes of the client's stream have passed by unseen.
+    pub fn ask_unseen(&mut self, length: usize) {
+        self.requests.pass(length);
+        self.forget_end();
+    }
+
+    /// The end of an earlier answer is not that of the next one.
+    fn forget_end(&mut self) {
         if self.thread == Thread::Lost {
-            self.kept_length = 0; // the end of an earlier answer is not that of this one
+            self.kept_length = 0;
         }
     }
 
-    /// Takes in that the stream has stopped for the moment: a lost thread is found again if it has stopped behind a
-    /// whole `CommandComplete` and `ReadyForQuery`.
+    /// Takes in that the server's stream has stopped for the moment: a lost thread is found again if it has stopped
+    /// behind a whole `CommandComplete` and `ReadyForQuery`.
     ///
     /// `ReadyForQuery` alone would not do: its six bytes may stand in a row of data. Both messages whole, with lengths
     /// that agree and a command's tag in capitals, cannot stand in a row in text format, whose values have no zero
     /// bytes. What is left are values in binary format that were made to look so, at the very place where the stream
-    /// stops. An `ErrorResponse` before `ReadyForQuery` is not recognised; the next command's end will be.
+    /// stops. An `ErrorResponse` before `ReadyForQuery` is not recognised; the next command's end will be. Of several
+    /// answers that have passed by unseen one is counted: then the server seems to owe some for good.
     pub fn comes_to_rest(&mut self) {
         if self.thread == Thread::Lost
             && let Some(transaction) = end_of_command(&self.kept[..usize::from(self.kept_length)])
         {
-            *self = Framing { transaction: Some(transaction), ..Framing::default() };
+            (self.walk, self.thread, self.kept_length) = (Walk::default(), Thread::Followed, 0);
+            self.transaction = Some(transaction);
+            self.requests.answered();
         }
     }
 
-    /// Whether the last byte followed was the last of a message, so that another message may be put behind it.
+    /// Whether the last byte of the server's stream was the last of a message, so that another may be put behind it.
     pub fn is_at_boundary(&self) -> bool {
-        self.thread == Thread::Followed && self.header_filled == 0
+        self.thread == Thread::Followed && self.walk.is_at_boundary()
     }
 
-    /// Whether the stream is at rest after a `ReadyForQuery`, and in which state. `None` while a reply is on its way.
-    pub fn resting(&self) -> Option<Transaction> {
-        self.transaction.filter(|_| self.is_at_boundary())
+    /// Whether the last byte of the client's stream was the last of a message, so that another may be put behind it.
+    pub fn may_be_asked(&self) -> bool {
+        self.requests.are_at_boundary()
+    }
+
+    /// Whether nothing is under way: all that the server was asked it has answered, and the client is not in the middle
+    /// of asking.
+    pub fn rests(&self) -> bool {
+        self.transaction.is_some() && self.is_at_boundary() && self.requests.are_answered()
+    }
+
+    /// Whether nothing is under way, and no transaction is open.
+    pub fn is_between_transactions(&self) -> bool {
+        self.transaction == Some(Transaction::Idle) && self.rests()
+    }
+
+    /// Whether the server owes an answer, or the client has yet to finish what it asks.
+    pub fn awaits_answer(&self) -> bool {
+        !self.requests.are_answered()
     }
 
     /// The SQLSTATE of the newest `ErrorResponse` since this was last asked.
     pub fn take_error(&mut self) -> Option<[u8; 5]> {
         self.newest_error.take()
+    }
+
+    /// The SQLSTATE of the error with which the server's stream ends, if it ends here.
+    pub fn last_error(&self) -> Option<[u8; 5]> {
+        self.last_error
     }
 
     /// Keeps the last bytes of the stream.
@@ -130,65 +195,48 @@ impl Framing {
         self.kept_length = (kept - gone + taken.len()) as u8;
     }
 
-    fn kind(&self) -> u8 {
-        self.header[0]
-    }
-
-    fn follow_header<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let filled = usize::from(self.header_filled);
-        let (taken, rest) = bytes.split_at(bytes.len().min(HEADER_LENGTH - filled));
-        self.header[filled..filled + taken.len()].copy_from_slice(taken);
-        self.header_filled += taken.len() as u8;
-        self.transaction = None;
-        if usize::from(self.header_filled) == HEADER_LENGTH {
-            let [_, length @ ..] = self.header;
-            match u32::from_be_bytes(length).checked_sub(4) {
-                Some(body_length) => self.body_left = body_length,
-                None => self.thread = Thread::Broken,
-            }
-            self.kept_length = 0;
-            self.end_message_if_whole();
-        }
-        rest
-    }
-
-    fn follow_body<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let here = bytes.len().min(self.body_left as usize);
-        let (taken, rest) = bytes.split_at(here);
-        if matches!(self.kind(), ERROR_RESPONSE | READY_FOR_QUERY) {
+    /// Keeps the beginning of a body that is read.
+    fn keep_beginning(&mut self, body: &[u8]) {
+        if matches!(self.walk.kind(), ERROR_RESPONSE | READY_FOR_QUERY) {
             let kept = usize::from(self.kept_length);
-            let more = taken.len().min(KEPT_MAX - kept);
-            self.kept[kept..kept + more].copy_from_slice(&taken[..more]);
+            let more = body.len().min(KEPT_MAX - kept);
+            self.kept[kept..kept + more].copy_from_slice(&body[..more]);
             self.kept_length += more as u8;
         }
-        self.body_left -= here as u32;
-        self.end_message_if_whole();
-        rest
     }
 
-    fn end_message_if_whole(&mut self) {
-        if self.thread == Thread::Broken || self.body_left > 0 {
-            return;
-        }
-        self.header_filled = 0;
+    fn end_message(&mut self) {
         let body = &self.kept[..usize::from(self.kept_length)];
-        match (self.header[0], body) {
-            (READY_FOR_QUERY, [b'I']) => self.transaction = Some(Transaction::Idle),
-            (READY_FOR_QUERY, [b'T' | b'E']) => self.transaction = Some(Transaction::Open),
-            (ERROR_RESPONSE, body) => self.newest_error = sqlstate_in(body),
+        match (self.walk.kind(), body) {
+            (READY_FOR_QUERY, [state]) => {
+                // the first ends the login, and answers nothing
+                if mem::replace(&mut self.transaction, state_of(*state)).is_some() {
+                    self.requests.answered();
+                }
+                self.last_error = None;
+            }
+            (ERROR_RESPONSE, body) => {
+                self.newest_error = sqlstate_in(body);
+                self.last_error = self.newest_error;
+            }
+            (COPY_IN_RESPONSE, _) => self.requests.copy_begins(),
             _ => {}
         }
+        self.kept_length = 0;
+    }
+}
+
+fn state_of(state: u8) -> Option<Transaction> {
+    match state {
+        b'I' => Some(Transaction::Idle),
+        b'T' | b'E' => Some(Transaction::Open),
+        _ => None,
     }
 }
 
 /// The state in `ReadyForQuery`, if `stream` ends with that and a whole `CommandComplete` before it.
 fn end_of_command(stream: &[u8]) -> Option<Transaction> {
-    let (command, ready) = stream.split_last_chunk::<6>()?;
-    let transaction = match ready {
-        [READY_FOR_QUERY, 0, 0, 0, 5, b'I'] => Transaction::Idle,
-        [READY_FOR_QUERY, 0, 0, 0, 5, b'T' | b'E'] => Transaction::Open,
-        _ => return None,
-    };
+    let (command, &[READY_FOR_QUERY, 0, 0, 0, 5, state]) = stream.split_last_chunk::<6>()? else { return None };
     let is_whole = |at: usize| {
         let message = &command[at..];
         let Some((&[kind, ref length @ ..], body)) = message.split_first_chunk::<HEADER_LENGTH>() else { return false };
@@ -196,7 +244,7 @@ fn end_of_command(stream: &[u8]) -> Option<Transaction> {
             && u32::from_be_bytes(*length) as usize + 1 == message.len()
             && body.split_last().is_some_and(|(end, tag)| *end == 0 && is_command_tag(tag))
     };
-    (0..command.len()).any(is_whole).then_some(transaction)
+    (0..command.len()).any(is_whole).then(|| state_of(state)).flatten()
 }
 
 /// `src/include/tcop/cmdtaglist.h`: words in capitals, and the numbers that some carry.
@@ -219,18 +267,55 @@ mod tests {
         bytes
     }
 
+    /// A session that has got through its login.
+    fn ready() -> Framing {
+        let mut framing = Framing::default();
+        framing.follow(&message(b'Z', b"I"));
+        framing
+    }
+
+    fn query() -> Vec<u8> {
+        message(b'Q', b"select\0")
+    }
+
     #[test]
-    fn a_resting_session_shows_its_transaction() {
+    fn a_session_is_between_transactions_once_all_is_answered_and_none_is_open() {
         let mut framing = Framing::default();
         assert!(framing.is_at_boundary());
-        assert_eq!(framing.resting(), None, "nothing said yet");
-        framing.follow(&message(b'C', b"SELECT 1\0"));
+        assert!(!framing.is_between_transactions(), "nothing said yet");
+        framing = ready();
+        assert!(framing.is_between_transactions());
+        framing.ask(&query());
+        assert!(!framing.is_between_transactions(), "an answer is due");
+        framing.follow(&end(b"BEGIN\0", b'T'));
+        assert!(!framing.is_between_transactions());
+        framing.ask(&[query(), query()].concat());
+        framing.follow(&end(b"COMMIT\0", b'I'));
+        assert!(!framing.is_between_transactions(), "the second answer is due");
+        framing.follow(&end(b"SELECT 1\0", b'I'));
+        assert!(framing.is_between_transactions());
+    }
+
+    #[test]
+    fn who_asks_before_the_login_is_over_is_answered_after_it() {
+        let mut framing = Framing::default();
+        framing.ask(&[message(b'p', b"proof"), query()].concat());
         framing.follow(&message(b'Z', b"I"));
-        assert_eq!(framing.resting(), Some(Transaction::Idle));
-        framing.follow(&message(b'C', b"BEGIN\0"));
-        assert_eq!(framing.resting(), None, "a reply is on its way");
-        framing.follow(&message(b'Z', b"T"));
-        assert_eq!(framing.resting(), Some(Transaction::Open));
+        assert!(!framing.is_between_transactions(), "that was the login's");
+        framing.follow(&end(b"SELECT 1\0", b'I'));
+        assert!(framing.is_between_transactions());
+    }
+
+    #[test]
+    fn what_a_server_says_unasked_opens_no_transaction() {
+        let mut framing = ready();
+        for unasked in [message(b'A', b"\0\0\0\x07news\0\0"), message(b'N', b"\0"), message(b'S', b"TimeZone\0UTC\0")] {
+            framing.follow(&unasked);
+            assert!(framing.is_between_transactions(), "{unasked:?}");
+            framing.follow(&unasked[..3]);
+            assert!(!framing.is_between_transactions(), "in the middle of a message");
+            framing.follow(&unasked[3..]);
+        }
     }
 
     #[test]
@@ -240,6 +325,16 @@ mod tests {
         framing.follow(&fatal.encode());
         assert_eq!(framing.take_error(), Some(*b"57P01"));
         assert_eq!(framing.take_error(), None);
+        assert_eq!(framing.last_error(), Some(*b"57P01"));
+    }
+
+    #[test]
+    fn an_error_that_was_followed_by_readiness_is_not_the_end() {
+        let mut framing = ready();
+        framing.ask(&query());
+        framing.follow(&[message(b'E', b"SERROR\0VERROR\0C22012\0Mdivision\0\0"), message(b'Z', b"I")].concat());
+        assert_eq!(framing.take_error(), Some(*b"22012"));
+        assert_eq!(framing.last_error(), None);
     }
 
     #[test]
@@ -247,39 +342,62 @@ mod tests {
         let mut framing = Framing::default();
         framing.follow(&[b'D', 0, 0, 0, 3]);
         framing.follow(&message(b'Z', b"I"));
-        assert!(!framing.is_at_boundary());
-        assert_eq!(framing.resting(), None);
+        assert!(!framing.is_at_boundary() && !framing.is_between_transactions());
     }
 
     fn end(tag: &[u8], state: u8) -> Vec<u8> {
         [message(b'C', tag), message(b'Z', &[state])].concat()
     }
 
-    #[test]
-    fn a_lost_thread_is_found_at_the_end_of_a_command_at_rest() {
-        let mut framing = Framing::default();
-        framing.lose();
-        framing.follow(&[b"the rest of a row".to_vec(), end(b"SELECT 1000000\0", b'T')].concat());
-        assert_eq!(framing.resting(), None, "more may follow at once");
-        framing.comes_to_rest();
-        assert_eq!(framing.resting(), Some(Transaction::Open));
-        assert!(framing.is_at_boundary());
-        framing.follow(&end(b"COMMIT\0", b'I'));
-        assert_eq!(framing.resting(), Some(Transaction::Idle));
+    /// A session whose query is being answered by more than anybody has looked at.
+    fn streaming() -> Framing {
+        let mut framing = ready();
+        framing.ask(&query());
+        framing.pass(1000);
+        framing
     }
 
     #[test]
-    fn who_has_been_asked_does_not_rest() {
-        let mut framing = Framing::default();
-        framing.follow(&end(b"SELECT 1\0", b'I'));
-        framing.asked();
-        assert_eq!(framing.resting(), None);
-        assert!(framing.is_at_boundary());
-        framing.lose();
-        framing.follow(&end(b"SELECT 1\0", b'I'));
-        framing.asked();
+    fn a_lost_thread_is_found_at_the_end_of_a_command_at_rest() {
+        let mut framing = streaming();
+        framing.follow(&[b"the rest of a row".to_vec(), end(b"SELECT 1000000\0", b'T')].concat());
+        assert!(!framing.is_at_boundary(), "more may follow at once");
         framing.comes_to_rest();
-        assert_eq!(framing.resting(), None);
+        assert!(framing.is_at_boundary() && !framing.is_between_transactions());
+        framing.ask(&query());
+        framing.follow(&end(b"COMMIT\0", b'I'));
+        assert!(framing.is_between_transactions());
+    }
+
+    #[test]
+    fn a_large_row_that_passes_by_unseen_does_not_lose_the_thread() {
+        let mut framing = ready();
+        framing.ask(&query());
+        framing.follow(&[b'D', 0, 0x10, 0, 4]);
+        framing.pass(0x10_0000 - 10);
+        framing.follow(&[0; 10]);
+        assert!(framing.is_at_boundary());
+        framing.follow(&end(b"SELECT 1\0", b'I'));
+        assert!(framing.is_between_transactions());
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_answer_is_not_that_of_the_next() {
+        let mut framing = streaming();
+        framing.follow(&end(b"SELECT 1\0", b'I'));
+        framing.ask(&query());
+        framing.comes_to_rest();
+        assert!(!framing.is_at_boundary() && !framing.is_between_transactions());
+    }
+
+    #[test]
+    fn of_two_answers_that_passed_by_unseen_one_stays_due() {
+        let mut framing = ready();
+        framing.ask(&[query(), query()].concat());
+        framing.pass(1000);
+        framing.follow(&end(b"SELECT 1\0", b'I'));
+        framing.comes_to_rest();
+        assert!(framing.is_at_boundary() && !framing.is_between_transactions());
     }
 
     #[test]
@@ -296,12 +414,10 @@ mod tests {
             not_the_end,
             bad_length,
         ] {
-            let mut framing = Framing::default();
-            framing.lose();
+            let mut framing = streaming();
             framing.follow(&[vec![b'x'; 60], stream.clone()].concat());
             framing.comes_to_rest();
-            assert_eq!(framing.resting(), None, "{stream:?}");
-            assert!(!framing.is_at_boundary());
+            assert!(!framing.is_at_boundary() && !framing.is_between_transactions(), "{stream:?}");
         }
     }
 
@@ -313,8 +429,7 @@ mod tests {
             cuts in proptest::collection::vec(1usize..60, 1..200),
         ) {
             let stream = [before, end(b"COPY 123456789\0", b'I')].concat();
-            let mut framing = Framing::default();
-            framing.lose();
+            let mut framing = streaming();
             let (mut rest, mut cuts) = (stream.as_slice(), cuts.into_iter().cycle());
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(cuts.next().expect("cycles").min(rest.len()));
@@ -322,7 +437,7 @@ mod tests {
                 rest = later;
             }
             framing.comes_to_rest();
-            prop_assert_eq!(framing.resting(), Some(Transaction::Idle));
+            prop_assert!(framing.is_between_transactions());
         }
 
         /// However the stream is cut up, the boundaries are seen where they are and nowhere else.

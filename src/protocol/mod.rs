@@ -7,7 +7,9 @@ pub mod framing;
 pub mod login;
 pub mod opening;
 pub mod proxy_header;
+mod requests;
 pub mod sasl;
+mod walk;
 
 pub use cancel::CancelKey;
 pub use error_response::{Fatal, SqlState};

@@ -7,12 +7,13 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::card::Order;
 use super::client::Client;
 use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use super::login::{Failure, Login, Ready, Verdict};
-use super::registry::{Held, Order, Seat, order_for};
+use super::registry::{Held, Seat, order_for};
 use crate::cluster::NodeId;
 use crate::cluster::topology::Topology;
 use crate::net::Stream;
@@ -119,14 +120,16 @@ impl<'a> Admission<'a> {
             () = self.client.hangs_up() => return Err(Verdict::Over(End::ClientLeftHeld)),
         };
         // from here on orders reach the seat; one that came before it was taken is seen in the picture itself
-        if let Some(Order::Cut(cause)) = order_for(&listener.rule, &desk.cluster.topology(), node) {
+        if let Some(Order::Cut(cause) | Order::Drain(cause)) = order_for(&listener.rule, &desk.cluster.topology(), node)
+        {
             return Err(Verdict::NotHere(Failure {
                 why: format!("will not do any more: {}", cause.reason()),
                 own_words: None,
                 is_suspicious: false,
             }));
         }
-        match (Login { client: self.client, server: &mut server, seat: &mut seat, listener }).run().await {
+        let cluster = &desk.cluster;
+        match (Login { client: self.client, server: &mut server, seat: &mut seat, listener, cluster }).run().await {
             Verdict::Ready(ready) => Ok(Admitted { server, seat, ready }),
             other => Err(other),
         }
@@ -138,7 +141,7 @@ impl<'a> Admission<'a> {
         debug!(listener = %self.desk.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.desk.metrics.retries.inc();
         if failure.is_suspicious {
-            self.desk.cluster.suspect(node);
+            self.desk.cluster.failed(node);
         }
         self.tried.push(node);
         self.newest_failure = Some(Failure { why: format!("{name} {}", failure.why), ..failure });

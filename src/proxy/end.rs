@@ -9,6 +9,9 @@ use crate::protocol::proxy_header::Malformed;
 use crate::protocol::{Fatal, SqlState};
 use crate::routing::{Cause, NoRoute};
 
+/// What a client may rely on whose session ended between transactions: it may ask anew elsewhere.
+const NOTHING_UNDER_WAY: &str = "No transaction was open; what was asked after the last one was not executed.";
+
 /// Why a connection ended. Each variant says who is to blame.
 #[derive(Debug)]
 pub enum End {
@@ -56,12 +59,16 @@ pub enum End {
     ClientFull(String),
     /// Every node that could serve carries as many sessions as it may.
     NodesFull,
-    /// The node turned out not to lead, after the client had been let in.
-    WrongNode,
+    /// The node turned out to have another role, after the client had been let in.
+    WrongNode(Cause),
     /// The session was in the wrong place and had to end at once.
     Cut(Cause),
-    /// The session was in the wrong place and ended between two transactions, or at the deadline.
+    /// The session was in the wrong place and ended between two transactions.
     Drained(Cause),
+    /// The session was in the wrong place, and did not end between two transactions in time.
+    DrainTimedOut(Cause),
+    /// The session ended between two transactions, so that its client may be given a node with fewer sessions.
+    Rebalanced,
     /// pgvane is stopping.
     Stopped,
     /// It was a cancel request, with this outcome.
@@ -132,6 +139,10 @@ pub enum EndKind {
     Cut,
     /// See [`End::Drained`].
     Drained,
+    /// See [`End::DrainTimedOut`].
+    DrainTimedOut,
+    /// See [`End::Rebalanced`].
+    Rebalanced,
     /// See [`End::Stopped`].
     Stopped,
     /// See [`End::Cancel`].
@@ -142,7 +153,7 @@ pub enum EndKind {
 
 impl EndKind {
     /// Every kind, in the order of its discriminant.
-    pub const ALL: [EndKind; 28] = [
+    pub const ALL: [EndKind; 30] = [
         EndKind::ClientClosed,
         EndKind::ClientFailed,
         EndKind::ClientLeftEarly,
@@ -168,6 +179,8 @@ impl EndKind {
         EndKind::WrongNode,
         EndKind::Cut,
         EndKind::Drained,
+        EndKind::DrainTimedOut,
+        EndKind::Rebalanced,
         EndKind::Stopped,
         EndKind::Cancel,
         EndKind::Lost,
@@ -201,6 +214,8 @@ impl EndKind {
             EndKind::WrongNode => "wrong-node",
             EndKind::Cut => "cut",
             EndKind::Drained => "drained",
+            EndKind::DrainTimedOut => "drain-timed-out",
+            EndKind::Rebalanced => "rebalanced",
             EndKind::Stopped => "stopped",
             EndKind::Cancel => "cancel",
             EndKind::Lost => "lost",
@@ -243,9 +258,11 @@ impl End {
             End::SessionsFull => EndKind::SessionsFull,
             End::ClientFull(_) => EndKind::ClientFull,
             End::NodesFull => EndKind::NodesFull,
-            End::WrongNode => EndKind::WrongNode,
+            End::WrongNode(_) => EndKind::WrongNode,
             End::Cut(_) => EndKind::Cut,
             End::Drained(_) => EndKind::Drained,
+            End::DrainTimedOut(_) => EndKind::DrainTimedOut,
+            End::Rebalanced => EndKind::Rebalanced,
             End::Stopped => EndKind::Stopped,
             End::Cancel(_) => EndKind::Cancel,
             End::Lost => EndKind::Lost,
@@ -352,17 +369,27 @@ impl End {
                 Some("Encryption from end to end would hide them.".to_owned()),
                 "Connect with sslmode=disable and gssencmode=disable, or have TLS end at pgvane.",
             ),
-            End::WrongNode => fatal(
+            End::WrongNode(cause) => fatal(
                 SqlState::AdminShutdown,
-                "pgvane: the server has just lost its role as leader".to_owned(),
+                format!("pgvane: the login ends because {}", cause.reason()),
                 None,
-                "Connect again: the new connection will be held until there is a leader.",
+                "Connect again: the new connection is given another server, or held until there is one.",
             ),
-            End::Cut(cause) | End::Drained(cause) => fatal(
+            End::Cut(cause) | End::Drained(cause) | End::DrainTimedOut(cause) => fatal(
                 SqlState::AdminShutdown,
                 format!("pgvane: terminating connection because {}", cause.reason()),
-                None,
+                match self {
+                    End::Drained(_) => Some(NOTHING_UNDER_WAY.to_owned()),
+                    End::DrainTimedOut(_) => Some("The session was given drain_timeout to finish.".to_owned()),
+                    _ => None,
+                },
                 "Connect again to be given another server; while there is none, the new connection is held.",
+            ),
+            End::Rebalanced => fatal(
+                SqlState::AdminShutdown,
+                "pgvane: terminating connection because another server has fewer sessions".to_owned(),
+                Some(NOTHING_UNDER_WAY.to_owned()),
+                "Connect again.",
             ),
             End::Stopped => fatal(
                 SqlState::AdminShutdown,
@@ -413,9 +440,11 @@ impl fmt::Display for End {
             End::SessionsFull => f.write_str("the listener carries as many sessions as it may"),
             End::ClientFull(host) => write!(f, "{host} has as many sessions as one client may"),
             End::NodesFull => f.write_str("every server that could serve carries as many sessions as it may"),
-            End::WrongNode => f.write_str("the server answered at login that it is in recovery"),
+            End::WrongNode(cause) => write!(f, "the server's answer at login shows that {}", cause.reason()),
             End::Cut(cause) => write!(f, "cut because {}", cause.reason()),
             End::Drained(cause) => write!(f, "drained because {}", cause.reason()),
+            End::DrainTimedOut(cause) => write!(f, "cut at the end of drain_timeout because {}", cause.reason()),
+            End::Rebalanced => f.write_str("ended between transactions because another server has fewer sessions"),
             End::Stopped => f.write_str("pgvane is stopping"),
             End::Cancel(Outcome::Delivered) => f.write_str("cancel request delivered"),
             End::Cancel(Outcome::FannedOut) => {

@@ -14,11 +14,12 @@ use super::end::End;
 use super::registry::Seat;
 use crate::config::Listener;
 use crate::net::Stream;
+use crate::probe::ClusterView;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
 use crate::protocol::sasl::{self, Choice};
-use crate::routing::Target;
+use crate::routing::{Cause, Target};
 
 /// Room for a server's whole welcome, so that one read takes it in.
 const WELCOME_LENGTH: usize = 1000;
@@ -69,6 +70,8 @@ pub struct Login<'a> {
     pub seat: &'a mut Seat,
     /// The rules.
     pub listener: &'a Listener,
+    /// What is known of the node.
+    pub cluster: &'a ClusterView,
 }
 
 /// What a client's binding of its proof to a certificate would come to.
@@ -156,8 +159,10 @@ impl Login<'_> {
                 };
                 match said {
                     Said::Challenge => return self.follow_proof(heard, followed).await,
-                    Said::InHotStandby(true) if self.leads_to_leader() => {
-                        return Verdict::not_here("answers at login that it is in recovery");
+                    Said::InHotStandby(in_recovery) => {
+                        if let Some(cause) = self.why_wrong(in_recovery) {
+                            return Verdict::not_here(format!("answers at login that {}", cause.reason()));
+                        }
                     }
                     Said::Error(code) if self.can_be_made_good(code) => {
                         let own_words = Some(heard.split_off(followed));
@@ -168,10 +173,9 @@ impl Login<'_> {
                             is_suspicious: code == "57P03",
                         });
                     }
-                    Said::Error(_) => return ready_at(heard, followed + length),
-                    Said::Ready => return ready_at(heard, followed + length),
+                    Said::Ready | Said::Error(_) => return ready(Framing::default(), heard),
                     Said::Key(key) => self.seat.learn_key(key),
-                    Said::LetIn | Said::InHotStandby(_) | Said::Other => {}
+                    Said::LetIn | Said::Other => {}
                 }
                 followed += length;
             }
@@ -181,6 +185,7 @@ impl Login<'_> {
     /// The server wants proof of who the client is: from here on the client hears everything, at once.
     async fn follow_proof(&mut self, mut heard: BytesMut, mut followed: usize) -> Verdict {
         let mut to_server = BytesMut::new();
+        let mut framing = Framing::default();
         let mut must_not_bind = false;
         loop {
             loop {
@@ -190,14 +195,16 @@ impl Login<'_> {
                     Next::Unreadable => return unreadable(heard),
                 };
                 match said {
-                    Said::InHotStandby(true) if self.leads_to_leader() => {
-                        heard.truncate(followed);
-                        return match self.client.stream().send(&heard).await {
-                            Ok(()) => Verdict::Over(End::WrongNode),
-                            Err(error) => Verdict::Over(End::ClientFailed(error)),
-                        };
+                    Said::InHotStandby(in_recovery) => {
+                        if let Some(cause) = self.why_wrong(in_recovery) {
+                            heard.truncate(followed);
+                            return match self.client.stream().send(&heard).await {
+                                Ok(()) => Verdict::Over(End::WrongNode(cause)),
+                                Err(error) => Verdict::Over(End::ClientFailed(error)),
+                            };
+                        }
                     }
-                    Said::Ready | Said::Error(_) => return ready_at(heard, followed + length),
+                    Said::Ready | Said::Error(_) => return ready(framing, heard),
                     Said::Key(key) => self.seat.learn_key(key),
                     Said::Challenge => {
                         match (self.binding(), sasl::without_plus(&heard[followed..followed + length])) {
@@ -242,12 +249,23 @@ impl Login<'_> {
                             return Verdict::Over(End::ServerFailed(error));
                         }
                         self.seat.card().count_to_server(&to_server);
+                        framing.ask(&to_server); // a client may have asked something already
                         to_server.clear();
                     }
                     Err(error) => return Verdict::Over(End::ClientFailed(error)),
                 },
             }
         }
+    }
+
+    /// Why a node that says this will not do, if so. Its word counts for this session alone; where it is not what was
+    /// believed, the node is checked.
+    fn why_wrong(&self, in_recovery: bool) -> Option<Cause> {
+        let believed = self.cluster.topology().node(self.seat.node()).believed_in_recovery();
+        if believed.is_some_and(|believed| believed != in_recovery) {
+            self.cluster.suspect(self.seat.node());
+        }
+        self.listener.rule.why_wrong(in_recovery)
     }
 
     /// What would become of a client's choice to bind its proof to the server's certificate (SCRAM-SHA-256-PLUS), which
@@ -294,10 +312,8 @@ fn unreadable(heard: BytesMut) -> Verdict {
     Verdict::Ready(Ready { framing: None, for_client: heard })
 }
 
-/// The login ends with the message that ends at `end` in `heard`; what follows belongs to the session.
-fn ready_at(heard: BytesMut, end: usize) -> Verdict {
-    let mut framing = Framing::default();
-    framing.follow(&heard[..end]);
-    framing.follow(&heard[end..]);
+/// The login has ended within what was `heard` last, which begins with a message; what follows belongs to the session.
+fn ready(mut framing: Framing, heard: BytesMut) -> Verdict {
+    framing.follow(&heard);
     Verdict::Ready(Ready { framing: Some(framing), for_client: heard })
 }

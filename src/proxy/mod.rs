@@ -1,12 +1,14 @@
 //! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves;
 //! [`client`] reads the opening, and agrees on [`encryption`] where that is ours to do; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
 //! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
-//! gives them orders; [`cancel`] finds the one that is meant, by its key among the [`keys`].
+//! gives them orders by their [`card`]s; [`cancel`] finds the one that is meant, by its key among the [`keys`];
+//! [`rebalancer`] moves some for the sake of balance.
 
 pub mod access;
 pub mod admission;
 pub mod arrival;
 pub mod cancel;
+pub mod card;
 pub mod client;
 pub mod connect;
 pub mod desk;
@@ -18,6 +20,7 @@ pub mod listener;
 pub mod login;
 pub mod openings;
 pub mod per_client;
+pub mod rebalancer;
 pub mod registry;
 pub mod relay;
 pub mod session;

@@ -1,113 +1,19 @@
-//! Who is connected, to which node, by which listener; and the orders that reach running sessions.
+//! Who is connected, to which node, by which listener; and who is given which orders.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
 
+use super::card::{Card, Order};
 use super::keys::{Keys, SessionKey};
 use super::openings::Openings;
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
 use crate::protocol::CancelKey;
-use crate::routing::{Cause, Reaction, Rule, why_misplaced};
-
-/// Something that a running session has to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// End as soon as no transaction is open, or at the deadline.
-    Drain(Cause),
-    /// End now.
-    Cut(Cause),
-    /// End now: pgvane stops.
-    Stop,
-}
-
-impl Order {
-    /// As one byte. A higher one outranks a lower one; zero is no order.
-    fn to_byte(self) -> u8 {
-        match self {
-            Order::Drain(cause) => 0x10 | cause as u8,
-            Order::Stop => 0x20,
-            Order::Cut(cause) => 0x30 | cause as u8,
-        }
-    }
-
-    fn from_byte(byte: u8) -> Option<Order> {
-        let cause = Cause::ALL.get(usize::from(byte & 0x0f)).copied();
-        match byte & 0xf0 {
-            0x10 => cause.map(Order::Drain),
-            0x20 => Some(Order::Stop),
-            0x30 => cause.map(Order::Cut),
-            _ => None,
-        }
-    }
-}
-
-/// What others may know and change of a session that is on a node.
-#[derive(Debug)]
-pub struct Card {
-    listener: usize,
-    cluster: usize,
-    node: NodeId,
-    order: AtomicU8,
-    /// The session's, to be told of an order.
-    waker: Mutex<Option<Waker>>,
-    bytes_to_server: AtomicU64,
-    bytes_to_client: AtomicU64,
-}
-
-impl Card {
-    /// Counts bytes that the server is sent.
-    pub fn count_to_server(&self, bytes: &[u8]) {
-        self.add_to_server(bytes.len());
-    }
-
-    /// Counts so many bytes that the server is sent.
-    pub fn add_to_server(&self, length: usize) {
-        self.bytes_to_server.fetch_add(length as u64, Relaxed);
-    }
-
-    /// Counts bytes that the client is sent.
-    pub fn count_to_client(&self, bytes: &[u8]) {
-        self.add_to_client(bytes.len());
-    }
-
-    /// Counts so many bytes that the client is sent.
-    pub fn add_to_client(&self, length: usize) {
-        self.bytes_to_client.fetch_add(length as u64, Relaxed);
-    }
-
-    /// Waits for an order that outranks `obeyed`. One task only may wait for a card's orders.
-    pub fn poll_ordered(&self, cx: &mut Context<'_>, obeyed: Option<Order>) -> Poll<Order> {
-        if let Some(order) = self.newer_order(obeyed) {
-            return Poll::Ready(order);
-        }
-        match &mut *lock(&self.waker) {
-            Some(waker) if waker.will_wake(cx.waker()) => return Poll::Pending, // whoever gave an order since, woke it
-            waker => *waker = Some(cx.waker().clone()),
-        }
-        // an order that was given before the waker was there has woken nobody
-        self.newer_order(obeyed).map_or(Poll::Pending, Poll::Ready)
-    }
-
-    fn newer_order(&self, obeyed: Option<Order>) -> Option<Order> {
-        let newest = self.order.load(SeqCst);
-        Order::from_byte(newest).filter(|_| newest > obeyed.map_or(0, Order::to_byte))
-    }
-
-    fn give(&self, order: Order) {
-        let byte = order.to_byte();
-        if self.order.fetch_max(byte, SeqCst) < byte
-            && let Some(waker) = &*lock(&self.waker)
-        {
-            waker.wake_by_ref();
-        }
-    }
-}
+use crate::routing::{Burden, Reaction, Rule, why_misplaced};
 
 /// A listener's numbers at one moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -148,7 +54,7 @@ pub struct Registry {
 }
 
 /// Nothing that is done under these locks can panic half-way, so a poisoned lock guards sound data.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -183,15 +89,7 @@ impl Registry {
 
     /// Puts a session on a node: it counts as load, gets orders, and its cancel key can be learnt.
     pub fn seat(self: &Arc<Self>, listener: usize, cluster: usize, node: NodeId) -> Seat {
-        let card = Arc::new(Card {
-            listener,
-            cluster,
-            node,
-            order: AtomicU8::new(0),
-            waker: Mutex::new(None),
-            bytes_to_server: AtomicU64::new(0),
-            bytes_to_client: AtomicU64::new(0),
-        });
+        let card = Arc::new(Card::new(listener, cluster, node));
         let id = self.next_id.fetch_add(1, Relaxed);
         self.loads[cluster][node.0].fetch_add(1, Relaxed);
         lock(&self.cards).insert(id, Arc::clone(&card));
@@ -239,8 +137,9 @@ impl Registry {
             })
             .collect();
         for card in cards.values() {
-            census[card.listener].bytes_to_server += card.bytes_to_server.load(Relaxed);
-            census[card.listener].bytes_to_client += card.bytes_to_client.load(Relaxed);
+            let [to_server, to_client] = card.bytes();
+            census[card.listener].bytes_to_server += to_server;
+            census[card.listener].bytes_to_client += to_client;
         }
         census
     }
@@ -258,11 +157,37 @@ impl Registry {
         self.stop.cancelled().await;
     }
 
-    /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place.
+    /// What each node of a cluster carries, as it concerns the sessions of one of its listeners.
+    pub fn burdens(&self, listener: usize, cluster: usize) -> [Burden; NODES_MAX] {
+        let mut burdens = [Burden::default(); NODES_MAX];
+        for (burden, sessions) in burdens.iter_mut().zip(&self.loads[cluster]) {
+            burden.sessions = sessions.load(Relaxed);
+        }
+        for card in lock(&self.cards).values().filter(|card| card.listener == listener) {
+            let burden = &mut burdens[card.node.0];
+            burden.movable += u32::from(card.is_movable());
+            burden.leaving += u32::from(card.is_about_to_move());
+        }
+        burdens
+    }
+
+    /// Has a session of this listener leave this node between two transactions, the oldest one that can be moved.
+    pub fn move_one(&self, listener: usize, node: NodeId) {
+        let cards = lock(&self.cards);
+        let movable =
+            cards.iter().filter(|(_, card)| card.listener == listener && card.node == node && card.is_movable());
+        if let Some((_, card)) = movable.min_by_key(|(id, _)| **id) {
+            card.give(Order::Move);
+        }
+    }
+
+    /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place, and lets go on those
+    /// that were draining and are in the right place again.
     pub fn apply(&self, cluster: usize, topology: &Topology, rules: &[Rule]) {
         for card in lock(&self.cards).values().filter(|card| card.cluster == cluster) {
-            if let Some(order) = order_for(&rules[card.listener], topology, card.node) {
-                card.give(order);
+            match order_for(&rules[card.listener], topology, card.node) {
+                Some(order) => card.give(order),
+                None => card.withdraw_drain(),
             }
         }
     }
@@ -357,15 +282,14 @@ impl Drop for Seat {
         let mut cards = lock(&registry.cards);
         cards.remove(&self.id);
         let tally = &registry.listeners[self.card.listener];
-        tally.ended_bytes_to_server.fetch_add(self.card.bytes_to_server.load(Relaxed), Relaxed);
-        tally.ended_bytes_to_client.fetch_add(self.card.bytes_to_client.load(Relaxed), Relaxed);
+        let [to_server, to_client] = self.card.bytes();
+        tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
+        tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
     use pgwire::messages::startup::SecretKey;
 
     use super::super::keys::Whereabouts;
@@ -422,31 +346,18 @@ mod tests {
         assert_eq!(registry.census()[1].bytes_to_client, 5);
     }
 
-    #[tokio::test]
-    async fn a_session_hears_the_highest_order_once() {
-        let registry = registry();
-        let seat = &registry.seat(0, 0, NodeId(0));
-        seat.card().give(Order::Drain(Cause::Promotion));
-        let ordered = |obeyed| poll_fn(move |cx| seat.card().poll_ordered(cx, obeyed));
-        assert_eq!(ordered(None).await, Order::Drain(Cause::Promotion));
-        let later = async {
-            seat.card().give(Order::Cut(Cause::LostLead));
-            seat.card().give(Order::Stop);
-        };
-        let obeyed = Some(Order::Drain(Cause::Promotion));
-        let (heard, ()) = tokio::join!(biased; ordered(obeyed), later);
-        assert_eq!(heard, Order::Cut(Cause::LostLead));
-    }
-
     #[test]
-    fn orders_survive_their_byte_and_keep_their_rank() {
-        for cause in Cause::ALL {
-            for order in [Order::Drain(cause), Order::Cut(cause), Order::Stop] {
-                assert_eq!(Order::from_byte(order.to_byte()), Some(order));
-            }
-            assert!(Order::Drain(cause).to_byte() < Order::Stop.to_byte());
-            assert!(Order::Stop.to_byte() < Order::Cut(cause).to_byte());
-        }
-        assert_eq!(Order::from_byte(0), None);
+    fn the_oldest_session_that_shows_its_transactions_is_moved() {
+        let registry = registry();
+        let seats: Vec<Seat> = (0..4).map(|listener| registry.seat(listener / 3, 0, NodeId(2))).collect();
+        let burden = || registry.burdens(0, 0)[2];
+        assert_eq!(burden(), Burden { sessions: 4, movable: 0, leaving: 0 }, "none shows its transactions");
+        registry.move_one(0, NodeId(2));
+        assert_eq!(burden().leaving, 0);
+        seats[1..].iter().for_each(|seat| seat.card().show_transactions());
+        assert_eq!(burden(), Burden { sessions: 4, movable: 2, leaving: 0 }, "one is of another listener");
+        registry.move_one(0, NodeId(2));
+        assert!(seats[1].card().is_about_to_move());
+        assert_eq!(burden(), Burden { sessions: 4, movable: 1, leaving: 1 });
     }
 }

@@ -12,19 +12,22 @@ use tracing::{debug, info};
 use super::admission::{Admission, Admitted, Refused};
 use super::arrival::Arrival;
 use super::cancel;
+use super::card::Order;
 use super::client::{Client, farewell};
 use super::desk::Desk;
 use super::end::{End, ProxyFault};
-use super::registry::{Order, Presence, Seat};
+use super::registry::{Presence, Seat};
 use super::relay::{Outcome, Relay};
 use crate::cluster::NodeId;
 use crate::net::{Peer, Socket};
 use crate::protocol::opening::{Opening, Who};
-use crate::routing::Cause;
+use crate::routing::Target;
 
-/// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, starts, or refuses to
-/// write.
-const SUSPICIOUS: [&[u8; 5]; 4] = [b"57P01", b"57P02", b"57P03", b"25006"];
+/// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, or starts.
+const SUSPICIOUS: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
+
+/// It refuses to write. Of a leader that is suspicious; of others it is their nature.
+const READ_ONLY: &[u8; 5] = b"25006";
 
 /// How long a client that will be refused whatever it says may take to say it, so that it can be told in the right form.
 const REFUSED_OPENING_MAX: Duration = Duration::from_secs(2);
@@ -89,7 +92,7 @@ impl<'a> Account<'a> {
             Err(end) => return end,
         };
         let end = self.relay_until_end(&mut session).await;
-        Box::pin(self.last_words(&mut session.relay, &end)).await;
+        Box::pin(self.last_words(session, &end)).await;
         end
     }
 
@@ -117,7 +120,7 @@ impl<'a> Account<'a> {
         }
         Err(match (admitted, client.opening()) {
             (Ok(admitted), _) => return Ok(self.begin(client, admitted)),
-            (Err(Refused::End(End::WrongNode)), _) => Box::pin(self.wrong_node(client)).await,
+            (Err(Refused::End(end @ End::WrongNode(_))), _) => Box::pin(self.wrong_node(client, end)).await,
             (Err(Refused::End(end)), _) => Box::pin(self.refuse(client, end)).await,
             (Err(Refused::InNodesWords(words, end)), _) => {
                 Box::pin(farewell(client.stream(), &words)).await;
@@ -191,15 +194,12 @@ impl<'a> Account<'a> {
         end
     }
 
-    /// The client has been let in by a node that turned out to be in recovery.
-    async fn wrong_node(&self, mut client: Client) -> End {
-        if let Some(leader) = self.desk.cluster.topology().leader() {
-            self.desk.cluster.suspect(leader);
-        }
-        if let Some(fatal) = End::WrongNode.client_message(&self.desk.settings.name) {
+    /// The client has been let in by a node that turned out to have another role.
+    async fn wrong_node(&self, mut client: Client, end: End) -> End {
+        if let Some(fatal) = end.client_message(&self.desk.settings.name) {
             farewell(client.stream(), &fatal.encode()).await;
         }
-        End::WrongNode
+        end
     }
 
     fn begin(&mut self, client: Client, admitted: Admitted) -> Box<Session> {
@@ -211,25 +211,32 @@ impl<'a> Account<'a> {
         let (client, for_server) = client.into_parts();
         seat.card().count_to_server(&for_server);
         seat.card().count_to_client(&ready.for_client);
+        if ready.framing.is_some() {
+            seat.card().show_transactions();
+        }
         let mode = self.desk.settings.relay;
         let relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
         Box::new(Session { relay, seat })
     }
 
-    async fn last_words(&self, relay: &mut Relay, end: &End) {
-        if let Some(fatal) = end.client_message(&self.desk.settings.name)
-            && relay.can_speak()
-        {
-            farewell(relay.client(), &fatal.encode()).await;
-        } else if matches!(end, End::ServerClosed(_)) {
-            relay.finish_for_client().await;
+    /// Leaves the server, and then tells the client why.
+    async fn last_words(&self, session: Box<Session>, end: &End) {
+        let Session { mut relay, seat } = *session;
+        let words = end.client_message(&self.desk.settings.name).filter(|_| relay.can_speak());
+        if words.is_some() {
+            relay.leave_server();
+        }
+        drop(seat);
+        match words {
+            Some(fatal) => farewell(relay.client(), &fatal.encode()).await,
+            None if matches!(end, End::ServerClosed(_)) => relay.finish_for_client().await,
+            None => {}
         }
     }
 
     async fn relay_until_end(&self, session: &mut Session) -> End {
-        let mut obeyed = None;
-        let mut draining = None;
-        poll_fn(|cx| self.poll_relay(cx, session, &mut obeyed, &mut draining)).await
+        let (mut obeyed, mut deadline) = (None, None);
+        poll_fn(|cx| self.poll_relay(cx, session, &mut obeyed, &mut deadline)).await
     }
 
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
@@ -239,36 +246,45 @@ impl<'a> Account<'a> {
         cx: &mut Context<'_>,
         Session { relay, seat }: &mut Session,
         obeyed: &mut Option<Order>,
-        draining: &mut Option<(Cause, Pin<Box<Sleep>>)>,
+        deadline: &mut Option<Pin<Box<Sleep>>>,
     ) -> Poll<End> {
-        while let Poll::Ready(order) = seat.card().poll_ordered(cx, *obeyed) {
-            *obeyed = Some(order);
+        while let Poll::Ready(order) = seat.card().poll_order(cx, *obeyed) {
+            *obeyed = order;
+            relay.set_draining(order.is_some());
             match order {
-                Order::Cut(cause) => return Poll::Ready(End::Cut(cause)),
-                Order::Stop => return Poll::Ready(End::Stopped),
-                Order::Drain(cause) => {
-                    relay.drain();
-                    draining.get_or_insert_with(|| (cause, Box::pin(sleep(self.desk.drain_timeout))));
+                Some(Order::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
+                Some(Order::Stop) => return Poll::Ready(End::Stopped),
+                Some(Order::Drain(_)) => {
+                    deadline.get_or_insert_with(|| Box::pin(sleep(self.desk.drain_timeout)));
                 }
+                Some(Order::Move) | None => *deadline = None,
             }
         }
-        if let Some((cause, deadline)) = draining
+        if let (Some(Order::Drain(cause)), Some(deadline)) = (&obeyed, deadline)
             && deadline.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(End::Drained(*cause));
+            return Poll::Ready(End::DrainTimedOut(*cause));
         }
         let suspect = || self.desk.cluster.suspect(seat.node());
+        let is_suspicious = |code: [u8; 5]| {
+            let is_to_write = self.desk.settings.rule.target == Target::Leader;
+            SUSPICIOUS.contains(&&code) || (is_to_write && code == *READ_ONLY)
+        };
         let on_error = |code: [u8; 5]| {
-            if SUSPICIOUS.contains(&&code) {
+            if is_suspicious(code) {
                 suspect();
             }
         };
         relay.poll(cx, seat.card(), on_error).map(|outcome| match outcome {
             Outcome::ClientClosed => End::ClientClosed,
             Outcome::ClientFailed(error) => End::ClientFailed(error),
-            Outcome::Drained => draining.as_ref().map_or(End::Lost, |(cause, _)| End::Drained(*cause)),
+            Outcome::Drained => match *obeyed {
+                Some(Order::Drain(cause)) => End::Drained(cause),
+                Some(Order::Move) => End::Rebalanced,
+                _ => End::Lost,
+            },
             Outcome::ServerClosed(code) => {
-                if code.is_none_or(|code| SUSPICIOUS.contains(&&code)) {
+                if code.is_none_or(is_suspicious) {
                     suspect();
                 }
                 End::ServerClosed(code)

@@ -24,6 +24,12 @@ pub(super) enum Fitness {
 
 /// How fit a node is for a listener that leads to standbys, to any node, or to a standby leader.
 pub(super) fn for_reads(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness {
+    let by_operator = topology.node(id).admin.why_unfit().and_then(|why| unfit(why, Cause::Operator));
+    by_operator.unwrap_or_else(|| by_state(topology, id, rule))
+}
+
+/// The same by what the node is, whatever an operator has said.
+fn by_state(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness {
     let node = topology.node(id);
     if let Some(unfit) = role_unfit(topology, id, rule).or_else(|| condition_unfit(node, rule)) {
         return unfit;
@@ -78,8 +84,15 @@ fn condition_unfit(node: &NodeView, rule: &Rule) -> Option<Fitness> {
 }
 
 /// Why a running session of this listener is in the wrong place on `id`; `None` if it is in the right one. This is
-/// the table "What happens to sessions" of ARCHITECTURE.md, up to the listener's reactions.
+/// the table "What happens to sessions" of ARCHITECTURE.md, up to the listener's reactions; of two causes it is the one
+/// with the stronger reaction.
 pub fn why_misplaced(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cause> {
+    let by_operator = topology.node(id).admin.why_unfit().map(|_| Cause::Operator);
+    let causes = [by_operator, why_misplaced_by_state(rule, topology, id)];
+    causes.into_iter().flatten().max_by_key(|cause| rule.reactions.to(*cause))
+}
+
+fn why_misplaced_by_state(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cause> {
     let node = topology.node(id);
     if node.departed {
         return Some(Cause::Departure);
@@ -90,7 +103,7 @@ pub fn why_misplaced(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cau
             WriterVerdict::LostLead | WriterVerdict::Superseded(_) => Some(Cause::LostLead),
         },
         _ if topology.leader() == Some(id) && rule.accepts_leader() => None,
-        _ => match for_reads(topology, id, rule) {
+        _ => match by_state(topology, id, rule) {
             Fitness::Unfit { cause, .. } => cause,
             Fitness::Fresh | Fitness::Silent => None,
         },

@@ -2,6 +2,7 @@
 
 mod balance;
 mod fitness;
+mod rebalance;
 mod rule;
 
 use std::fmt;
@@ -10,10 +11,11 @@ use std::time::Duration;
 pub use balance::{Balance, Choice};
 use fitness::Fitness;
 pub use fitness::why_misplaced;
+pub use rebalance::{Burden, Phase, Rebalance};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
 
 use crate::cluster::topology::{NodeView, Topology};
-use crate::cluster::{Moment, NodeId};
+use crate::cluster::{AdminState, Moment, NodeId};
 
 /// The least share that a node gets which has just come back, in hundredths of its weight.
 const SLOW_START_LEAST: u64 = 5;
@@ -75,21 +77,38 @@ pub fn route<Load: Fn(NodeId) -> u32>(
         return Err(NoRoute::AllTried);
     }
     let choices = |pool: &Vec<NodeId>| -> Vec<Choice> {
-        let all = pool.iter().map(|id| choice(*id, topology.node(*id), rule.slow_start, situation));
-        all.filter(|choice| choice.load < topology.node(choice.node).member.sessions_max).collect()
+        let mut all = choices_of(pool, topology, rule, situation);
+        all.retain(|choice| has_room(choice, topology));
+        all
     };
     pools.iter().find_map(|pool| rule.balance.pick(&choices(pool), situation.turn)).ok_or(NoRoute::AllFull)
 }
 
+fn choices_of<Load: Fn(NodeId) -> u32>(
+    pool: &[NodeId],
+    topology: &Topology,
+    rule: &Rule,
+    situation: &Situation<'_, Load>,
+) -> Vec<Choice> {
+    pool.iter().map(|id| choice(*id, topology.node(*id), rule.slow_start, situation)).collect()
+}
+
+fn has_room(choice: &Choice, topology: &Topology) -> bool {
+    choice.load < topology.node(choice.node).member.sessions_max
+}
+
 fn certain_leader(topology: &Topology) -> Result<NodeId, NoRoute> {
     match (topology.leader(), topology.why_no_leader()) {
-        (Some(leader), None) => Ok(leader),
+        (Some(leader), None) => match topology.node(leader).admin.why_unfit() {
+            None => Ok(leader),
+            Some(why) => Err(NoRoute::NoneFit(format!("{} leads and is {why}", topology.node(leader).member.name))),
+        },
         (_, why) => Err(NoRoute::NoLeader(why.unwrap_or_default())),
     }
 }
 
-/// Pools in order of preference: those that answer and are fit, the leader where it may stand in, those that have
-/// fallen silent. The first pool that has room is used.
+/// Pools in order of preference: those that answer and are fit, the leader where it may stand in, the same again of those
+/// that have just failed another client, and those that have fallen silent. The first pool that has room is used.
 fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
     let (mut fresh, mut silent) = (Vec::new(), Vec::new());
     for (id, _) in topology.members() {
@@ -99,8 +118,19 @@ fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
             Fitness::Unfit { .. } => {}
         }
     }
-    let stand_in = topology.leader().filter(|_| rule.target.is_standbys() && rule.falls_back_to_leader);
-    vec![fresh, stand_in.into_iter().collect(), silent]
+    let stand_in: Vec<NodeId> = stand_in(topology, rule).into_iter().collect();
+    let fails_clients = |id: &NodeId| topology.node(*id).fails_clients;
+    let (failing, fresh) = fresh.into_iter().partition(fails_clients);
+    let (failing_stand_in, stand_in) = stand_in.into_iter().partition(fails_clients);
+    vec![fresh, stand_in, failing, failing_stand_in, silent]
+}
+
+/// The leader, where it serves in place of standbys.
+fn stand_in(topology: &Topology, rule: &Rule) -> Option<NodeId> {
+    let may = |leader: &NodeId| {
+        rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
+    };
+    topology.leader().filter(may)
 }
 
 fn choice<Load: Fn(NodeId) -> u32>(
@@ -244,6 +274,22 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_have_just_failed_others_are_tried_last() {
+        let mut topology = three();
+        topology.nodes[1].fails_clients = true;
+        assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
+        assert_eq!(readers(&topology, &strict(read()), &[NodeId(2)]), [1; 4]);
+        assert_eq!(why_misplaced(&read(), &topology, NodeId(1)), None, "running sessions have nothing to do with it");
+        topology.nodes[2].fails_clients = true;
+        assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+        topology.nodes[0].fails_clients = true;
+        assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
+        silence(&mut topology, 2);
+        assert_eq!(readers(&topology, &read(), &[]), [1; 4]);
+        assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId(0)), "there is no other");
+    }
+
+    #[test]
     fn nodes_that_failed_this_session_are_passed_over() {
         assert_eq!(readers(&three(), &read(), &[NodeId(1)]), [2; 4]);
         let all = [NodeId(0), NodeId(1), NodeId(2)];
@@ -300,6 +346,40 @@ mod tests {
         for target in Target::ALL {
             assert!(routed(&topology, &Rule::new(target), &[]).is_err(), "{}", target.label());
         }
+    }
+
+    #[test]
+    fn a_node_that_an_operator_takes_out_of_service_gets_nothing_new_whatever_it_is() {
+        for state in [AdminState::Drain, AdminState::Maint] {
+            let mut topology = three();
+            topology.nodes[1].admin = state;
+            assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
+            topology.nodes[2].admin = state;
+            assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+            topology.nodes[0].admin = state;
+            for rule in [read(), strict(read()), Rule::new(Target::Any), Rule::new(Target::Leader)] {
+                let Err(NoRoute::NoneFit(why)) = routed(&topology, &rule, &[]) else { panic!("{state:?}: {rule:?}") };
+                let said = format!("is {}", state.why_unfit().expect("it is out of service"));
+                assert!(why.contains(&said), "{said:?} is not in {why:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_stronger_reaction_tells_which_of_two_causes_counts() {
+        let mut topology = three();
+        topology.nodes[1].admin = AdminState::Drain;
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
+        let misplaced = |topology: &Topology, rule: &Rule| why_misplaced(rule, topology, NodeId(1));
+        assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator), "lag keeps, and this drains");
+        topology.nodes[1].departed = true;
+        assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator));
+        topology.nodes[1].departed = false;
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Leader)), Some(Cause::LostLead), "this cuts");
+        let mut keeps = read();
+        keeps.reactions.set(Cause::Operator, Reaction::Keep);
+        keeps.reactions.set(Cause::Lag, Reaction::Drain);
+        assert_eq!(misplaced(&topology, &keeps), Some(Cause::Lag));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Balance;
+use super::{Balance, Rebalance};
 
 /// Which nodes a listener leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +71,21 @@ pub enum Cause {
     Silence,
     /// The node is no longer a member of the cluster.
     Departure,
+    /// An operator has taken the node out of service.
+    Operator,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Cause; 6] =
-        [Cause::LostLead, Cause::Promotion, Cause::Lag, Cause::Standing, Cause::Silence, Cause::Departure];
+    pub const ALL: [Cause; 7] = [
+        Cause::LostLead,
+        Cause::Promotion,
+        Cause::Lag,
+        Cause::Standing,
+        Cause::Silence,
+        Cause::Departure,
+        Cause::Operator,
+    ];
 
     /// The word for it in the configuration file.
     pub fn label(self) -> &'static str {
@@ -87,6 +96,7 @@ impl Cause {
             Cause::Standing => "standing",
             Cause::Silence => "silence",
             Cause::Departure => "departure",
+            Cause::Operator => "operator",
         }
     }
 
@@ -99,6 +109,7 @@ impl Cause {
             Cause::Standing => "the server no longer meets the listener's conditions",
             Cause::Silence => "the server's state is unknown",
             Cause::Departure => "the server has left the cluster",
+            Cause::Operator => "the server is being taken out of service",
         }
     }
 }
@@ -108,11 +119,13 @@ impl Cause {
 pub struct Reactions([Reaction; Cause::ALL.len()]);
 
 impl Default for Reactions {
-    /// A session on a node that lost the lead is cut, one on a promoted replica drained; nothing else ends a session.
+    /// A session on a node that lost the lead is cut, one on a promoted replica drained, and one on a node that an
+    /// operator takes out of service too; nothing else ends a session.
     fn default() -> Reactions {
         let mut reactions = Reactions([Reaction::Keep; Cause::ALL.len()]);
         reactions.set(Cause::LostLead, Reaction::Cut);
         reactions.set(Cause::Promotion, Reaction::Drain);
+        reactions.set(Cause::Operator, Reaction::Drain);
         reactions
     }
 }
@@ -150,6 +163,8 @@ pub struct Rule {
     pub slow_start: Duration,
     /// What happens to running sessions.
     pub reactions: Reactions,
+    /// Whether running sessions are moved so that nodes carry their shares again, and how.
+    pub rebalance: Option<Rebalance>,
 }
 
 impl Rule {
@@ -165,6 +180,17 @@ impl Rule {
             tags: BTreeMap::new(),
             slow_start: Duration::ZERO,
             reactions: Reactions::default(),
+            rebalance: None,
+        }
+    }
+
+    /// Why a node that is in recovery, or is not, will not do; `None` if it may.
+    pub fn why_wrong(&self, in_recovery: bool) -> Option<Cause> {
+        match self.target {
+            Target::Leader if in_recovery => Some(Cause::LostLead),
+            Target::Leader | Target::Any => None,
+            _ if in_recovery || self.accepts_leader() => None,
+            _ => Some(Cause::Promotion),
         }
     }
 
@@ -175,5 +201,23 @@ impl Rule {
             Target::Replica | Target::Sync | Target::Async => self.falls_back_to_leader,
             Target::StandbyLeader => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_word_at_login_decides_whether_it_will_do() {
+        let strict = |target| Rule { falls_back_to_leader: false, ..Rule::new(target) };
+        for target in [Target::Replica, Target::Sync, Target::Async, Target::StandbyLeader] {
+            assert_eq!(strict(target).why_wrong(false), Some(Cause::Promotion), "{}", target.label());
+            assert_eq!(strict(target).why_wrong(true), None, "{}", target.label());
+        }
+        assert_eq!(Rule::new(Target::Replica).why_wrong(false), None, "the leader may stand in");
+        assert_eq!(Rule::new(Target::Leader).why_wrong(true), Some(Cause::LostLead));
+        assert_eq!(Rule::new(Target::Leader).why_wrong(false), None);
+        assert_eq!([true, false].map(|word| Rule::new(Target::Any).why_wrong(word)), [None, None]);
     }
 }

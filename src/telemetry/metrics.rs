@@ -12,6 +12,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::cluster::AdminState;
 use crate::cluster::topology::Topology;
 use crate::proxy::cancel::Outcome;
 use crate::proxy::end::EndKind;
@@ -255,6 +256,8 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> Registry {
     let has_leader = gauge("pgvane_cluster_has_leader", "1 while exactly one node leads.", &["cluster"]);
     let contested = gauge("pgvane_cluster_contested", "1 while several nodes claim to lead.", &["cluster"]);
     let role = gauge("pgvane_node_role", "1 for the role that the node has.", &["cluster", "node", "role"]);
+    let state =
+        gauge("pgvane_node_admin_state", "1 for what operators have made of the node.", &["cluster", "node", "state"]);
     let up = gauge("pgvane_node_up", "1 while the node's checks are answered.", &node);
     let lag = gauge("pgvane_node_lag_bytes", "How far a replica's replay is behind the leader.", &node);
     let lag_time = gauge("pgvane_node_lag_seconds", "The same as time since the last replayed commit.", &node);
@@ -272,6 +275,9 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> Registry {
             let present = view.role_label();
             for label in ROLES {
                 role.with_label_values(&[labels[0], labels[1], label]).set(truth(label == present));
+            }
+            for one in AdminState::ALL {
+                state.with_label_values(&[labels[0], labels[1], one.label()]).set(truth(one == view.admin));
             }
             up.with_label_values(&labels).set(truth(view.health.label() == "up"));
             let behind = view.lag.unwrap_or_default();

@@ -3,6 +3,7 @@
 //! All stories play in the same cluster, one after another; see [`crate::stage`].
 
 mod addresses;
+mod drain;
 mod network;
 mod roles;
 

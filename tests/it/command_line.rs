@@ -15,10 +15,11 @@ use crate::fake::FakeCluster;
 use crate::wire::{SOON, Session};
 
 // From `sysexits.h`.
-const OK: i32 = 0;
-const FAILURE: i32 = 1;
-const USAGE: i32 = 64;
-const NO_INPUT: i32 = 66;
+pub const OK: i32 = 0;
+pub const FAILURE: i32 = 1;
+pub const USAGE: i32 = 64;
+pub const NO_INPUT: i32 = 66;
+pub const NO_PERMISSION: i32 = 77;
 const CONFIG: i32 = 78;
 
 /// What `run --patroni` opens.
@@ -31,7 +32,7 @@ fn help_and_version_are_no_failures() {
     assert_eq!(version.out, format!("pgvane {}\n", env!("CARGO_PKG_VERSION")));
     let help = pgvane(&["--help"]);
     help.ended_with(OK);
-    for command in ["run", "check", "healthcheck"] {
+    for command in ["run", "check", "healthcheck", "status", "drain", "maint", "ready"] {
         assert!(help.out.contains(&format!("\n  {command} ")), "the command {command} is not in\n{}", help.out);
         pgvane(&[command, "--help"]).ended_with(OK);
     }
@@ -47,6 +48,9 @@ fn a_command_line_without_sense_is_a_usage_error() {
         &["run", "--config", "a.toml", "--patroni", "http://10.0.0.1:8008"],
         &["run", "--patroni", "10.0.0.1:8008"],
         &["check"],
+        &["drain"],
+        &["drain", "node1"],
+        &["status", "--admin", "nowhere"],
     ] {
         let answer = pgvane(arguments);
         answer.ended_with(USAGE);
@@ -220,20 +224,20 @@ async fn a_start_without_a_file_finds_the_nodes_and_opens_the_default_ports() {
 }
 
 /// How a run of pgvane has ended.
-struct Answer {
+pub struct Answer {
     code: Option<i32>,
-    out: String,
-    err: String,
+    pub out: String,
+    pub err: String,
 }
 
 impl Answer {
-    fn ended_with(&self, code: i32) {
+    pub fn ended_with(&self, code: i32) {
         assert_eq!(self.code, Some(code), "it said:\n{}{}", self.out, self.err);
     }
 }
 
 /// Runs pgvane to its end.
-fn pgvane(arguments: &[&str]) -> Answer {
+pub fn pgvane(arguments: &[&str]) -> Answer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgvane"));
     let Output { status, stdout, stderr } = command.args(arguments).stdin(Stdio::null()).output().expect("it starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("pgvane speaks UTF-8");

@@ -190,9 +190,83 @@ async fn a_server_that_says_it_shuts_down_is_checked_at_once() {
 }
 
 #[tokio::test]
+async fn a_replica_that_says_at_login_that_it_leads_is_left_for_another_and_checked() {
+    let cluster = FakeCluster::of(3).await.rarely_checked();
+    cluster[1].postgres.is_in_recovery(false);
+    let strict = "fallback = \"none\"\nbalance = \"round-robin\"";
+    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener(strict)).await;
+    let checks = metrics::value(&pgvane, CHECKS).await;
+    for _ in 0..4 {
+        assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node3");
+    }
+    assert!(!cluster[1].postgres.seen().startups.is_empty(), "node2 had its turn");
+    metrics::wait_for_more(&pgvane, CHECKS, checks).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_says_after_a_proof_that_it_leads_ends_the_login_with_a_reason() {
+    let cluster = FakeCluster::of(2).await.rarely_checked();
+    cluster[1].postgres.usually(Manner::Challenges);
+    cluster[1].postgres.is_in_recovery(false);
+    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"")).await;
+    let checks = metrics::value(&pgvane, CHECKS).await;
+    let mut client = Wire::to(pgvane.read_addr).await;
+    client.send(&plain_startup()).await;
+    client.message().await.expect("the server wants a proof");
+    client.send(&crate::wire::message(b'p', b"any proof will do")).await;
+    let rest = client.messages_until(b'E').await;
+    drop(client);
+    let end = rest.last().expect("an error");
+    assert_eq!(end.sqlstate().as_deref(), Some("57P01"), "{rest:?}");
+    assert_eq!(end.field(b'M').as_deref(), Some("pgvane: the login ends because the server's role has changed"));
+    metrics::wait_for_ends(&pgvane, "read", "wrong-node", 1).await;
+    metrics::wait_for_more(&pgvane, CHECKS, checks).await;
+}
+
+#[tokio::test]
+async fn where_the_leader_may_stand_in_a_replica_that_leads_is_good_enough_and_is_checked() {
+    let cluster = FakeCluster::of(2).await.rarely_checked();
+    cluster[1].postgres.is_in_recovery(false);
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let checks = metrics::value(&pgvane, CHECKS).await;
+    assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node2");
+    metrics::wait_for_more(&pgvane, CHECKS, checks).await;
+}
+
+/// On the port for reads it is the client's mistake, and no client shall be able to bring about checks by it.
+#[tokio::test]
+async fn a_server_that_refuses_to_write_is_checked_if_it_should_write() {
+    let cluster = FakeCluster::of(2).await.rarely_checked();
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let checks = metrics::value(&pgvane, CHECKS).await;
+    let mut reading = Session::through(pgvane.read_addr).await;
+    assert_eq!(reading.ask("write").await[0].sqlstate().as_deref(), Some("25006"));
+    assert_eq!(reading.value("who").await, "node2", "the session goes on");
+    assert_eq!(metrics::value(&pgvane, CHECKS).await, checks);
+    let mut writing = Session::through(pgvane.write_addr).await;
+    assert_eq!(writing.ask("write").await[0].sqlstate().as_deref(), Some("25006"));
+    metrics::wait_for_more(&pgvane, CHECKS, checks).await;
+}
+
+/// The error was answered; that the server then vanishes has nothing to do with it.
+#[tokio::test]
+async fn a_server_that_vanishes_after_an_error_of_its_own_is_checked_at_once() {
+    let cluster = FakeCluster::of(1).await.rarely_checked();
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let checks = metrics::value(&pgvane, CHECKS).await;
+    let mut session = Session::through(pgvane.write_addr).await;
+    assert_eq!(session.ask("fail").await[0].sqlstate().as_deref(), Some("22012"));
+    assert_eq!(metrics::value(&pgvane, CHECKS).await, checks);
+    session.wire.send(&query("vanish")).await;
+    assert_eq!(session.wire.fatal().await.sqlstate().as_deref(), Some("08006"));
+    metrics::wait_for_more(&pgvane, CHECKS, checks).await;
+}
+
+#[tokio::test]
 async fn two_leaders_of_one_timeline_get_no_writes_and_raise_the_alarm() {
     let cluster = FakeCluster::of(2).await;
     cluster[1].patroni.leads(1);
+    cluster[1].postgres.is_in_recovery(false);
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("300ms")).await;
     metrics::wait_for(&pgvane, CONTESTED, 1.0).await;
 
@@ -266,6 +340,7 @@ async fn a_newer_timeline_outdoes_a_leader_that_has_fallen_silent() {
     let session = Session::through(pgvane.write_addr).await;
 
     cluster[0].patroni.leaves();
+    cluster[1].postgres.is_in_recovery(false);
     cluster[1].patroni.leads(2);
 
     assert_eq!(session.wire.fatal().await.sqlstate().as_deref(), Some("57P01"));

@@ -7,6 +7,7 @@
 //! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
+//! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
@@ -24,6 +25,7 @@ mod faults;
 mod fuzz;
 mod garbage;
 mod metrics;
+mod operators;
 mod purity;
 mod sql;
 mod stage;

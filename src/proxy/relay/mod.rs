@@ -12,18 +12,20 @@ mod tests;
 
 use std::future::poll_fn;
 use std::io;
+use std::net::Shutdown;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use self::pump::{EndOfStream, Onward, Portion, Pump, PumpError};
-use super::registry::Card;
+use super::card::Card;
 use crate::config::RelayMode;
 use crate::net::Stream;
-use crate::protocol::framing::{Framing, Transaction};
+use crate::protocol::framing::Framing;
 
 /// `Terminate`, as a client sends it before it closes.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
@@ -58,8 +60,6 @@ pub struct Relay {
     client_terminated: bool,
     /// The server takes no more. What it has said before may still be on its way, the reason among it.
     server_is_deaf: bool,
-    /// An error that the server has sent, not yet taken note of.
-    newest_error: Option<[u8; 5]>,
     is_draining: bool,
 }
 
@@ -73,7 +73,10 @@ impl Relay {
         for_server: BytesMut,
         for_client: BytesMut,
     ) -> Relay {
-        let newest_error = framing.as_mut().and_then(Framing::take_error);
+        if let Some(framing) = &mut framing {
+            framing.ask(&for_server);
+            framing.take_error(); // of the login: if the server then closes, that is noted
+        }
         Relay {
             client,
             server,
@@ -82,94 +85,164 @@ impl Relay {
             framing,
             client_terminated: false,
             server_is_deaf: false,
-            newest_error,
             is_draining: false,
         }
     }
 
-    /// From now on ends as soon as no transaction is open. Encrypted sessions show no transactions and go on.
-    pub fn drain(&mut self) {
-        self.is_draining = true;
+    /// Whether it is to end as soon as no transaction is open and nothing is under way. What the client asks then is
+    /// not passed on any more, so that it can be told that nothing of it was done.
+    ///
+    /// A session that asks without waiting for answers would never come to that by itself: while it drains, it is
+    /// given one answer before the next question is passed on. Encrypted sessions show nothing of it all and go on.
+    pub fn set_draining(&mut self, is_draining: bool) {
+        self.is_draining = is_draining;
+        if is_draining {
+            self.up.copies(); // what is spliced can neither be followed nor held back
+        }
     }
 
     /// Relays until an end. `on_error` hears the SQLSTATE of every error that the server sends.
     ///
     /// What was read and not yet written stays in the relay, and a later call goes on with it.
     pub fn poll(&mut self, cx: &mut Context<'_>, card: &Card, mut on_error: impl FnMut([u8; 5])) -> Poll<Outcome> {
-        if !self.server_is_deaf {
-            let terminated = &mut self.client_terminated;
-            let framing = &mut self.framing;
-            let up = self.up.poll(cx, &mut self.client, &mut self.server, |portion| {
-                card.add_to_server(portion.length());
-                // the last bytes of a burst are always read
-                *terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(TERMINATE));
-                let Some(framing) = framing else { return Onward::More };
-                // said while nothing else was under way it is no accident: the server will close, and be the first to,
-                // so that the port which lingers in TIME_WAIT is its own and none of ours
-                let is_farewell = framing.resting().is_some() && matches!(portion, Portion::Read(TERMINATE));
-                framing.asked();
-                if is_farewell { Onward::Over } else { Onward::More }
-            });
-            match up {
-                Poll::Ready(Err(PumpError::Read(error))) => return Poll::Ready(Outcome::ClientFailed(error)),
-                Poll::Ready(Err(PumpError::Write(_))) => self.server_is_deaf = true,
-                Poll::Ready(Ok(())) | Poll::Pending => {}
+        loop {
+            let is_over = self.is_draining && self.is_between_transactions();
+            if is_over && self.down.is_empty() {
+                return Poll::Ready(Outcome::Drained);
+            }
+            if !is_over && let Some(end) = self.poll_up(cx, card) {
+                return Poll::Ready(end);
+            }
+            let down = self.poll_down(cx, card, &mut on_error);
+            let goes_on = down.is_pending() && (self.is_draining || self.up.holds_back());
+            if !(goes_on && self.has_come_further(is_over)) {
+                return down;
             }
         }
-        let framing = &mut self.framing;
-        let newest_error = &mut self.newest_error;
-        let down = self.down.poll(cx, &mut self.server, &mut self.client, |portion| {
+    }
+
+    /// Whether the answers that have just come let a draining session end, or let something be passed on that was held
+    /// back.
+    fn has_come_further(&self, was_over: bool) -> bool {
+        let is_over = self.is_draining && self.is_between_transactions();
+        let may_ask = self.up.holds_back() && !self.server_is_deaf && !self.awaits_answer();
+        if is_over { !was_over } else { may_ask }
+    }
+
+    fn is_between_transactions(&self) -> bool {
+        self.framing.as_ref().is_some_and(Framing::is_between_transactions)
+    }
+
+    fn awaits_answer(&self) -> bool {
+        self.framing.as_ref().is_some_and(Framing::awaits_answer)
+    }
+
+    /// From the client to the server. Returns an end that this brings about.
+    fn poll_up(&mut self, cx: &mut Context<'_>, card: &Card) -> Option<Outcome> {
+        if self.server_is_deaf {
+            return None;
+        }
+        let Relay { client, server, up, framing, client_terminated, is_draining, .. } = self;
+        let mut see = |portion: Portion<'_>| {
+            let length = portion.length();
+            let Some(framing) = framing else {
+                card.add_to_server(length);
+                *client_terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(TERMINATE));
+                return Onward::More;
+            };
+            // said while nothing else was under way it is no accident: the server will close, and be the first to, so
+            // that the port which lingers in TIME_WAIT is its own and none of ours
+            let is_farewell = framing.rests() && matches!(portion, Portion::Read(TERMINATE));
+            let passed_on = match portion {
+                Portion::Read(bytes) if *is_draining => framing.ask_up_to_next(bytes),
+                Portion::Read(bytes) => {
+                    framing.ask(bytes);
+                    length
+                }
+                Portion::Spliced(_) => {
+                    framing.ask_unseen(length);
+                    length
+                }
+            };
+            card.add_to_server(passed_on);
+            // the last bytes of a burst are always read
+            *client_terminated = matches!(portion, Portion::Read(bytes) if bytes[..passed_on].ends_with(TERMINATE));
+            match length - passed_on {
+                0 if is_farewell => Onward::Over,
+                0 => Onward::More,
+                held_back => Onward::HoldBack(held_back),
+            }
+        };
+        if up.holds_back() {
+            up.reconsider(&mut see);
+        }
+        match up.poll(cx, client, server, see) {
+            Poll::Ready(Err(PumpError::Read(error))) => return Some(Outcome::ClientFailed(error)),
+            Poll::Ready(Err(PumpError::Write(_))) => self.server_is_deaf = true,
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        None
+    }
+
+    /// From the server to the client.
+    fn poll_down(&mut self, cx: &mut Context<'_>, card: &Card, on_error: &mut impl FnMut([u8; 5])) -> Poll<Outcome> {
+        let Relay { client, server, down, framing, .. } = self;
+        let polled = down.poll(cx, server, client, |portion| {
             card.add_to_client(portion.length());
             if let Some(framing) = framing {
                 match portion {
                     Portion::Read(bytes) => framing.follow(bytes),
-                    Portion::Spliced(_) => {
-                        framing.lose();
-                        *newest_error = None;
-                    }
+                    Portion::Spliced(length) => framing.pass(length),
                 }
                 if let Some(code) = framing.take_error() {
-                    *newest_error = Some(code);
                     on_error(code);
-                } else if framing.resting().is_some() {
-                    *newest_error = None;
                 }
             }
             Onward::More
         });
-        if down.is_pending()
-            && self.down.is_empty()
-            && let Some(framing) = &mut self.framing
-        {
-            framing.comes_to_rest();
-        }
-        match down {
+        match polled {
+            Poll::Pending => {
+                if let Some(framing) = framing
+                    && down.is_empty()
+                {
+                    framing.comes_to_rest();
+                }
+                Poll::Pending
+            }
             Poll::Ready(Ok(())) if self.client_terminated || self.up.is_done() => Poll::Ready(Outcome::ClientClosed),
-            Poll::Ready(Ok(())) => Poll::Ready(Outcome::ServerClosed(self.newest_error)),
+            Poll::Ready(Ok(())) => Poll::Ready(Outcome::ServerClosed(self.last_error())),
             Poll::Ready(Err(PumpError::Read(error))) => Poll::Ready(self.server_gone(error)),
             Poll::Ready(Err(PumpError::Write(error))) => Poll::Ready(Outcome::ClientFailed(error)),
-            Poll::Pending if self.is_draining && self.rests_outside_a_transaction() => Poll::Ready(Outcome::Drained),
-            Poll::Pending => Poll::Pending,
         }
     }
 
     /// A server that breaks off after the client's farewell, as one does that is in a hurry, has not failed.
     fn server_gone(&self, error: io::Error) -> Outcome {
-        match self.newest_error {
+        match self.last_error() {
             _ if self.client_terminated || self.up.has_read_all() => Outcome::ClientClosed,
             Some(code) => Outcome::ServerClosed(Some(code)),
             None => Outcome::ServerFailed(error),
         }
     }
 
-    fn rests_outside_a_transaction(&self) -> bool {
-        let idle = self.framing.as_ref().and_then(Framing::resting) == Some(Transaction::Idle);
-        idle && self.up.is_empty() && self.down.is_empty()
+    fn last_error(&self) -> Option<[u8; 5]> {
+        self.framing.as_ref().and_then(Framing::last_error)
     }
 
     /// Whether a message of our own may be put behind what the client has been sent.
     pub fn can_speak(&self) -> bool {
         self.down.is_empty() && self.framing.as_ref().is_some_and(Framing::is_at_boundary)
+    }
+
+    /// Says goodbye to the server, as far as that goes without waiting: what the session holds there, its locks and its
+    /// place, is free before the client has taken in why it ends.
+    pub fn leave_server(&mut self) {
+        if self.up.has_delivered() && self.framing.as_ref().is_some_and(Framing::may_be_asked) {
+            self.server.write_last(TERMINATE);
+        } else {
+            // it may be closed already
+            let _ = SockRef::from(self.server.socket()).shutdown(Shutdown::Write);
+        }
     }
 
     /// The client's connection, for last words.

@@ -47,6 +47,8 @@ enum Stage {
 pub(super) struct Pump {
     /// Bytes that were read. Never any while there are some in the pipe.
     pending: BytesMut,
+    /// So many of them, at the end, are not to be delivered yet.
+    held_back: usize,
     /// Bytes were written that the receiving side's encryption may still hold.
     is_unflushed: bool,
     /// What the kernel moves by itself. Owned only while bytes are in it, or a burst of them is being moved.
@@ -67,11 +69,13 @@ pub(super) enum EndOfStream {
     KeepBack,
 }
 
-/// Whether a stream goes on behind a portion.
+/// How a stream goes on with a portion, and behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Onward {
-    /// It may.
+    /// All of it is to be delivered, and more may come.
     More,
+    /// So many of its bytes, at the end, are not to be delivered yet.
+    HoldBack(usize),
     /// That was its last word: nothing more is read, and the receiving side knows without being told.
     Over,
 }
@@ -100,6 +104,7 @@ impl Pump {
     pub(super) fn new(pending: BytesMut, end: EndOfStream, mode: RelayMode) -> Pump {
         Pump {
             pending,
+            held_back: 0,
             is_unflushed: false,
             pipe: None,
             stage: Stage::Open,
@@ -131,10 +136,34 @@ impl Pump {
         self.stage == Stage::Done
     }
 
+    /// Whether all is delivered that may be.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.pending.len() == self.held_back
+            && !self.is_unflushed
+            && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+    }
+
+    /// Whether it has bytes that are not to be delivered yet.
+    pub(super) fn holds_back(&self) -> bool {
+        self.held_back > 0
+    }
+
+    /// Shows `see` the bytes that are not to be delivered yet; it says whether some of them still are not.
+    pub(super) fn reconsider(&mut self, see: impl FnOnce(Portion<'_>) -> Onward) {
+        let onward = see(Portion::Read(&self.pending[self.pending.len() - self.held_back..]));
+        self.held_back = if let Onward::HoldBack(length) = onward { length } else { 0 };
+    }
+
+    /// Splices no more: every byte from now on is seen.
+    pub(super) fn copies(&mut self) {
+        self.gear.give_up();
+    }
+
     /// Moves bytes until one side has to be waited for, its turn is over, or the end is delivered. `see` is told of
-    /// all that is taken, and says whether more is to come.
+    /// all that is taken, and says how to go on.
     ///
-    /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down.
+    /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down, and bytes
+    /// that are held back hold up all that follow.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -177,9 +206,10 @@ impl Pump {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion| {
+                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion: Portion<'_>| {
                     moved += portion.length();
                     onward = see(portion);
+                    if let Onward::HoldBack(length) = onward { length } else { 0 }
                 }))?,
                 Stage::Ended if self.end == EndOfStream::KeepBack => self.stage = Stage::Done,
                 Stage::Ended => {
@@ -195,8 +225,9 @@ impl Pump {
     where
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        while !self.pending.is_empty() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))?;
+        while self.pending.len() > self.held_back {
+            let due = &self.pending[..self.pending.len() - self.held_back];
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, due))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -209,6 +240,9 @@ impl Pump {
         if self.is_unflushed {
             ready!(Pin::new(&mut *to).poll_flush(cx))?;
             self.is_unflushed = false;
+        }
+        if self.held_back > 0 {
+            return Poll::Pending; // whoever holds them back calls again
         }
         if let (Some(pipe), Some(to)) = (&mut self.pipe, to.plain()) {
             while pipe.held() > 0 {
@@ -229,7 +263,7 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: &mut impl FnMut(Portion<'_>),
+        see: &mut impl FnMut(Portion<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
@@ -280,7 +314,7 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: &mut impl FnMut(Portion<'_>),
+        see: &mut impl FnMut(Portion<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + Unpin,
@@ -295,14 +329,18 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
             self.gear.note(taken.len());
-            see(Portion::Read(taken));
-            let written = match Pin::new(to).poll_write(cx, taken) {
-                Poll::Ready(Ok(written)) => {
-                    self.is_unflushed = true;
-                    written
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
-                Poll::Pending => 0,
+            self.held_back = see(Portion::Read(taken));
+            let due = &taken[..taken.len() - self.held_back];
+            let written = match due {
+                [] => 0,
+                due => match Pin::new(to).poll_write(cx, due) {
+                    Poll::Ready(Ok(written)) => {
+                        self.is_unflushed = true;
+                        written
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Write(error))),
+                    Poll::Pending => 0,
+                },
             };
             if written < taken.len() {
                 self.pending.extend_from_slice(&taken[written..]);

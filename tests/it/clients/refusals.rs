@@ -48,8 +48,11 @@ const LOST_LEAD: Words = Words {
     hint: "Connect again to be given another server; while there is none, the new connection is held.",
 };
 
-const PROMOTED: Words =
-    Words { message: "pgvane: terminating connection because the server's role has changed", ..LOST_LEAD };
+const PROMOTED: Words = Words {
+    message: "pgvane: terminating connection because the server's role has changed",
+    detail: Some("No transaction was open; what was asked after the last one was not executed."),
+    ..LOST_LEAD
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_a_server_in_vain_reads_why_and_what_to_do() {

@@ -102,8 +102,9 @@ async fn a_leader_out_of_reach_for_eight_seconds_keeps_its_sessions_and_its_role
     }
 }
 
-/// A replica that packets do not reach costs a visitor one `connect_timeout` at the most, and once it is known to be
-/// silent nothing at all. One that answers with resets costs nobody anything but those who are on it.
+/// A replica that packets do not reach costs those visitors one `connect_timeout` who are on their way to it when it is
+/// cut off, and whoever comes after the first of them has failed nothing at all. One that answers with resets costs nobody
+/// anything but those who are on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_out_of_reach_is_passed_over_and_found_again() {
     let Some(host) = own_host() else { return };
@@ -116,15 +117,15 @@ async fn a_replica_out_of_reach_is_passed_over_and_found_again() {
 
     for cut in [Cut::Silent, Cut::Loud] {
         let mut on_it = session_on(&pgvane, lost_port).await;
+        let tries = metrics::value(&pgvane, RETRIES).await;
         host.cut_off(&lab.nodes()[lost], cut).expect("is cut");
         passed_over(&pgvane, other_port, 20).await;
         metrics::wait_for(&pgvane, &up(&lab, lost), 0.0).await;
         wait_for_page(&pgvane, "silent").await;
-        let retries = metrics::value(&pgvane, RETRIES).await;
         passed_over(&pgvane, other_port, 20).await;
-        // each reader may have been on its way to the node when it was found to be silent
-        let later = metrics::value(&pgvane, RETRIES).await - retries;
-        assert!(later <= 2.0, "{cut:?}: a silent node was tried {later} times");
+        // the two readers and a visitor may all have been on their way to it, and another one before they were heard of
+        let tries = metrics::value(&pgvane, RETRIES).await - tries;
+        assert!((1.0..=4.0).contains(&tries), "{cut:?}: a node out of reach was tried {tries} times");
 
         if cut == Cut::Loud {
             on_it.wire.send(&crate::wire::query("select 1")).await;

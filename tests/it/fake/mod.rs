@@ -41,11 +41,13 @@ impl FakeCluster {
         let mut nodes = Vec::with_capacity(count);
         for number in 1..=count {
             let name = format!("node{number}");
-            let patroni = FakePatroni::start(&name).await;
+            let (patroni, postgres) = (FakePatroni::start(&name).await, FakePostgres::start(&name).await);
             if number == 1 {
                 patroni.leads(1);
+            } else {
+                postgres.is_in_recovery(true);
             }
-            nodes.push(FakeNode { postgres: FakePostgres::start(&name).await, patroni, name });
+            nodes.push(FakeNode { postgres, patroni, name });
         }
         FakeCluster { nodes, scratch: Scratch::new().expect("a directory"), check_settings: QUICK_CHECKS }
     }

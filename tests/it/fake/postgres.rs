@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::wire::{cancel_request, fatal, gss_request, message, parameter_status, ready, row, ssl_request};
+use crate::wire::{cancel_request, error, fatal, gss_request, message, parameter_status, ready, row, ssl_request};
 
 /// What happens to one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub enum Manner {
     /// Refuses encryption, lets everybody in, and answers queries:
     /// `who` with a row that holds the server's name; `begin` and `commit` with the transaction's new state;
     /// `half` with the first half of a row, and nothing after it; `long` with [`LONG_ANSWER`] bytes in a row, after the
-    /// client has finished sending; `vanish` by closing without a word; `shut down` by saying that it does, and closing; anything else with
-    /// success.
+    /// client has finished sending; `fail` with an error, `write` with that of one that only reads; `vanish` by closing without a word;
+    /// `shut down` by saying that it does, and closing; anything else with success.
     Serves,
     /// The same, but asks for a proof first, in the manner of SCRAM, and takes any.
     Challenges,
@@ -186,6 +186,14 @@ async fn serve(mut stream: TcpStream, manner: Manner, shared: &Shared) -> io::Re
         let (kind, body) = read_message(&mut stream).await?;
         let answer = match (kind, body.as_slice()) {
             (b'X', _) | (b'Q', b"vanish\0") => return Ok(()),
+            (b'Q', b"write\0") => {
+                stream.write_all(&[error("25006", "cannot execute INSERT"), ready(transaction)].concat()).await?;
+                continue;
+            }
+            (b'Q', b"fail\0") => {
+                stream.write_all(&[error("22012", "division by zero"), ready(transaction)].concat()).await?;
+                continue;
+            }
             (b'Q', b"who\0") => row(shared.name.as_bytes()),
             (b'Q', b"shut down\0") => return stream.write_all(&fatal("57P01", "I shut down")).await,
             (b'Q', b"half\0") => {

@@ -1,0 +1,124 @@
+//! `pgvane status`: the nodes and the listeners of a running pgvane, as tables.
+
+use std::io::{self, Write};
+
+use super::admin_api::{AdminApi, Place, Trouble};
+use crate::admin::status::{Cluster, Status};
+use crate::config::size_text;
+
+pub(super) async fn show(place: &Place, as_json: bool) -> Result<(), Trouble> {
+    let api = AdminApi::at(place)?;
+    let text = if as_json { api.get(&["api", "status"]).await? } else { tables(&api.status().await?) };
+    // whoever reads it may have had enough, as `head` has
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn tables(status: &Status) -> String {
+    let mut text = String::new();
+    if status.is_stopping {
+        text.push_str("stopping: no new connections are taken\n\n");
+    }
+    for cluster in &status.clusters {
+        text.push_str(&nodes(cluster));
+        text.push('\n');
+    }
+    let mut rows = vec![["LISTENER", "ADDRESS", "LEADS TO", "SESSIONS", "HELD"].map(str::to_owned)];
+    rows.extend(status.listeners.iter().map(|listener| {
+        [
+            listener.name.clone(),
+            listener.bind.clone(),
+            format!("{} of {}", listener.target, listener.cluster),
+            format!("{} of {}", listener.sessions, listener.sessions_max),
+            listener.held.to_string(),
+        ]
+    }));
+    text + &aligned(&rows)
+}
+
+fn nodes(cluster: &Cluster) -> String {
+    let mut rows =
+        vec![["NODE", "ROLE", "STATE", "CHECK", "TIMELINE", "LAG", "SESSIONS", "ADDRESS"].map(str::to_owned)];
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    rows.extend(cluster.nodes.iter().map(|node| {
+        [
+            node.name.clone(),
+            node.role.clone(),
+            node.state.clone(),
+            node.health.clone(),
+            or_dash(node.timeline.map(|timeline| timeline.to_string())),
+            or_dash(node.lag_bytes.map(size_text)),
+            node.sessions.to_string(),
+            node.address.clone(),
+        ]
+    }));
+    let headline = match (&cluster.writes_wait, &cluster.leader) {
+        (Some(why), _) => format!("writes wait: {why}"),
+        (None, Some(leader)) => format!("{leader} leads"),
+        (None, None) => "no leader".to_owned(),
+    };
+    format!("cluster {}: {headline}\n{}", cluster.name, aligned(&rows))
+}
+
+/// Columns as wide as their widest text, two blanks between them.
+fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    let line = |row: &[String; COLUMNS]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::status::{Listener, Node};
+
+    #[test]
+    fn the_tables_line_up_and_say_why_writes_wait() {
+        let node = |name: &str, role: &str, state: &str, lag_bytes| Node {
+            name: name.to_owned(),
+            address: "10.0.0.1:5432".to_owned(),
+            role: role.to_owned(),
+            health: "up".to_owned(),
+            state: state.to_owned(),
+            postgresql: Some("running".to_owned()),
+            timeline: Some(7),
+            lag_bytes,
+            lag_seconds: None,
+            sessions: 12,
+        };
+        let status = Status {
+            version: "1".to_owned(),
+            uptime_seconds: 1,
+            is_stopping: false,
+            clusters: vec![Cluster {
+                name: "main".to_owned(),
+                leader: Some("node1".to_owned()),
+                writes_wait: Some("node1 leads and is drained by an operator".to_owned()),
+                nodes: vec![node("node1", "leader", "drain", None), node("other", "replica", "ready", Some(65_536))],
+            }],
+            listeners: vec![Listener {
+                name: "write".to_owned(),
+                bind: "0.0.0.0:6432".to_owned(),
+                cluster: "main".to_owned(),
+                target: "leader".to_owned(),
+                sessions: 3,
+                sessions_max: 100,
+                held: 2,
+            }],
+        };
+        let expected = "\
+cluster main: writes wait: node1 leads and is drained by an operator
+NODE   ROLE     STATE  CHECK  TIMELINE  LAG      SESSIONS  ADDRESS
+node1  leader   drain  up     7         -        12        10.0.0.1:5432
+other  replica  ready  up     7         64.0 kB  12        10.0.0.1:5432
+
+LISTENER  ADDRESS       LEADS TO        SESSIONS  HELD
+write     0.0.0.0:6432  leader of main  3 of 100  2
+";
+        assert_eq!(tables(&status), expected);
+    }
+}

@@ -1,0 +1,87 @@
+//! Reads `[admin]`: where the pages are served, and who may change things there.
+
+use super::document::Section;
+use super::read::distinct;
+use super::read_secret::password;
+use super::{Admin, AdminUser, Bind};
+
+const PATH: &str = "admin.users";
+
+/// Reads the table. `None` if nothing of it is to be served.
+pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
+    let mut admin = Admin::default();
+    let Some(section) = root.section("admin") else { return Some(admin) };
+    let is_enabled = section.boolean("enabled").unwrap_or(true);
+    match section.bind("bind") {
+        Some(Bind::Tcp(address)) => admin.bind = address,
+        Some(Bind::Unix(_)) => {
+            section.fault_at("bind", "admin.bind is a file", "the stats page is served by TCP only: write IP:PORT");
+        }
+        None => {}
+    }
+    admin.users = section.sections("users").into_iter().filter_map(user).collect();
+    distinct(&section, "users", &admin.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>());
+    section.finish();
+    is_enabled.then_some(admin)
+}
+
+fn user(section: Section<'_>) -> Option<AdminUser> {
+    let name = section.required_string("name", "the name to log in with, for example name = \"ops\"");
+    if name.as_ref().is_some_and(|name| name.contains(':')) {
+        section.fault_at("name", format!("{PATH}: a name cannot have a colon in it"), "HTTP ends the name there");
+    }
+    let password = password(&section, PATH);
+    if !section.has("password") && !section.has("password_file") {
+        section.fault(format!("{PATH}: a password is missing"), "write password_file = \"/etc/pgvane/admin-password\"");
+    }
+    if password.as_ref().is_some_and(|password| password.reveal().is_empty()) {
+        section.fault_at("password", format!("{PATH}: a password is empty"), "write one of twenty letters or more");
+    }
+    section.finish();
+    Some(AdminUser { name: name?, password: password? })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    const REST: &str = "[[cluster]]\n[[cluster.node]]\naddress = \"10.0.0.1:5432\"\n\
+                        [[listener]]\nbind = \"0.0.0.0:6432\"\ntarget = \"leader\"\n";
+
+    fn read(admin: &str) -> Result<Config, Vec<(Option<usize>, String)>> {
+        let read = Config::from_toml("test.toml", &format!("{admin}\n{REST}"));
+        read.map_err(|faults| faults.list.into_iter().map(|fault| (fault.line, fault.message)).collect())
+    }
+
+    #[test]
+    fn users_have_passwords_of_their_own() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("password");
+        std::fs::write(&file, "from a file\n").expect("is writable");
+        let users = format!(
+            "[admin]\nusers = [{{ name = \"ops\", password = \"in clear\" }}, {{ name = \"bot\", password_file = \"{}\" }}]",
+            file.display()
+        );
+        let admin = read(&users).expect("is valid").admin.expect("is served");
+        let shown: Vec<_> = admin.users.iter().map(|user| (user.name.as_str(), user.password.reveal())).collect();
+        assert_eq!(shown, [("ops", "in clear"), ("bot", "from a file")]);
+        assert!(!format!("{admin:?}").contains("in clear"));
+    }
+
+    #[test]
+    fn users_without_a_name_or_a_password_are_faults() {
+        for (user, fault) in [
+            ("{ name = \"ops\" }", "a password is missing"),
+            ("{ name = \"ops\", password = \"\" }", "a password is empty"),
+            ("{ name = \"ops\", password_file = \"/no/such/file\" }", "cannot read /no/such/file"),
+            ("{ password = \"x\" }", "admin.users.name is missing"),
+            ("{ name = \"a:b\", password = \"x\" }", "colon"),
+            ("{ name = \"ops\", password = \"x\", role = \"any\" }", "unknown key \"role\" in [admin.users]"),
+            ("{ name = \"ops\", password = \"x\" }, { name = \"ops\", password = \"y\" }", "are called \"ops\""),
+        ] {
+            let faults = read(&format!("[admin]\nusers = [{user}]")).expect_err(user);
+            assert_eq!(faults.len(), 1, "{user}: {faults:?}");
+            assert!(faults[0].1.contains(fault) && faults[0].0 == Some(2), "{user}: {faults:?}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A running session as others see it, and the orders by which they move it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::task::{Context, Poll, Waker};
+
+use super::registry::lock;
+use crate::cluster::NodeId;
+use crate::routing::Cause;
+
+/// Something that a running session has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// End as soon as no transaction is open, for the sake of balance; stay if that does not come to be.
+    Move,
+    /// End as soon as no transaction is open, or at the deadline.
+    Drain(Cause),
+    /// End now: pgvane stops.
+    Stop,
+    /// End now.
+    Cut(Cause),
+}
+
+impl Order {
+    /// As one byte. A higher one outranks a lower one; zero is no order.
+    fn to_byte(self) -> u8 {
+        match self {
+            Order::Move => 0x10,
+            Order::Drain(cause) => 0x20 | cause as u8,
+            Order::Stop => 0x30,
+            Order::Cut(cause) => 0x40 | cause as u8,
+        }
+    }
+
+    fn from_byte(byte: u8) -> Option<Order> {
+        let cause = Cause::ALL.get(usize::from(byte & 0x0f)).copied();
+        match byte & 0xf0 {
+            0x10 => Some(Order::Move),
+            0x20 => cause.map(Order::Drain),
+            0x30 => Some(Order::Stop),
+            0x40 => cause.map(Order::Cut),
+            _ => None,
+        }
+    }
+}
+
+/// What others may know and change of a session that is on a node.
+#[derive(Debug)]
+pub struct Card {
+    /// Index into the configuration's listeners.
+    pub(super) listener: usize,
+    /// Index into the configuration's clusters.
+    pub(super) cluster: usize,
+    pub(super) node: NodeId,
+    order: AtomicU8,
+    /// It can be seen when no transaction is open.
+    shows_transactions: AtomicBool,
+    /// The session's, to be told of an order.
+    waker: Mutex<Option<Waker>>,
+    bytes_to_server: AtomicU64,
+    bytes_to_client: AtomicU64,
+}
+
+impl Card {
+    /// The card of a session without orders.
+    pub(super) fn new(listener: usize, cluster: usize, node: NodeId) -> Card {
+        Card {
+            listener,
+            cluster,
+            node,
+            order: AtomicU8::new(0),
+            shows_transactions: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            bytes_to_server: AtomicU64::new(0),
+            bytes_to_client: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts bytes that the server is sent.
+    pub fn count_to_server(&self, bytes: &[u8]) {
+        self.add_to_server(bytes.len());
+    }
+
+    /// Counts so many bytes that the server is sent.
+    pub fn add_to_server(&self, length: usize) {
+        self.bytes_to_server.fetch_add(length as u64, Relaxed);
+    }
+
+    /// Counts bytes that the client is sent.
+    pub fn count_to_client(&self, bytes: &[u8]) {
+        self.add_to_client(bytes.len());
+    }
+
+    /// Counts so many bytes that the client is sent.
+    pub fn add_to_client(&self, length: usize) {
+        self.bytes_to_client.fetch_add(length as u64, Relaxed);
+    }
+
+    /// Bytes that the server and the client were sent so far.
+    pub(super) fn bytes(&self) -> [u64; 2] {
+        [self.bytes_to_server.load(Relaxed), self.bytes_to_client.load(Relaxed)]
+    }
+
+    /// Notes that the session shows when no transaction is open.
+    pub fn show_transactions(&self) {
+        self.shows_transactions.store(true, Relaxed);
+    }
+
+    /// Waits until the order is another than `obeyed`, and tells it; `None` if the old one was withdrawn. One task only
+    /// may wait for a card's orders.
+    pub fn poll_order(&self, cx: &mut Context<'_>, obeyed: Option<Order>) -> Poll<Option<Order>> {
+        if let Some(order) = self.changed(obeyed) {
+            return Poll::Ready(order);
+        }
+        match &mut *lock(&self.waker) {
+            Some(waker) if waker.will_wake(cx.waker()) => return Poll::Pending, // whoever gave an order since, woke it
+            waker => *waker = Some(cx.waker().clone()),
+        }
+        // an order that was given before the waker was there has woken nobody
+        self.changed(obeyed).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn changed(&self, obeyed: Option<Order>) -> Option<Option<Order>> {
+        let order = self.order();
+        (order != obeyed).then_some(order)
+    }
+
+    fn order(&self) -> Option<Order> {
+        Order::from_byte(self.order.load(SeqCst))
+    }
+
+    /// Gives an order, unless a higher one was given.
+    pub(super) fn give(&self, order: Order) {
+        let byte = order.to_byte();
+        if self.order.fetch_max(byte, SeqCst) < byte {
+            self.wake();
+        }
+    }
+
+    /// Takes back an order to drain: the session is in the right place again. All other orders stand.
+    pub(super) fn withdraw_drain(&self) {
+        let byte = self.order.load(SeqCst);
+        let is_drain = matches!(Order::from_byte(byte), Some(Order::Drain(_)));
+        // if another was given meanwhile, that stands
+        if is_drain && self.order.compare_exchange(byte, 0, SeqCst, SeqCst).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Whether it has been told to move, and has not done so yet.
+    pub(super) fn is_about_to_move(&self) -> bool {
+        self.order() == Some(Order::Move)
+    }
+
+    /// Whether it could be moved between two transactions: nobody has told it to end yet, and it shows them.
+    pub(super) fn is_movable(&self) -> bool {
+        self.order().is_none() && self.shows_transactions.load(Relaxed)
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_hears_the_highest_order_once() {
+        let card = &Card::new(0, 0, NodeId(0));
+        card.give(Order::Drain(Cause::Promotion));
+        let ordered = |obeyed| poll_fn(move |cx| card.poll_order(cx, obeyed));
+        let drain = Some(Order::Drain(Cause::Promotion));
+        assert_eq!(ordered(None).await, drain);
+        let later = async {
+            card.give(Order::Cut(Cause::LostLead));
+            card.give(Order::Stop);
+        };
+        let (heard, ()) = tokio::join!(biased; ordered(drain), later);
+        assert_eq!(heard, Some(Order::Cut(Cause::LostLead)));
+    }
+
+    #[tokio::test]
+    async fn a_drain_can_be_withdrawn_and_nothing_else() {
+        let card = &Card::new(0, 0, NodeId(0));
+        let ordered = |obeyed| poll_fn(move |cx| card.poll_order(cx, obeyed));
+        let drain = Order::Drain(Cause::Operator);
+        card.give(drain);
+        let (heard, ()) = tokio::join!(biased; ordered(Some(drain)), async { card.withdraw_drain() });
+        assert_eq!(heard, None);
+        for order in [Order::Move, Order::Stop, Order::Cut(Cause::Operator)] {
+            card.give(order);
+            card.withdraw_drain();
+            assert_eq!(ordered(None).await, Some(order));
+        }
+    }
+
+    #[test]
+    fn orders_survive_their_byte_and_keep_their_rank() {
+        for cause in Cause::ALL {
+            let by_rank = [Order::Move, Order::Drain(cause), Order::Stop, Order::Cut(cause)];
+            for order in by_rank {
+                assert_eq!(Order::from_byte(order.to_byte()), Some(order));
+            }
+            assert!(by_rank.is_sorted_by_key(|order| order.to_byte()));
+        }
+        assert_eq!(Order::from_byte(0), None);
+    }
+}

@@ -1,0 +1,53 @@
+//! Moves a listener's sessions, one at a time, so that its nodes carry their shares again.
+
+use std::sync::Arc;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{debug, info};
+
+use super::registry::Registry;
+use crate::probe::ClusterView;
+use crate::routing::{Phase, Rebalance, Rule};
+
+/// What it takes to move sessions.
+pub struct Rebalancer {
+    /// The listener's index and name.
+    pub listener: (usize, String),
+    /// The listener's cluster, as an index.
+    pub cluster: usize,
+    /// The listener's rule.
+    pub rule: Rule,
+    /// How to go about it.
+    pub settings: Rebalance,
+    /// The nodes.
+    pub view: ClusterView,
+    /// All sessions.
+    pub registry: Arc<Registry>,
+}
+
+impl Rebalancer {
+    /// Runs until it is dropped.
+    pub async fn run(self) {
+        let (listener, name) = &self.listener;
+        let mut ticks = interval(self.settings.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut phase = Phase::default();
+        loop {
+            ticks.tick().await;
+            let was_moving = phase == Phase::Moving;
+            let topology = self.view.topology_full();
+            let burdens = self.registry.burdens(*listener, self.cluster);
+            let burden = |node: crate::cluster::NodeId| burdens[node.0];
+            let giver = phase.step(&self.settings, &topology, &self.rule, burden, self.view.now());
+            match (was_moving, phase == Phase::Moving) {
+                (false, true) => info!(listener = name, "rebalancing: sessions are moved between their transactions"),
+                (true, false) => info!(listener = name, "rebalancing is done"),
+                _ => {}
+            }
+            if let Some(node) = giver {
+                debug!(listener = name, node = topology.node(node).member.name, "moving a session");
+                self.registry.move_one(*listener, node);
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Draining: a session ends between two transactions, and the client knows exactly what was done and what was not.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+/// A relay whose session has got through its login, and the two sides' own ends of the connections.
+async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
+    let [client, server] = ways.map(connected);
+    let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
+    let mut framing = Framing::default();
+    framing.follow(&message(b'Z', b"I"));
+    let nothing = BytesMut::new;
+    let relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
+    (client, server, relay)
+}
+
+fn query() -> Vec<u8> {
+    message(b'Q', b"select\0")
+}
+
+/// Reads exactly what is expected, and nothing is left after it.
+async fn reads(stream: &mut Stream, expected: &[u8]) {
+    let mut received = vec![0; expected.len()];
+    stream.read_exact(&mut received).await.expect("comes");
+    assert_eq!(received, expected);
+    let more = timeout(Duration::from_millis(20), stream.read(&mut [0])).await;
+    assert!(more.is_err(), "more than was expected: {more:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+    client.send(&query()).await.expect("goes");
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    relay.set_draining(true);
+    assert!(until_rest(&mut relay, seat.card()).await.is_none(), "the answer is due");
+    server.send(&message(b'Z', b"I")).await.expect("goes");
+    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+}
+
+#[tokio::test]
+async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() {
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+    client.send(&query()).await.expect("goes");
+    relay.set_draining(true);
+    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+    assert!(relay.can_speak());
+    relay.leave_server();
+    drop(relay);
+    let mut heard = Vec::new();
+    server.read_to_end(&mut heard).await.expect("is told");
+    assert_eq!(heard, message(b'X', b""), "the server has heard nothing of it");
+}
+
+#[tokio::test]
+async fn a_drain_that_is_called_off_passes_on_what_it_held_back() {
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+    client.send(&query()).await.expect("goes");
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    reads(&mut server, &query()).await;
+    relay.set_draining(true);
+    client.send(&[query(), query()].concat()).await.expect("goes");
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    reads(&mut server, b"").await;
+    relay.set_draining(false);
+    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    reads(&mut server, &[query(), query()].concat()).await;
+    assert_eq!(registry.census()[0].bytes_to_server, 3 * query().len() as u64);
+}
+
+#[tokio::test]
+async fn bulk_data_flows_into_a_draining_session_to_its_end() {
+    for (begin, end) in [
+        (query(), message(b'c', b"")),
+        (
+            [message(b'E', b"\0\0\0\0\0"), message(b'S', b"")].concat(),
+            [message(b'c', b""), message(b'S', b"")].concat(),
+        ),
+    ] {
+        let registry = Arc::new(Registry::new(1, 1));
+        let seat = registry.seat(0, 0, NodeId(0));
+        let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+        client.send(&begin).await.expect("goes");
+        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        server.send(&message(b'G', b"\0\0\0")).await.expect("goes");
+        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        relay.set_draining(true);
+        let data = message(b'd', &bytes(1000, 3)).repeat(10);
+        client.send(&[data.clone(), end.clone()].concat()).await.expect("goes");
+        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        reads(&mut server, &[begin, data, end].concat()).await;
+        server.send(&[message(b'C', b"COPY 10\0"), message(b'Z', b"I")].concat()).await.expect("goes");
+        assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+    }
+}
+
+/// Units of work that are answered by one `ReadyForQuery` each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Begin,
+    Commit,
+    Select,
+}
+
+impl Unit {
+    fn name(self) -> u8 {
+        match self {
+            Unit::Begin => b'b',
+            Unit::Commit => b'c',
+            Unit::Select => b's',
+        }
+    }
+
+    /// As one message, or as several.
+    fn encoded(self, is_extended: bool) -> Vec<u8> {
+        let name = [self.name(), 0];
+        match is_extended {
+            false => message(b'Q', &name),
+            true => [message(b'P', &name), message(b'E', b"\0"), message(b'H', b""), message(b'S', b"")].concat(),
+        }
+    }
+}
+
+/// A client that keeps `depth` units under way, transactions of `length` units among them, for ever.
+struct Pipeliner {
+    depth: usize,
+    length: usize,
+    is_extended: bool,
+    /// Cuts what it sends into portions of this length.
+    portion: usize,
+}
+
+impl Pipeliner {
+    /// Works until the connection ends. Returns how many units were answered.
+    async fn work(self, client: Stream) -> usize {
+        let (mut reading, mut writing) = split(client);
+        let mut units = [&[Unit::Begin][..], &vec![Unit::Select; self.length], &[Unit::Commit, Unit::Select]]
+            .concat()
+            .into_iter()
+            .cycle();
+        let (mut sent, mut answered, mut unsent) = (0, 0, Vec::new());
+        loop {
+            while sent < answered + self.depth {
+                unsent.extend(units.next().expect("cycles").encoded(self.is_extended));
+                sent += 1;
+            }
+            for portion in unsent.chunks(self.portion) {
+                if writing.write_all(portion).await.is_err() || writing.flush().await.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            unsent.clear();
+            let mut answer = [0; 6];
+            match reading.read_exact(&mut answer).await {
+                Ok(_) => answered += 1,
+                Err(_) => return answered,
+            }
+        }
+    }
+}
+
+/// What a server has done by the end of its connection.
+#[derive(Debug, Default)]
+struct Done {
+    units: usize,
+    is_in_transaction: bool,
+    /// Work that no `ReadyForQuery` has ended, or a part of a message.
+    unfinished: usize,
+}
+
+/// Does unit after unit, and takes a moment for each.
+async fn serve(mut server: Stream) -> Done {
+    let (mut done, mut received, mut open) = (Done::default(), VecDeque::new(), 0);
+    let mut room = [0; 4096];
+    loop {
+        match server.read(&mut room).await {
+            Ok(0) | Err(_) => break,
+            Ok(length) => received.extend(&room[..length]),
+        }
+        while let Some(whole) = whole_message(&mut received) {
+            let is_last = matches!(whole[0], b'Q' | b'S');
+            match (whole[0], whole.get(5)) {
+                (b'Q' | b'P', Some(b'b')) => done.is_in_transaction = true,
+                (b'Q' | b'P', Some(b'c')) => done.is_in_transaction = false,
+                _ => {}
+            }
+            open = if is_last { 0 } else { open + 1 };
+            if is_last {
+                moment().await;
+                done.units += 1;
+                let state = if done.is_in_transaction { b"T" } else { b"I" };
+                if server.send(&message(b'Z', state)).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    done.unfinished = open + received.len();
+    done
+}
+
+fn whole_message(received: &mut VecDeque<u8>) -> Option<Vec<u8>> {
+    let length = u32::from_be_bytes([1, 2, 3, 4].map(|at| received.get(at).copied().unwrap_or(0xff))) as usize + 1;
+    (received.len() >= length).then(|| received.drain(..length).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// However busily a client asks ahead: its session ends soon, between transactions, and every unit that the server
+    /// was given was done and answered.
+    #[test]
+    fn a_busy_session_ends_between_transactions_and_loses_nothing(
+        depth in 1usize..9,
+        length in 0usize..6,
+        is_extended in any::<bool>(),
+        portion in prop_oneof![Just(1usize << 20), 1usize..40],
+        drained_after in 0u64..8,
+        ways in ways(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (answered, done) = runtime.block_on(async {
+            let registry = Arc::new(Registry::new(1, 1));
+            let seat = registry.seat(0, 0, NodeId(0));
+            let (client, server, mut relay) = session(ways).await;
+            let client = tokio::spawn(Pipeliner { depth, length, is_extended, portion }.work(client));
+            let server = tokio::spawn(serve(server));
+            let drain_at = Duration::from_micros(drained_after * 1_700);
+            let outcome = timeout(drain_at, poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}))).await;
+            assert!(outcome.is_err(), "nobody has closed: {outcome:?}");
+            relay.set_draining(true);
+            let drained = timeout(DEADLINE, poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}))).await;
+            assert!(matches!(drained, Ok(Outcome::Drained)), "{drained:?}");
+            assert!(relay.can_speak(), "the client can be told");
+            drop(relay);
+            (client.await.expect("no panic"), server.await.expect("no panic"))
+        });
+        prop_assert!(!done.is_in_transaction, "{:?}", done);
+        prop_assert_eq!(done.unfinished, 0);
+        prop_assert_eq!(done.units, answered);
+    }
+}

@@ -1,0 +1,326 @@
+//! When sessions are moved so that nodes carry their shares again, and which node gives one up.
+//!
+//! It begins when a node has carried too much for a while, and ends when nothing more is won by a move. A session that is
+//! moved is routed anew, to the node with the fewest sessions for its weight; so only what that would improve is moved,
+//! and it comes to an end.
+
+use std::time::Duration;
+
+use super::{Choice, Rule, Situation, choices_of, has_room, reading_pools, stand_in};
+use crate::cluster::topology::Topology;
+use crate::cluster::{Moment, NodeId};
+
+/// A listener's settings for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rebalance {
+    /// One session is moved so often at the most.
+    pub every: Duration,
+    /// How much more than its share a node may carry, in hundredths of it.
+    pub tolerance_percent: u32,
+    /// For how long it must have carried more.
+    pub after: Duration,
+}
+
+impl Default for Rebalance {
+    fn default() -> Rebalance {
+        // ten seconds outlast a restart's wave of new connections, a fifth the noise of sessions that come and go
+        Rebalance { every: Duration::from_secs(1), tolerance_percent: 20, after: Duration::from_secs(10) }
+    }
+}
+
+/// What a node carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Burden {
+    /// Sessions of all listeners.
+    pub sessions: u32,
+    /// Sessions of this listener that can be moved.
+    pub movable: u32,
+    /// Sessions that have been told to move, and are still there.
+    pub leaving: u32,
+}
+
+impl Burden {
+    /// What it will carry soon.
+    fn lasting(self) -> u32 {
+        self.sessions.saturating_sub(self.leaving)
+    }
+}
+
+/// How far the matter has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// All carry their shares, about. Exits: to `Uneven` when one carries too much.
+    #[default]
+    Even,
+    /// One carries too much, since then. Exits: to `Moving` after a while, to `Even` when none does.
+    Uneven(Moment),
+    /// Sessions are being moved. Exits: to `Even` when nothing is won by another move.
+    Moving,
+}
+
+impl Phase {
+    /// Goes on to the next phase, and says from which node a session is to be moved now.
+    pub fn step(
+        &mut self,
+        settings: &Rebalance,
+        topology: &Topology,
+        rule: &Rule,
+        burden: impl Fn(NodeId) -> Burden,
+        now: Moment,
+    ) -> Option<NodeId> {
+        let scales = Scales::new(topology, rule, &burden, now);
+        if *self != Phase::Moving {
+            *self = match (*self, scales.is_uneven(settings.tolerance_percent)) {
+                (_, false) => Phase::Even,
+                (Phase::Uneven(since), true) if now - since >= settings.after => Phase::Moving,
+                (Phase::Uneven(since), true) => Phase::Uneven(since),
+                (_, true) => Phase::Uneven(now),
+            };
+        }
+        let giver = scales.giver().filter(|_| *self == Phase::Moving);
+        if giver.is_none() && *self == Phase::Moving {
+            *self = Phase::Even;
+        }
+        giver
+    }
+}
+
+/// The nodes that share the sessions, and one that has to give all up.
+struct Scales<'a, F: Fn(NodeId) -> Burden> {
+    /// With what they will carry soon.
+    sharing: Vec<Choice>,
+    /// The leader, where it stands in and need not any more.
+    stand_in: Option<NodeId>,
+    burden: &'a F,
+    /// Those of the sharing that have room for another one.
+    takers: Vec<Choice>,
+}
+
+impl<'a, F: Fn(NodeId) -> Burden> Scales<'a, F> {
+    fn new(topology: &Topology, rule: &Rule, burden: &'a F, now: Moment) -> Scales<'a, F> {
+        let load = |id| burden(id).lasting();
+        let situation = Situation { tried: &[], turn: 0, load, now };
+        let sharing = choices_of(&reading_pools(topology, rule)[0], topology, rule, &situation);
+        let takers: Vec<Choice> = sharing.iter().copied().filter(|choice| has_room(choice, topology)).collect();
+        let stand_in = stand_in(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
+        Scales { sharing, stand_in, burden, takers }
+    }
+
+    fn is_uneven(&self, tolerance_percent: u32) -> bool {
+        let (load, weight) = self.sharing.iter().fold((0, 0), |(load, weight), choice| {
+            (load + u128::from(choice.load), weight + u128::from(choice.weight))
+        });
+        let carries_too_much = |choice: &Choice| {
+            let (carried, allowed) = (u128::from(choice.load) * weight * 100, load * u128::from(choice.weight));
+            carried > allowed * u128::from(100 + tolerance_percent)
+        };
+        self.may_leave_stand_in().is_some()
+            || self.sharing.iter().any(|choice| carries_too_much(choice) && self.may_give(choice))
+    }
+
+    /// The node that is to give up a session, if anything is won by that.
+    fn giver(&self) -> Option<NodeId> {
+        let by_burden = |a: &&Choice, b: &&Choice| {
+            (u128::from(a.load) * u128::from(b.weight)).cmp(&(u128::from(b.load) * u128::from(a.weight)))
+        };
+        let heaviest = || self.sharing.iter().filter(|choice| self.may_give(choice)).max_by(by_burden);
+        self.may_leave_stand_in().or_else(|| heaviest().map(|choice| choice.node))
+    }
+
+    fn may_leave_stand_in(&self) -> Option<NodeId> {
+        self.stand_in.filter(|id| (self.burden)(*id).movable > 0 && !self.takers.is_empty())
+    }
+
+    /// Whether it has a session that another node would carry more easily, with that one on top.
+    fn may_give(&self, giver: &Choice) -> bool {
+        let is_lighter = |taker: &Choice| {
+            let then = (u128::from(taker.load) + 1) * u128::from(giver.weight);
+            then < u128::from(giver.load) * u128::from(taker.weight)
+        };
+        (self.burden)(giver.node).movable > 0 && self.takers.iter().any(is_lighter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cluster::AdminState;
+    use crate::cluster::fixtures::{at_ms, leader, member, replica};
+    use crate::cluster::health::Health;
+    use crate::cluster::leadership::Leadership;
+    use crate::cluster::node::{Member, Report};
+    use crate::cluster::topology::NodeView;
+    use crate::routing::{Target, route};
+
+    const EVERY: Duration = Duration::from_secs(1);
+
+    /// A leader, some replicas of these weights, and what each carries.
+    struct Bench {
+        topology: Topology,
+        rule: Rule,
+        settings: Rebalance,
+        sessions: RefCell<Vec<u32>>,
+        phase: Phase,
+        now: Moment,
+    }
+
+    impl Bench {
+        fn new(weights: &[u32], sessions: &[u32]) -> Bench {
+            let node = |name: String, weight, report: Arc<Report>| NodeView {
+                health: Health::Answering { report, asked_at: at_ms(1), since: at_ms(1), missed: 0 },
+                ..NodeView::unchecked(Arc::new(Member { weight, ..member(&name) }))
+            };
+            let replicas = weights.iter().enumerate().map(|(at, weight)| node(format!("r{at}"), *weight, replica(1)));
+            let nodes = std::iter::once(node("leader".to_owned(), 100, leader(1))).chain(replicas).collect();
+            let leadership = Leadership::Led { leader: NodeId(0), timeline: Some(1), since: at_ms(1) };
+            Bench {
+                topology: Topology { leadership, ..Topology::unchecked(nodes) },
+                rule: Rule::new(Target::Replica),
+                settings: Rebalance { every: EVERY, ..Rebalance::default() },
+                sessions: RefCell::new(std::iter::once(0).chain(sessions.iter().copied()).collect()),
+                phase: Phase::Even,
+                now: at_ms(0),
+            }
+        }
+
+        /// Lets a step's time pass and takes it.
+        fn step(&mut self) -> Option<NodeId> {
+            self.now = self.now + EVERY;
+            let Bench { topology, rule, settings, sessions, now, .. } = self;
+            let burden = |id: NodeId| {
+                let sessions = sessions.borrow()[id.0];
+                Burden { sessions, movable: sessions, leaving: 0 }
+            };
+            self.phase.step(settings, topology, rule, burden, *now)
+        }
+
+        /// A session ends on one node, and its client connects again.
+        fn moves(&mut self, from: NodeId) -> NodeId {
+            self.sessions.borrow_mut()[from.0] -= 1;
+            let load = |id: NodeId| self.sessions.borrow()[id.0];
+            let to = route(&self.topology, &self.rule, &Situation { tried: &[], turn: 0, load, now: self.now });
+            let to = to.expect("there are replicas");
+            self.sessions.borrow_mut()[to.0] += 1;
+            to
+        }
+
+        /// Steps until nothing is moved any more, and counts the moves.
+        fn settles(&mut self) -> usize {
+            let mut moved = 0;
+            let most = self.sessions.borrow().iter().sum::<u32>() as usize;
+            for _ in 0..most + 30 {
+                if let Some(from) = self.step() {
+                    moved += 1;
+                    assert_ne!(self.moves(from), from, "it was for nothing");
+                }
+            }
+            assert_eq!(self.step(), None, "{:?}", self.sessions.borrow());
+            moved
+        }
+
+        fn carried(&self) -> Vec<u32> {
+            self.sessions.borrow().clone()
+        }
+    }
+
+    #[test]
+    fn a_replica_that_came_back_gets_its_share_after_a_while_and_one_by_one() {
+        let mut bench = Bench::new(&[100, 100], &[12, 0]);
+        for _ in 0..10 {
+            assert_eq!(bench.step(), None, "it has not lasted yet");
+        }
+        for _ in 0..6 {
+            assert_eq!(bench.step(), Some(NodeId(1)));
+            assert_eq!(bench.moves(NodeId(1)), NodeId(2));
+        }
+        assert_eq!(bench.step(), None);
+        assert_eq!((bench.carried(), bench.phase), (vec![0, 6, 6], Phase::Even));
+    }
+
+    #[test]
+    fn what_is_within_the_tolerance_stays_and_what_was_begun_is_finished() {
+        let mut within = Bench::new(&[100, 100], &[11, 9]);
+        assert_eq!(within.settles(), 0);
+        let mut beyond = Bench::new(&[100, 100], &[13, 7]);
+        assert_eq!((beyond.settles(), beyond.carried()), (3, vec![0, 10, 10]));
+    }
+
+    #[test]
+    fn an_unevenness_that_passes_moves_nobody() {
+        let mut bench = Bench::new(&[100, 100], &[12, 0]);
+        for _ in 0..5 {
+            for _ in 0..9 {
+                assert_eq!(bench.step(), None);
+            }
+            let uneven = bench.sessions.replace(vec![0, 6, 6]);
+            assert_eq!(bench.step(), None);
+            bench.sessions.replace(uneven);
+        }
+    }
+
+    #[test]
+    fn readers_on_the_leader_go_back_to_the_replicas() {
+        let mut bench = Bench::new(&[100, 100], &[0, 0]);
+        bench.sessions.borrow_mut()[0] = 8;
+        for replica in [1, 2] {
+            bench.topology.nodes[replica].admin = AdminState::Drain;
+        }
+        assert_eq!(bench.settles(), 0, "there is nowhere to go");
+        bench.topology.nodes[1].admin = AdminState::Ready;
+        assert_eq!((bench.settles(), bench.carried()), (8, vec![0, 8, 0]));
+        bench.rule.target = Target::Any;
+        bench.sessions.replace(vec![8, 0, 0]);
+        assert_eq!(
+            (bench.settles(), bench.carried()),
+            (4, vec![4, 4, 0]),
+            "where it is one of them, it keeps its share"
+        );
+    }
+
+    #[test]
+    fn full_nodes_take_nobody_and_sessions_on_the_way_count_as_gone() {
+        let mut bench = Bench::new(&[100, 100], &[6, 1]);
+        bench.topology.nodes[2].member = Arc::new(Member { sessions_max: 2, ..member("r1") });
+        assert_eq!((bench.settles(), bench.carried()), (1, vec![0, 5, 2]));
+
+        let bench = Bench::new(&[100, 100], &[6, 2]);
+        let step = |leaving, movable| {
+            let burden = |id: NodeId| match id {
+                NodeId(1) => Burden { sessions: 6, movable, leaving },
+                NodeId(2) => Burden { sessions: 2, movable: 2, leaving: 0 },
+                _ => Burden::default(),
+            };
+            { Phase::Moving }.step(&bench.settings, &bench.topology, &bench.rule, burden, at_ms(0))
+        };
+        assert_eq!(step(2, 4), Some(NodeId(1)));
+        assert_eq!(step(3, 3), None, "three against two, soon");
+        assert_eq!(step(0, 0), None, "nobody there can be moved");
+    }
+
+    proptest! {
+        /// Whatever the weights and loads: it comes to an end, no session is moved for nothing, and then a node carries
+        /// too much only if one session less would be too little.
+        #[test]
+        fn it_ends_in_balance(
+            nodes in proptest::collection::vec((1u32..200, 0u32..40), 1..6),
+        ) {
+            let (weights, sessions): (Vec<u32>, Vec<u32>) = nodes.into_iter().unzip();
+            let total: u32 = sessions.iter().sum();
+            let mut bench = Bench::new(&weights, &sessions);
+            bench.settings.tolerance_percent = 0;
+            let moved = bench.settles();
+            prop_assert!(moved <= total as usize);
+            let carried = bench.carried();
+            let all_weights: u32 = weights.iter().sum();
+            for (weight, carried) in weights.iter().zip(&carried[1..]) {
+                let share = f64::from(total) * f64::from(*weight) / f64::from(all_weights);
+                prop_assert!(f64::from(*carried) < share + weights.len() as f64, "{:?} of {:?}", carried, share);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What operators say of nodes, and who may say it: from the command line and over HTTP, before fakes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::command_line::{Answer, FAILURE, NO_INPUT, NO_PERMISSION, OK, USAGE, pgvane};
+use crate::fake::FakeCluster;
+use crate::metrics;
+use crate::wire::{Session, Wire, in_time, plain_startup};
+
+const PASSWORD: &str = "a password of twenty letters";
+
+/// Somebody who may change things at a pgvane.
+pub struct Operator {
+    admin: SocketAddr,
+    password_file: String,
+}
+
+impl Operator {
+    /// The line for `[admin]` that makes him a user; his password is in a file in `directory`.
+    pub fn line(directory: &Path) -> String {
+        let file = directory.join("password");
+        std::fs::write(&file, format!("{PASSWORD}\n")).expect("is writable");
+        format!("users = [{{ name = \"ops\", password_file = \"{}\" }}]", file.display())
+    }
+
+    /// At a pgvane that has such a line.
+    pub fn at(pgvane: &Pgvane, directory: &Path) -> Operator {
+        let password_file = directory.join("password").display().to_string();
+        Operator { admin: pgvane.admin_addr, password_file }
+    }
+
+    /// Runs `pgvane COMMAND`.
+    pub async fn says(&self, command: &[&str]) -> Answer {
+        self.says_as("ops", &self.password_file, command).await
+    }
+
+    async fn says_as(&self, user: &str, password_file: &str, command: &[&str]) -> Answer {
+        let admin = format!("http://{}", self.admin);
+        let identity = ["--admin", &admin, "--user", user, "--password-file", password_file];
+        run(&[command, &identity].concat()).await
+    }
+}
+
+/// Runs pgvane to its end, while the fakes go on.
+async fn run(arguments: &[&str]) -> Answer {
+    let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+    let run = move || pgvane(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(run).await.expect("no panic")
+}
+
+/// A pgvane whose readers have replicas only, and its operator.
+async fn attended(
+    cluster: &FakeCluster,
+    configured: impl FnOnce(PgvaneBuilder) -> PgvaneBuilder,
+) -> (Pgvane, Operator) {
+    let users = Operator::line(cluster.directory());
+    let pgvane = cluster.pgvane(|pgvane| configured(pgvane.admin(&users).read_listener("fallback = \"none\""))).await;
+    let operator = Operator::at(&pgvane, cluster.directory());
+    (pgvane, operator)
+}
+
+fn state_of(node: &str, state: &str) -> String {
+    format!("pgvane_node_admin_state{{cluster=\"main\",node=\"{node}\",state=\"{state}\"}}")
+}
+
+async fn session_on(server: SocketAddr, node: &str) -> Session {
+    for _ in 0..20 {
+        let mut session = Session::through(server).await;
+        if session.value("who").await == node {
+            return session;
+        }
+    }
+    panic!("twenty sessions, and none of them on {node}");
+}
+
+// ---- draining -------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_drained_replica_loses_its_sessions_between_transactions_and_gets_new_ones_once_it_is_ready() {
+    let cluster = FakeCluster::of(3).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane).await;
+    let read = pgvane.read_addr;
+    let idle = session_on(read, "node2").await;
+    let mut busy = session_on(read, "node2").await;
+    busy.ask("begin").await;
+
+    let answer = operator.says(&["drain", "node2"]).await;
+    answer.ended_with(OK);
+    assert_eq!(answer.out, "node2: drain (was ready), 2 sessions\n");
+    let end = idle.wire.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
+    let text = "pgvane: terminating connection because the server is being taken out of service";
+    assert_eq!(end.field(b'M').as_deref(), Some(text));
+    assert!(end.field(b'D').is_some_and(|detail| detail.contains("was not executed")), "{end:?}");
+    for _ in 0..4 {
+        assert_eq!(Session::through(read).await.value("who").await, "node3");
+    }
+    assert_eq!(busy.value("who").await, "node2", "the transaction goes on");
+    assert_eq!(metrics::value(&pgvane, &state_of("node2", "drain")).await, 1.0);
+    assert_eq!(metrics::value(&pgvane, &state_of("node2", "ready")).await, 0.0);
+    let page = pgvane.admin_get("/stats").await.expect("is served").body;
+    assert!(page.contains("<span class=\"drain\">drain</span>"), "{page}");
+
+    let waiting = operator.says(&["maint", "node2", "--wait", "10ms"]).await;
+    waiting.ended_with(FAILURE);
+    assert!(waiting.err.contains("node2: 1 sessions are left"), "{}", waiting.err);
+    busy.ask("commit").await;
+    assert_eq!(busy.wire.fatal().await.sqlstate().as_deref(), Some("57P01"));
+    operator.says(&["drain", "node2", "--wait", "20s"]).await.ended_with(OK);
+    metrics::wait_for_ends(&pgvane, "read", "drained", 2).await;
+
+    operator.says(&["ready", "node2"]).await.ended_with(OK);
+    session_on(read, "node2").await;
+    let log = pgvane.log_text();
+    let told = |from: &str, to: &str| {
+        let words = ["administrative state set", "node=\"node2\"", from, to, "user=\"ops\"", "peer=127.0.0.1:"];
+        log.lines().any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    assert!(told("from=\"ready\"", "to=\"drain\""), "{log}");
+    assert!(told("from=\"drain\"", "to=\"ready\""), "{log}");
+}
+
+#[tokio::test]
+async fn a_drain_that_is_called_off_ends_nobody() {
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.top("drain_timeout = \"1h\"")).await;
+    let mut session = Session::through(pgvane.read_addr).await;
+    session.ask("begin").await;
+    operator.says(&["drain", "node2"]).await.ended_with(OK);
+    assert_eq!(session.value("who").await, "node2");
+    operator.says(&["ready", "node2"]).await.ended_with(OK);
+    session.ask("commit").await;
+    assert_eq!(session.value("who").await, "node2");
+    metrics::wait_for_ends(&pgvane, "read", "drained", 0).await;
+}
+
+#[tokio::test]
+async fn who_outstays_a_drain_is_told_so() {
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.top("drain_timeout = \"300ms\"")).await;
+    let mut session = Session::through(pgvane.read_addr).await;
+    session.ask("begin").await;
+    let drained = Instant::now();
+    operator.says(&["maint", "node2"]).await.ended_with(OK);
+    let end = session.wire.fatal().await;
+    assert!(drained.elapsed() >= Duration::from_millis(300), "after {:?}", drained.elapsed());
+    assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
+    assert_eq!(end.field(b'D').as_deref(), Some("The session was given drain_timeout to finish."));
+    metrics::wait_for_ends(&pgvane, "read", "drain-timed-out", 1).await;
+}
+
+#[tokio::test]
+async fn an_operator_may_let_sessions_end_by_themselves() {
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.read_listener("on = { operator = \"keep\" }")).await;
+    let mut session = Session::through(pgvane.read_addr).await;
+    operator.says(&["drain", "node2"]).await.ended_with(OK);
+    assert_eq!(session.value("who").await, "node2");
+    assert_eq!(metrics::value(&pgvane, "pgvane_node_sessions{cluster=\"main\",node=\"node2\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_drained_leader_makes_a_switchover_a_pause_without_a_lost_transaction() {
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.hold_max("30s")).await;
+    let write = pgvane.write_addr;
+    let mut busy = Session::through(write).await;
+    busy.ask("begin").await;
+
+    let careless = operator.says(&["drain", "node1"]).await;
+    careless.ended_with(FAILURE);
+    assert!(careless.err.contains("node1 leads: its writers would be ended"), "{}", careless.err);
+    operator.says(&["drain", "node1", "--leader"]).await.ended_with(OK);
+    let newcomer = tokio::spawn(Session::through(write));
+    metrics::wait_for(&pgvane, "pgvane_sessions_held{listener=\"write\"}", 1.0).await;
+    let page = pgvane.admin_get("/stats").await.expect("is served").body;
+    assert!(page.contains("node1 leads and is drained by an operator: new writes wait for another leader"), "{page}");
+    busy.ask("commit").await;
+    assert_eq!(busy.wire.fatal().await.sqlstate().as_deref(), Some("57P01"));
+
+    cluster.switch_over(0, 1);
+    assert_eq!(newcomer.await.expect("is served").value("who").await, "node2");
+    operator.says(&["ready", "node1"]).await.ended_with(OK);
+    assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node1");
+}
+
+#[tokio::test]
+async fn whoever_waits_in_vain_for_a_drained_leader_is_told_why() {
+    let cluster = FakeCluster::of(1).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.hold_max("200ms")).await;
+    operator.says(&["maint", "node1", "--leader"]).await.ended_with(OK);
+    let mut client = Wire::to(pgvane.write_addr).await;
+    client.send(&plain_startup()).await;
+    let end = client.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("57P03"));
+    let detail = end.field(b'D').expect("there is a reason");
+    assert_eq!(detail, "no fit server: node1 leads and is in maintenance.");
+}
+
+// ---- who may --------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn the_command_line_says_what_is_wrong_and_ends_accordingly() {
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane).await;
+    let wrong = cluster.directory().join("wrong");
+    std::fs::write(&wrong, "guessed").expect("is writable");
+    let wrong = wrong.display().to_string();
+    let good = operator.password_file.as_str();
+    for (user, file, command, code, words) in [
+        ("ops", good, &["drain", "node9"][..], USAGE, "there is no node \"node9\"; there are: node1, node2"),
+        ("ops", good, &["drain", "node2", "--cluster", "other"], USAGE, "there is no node \"node2\""),
+        ("ops", good, &["drain", "node2", "--wait", "10"], USAGE, "write a whole number with a unit"),
+        ("ops", "no-such-file", &["drain", "node2"], NO_INPUT, "no-such-file"),
+        ("ops", wrong.as_str(), &["drain", "node2"], NO_PERMISSION, "name or password is wrong"),
+        ("eve", good, &["ready", "node2"], NO_PERMISSION, "name or password is wrong"),
+    ] {
+        let answer = operator.says_as(user, file, command).await;
+        answer.ended_with(code);
+        assert!(answer.err.contains(words), "{command:?}: {words:?} is not in {}", answer.err);
+    }
+    let log = pgvane.log_text();
+    assert_eq!(log.matches("wrong name or password for the admin API").count(), 2, "{log}");
+    assert_eq!(metrics::value(&pgvane, &state_of("node2", "ready")).await, 1.0, "nothing has changed");
+
+    let status = run(&["status", "--admin", &format!("http://{}", pgvane.admin_addr)]).await;
+    status.ended_with(OK);
+    assert!(status.out.starts_with("cluster main: node1 leads\nNODE "), "{}", status.out);
+    assert!(status.out.contains("\nnode2  replica  ready  up "), "{}", status.out);
+}
+
+#[tokio::test]
+async fn over_http_nobody_changes_anything_without_a_password_or_from_another_site() {
+    const PLACE: &str = "/api/nodes/main/node2/state";
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, _) = attended(&cluster, |pgvane| pgvane).await;
+    let admin = pgvane.admin_addr;
+    // printf 'ops:a password of twenty letters' | base64
+    let known = "Authorization: Basic b3BzOmEgcGFzc3dvcmQgb2YgdHdlbnR5IGxldHRlcnM=";
+    let guessed = "Authorization: Basic b3BzOmd1ZXNzZWQ=";
+
+    for (headers, place, body, status, words) in [
+        (&[][..], PLACE, "drain", 401, "name and password are wanted"),
+        (&[guessed], PLACE, "drain", 401, "name or password is wrong"),
+        (&[known, "Origin: http://elsewhere"], PLACE, "drain", 403, "another site"),
+        (&[known, "Sec-Fetch-Site: cross-site"], PLACE, "drain", 403, "another site"),
+        (&[known], PLACE, "down", 400, "there are: ready, drain, maint"),
+        (&[known], PLACE, "", 400, "there are: ready, drain, maint"),
+        (&[known], "/api/nodes/main/node3/state", "drain", 404, "there is no node \"node3\""),
+        (&[known], "/api/nodes/other/node2/state", "drain", 404, "there is no cluster \"other\""),
+        (&[known], "/api/nodes/main/node1/state", "drain", 409, "node1 leads"),
+    ] {
+        let answer = post(admin, place, headers, body).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{headers:?} {place} {body}: {answer}");
+        assert!(answer.contains(words), "{headers:?} {place} {body}: {answer}");
+        assert_eq!(answer.to_lowercase().contains("www-authenticate: basic"), status == 401, "{answer}");
+    }
+    let too_long = "x".repeat(1000);
+    assert!(post(admin, PLACE, &[known], &too_long).await.starts_with("HTTP/1.1 413 "));
+    assert_eq!(metrics::value(&pgvane, &state_of("node2", "ready")).await, 1.0, "nothing has changed");
+
+    let own_page = format!("Origin: http://{admin}");
+    let done = post(admin, PLACE, &[known, &own_page], "drain").await;
+    assert!(done.starts_with("HTTP/1.1 200 ") && done.contains("\"was\": \"ready\""), "{done}");
+    assert_eq!(metrics::value(&pgvane, &state_of("node2", "drain")).await, 1.0);
+}
+
+#[tokio::test]
+async fn without_users_there_are_no_buttons_and_nobody_may() {
+    let cluster = FakeCluster::of(2).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let page = pgvane.admin_get("/stats").await.expect("is served").body;
+    assert!(!page.contains("<button"), "{page}");
+    let answer = post(pgvane.admin_addr, "/api/nodes/main/node2/state", &[], "drain").await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("name users in [admin]"), "{answer}");
+    assert_eq!(metrics::value(&pgvane, &state_of("node2", "ready")).await, 1.0);
+}
+
+/// The whole answer to a POST.
+async fn post(server: SocketAddr, path: &str, headers: &[&str], body: &str) -> String {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(server).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    in_time("an answer", exchange).await.expect("the port is open")
+}
