@@ -5,6 +5,7 @@
 mod addresses;
 mod drain;
 mod network;
+mod rebalance;
 mod roles;
 
 use std::time::{Duration, Instant};
