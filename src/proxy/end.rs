@@ -87,6 +87,15 @@ pub enum ProxyFault {
 }
 
 impl End {
+    /// The end of a connection that broke before the client had said what it wants. A reset is how many a check by a
+    /// load balancer ends.
+    pub fn early(error: io::Error) -> End {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset => End::ClientLeftEarly,
+            _ => End::ClientFailed(error),
+        }
+    }
+
     /// The end of a session that could not be given a node.
     pub fn no_node(why: &NoRoute, newest_failure: Option<&str>) -> End {
         match (why, newest_failure) {
