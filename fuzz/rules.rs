@@ -2,9 +2,10 @@
 //! bytes that break one; the tests hold the seeds and what grows from them against the same rules.
 
 use pgvane::protocol::framing::Framing;
-use pgvane::protocol::login::{self, Next};
+use pgvane::protocol::login::{self, Next, Said};
 use pgvane::protocol::opening::{self, Opening, PACKET_LENGTH_MAX, Progress};
 use pgvane::protocol::proxy_header::{self, Beginning};
+use pgvane::protocol::sasl::{self, Choice};
 use pgvane::protocol::{CancelKey, application_name};
 
 const CANCEL_REQUEST: u32 = 80_877_102;
@@ -61,14 +62,24 @@ pub fn cancel(data: &[u8]) {
     }
 }
 
-/// What a server says at login: message by message, each whole, to the end or to where it makes no sense.
+/// What a server says at login: message by message, each whole, to the end or to where it makes no sense; and an offer
+/// from which channel binding was taken is an offer. What a client answers to it, is known once and for all.
 pub fn login(data: &[u8]) {
     let mut rest = data;
     while let Next::Message(said, length) = login::next(rest) {
         assert!((5..=rest.len()).contains(&length));
-        assert_eq!(login::next(&rest[..length]), Next::Message(said, length), "what follows is not looked at");
-        assert_eq!(login::next(&rest[..length - 1]), Next::Incomplete);
-        rest = &rest[length..];
+        let (message, behind) = rest.split_at(length);
+        if let Some(without) = sasl::without_plus(message) {
+            assert_eq!(login::next(&without), Next::Message(Said::Challenge, without.len()));
+            assert_eq!(sasl::without_plus(&without), None);
+        }
+        assert_eq!(login::next(message), Next::Message(said, length), "what follows is not looked at");
+        assert_eq!(login::next(&message[..length - 1]), Next::Incomplete);
+        rest = behind;
+    }
+    let choices = (0..data.len().min(100)).map(|end| sasl::choice(&data[..end]));
+    for choice in choices.filter(|choice| *choice != Choice::Incomplete) {
+        assert_eq!(choice, sasl::choice(data));
     }
 }
 

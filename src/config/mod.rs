@@ -11,6 +11,7 @@ mod networks;
 mod read;
 mod read_access;
 mod read_admin;
+mod read_listener;
 mod read_secret;
 mod read_sql;
 mod read_tls;

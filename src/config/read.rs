@@ -10,12 +10,11 @@ use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
 use super::networks::network;
 use super::{
-    Bind, Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, KEEPALIVE_PATIENCE, Listener, Log, PatroniTls,
-    RelayMode, default_threads, read_access, read_admin, read_sql, read_tls,
+    Bind, Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, Listener, Log, PatroniTls, default_threads,
+    read_admin, read_listener, read_sql,
 };
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
-use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Target};
 
 /// Patroni's REST port, where a node's URL is not given.
 const PATRONI_PORT: u16 = 8008;
@@ -38,7 +37,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let clusters: Vec<Cluster> = root.sections("cluster").into_iter().map(cluster).collect();
     let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
     let listeners: Vec<Listener> =
-        root.sections("listener").into_iter().filter_map(|section| listener(section, &names)).collect();
+        root.sections("listener").into_iter().filter_map(|section| read_listener::listener(section, &names)).collect();
     if !root.has("cluster") {
         root.fault("no cluster is configured", "add a [[cluster]] with its [[cluster.node]] entries");
     }
@@ -210,123 +209,6 @@ pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
     }
 }
 
-fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
-    let target = section.choice("target", &Target::ALL.map(|target| (target.label(), target)));
-    if !section.has("target") {
-        section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
-    }
-    let bind = read_access::bind(&section);
-    if !section.has("bind") {
-        section.fault("listener.bind is missing", "write where to listen, for example bind = \"0.0.0.0:6432\"");
-    }
-    let name = section.string("name");
-    let settled = target.zip(bind);
-    // settings are read even where the listener cannot be built, so that all their faults show at once
-    let is_settled = settled.is_some();
-    let (shown_target, shown_bind) = settled.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0)).into()));
-    let mut listener =
-        Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
-
-    listener.cluster = cluster_of(&section, clusters);
-    let balances = [
-        ("least-connections", Balance::LeastConnections),
-        ("round-robin", Balance::RoundRobin),
-        ("random", Balance::Random),
-    ];
-    set(&mut listener.rule.balance, section.choice("balance", &balances));
-    let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
-    if let Some(target) = target.filter(|target| !target.is_standbys() && section.has("fallback")) {
-        let message = format!("fallback means nothing on a listener with target = \"{}\"", target.label());
-        section.fault_at("fallback", message, "remove it");
-    }
-    set(&mut listener.rule.falls_back_to_leader, fallback);
-    listener.rule.lag_bytes_max = section.size_bytes("lag_max");
-    listener.rule.lag_time_max = section.duration("lag_max_time", at_least_ms(1));
-    let replications = [("streaming", true), ("any", false)];
-    set(&mut listener.rule.requires_streaming, section.choice("replication", &replications));
-    listener.rule.tags = section.string_map("tags");
-    set(&mut listener.rule.slow_start, section.duration("slow_start", at_least_ms(0)));
-    if let Some(on) = section.section("on") {
-        reactions(on, &mut listener.rule.reactions);
-    }
-    listener.rule.rebalance = section.section("rebalance").map(rebalance);
-    if listener.rule.rebalance.is_some() {
-        if let Some(target) = target.filter(|target| matches!(target, Target::Leader | Target::StandbyLeader)) {
-            let message = format!("rebalance means nothing on a listener with target = \"{}\"", target.label());
-            section.fault_at("rebalance", message, "there is one such node only: remove it");
-        }
-        if listener.rule.balance != Balance::LeastConnections {
-            section.fault_at(
-                "rebalance",
-                "rebalance needs balance = \"least-connections\": otherwise a session that is moved may come back",
-                "remove one of the two",
-            );
-        }
-    }
-    set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
-    set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
-    set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));
-    read_access::listener(&section, &mut listener);
-    set(&mut listener.connect_timeout, section.duration("connect_timeout", at_least_ms(1)));
-    set(&mut listener.login_timeout, section.duration("login_timeout", at_least_ms(1)));
-    set(&mut listener.startup_timeout, section.duration("startup_timeout", at_least_ms(1)));
-    set(&mut listener.tcp_keepalive, section.duration("tcp_keepalive", at_least_ms(1000)));
-    set(&mut listener.tcp_user_timeout, section.duration("tcp_user_timeout", at_least_ms(1)));
-    if listener.tcp_user_timeout < listener.tcp_keepalive + KEEPALIVE_PATIENCE {
-        section.fault_at(
-            "tcp_user_timeout",
-            "tcp_user_timeout is shorter than it takes keepalive to find out: one lost packet would end an idle session",
-            format!("make it at least tcp_keepalive and {KEEPALIVE_PATIENCE:?}"),
-        );
-    }
-    let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
-    set(&mut listener.relay, section.choice("relay", &modes));
-    (listener.tls, listener.server_tls) = read_tls::listener(&section, &listener);
-    section.finish();
-    is_settled.then_some(listener)
-}
-
-fn rebalance(section: Section<'_>) -> Rebalance {
-    let mut rebalance = Rebalance::default();
-    set(&mut rebalance.every, section.duration("every", at_least_ms(10)));
-    set(&mut rebalance.tolerance_percent, section.integer("tolerance", 0..1001).map(|percent| percent as u32));
-    set(&mut rebalance.after, section.duration("after", at_least_ms(0)));
-    section.finish();
-    rebalance
-}
-
-fn reactions(section: Section<'_>, reactions: &mut Reactions) {
-    let words = [("keep", Reaction::Keep), ("drain", Reaction::Drain), ("cut", Reaction::Cut)];
-    for cause in Cause::ALL {
-        if let Some(reaction) = section.choice(cause.label(), &words) {
-            reactions.set(cause, reaction);
-        }
-    }
-    section.finish();
-}
-
-fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
-    match section.string("cluster") {
-        Some(name) => clusters.iter().position(|cluster| *cluster == name).unwrap_or_else(|| {
-            section.fault_at(
-                "cluster",
-                format!("there is no cluster \"{name}\""),
-                format!("configured are: {}", clusters.join(", ")),
-            );
-            0
-        }),
-        None => {
-            if clusters.len() > 1 {
-                section.fault(
-                    "listener.cluster is missing, and there are several clusters",
-                    format!("write cluster = \"…\" with one of: {}", clusters.join(", ")),
-                );
-            }
-            0
-        }
-    }
-}
-
 pub(super) fn set<T>(place: &mut T, given: Option<T>) {
     if let Some(given) = given {
         *place = given;
@@ -357,6 +239,8 @@ fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<
 mod tests {
     use super::*;
     use crate::config::Admin;
+    use crate::config::RelayMode;
+    use crate::routing::{Cause, Reaction, Rebalance};
 
     const SMALLEST: &str = r#"
         [[cluster]]

@@ -216,8 +216,8 @@ impl Framing {
                 self.last_error = None;
             }
             (ERROR_RESPONSE, body) => {
-                self.newest_error = sqlstate_in(body);
-                self.last_error = self.newest_error;
+                self.last_error = sqlstate_in(body);
+                self.newest_error = self.last_error.or(self.newest_error);
             }
             (COPY_IN_RESPONSE, _) => self.requests.copy_begins(),
             _ => {}

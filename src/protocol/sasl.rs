@@ -46,7 +46,8 @@ pub fn without_plus(message: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let list = [others.join(&0), vec![0, 0]].concat();
-    let length = u32::try_from(message.len() - 1 - (PLUS.len() + 1)).ok()?;
+    // not what the server's length says less the name: something may stand behind its list, or the name in it twice
+    let length = u32::try_from(OFFER_HEADER_LENGTH - 1 + list.len()).ok()?;
     Some([&[AUTHENTICATION][..], &length.to_be_bytes(), &SASL, &list].concat())
 }
 

@@ -76,7 +76,7 @@ async fn header(socket: &mut Socket) -> Result<Header, End> {
     loop {
         let taken = seen.len();
         seen.resize(taken + LOOK_LENGTH, 0);
-        let more = socket.peek(&mut seen[taken..]).await.map_err(End::ClientFailed)?;
+        let more = socket.peek(&mut seen[taken..]).await.map_err(End::early)?;
         if more == 0 {
             return Err(End::ClientLeftEarly);
         }
@@ -88,7 +88,7 @@ async fn header(socket: &mut Socket) -> Result<Header, End> {
             Beginning::Incomplete => (seen.len(), None),
             Beginning::Header { ends, length } => (length, Some(Header::Of(ends))),
         };
-        socket.read_exact(&mut seen[taken..end]).await.map_err(End::ClientFailed)?;
+        socket.read_exact(&mut seen[taken..end]).await.map_err(End::early)?;
         if let Some(header) = header {
             return Ok(header);
         }

@@ -212,8 +212,7 @@ impl Client {
             match self.stream.read_buf(&mut self.inbox).await {
                 Ok(0) => return Err(End::ClientLeftEarly),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(End::ClientLeftEarly),
-                Err(error) => return Err(End::ClientFailed(error)),
+                Err(error) => return Err(End::early(error)),
             }
         }
     }

@@ -46,10 +46,11 @@ impl Door {
                 return Ok(vec![Door::Unix(listener, file)]);
             }
         };
-        // the first shares its port only once it has it: that another program has it is an error, and stays one for
-        // programs that come later and do the same
+        // the first shares its port only once it listens there: that another program does is an error, and stays one for
+        // programs that come later, or at the same moment, and do the same
         let first = tcp_socket(address, options)?;
         first.bind(&address.into())?;
+        first.listen(BACKLOG)?;
         first.set_reuse_port(true)?;
         let chosen = first.local_addr()?; // where the kernel was to choose
         let mut all = vec![first];
@@ -57,10 +58,8 @@ impl Door {
             let next = tcp_socket(address, options)?;
             next.set_reuse_port(true)?;
             next.bind(&chosen)?;
+            next.listen(BACKLOG)?;
             all.push(next);
-        }
-        for socket in &all {
-            socket.listen(BACKLOG)?;
         }
         Ok(all.into_iter().map(|socket| Door::Tcp(socket.into())).collect())
     }
@@ -116,6 +115,16 @@ mod tests {
     fn port(doors: &[Door]) -> SocketAddr {
         let Some(Door::Tcp(listener)) = doors.first() else { panic!("listens by TCP") };
         listener.local_addr().expect("is bound")
+    }
+
+    /// Between taking a port and listening there others may take it too: whoever listens first has it.
+    #[test]
+    fn a_port_is_not_shared_with_who_comes_at_the_same_moment() {
+        let other = tcp_socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), OPTIONS).expect("a socket");
+        other.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
+        let address = other.local_addr().expect("is bound").as_socket().expect("of TCP");
+        let _doors = Door::open(&Bind::Tcp(address), OPTIONS, 2).expect("nobody listens there");
+        assert_eq!(other.listen(BACKLOG).expect_err("somebody does").kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

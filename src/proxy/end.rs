@@ -86,186 +86,22 @@ pub enum ProxyFault {
     Malformed(Malformed),
 }
 
-/// An [`End`] without its particulars, for counting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EndKind {
-    /// See [`End::ClientClosed`].
-    ClientClosed,
-    /// See [`End::ClientFailed`].
-    ClientFailed,
-    /// See [`End::ClientLeftEarly`].
-    ClientLeftEarly,
-    /// See [`End::OpeningTimedOut`].
-    OpeningTimedOut,
-    /// See [`End::NotPostgres`].
-    NotPostgres,
-    /// See [`End::TlsFailed`].
-    TlsFailed,
-    /// See [`End::TlsRequired`].
-    TlsRequired,
-    /// See [`End::ChannelBinding`].
-    ChannelBinding,
-    /// See [`End::Proxy`].
-    ProxyHeader,
-    /// See [`End::AddressNotAllowed`].
-    AddressNotAllowed,
-    /// See [`End::UserNotAllowed`].
-    UserNotAllowed,
-    /// See [`End::DatabaseNotAllowed`].
-    DatabaseNotAllowed,
-    /// See [`End::NamesHidden`].
-    NamesHidden,
-    /// See [`End::OpeningsFull`].
-    OpeningsFull,
-    /// See [`End::ClientLeftHeld`].
-    ClientLeftHeld,
-    /// See [`End::ServerClosed`].
-    ServerClosed,
-    /// See [`End::ServerFailed`].
-    ServerFailed,
-    /// See [`End::NoNode`].
-    NoNode,
-    /// See [`End::HoldFull`].
-    HoldFull,
-    /// See [`End::SessionsFull`].
-    SessionsFull,
-    /// See [`End::ClientFull`].
-    ClientFull,
-    /// See [`End::NodesFull`].
-    NodesFull,
-    /// See [`End::WrongNode`].
-    WrongNode,
-    /// See [`End::Cut`].
-    Cut,
-    /// See [`End::Drained`].
-    Drained,
-    /// See [`End::DrainTimedOut`].
-    DrainTimedOut,
-    /// See [`End::Rebalanced`].
-    Rebalanced,
-    /// See [`End::Stopped`].
-    Stopped,
-    /// See [`End::Cancel`].
-    Cancel,
-    /// See [`End::Lost`].
-    Lost,
-}
-
-impl EndKind {
-    /// Every kind, in the order of its discriminant.
-    pub const ALL: [EndKind; 30] = [
-        EndKind::ClientClosed,
-        EndKind::ClientFailed,
-        EndKind::ClientLeftEarly,
-        EndKind::OpeningTimedOut,
-        EndKind::NotPostgres,
-        EndKind::TlsFailed,
-        EndKind::TlsRequired,
-        EndKind::ChannelBinding,
-        EndKind::ProxyHeader,
-        EndKind::AddressNotAllowed,
-        EndKind::UserNotAllowed,
-        EndKind::DatabaseNotAllowed,
-        EndKind::NamesHidden,
-        EndKind::OpeningsFull,
-        EndKind::ClientLeftHeld,
-        EndKind::ServerClosed,
-        EndKind::ServerFailed,
-        EndKind::NoNode,
-        EndKind::HoldFull,
-        EndKind::SessionsFull,
-        EndKind::ClientFull,
-        EndKind::NodesFull,
-        EndKind::WrongNode,
-        EndKind::Cut,
-        EndKind::Drained,
-        EndKind::DrainTimedOut,
-        EndKind::Rebalanced,
-        EndKind::Stopped,
-        EndKind::Cancel,
-        EndKind::Lost,
-    ];
-
-    /// The word for it in metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            EndKind::ClientClosed => "client-closed",
-            EndKind::ClientFailed => "client-failed",
-            EndKind::ClientLeftEarly => "client-left-early",
-            EndKind::OpeningTimedOut => "opening-timed-out",
-            EndKind::NotPostgres => "not-postgres",
-            EndKind::TlsFailed => "tls-failed",
-            EndKind::TlsRequired => "tls-required",
-            EndKind::ChannelBinding => "channel-binding",
-            EndKind::ProxyHeader => "proxy-header",
-            EndKind::AddressNotAllowed => "address-not-allowed",
-            EndKind::UserNotAllowed => "user-not-allowed",
-            EndKind::DatabaseNotAllowed => "database-not-allowed",
-            EndKind::NamesHidden => "names-hidden",
-            EndKind::OpeningsFull => "openings-full",
-            EndKind::ClientLeftHeld => "client-left-held",
-            EndKind::ServerClosed => "server-closed",
-            EndKind::ServerFailed => "server-failed",
-            EndKind::NoNode => "no-node",
-            EndKind::HoldFull => "hold-full",
-            EndKind::SessionsFull => "sessions-full",
-            EndKind::ClientFull => "client-full",
-            EndKind::NodesFull => "nodes-full",
-            EndKind::WrongNode => "wrong-node",
-            EndKind::Cut => "cut",
-            EndKind::Drained => "drained",
-            EndKind::DrainTimedOut => "drain-timed-out",
-            EndKind::Rebalanced => "rebalanced",
-            EndKind::Stopped => "stopped",
-            EndKind::Cancel => "cancel",
-            EndKind::Lost => "lost",
+impl End {
+    /// The end of a connection that broke before the client had said what it wants. A reset is how many a check by a
+    /// load balancer ends.
+    pub fn early(error: io::Error) -> End {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset => End::ClientLeftEarly,
+            _ => End::ClientFailed(error),
         }
     }
-}
 
-impl End {
     /// The end of a session that could not be given a node.
     pub fn no_node(why: &NoRoute, newest_failure: Option<&str>) -> End {
         match (why, newest_failure) {
             (NoRoute::AllFull, _) => End::NodesFull,
             (_, Some(failure)) => End::NoNode(format!("{why}; last: {failure}")),
             (_, None) => End::NoNode(why.to_string()),
-        }
-    }
-
-    /// Without the particulars.
-    pub fn kind(&self) -> EndKind {
-        match self {
-            End::ClientClosed => EndKind::ClientClosed,
-            End::ClientFailed(_) => EndKind::ClientFailed,
-            End::ClientLeftEarly => EndKind::ClientLeftEarly,
-            End::OpeningTimedOut => EndKind::OpeningTimedOut,
-            End::NotPostgres(_) => EndKind::NotPostgres,
-            End::TlsFailed(_) => EndKind::TlsFailed,
-            End::TlsRequired => EndKind::TlsRequired,
-            End::ChannelBinding => EndKind::ChannelBinding,
-            End::Proxy(_) => EndKind::ProxyHeader,
-            End::AddressNotAllowed(_) => EndKind::AddressNotAllowed,
-            End::UserNotAllowed(_) => EndKind::UserNotAllowed,
-            End::DatabaseNotAllowed(_) => EndKind::DatabaseNotAllowed,
-            End::NamesHidden => EndKind::NamesHidden,
-            End::OpeningsFull => EndKind::OpeningsFull,
-            End::ClientLeftHeld => EndKind::ClientLeftHeld,
-            End::ServerClosed(_) => EndKind::ServerClosed,
-            End::ServerFailed(_) => EndKind::ServerFailed,
-            End::NoNode(_) => EndKind::NoNode,
-            End::HoldFull => EndKind::HoldFull,
-            End::SessionsFull => EndKind::SessionsFull,
-            End::ClientFull(_) => EndKind::ClientFull,
-            End::NodesFull => EndKind::NodesFull,
-            End::WrongNode(_) => EndKind::WrongNode,
-            End::Cut(_) => EndKind::Cut,
-            End::Drained(_) => EndKind::Drained,
-            End::DrainTimedOut(_) => EndKind::DrainTimedOut,
-            End::Rebalanced => EndKind::Rebalanced,
-            End::Stopped => EndKind::Stopped,
-            End::Cancel(_) => EndKind::Cancel,
-            End::Lost => EndKind::Lost,
         }
     }
 
@@ -461,13 +297,6 @@ impl fmt::Display for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_kind_stands_at_its_own_place() {
-        for (place, kind) in EndKind::ALL.iter().enumerate() {
-            assert_eq!(*kind as usize, place, "{}", kind.label());
-        }
-    }
 
     #[test]
     fn refusals_say_why_and_what_to_do() {

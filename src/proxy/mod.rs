@@ -1,8 +1,11 @@
-//! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] serves;
-//! [`client`] reads the opening, and agrees on [`encryption`] where that is ours to do; [`admission`] routes, [`connect`]s and follows the [`login`]; [`relay`] moves the
-//! bytes; [`end`] says how it ended. [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and
-//! gives them orders by their [`card`]s; [`cancel`] finds the one that is meant, by its key among the [`keys`];
-//! [`rebalancer`] moves some for the sake of balance.
+//! Connections, in the order in which one flows: [`listener`] accepts at a [`door`], [`workers`] run it, [`session`]
+//! serves; [`arrival`] learns whom it comes from, [`client`] reads the opening, and agrees on [`encryption`] where that is
+//! ours to do, with room among the [`openings`]; [`access`] and [`per_client`] say whether it may; [`admission`] routes,
+//! [`connect`]s and follows the [`login`]; [`relay`] moves the bytes; [`end`] says how it ended, [`end_kind`] in one word.
+//!
+//! [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and gives them orders by their [`card`]s;
+//! [`cancel`] finds the one that is meant, by its key among the [`keys`]; [`rebalancer`] moves some for the sake of
+//! balance; [`socket_file`] is where a Unix socket is.
 
 pub mod access;
 pub mod admission;
@@ -15,6 +18,7 @@ pub mod desk;
 pub mod door;
 pub mod encryption;
 pub mod end;
+pub mod end_kind;
 pub mod keys;
 pub mod listener;
 pub mod login;

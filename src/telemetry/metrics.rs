@@ -15,7 +15,7 @@ use prometheus::{
 use crate::cluster::AdminState;
 use crate::cluster::topology::Topology;
 use crate::proxy::cancel::Outcome;
-use crate::proxy::end::EndKind;
+use crate::proxy::end_kind::EndKind;
 use crate::proxy::registry::Census;
 use crate::tls::Version;
 

@@ -4,9 +4,11 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use pgvane_loadtest::pgvane::Pgvane;
-use pgvane_loadtest::wait;
+use pgvane_loadtest::process::Process;
+use pgvane_loadtest::{ports, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -163,12 +165,12 @@ async fn who_says_nothing_takes_nobodys_place() {
     let limits = "sessions_max = 1\nopenings_max = 3\nstartup_timeout = \"1h\"";
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
     let mut silent = Vec::new();
-    for _ in 0..3 {
+    for count in [1.0, 2.0, 3.0] {
         let mut client = Wire::to(pgvane.write_addr).await;
         client.send(&plain_startup()[..5]).await;
         silent.push(client);
+        metrics::wait_for(&pgvane, OPENINGS, count).await; // several threads accept: only now it is in its place
     }
-    metrics::wait_for(&pgvane, OPENINGS, 3.0).await;
     assert_eq!(metrics::value(&pgvane, SESSIONS).await, 0.0);
 
     // within the first second it is the newest that is turned away
@@ -273,6 +275,53 @@ async fn a_header_may_be_left_out_where_that_is_said() {
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
     let opening = [HEADER_V1, &plain_startup()].concat();
     assert_eq!(Wire::to(pgvane.write_addr).await.log_in(&opening).await.value("who").await, "node1");
+}
+
+/// The real thing, with both versions of the header, its own checks among the connections.
+#[tokio::test]
+async fn haproxy_says_who_its_clients_are() {
+    let cluster = FakeCluster::of(1).await;
+    let (file, listener) = on_file(&cluster, "proxy_protocol = { trusted = [\"unix\"] }");
+    let by_tcp = [PROXIED, "allow = [\"127.0.0.0/30\", \"127.0.0.7\"]"].join("\n");
+    let pgvane =
+        cluster.pgvane(|pgvane| pgvane.top("log = { level = \"debug\" }").write_listener(&by_tcp).more(&listener));
+    let pgvane = pgvane.await;
+    let fronts = [
+        (format!("{} send-proxy", pgvane.write_addr), "write"),
+        (format!("{} send-proxy-v2 proxy-v2-options unique-id,authority", pgvane.write_addr), "write"),
+        (format!("unix@{} send-proxy-v2", file.display()), "local"),
+    ];
+    let mut text = "defaults\n mode tcp\n timeout connect 5s\n timeout client 1m\n timeout server 1m\n".to_owned();
+    let mut ports_of_fronts = Vec::new();
+    for (server, _) in &fronts {
+        let port = ports::free().expect("a port");
+        text +=
+            &format!("listen {0}\n bind {port}\n server one {server} check check-send-proxy inter 50ms\n", port.port());
+        ports_of_fronts.push(port);
+    }
+    let config = cluster.directory().join("haproxy.cfg");
+    fs::write(&config, text).expect("a writable directory");
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(&config);
+    let log = cluster.directory().join("haproxy.log");
+    let haproxy = Process::start("haproxy", command, cluster.directory(), &log).expect("haproxy is installed");
+
+    for (port, (_, listener)) in ports_of_fronts.into_iter().zip(&fronts) {
+        let open = || async { TcpStream::connect(port).await.map(drop).map_err(|error| error.to_string()) };
+        wait::until("HAProxy's port", SOON, open)
+            .await
+            .unwrap_or_else(|error| panic!("{error}\n{}", haproxy.log_text()));
+        let (wire, client) = Wire::from(FRIEND, port).await;
+        assert_eq!(wire.log_in(&plain_startup()).await.value("who").await, "node1");
+        let line = format!("session ended: the client closed the session listener={listener} peer={client} ");
+        pgvane.wait_for_log(&line, 0, SOON).await.expect("the client is logged under its own address");
+        let checks = format!("pgvane_session_ends_total{{listener=\"{listener}\",reason=\"client-left-early\"}}");
+        metrics::wait_for_more(&pgvane, &checks, 0.0).await;
+    }
+    for listener in ["write", "local"] {
+        let refused = format!("pgvane_session_ends_total{{listener=\"{listener}\",reason=\"proxy-header\"}}");
+        assert_eq!(metrics::value(&pgvane, &refused).await, 0.0, "{}", pgvane.log_text());
+    }
 }
 
 // ---- the one change to what a client says ---------------------------------------------------------------------------

@@ -91,7 +91,7 @@ impl Lot {
         let visit = |says, manner, counted_as| Visit { from: CLIENT, says, manner, counted_as };
         let whole = plain_startup();
         let framed = |length: u32, rest: &[u8]| [&length.to_be_bytes()[..], rest].concat();
-        match self.below(20) {
+        match self.below(21) {
             0 => visit(self.noise(), Manner::Waits, "not-postgres"),
             1 => {
                 // too long by one byte or by gigabytes, and some of it comes
@@ -136,7 +136,8 @@ impl Lot {
                 let says = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x10\0", &self.bytes(length)[..]].concat();
                 Visit { from: PROXY, ..visit(says, Manner::Waits, "opening-timed-out") }
             }
-            18 => Visit { from: STRANGER, ..visit(whole, Manner::Waits, "address-not-allowed") },
+            18 => Visit { from: PROXY, ..visit(Vec::new(), Manner::Resets, "client-left-early") },
+            19 => Visit { from: STRANGER, ..visit(whole, Manner::Waits, "address-not-allowed") },
             _ => Visit { from: STRANGER, ..visit(self.noise(), Manner::Waits, "address-not-allowed") },
         }
     }

@@ -1,0 +1,130 @@
+//! Reads a listener: where it leads, what it waits for, and what it does to sessions in the wrong place. Whom it lets in
+//! is read by [`read_access`], its encryption by [`read_tls`].
+
+use std::net::SocketAddr;
+
+use super::document::Section;
+use super::read::{at_least_ms, set};
+use super::{KEEPALIVE_PATIENCE, Listener, RelayMode, read_access, read_tls};
+use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Rule, Target};
+
+pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
+    let target = section.choice("target", &Target::ALL.map(|target| (target.label(), target)));
+    if !section.has("target") {
+        section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
+    }
+    let bind = read_access::bind(&section);
+    if !section.has("bind") {
+        section.fault("listener.bind is missing", "write where to listen, for example bind = \"0.0.0.0:6432\"");
+    }
+    let name = section.string("name");
+    let settled = target.zip(bind);
+    // settings are read even where the listener cannot be built, so that all their faults show at once
+    let is_settled = settled.is_some();
+    let (shown_target, shown_bind) = settled.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0)).into()));
+    let mut listener =
+        Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
+
+    listener.cluster = cluster_of(&section, clusters);
+    routing(&section, target, &mut listener.rule);
+    set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
+    set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
+    set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));
+    read_access::listener(&section, &mut listener);
+    set(&mut listener.connect_timeout, section.duration("connect_timeout", at_least_ms(1)));
+    set(&mut listener.login_timeout, section.duration("login_timeout", at_least_ms(1)));
+    set(&mut listener.startup_timeout, section.duration("startup_timeout", at_least_ms(1)));
+    set(&mut listener.tcp_keepalive, section.duration("tcp_keepalive", at_least_ms(1000)));
+    set(&mut listener.tcp_user_timeout, section.duration("tcp_user_timeout", at_least_ms(1)));
+    if listener.tcp_user_timeout < listener.tcp_keepalive + KEEPALIVE_PATIENCE {
+        section.fault_at(
+            "tcp_user_timeout",
+            "tcp_user_timeout is shorter than it takes keepalive to find out: one lost packet would end an idle session",
+            format!("make it at least tcp_keepalive and {KEEPALIVE_PATIENCE:?}"),
+        );
+    }
+    let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
+    set(&mut listener.relay, section.choice("relay", &modes));
+    (listener.tls, listener.server_tls) = read_tls::listener(&section, &listener);
+    section.finish();
+    is_settled.then_some(listener)
+}
+
+fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
+    let balances = [
+        ("least-connections", Balance::LeastConnections),
+        ("round-robin", Balance::RoundRobin),
+        ("random", Balance::Random),
+    ];
+    set(&mut rule.balance, section.choice("balance", &balances));
+    let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
+    if let Some(target) = target.filter(|target| !target.is_standbys() && section.has("fallback")) {
+        let message = format!("fallback means nothing on a listener with target = \"{}\"", target.label());
+        section.fault_at("fallback", message, "remove it");
+    }
+    set(&mut rule.falls_back_to_leader, fallback);
+    rule.lag_bytes_max = section.size_bytes("lag_max");
+    rule.lag_time_max = section.duration("lag_max_time", at_least_ms(1));
+    let replications = [("streaming", true), ("any", false)];
+    set(&mut rule.requires_streaming, section.choice("replication", &replications));
+    rule.tags = section.string_map("tags");
+    set(&mut rule.slow_start, section.duration("slow_start", at_least_ms(0)));
+    if let Some(on) = section.section("on") {
+        reactions(on, &mut rule.reactions);
+    }
+    rule.rebalance = section.section("rebalance").map(rebalance);
+    if rule.rebalance.is_some() {
+        if let Some(target) = target.filter(|target| matches!(target, Target::Leader | Target::StandbyLeader)) {
+            let message = format!("rebalance means nothing on a listener with target = \"{}\"", target.label());
+            section.fault_at("rebalance", message, "there is one such node only: remove it");
+        }
+        if rule.balance != Balance::LeastConnections {
+            section.fault_at(
+                "rebalance",
+                "rebalance needs balance = \"least-connections\": otherwise a session that is moved may come back",
+                "remove one of the two",
+            );
+        }
+    }
+}
+
+fn rebalance(section: Section<'_>) -> Rebalance {
+    let mut rebalance = Rebalance::default();
+    set(&mut rebalance.every, section.duration("every", at_least_ms(10)));
+    set(&mut rebalance.tolerance_percent, section.integer("tolerance", 0..1001).map(|percent| percent as u32));
+    set(&mut rebalance.after, section.duration("after", at_least_ms(0)));
+    section.finish();
+    rebalance
+}
+
+fn reactions(section: Section<'_>, reactions: &mut Reactions) {
+    let words = [("keep", Reaction::Keep), ("drain", Reaction::Drain), ("cut", Reaction::Cut)];
+    for cause in Cause::ALL {
+        if let Some(reaction) = section.choice(cause.label(), &words) {
+            reactions.set(cause, reaction);
+        }
+    }
+    section.finish();
+}
+
+fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
+    match section.string("cluster") {
+        Some(name) => clusters.iter().position(|cluster| *cluster == name).unwrap_or_else(|| {
+            section.fault_at(
+                "cluster",
+                format!("there is no cluster \"{name}\""),
+                format!("configured are: {}", clusters.join(", ")),
+            );
+            0
+        }),
+        None => {
+            if clusters.len() > 1 {
+                section.fault(
+                    "listener.cluster is missing, and there are several clusters",
+                    format!("write cluster = \"…\" with one of: {}", clusters.join(", ")),
+                );
+            }
+            0
+        }
+    }
+}
