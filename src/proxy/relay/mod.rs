@@ -115,18 +115,18 @@ impl Relay {
             }
             let down = self.poll_down(cx, card, &mut on_error);
             let goes_on = down.is_pending() && (self.is_draining || self.up.holds_back());
-            if !(goes_on && self.has_come_further(is_over)) {
+            if !(goes_on && self.has_come_further()) {
                 return down;
             }
         }
     }
 
-    /// Whether the answers that have just come let a draining session end, or let something be passed on that was held
-    /// back.
-    fn has_come_further(&self, was_over: bool) -> bool {
+    /// Whether the answers that have just been passed on let a draining session end, or let something be passed on that
+    /// was held back.
+    fn has_come_further(&self) -> bool {
         let is_over = self.is_draining && self.is_between_transactions();
         let may_ask = self.up.holds_back() && !self.server_is_deaf && !self.awaits_answer();
-        if is_over { !was_over } else { may_ask }
+        if is_over { self.down.is_empty() } else { may_ask }
     }
 
     fn is_between_transactions(&self) -> bool {

@@ -15,6 +15,25 @@ async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
     (client, server, relay)
 }
 
+/// Whoever says nothing, and is sent something last, is not kept until the deadline.
+#[tokio::test]
+async fn a_session_that_is_drained_before_its_client_has_the_welcome_ends_once_it_has_it() {
+    let registry = Arc::new(Registry::new(1, 1));
+    let seat = registry.seat(0, 0, NodeId(0));
+    let [(mut client, client_inside), (server_inside, _server)] = [connected(Way::Tcp).await, connected(Way::Tcp).await];
+    let welcome = message(b'Z', b"I");
+    let mut framing = Framing::default();
+    framing.follow(&welcome);
+    let for_client = BytesMut::from(&*welcome);
+    let mode = RelayMode::Auto;
+    let mut relay = Relay::new(mode, client_inside, server_inside, Some(framing), BytesMut::new(), for_client);
+    relay.set_draining(true);
+    poll_fn(|cx| relay.client.socket().poll_write_ready(cx)).await.expect("has room");
+    let polled = poll_fn(|cx| Poll::Ready(relay.poll(cx, seat.card(), |_| {}))).await;
+    assert!(matches!(polled, Poll::Ready(Outcome::Drained)), "nothing would wake it: {polled:?}");
+    reads(&mut client, &welcome).await;
+}
+
 fn query() -> Vec<u8> {
     message(b'Q', b"select\0")
 }
