@@ -1,15 +1,16 @@
 //! A connected socket, TCP or Unix, that a runtime watches.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net as unix;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use rustix::net::RecvFlags;
-use socket2::SockRef;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -87,18 +88,37 @@ impl Socket {
         }
     }
 
+    /// Sends what there is room for, without waiting, and tells how much. On a fresh connection there is room before
+    /// its runtime has heard of it.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            sent => Ok(sent?),
+        }
+    }
+
     /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.
     /// Cancel safe.
     pub async fn hangs_up(&self) {
-        let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
-        let peeked = match self {
-            Socket::Tcp(stream) => stream.async_io(Interest::READABLE, peek).await,
-            Socket::Unix(stream) => stream.async_io(Interest::READABLE, peek).await,
-        };
-        match peeked {
-            Ok(0) | Err(_) => {}
-            Ok(_) => std::future::pending().await,
-        }
+        let mut has_more = false;
+        poll_fn(|cx| {
+            while !has_more {
+                if ready!(self.poll_read_ready(cx)).is_err() {
+                    return Poll::Ready(());
+                }
+                let peek = || Ok(rustix::net::recv(self, &mut [MaybeUninit::uninit()], RecvFlags::PEEK)?.1);
+                match self.try_io(Interest::READABLE, peek) {
+                    Ok(length) => has_more = length > 0,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(_) => {}
+                }
+                if !has_more {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 

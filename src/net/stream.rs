@@ -4,7 +4,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -63,7 +62,11 @@ impl Stream {
     /// Writes all of `bytes` and sees them on their way: TLS may keep back what the socket did not take at once. Not
     /// cancel safe.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes).await?;
+        let sent = match self {
+            Stream::Plain(socket) => socket.send_now(bytes)?,
+            Stream::Tls(_) => 0,
+        };
+        self.write_all(&bytes[sent..]).await?;
         self.flush().await
     }
 
@@ -72,7 +75,7 @@ impl Stream {
     pub fn write_last(&mut self, bytes: &[u8]) {
         match self {
             // what does not go out now never will
-            Stream::Plain(socket) => drop(SockRef::from(&*socket).send(bytes)),
+            Stream::Plain(socket) => _ = socket.send_now(bytes),
             Stream::Tls(stream) => stream.write_last(bytes),
         }
     }

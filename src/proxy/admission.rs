@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::card::Order;
 use super::client::Client;
-use super::connect::reach;
+use super::connect::{Destination, reach};
 use super::desk::Desk;
 use super::end::End;
 use super::login::{Failure, Login, Ready, Verdict};
@@ -78,7 +78,7 @@ impl<'a> Admission<'a> {
     }
 
     /// Finds a node, within `hold_max` and the timeouts of the last attempt.
-    pub async fn run(mut self) -> Result<Admitted, Refused> {
+    pub async fn run(&mut self) -> Result<Admitted, Refused> {
         loop {
             let topology = self.desk.cluster.topology_full();
             match self.route(&topology) {
@@ -111,9 +111,9 @@ impl<'a> Admission<'a> {
 
         let tls = desk.encryption.to_servers();
         let patience = [listener.connect_timeout, listener.login_timeout];
-        let reaching = reach(&address, desk.tcp, self.preamble, &tls, patience);
+        let to = Destination { address: &address, options: desk.tcp, preamble: self.preamble };
         let mut server = tokio::select! {
-            reached = reaching => reached.map_err(|failure| {
+            reached = reach(&to, &tls, patience) => reached.map_err(|failure| {
                 let is_suspicious = failure.is_suspicious();
                 Verdict::NotHere(Failure { why: failure.to_string(), own_words: None, is_suspicious })
             })?,
@@ -129,7 +129,8 @@ impl<'a> Admission<'a> {
             }));
         }
         let cluster = &desk.cluster;
-        match (Login { client: self.client, server: &mut server, seat: &mut seat, listener, cluster }).run().await {
+        let mut login = Login { client: self.client, server: &mut server, seat: &mut seat, listener, cluster };
+        match login.run().await {
             Verdict::Ready(ready) => Ok(Admitted { server, seat, ready }),
             other => Err(other),
         }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::client::Client;
-use super::connect::reach;
+use super::connect::{Destination, reach};
 use super::desk::Desk;
 use super::end::End;
 use super::keys::Whereabouts;
@@ -104,11 +104,11 @@ async fn hand_over(desk: &Desk, nodes: Vec<NodeId>, request: Request, deadline: 
     let mut deliveries = JoinSet::new();
     for node in nodes {
         let address = desk.cluster.topology().node(node).member.address.clone();
-        let (request, tcp, tls) = (request.clone(), desk.tcp, desk.encryption.to_servers());
+        let (request, options, tls) = (request.clone(), desk.tcp, desk.encryption.to_servers());
         deliveries.spawn(async move {
             let acted = async {
-                let reached = reach(&address, tcp, &request.preamble, &tls, [DELIVERY_MAX; 2]).await;
-                let mut server = reached.map_err(io::Error::other)?;
+                let to = Destination { address: &address, options, preamble: &request.preamble };
+                let mut server = reach(&to, &tls, [DELIVERY_MAX; 2]).await.map_err(io::Error::other)?;
                 server.send(&request.packet).await?;
                 // the server closes once it has signalled the process; libpq waits for that, and so do we
                 server.read(&mut [0; 8]).await

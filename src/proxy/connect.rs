@@ -1,11 +1,13 @@
 //! Connections to nodes, encrypted or not, and the socket options of both sides.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -93,69 +95,90 @@ impl fmt::Display for ReachFailure {
     }
 }
 
-/// Connects to `address` within the first of `patience`, see [`connect`], and agrees on encryption within the second.
+/// Where to connect to, and how every connection there begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// `host:port`.
+    pub address: &'a str,
+    /// The socket's options.
+    pub options: TcpOptions,
+    /// What is said first of all: a PROXY header, or nothing.
+    pub preamble: &'a [u8],
+}
+
+/// Connects within the first of `patience`, see [`connect`], and agrees on encryption within the second.
 ///
 /// With `prefer`, a handshake that fails is followed by a connection in clear, as at libpq.
 ///
 /// Cancel safe: dropped half-way, it leaves nothing behind but a line in PostgreSQL's log.
-pub async fn reach(
-    address: &str,
-    options: TcpOptions,
-    preamble: &[u8],
+pub async fn reach(to: &Destination<'_>, tls: &ServerTls, patience: [Duration; 2]) -> Result<Stream, ReachFailure> {
+    let socket = connect(to, Instant::now() + patience[0]).await.map_err(ReachFailure::Connect)?;
+    match tls.mode() {
+        SslMode::Disable => Ok(socket.into()),
+        // boxed, lest connections in clear carry it along
+        _ => Box::pin(encrypt(socket, to, tls, patience)).await,
+    }
+}
+
+async fn encrypt(
+    socket: TcpStream,
+    to: &Destination<'_>,
     tls: &ServerTls,
     [connect_max, answer_max]: [Duration; 2],
 ) -> Result<Stream, ReachFailure> {
-    let connected = async || {
-        let deadline = Instant::now() + connect_max;
-        connect(address, options, preamble, deadline).await.map_err(ReachFailure::Connect)
-    };
-    let socket = connected().await?;
-    if tls.mode() == SslMode::Disable {
-        return Ok(socket.into());
-    }
-    // boxed, lest connections in clear carry it along
-    let encrypted = Box::pin(async {
-        let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
-        match timeout(answer_max, tls.negotiate(socket.into(), host)).await {
-            Err(_) => Err(ReachFailure::Silent),
-            Ok(Err(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
-                connected().await.map(Stream::from)
-            }
-            Ok(outcome) => outcome.map_err(ReachFailure::Encryption),
+    let host = to.address.rsplit_once(':').map_or(to.address, |(host, _port)| host);
+    match timeout(answer_max, tls.negotiate(socket.into(), host)).await {
+        Err(_) => Err(ReachFailure::Silent),
+        Ok(Err(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
+            let anew = connect(to, Instant::now() + connect_max).await;
+            anew.map(Stream::from).map_err(ReachFailure::Connect)
         }
-    });
-    encrypted.await
+        Ok(outcome) => outcome.map_err(ReachFailure::Encryption),
+    }
 }
 
-/// Connects to `address` (`host:port`) by `deadline`, trying each of the host's addresses in turn, and says `preamble`
-/// first of all: a PROXY header, or nothing.
+/// Connects by `deadline`, trying each of the host's addresses in turn, and says the preamble.
 ///
 /// Cancel safe: dropped half-way, it leaves nothing behind.
-pub async fn connect(
-    address: &str,
-    options: TcpOptions,
-    preamble: &[u8],
-    deadline: Instant,
-) -> Result<TcpStream, ConnectFailure> {
+pub async fn connect(to: &Destination<'_>, deadline: Instant) -> Result<TcpStream, ConnectFailure> {
     let attempt = async {
-        let mut stream = match address.parse::<SocketAddr>() {
-            Ok(literal) => TcpStream::connect(literal).await.map_err(ConnectFailure::Failed)?,
-            Err(_) => by_name(address).await?,
+        let mut stream = match to.address.parse::<SocketAddr>() {
+            Ok(literal) => open(literal, &to.options).await.map_err(ConnectFailure::Failed)?,
+            Err(_) => Box::pin(by_name(to)).await?,
         };
-        options.apply(&SockRef::from(&stream)).map_err(ConnectFailure::Failed)?;
-        if !preamble.is_empty() {
-            stream.write_all(preamble).await.map_err(ConnectFailure::Failed)?;
+        if !to.preamble.is_empty() {
+            stream.write_all(to.preamble).await.map_err(ConnectFailure::Failed)?;
         }
         Ok(stream)
     };
     timeout_at(deadline, attempt).await.unwrap_or(Err(ConnectFailure::TimedOut))
 }
 
-async fn by_name(address: &str) -> Result<TcpStream, ConnectFailure> {
-    let resolved = tokio::net::lookup_host(address).await.map_err(ConnectFailure::Unresolved)?;
+/// Connects to one address.
+async fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    options.apply(&SockRef::from(&socket))?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    // on this host, and often on the next, that is at once: the runtime would tell it a round later
+    if stream.peer_addr().is_ok() {
+        return Ok(stream);
+    }
+    poll_fn(|cx| stream.poll_write_ready(cx)).await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+async fn by_name(to: &Destination<'_>) -> Result<TcpStream, ConnectFailure> {
+    let resolved = tokio::net::lookup_host(to.address).await.map_err(ConnectFailure::Unresolved)?;
     let mut newest = ConnectFailure::Unresolved(io::Error::other("the name has no address"));
     for one in resolved {
-        match TcpStream::connect(one).await {
+        match open(one, &to.options).await {
             Ok(stream) => return Ok(stream),
             Err(error) => newest = ConnectFailure::Failed(error),
         }

@@ -88,7 +88,7 @@ enum Binding {
 impl Login<'_> {
     /// Goes through the login. Every wait is bounded, but for those in which PostgreSQL waits for the client's
     /// password: these it bounds itself (`authentication_timeout`).
-    pub async fn run(mut self) -> Verdict {
+    pub async fn run(&mut self) -> Verdict {
         loop {
             if let Opening::Cancel(_) = self.client.opening() {
                 return Verdict::Cancel; // goes to the node that is meant, which need not be this one

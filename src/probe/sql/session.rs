@@ -16,7 +16,7 @@ use super::question::{self, Question};
 use super::wire::{AlreadyAgreed, Manners, Wire};
 use crate::cluster::node::{Claim, Report, Silence};
 use crate::net::Stream;
-use crate::proxy::connect::{ConnectFailure, TcpOptions, connect};
+use crate::proxy::connect::{ConnectFailure, Destination, TcpOptions, connect};
 use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 
 /// How long a login may take once TCP is connected. PostgreSQL itself ends one after `authentication_timeout`, a minute
@@ -91,7 +91,8 @@ pub(super) async fn log_in(access: Access, address: String) -> Result<Session, L
 
 async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Session, LoginFailure> {
     let deadline = Instant::now() + access.connect_timeout;
-    let tcp = connect(address, TCP, &access.preamble, deadline).await.map_err(LoginFailure::of_connect)?;
+    let to = Destination { address, options: TCP, preamble: &access.preamble };
+    let tcp = connect(&to, deadline).await.map_err(LoginFailure::of_connect)?;
     let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
     let stream = tls.negotiate(tcp.into(), host).await.map_err(LoginFailure::of_negotiation)?;
     let is_encrypted = stream.is_encrypted();
