@@ -6,10 +6,9 @@
 //! nobody ever come to an end.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
 
 /// Time enough for an opening, a handshake of TLS over a long way included.
 const TIME_ENOUGH: Duration = Duration::from_secs(1);
@@ -30,7 +29,8 @@ struct Line {
 #[derive(Debug)]
 struct Place {
     since: Instant,
-    gives_way: Arc<Notify>,
+    /// Whom to tell that it has to give way.
+    waker: Option<Waker>,
 }
 
 /// A connection's place among them; dropping it gives it back.
@@ -38,7 +38,6 @@ struct Place {
 pub struct Opening<'a> {
     openings: &'a Openings,
     number: u64,
-    gives_way: Arc<Notify>,
 }
 
 impl Openings {
@@ -48,13 +47,12 @@ impl Openings {
         let mut line = self.line();
         if line.open.len() >= most {
             let longest = line.open.first_entry().filter(|entry| now - entry.get().since >= TIME_ENOUGH)?;
-            longest.remove().gives_way.notify_one();
+            longest.remove().waker.iter().for_each(Waker::wake_by_ref);
         }
-        let gives_way = Arc::new(Notify::new());
         let number = line.next;
         line.next += 1;
-        line.open.insert(number, Place { since: now, gives_way: Arc::clone(&gives_way) });
-        Some(Opening { openings: self, number, gives_way })
+        line.open.insert(number, Place { since: now, waker: None });
+        Some(Opening { openings: self, number })
     }
 
     /// How many there are now.
@@ -69,9 +67,15 @@ impl Openings {
 }
 
 impl Opening<'_> {
-    /// Waits until it has to give way. Cancel safe.
-    pub async fn gives_way(&self) {
-        self.gives_way.notified().await;
+    /// Waits until it has to give way. One task only may wait for that.
+    pub fn poll_gives_way(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.openings.line().open.get_mut(&self.number) {
+            Some(place) => {
+                place.waker.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
     }
 }
 
@@ -83,14 +87,10 @@ impl Drop for Opening<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::{Context, Waker};
-
     use super::*;
 
     fn must_go(opening: &Opening<'_>) -> bool {
-        pin!(opening.gives_way()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        opening.poll_gives_way(&Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// As if all had come that much earlier.

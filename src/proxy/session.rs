@@ -1,6 +1,7 @@
 //! One connection from its first byte to its last line in the log.
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +19,7 @@ use super::desk::Desk;
 use super::end::{End, ProxyFault};
 use super::registry::{Presence, Seat};
 use super::relay::{Outcome, Relay};
+use super::workers::Load;
 use crate::cluster::NodeId;
 use crate::net::{Peer, Socket};
 use crate::protocol::opening::{Opening, Who};
@@ -32,23 +34,35 @@ const READ_ONLY: &[u8; 5] = b"25006";
 /// How long a client that will be refused whatever it says may take to say it, so that it can be told in the right form.
 const REFUSED_OPENING_MAX: Duration = Duration::from_secs(2);
 
-/// Serves one accepted connection. Never fails: whatever happens becomes the reason of its end.
-pub async fn serve(desk: Arc<Desk>, socket: Socket, peer: Peer) {
-    let mut account = Account::open(&desk, peer);
-    let end = account.serve(socket).await;
+/// Serves an accepted connection. Never fails: whatever happens becomes the reason of its end.
+pub async fn serve(mut account: Box<Account>) {
+    let end = account.serve().await;
     account.end = Some(end);
 }
 
-/// What is noted of a connection while it lasts; dropping it is what closes the account.
-struct Account<'a> {
-    desk: &'a Desk,
+/// A connection, and what is noted of it while it lasts; dropping it is what closes the account.
+///
+/// It is made in a box and stays there: a future that it was moved into would have room for it twice.
+pub struct Account {
+    desk: Arc<Desk>,
     peer: Peer,
     started: Instant,
     /// Its place among the listener's sessions, and among those of its client.
     presence: Option<Presence>,
     names: Names,
     node: Option<NodeId>,
+    stage: Stage,
     end: Option<End>,
+    _load: Load,
+}
+
+/// What there is of a connection.
+#[expect(clippy::large_enum_variant, reason = "it is made for the largest, in which it spends its life")]
+enum Stage {
+    Arrived(Socket),
+    /// In the hands of what brings it to a node, or to its end.
+    Between,
+    Served(Session),
 }
 
 /// A session that has its place.
@@ -78,48 +92,57 @@ impl Names {
     }
 }
 
-impl<'a> Account<'a> {
-    fn open(desk: &'a Desk, peer: Peer) -> Account<'a> {
+impl Account {
+    /// Of a connection that has just been accepted.
+    pub fn open(desk: Arc<Desk>, socket: Socket, peer: Peer, load: Load) -> Box<Account> {
         desk.metrics.sessions.inc();
-        Account { desk, peer, started: Instant::now(), presence: None, names: Names::default(), node: None, end: None }
+        Box::new(Account {
+            desk,
+            peer,
+            started: Instant::now(),
+            presence: None,
+            names: Names::default(),
+            node: None,
+            stage: Stage::Arrived(socket),
+            end: None,
+            _load: load,
+        })
     }
 
-    /// Opening, route, connect, relay, last words. Each has a box of its own: a session spends its life in the relay,
-    /// and carries nothing else along.
-    async fn serve(&mut self, socket: Socket) -> End {
-        let mut session = match Box::pin(self.admit(socket)).await {
-            Ok(session) => session,
-            Err(end) => return end,
-        };
-        let end = self.relay_until_end(&mut session).await;
-        Box::pin(self.last_words(session, &end)).await;
+    /// Opening, route, connect, relay, last words. All but the relay have boxes of their own: a session spends its life
+    /// there, and carries nothing else along.
+    async fn serve(&mut self) -> End {
+        if let Err(end) = Box::pin(self.admit()).await {
+            return end;
+        }
+        let (mut obeyed, mut deadline) = (None, None);
+        let end = poll_fn(|cx| self.poll_relay(cx, &mut obeyed, &mut deadline)).await;
+        Box::pin(self.last_words(&end)).await;
         end
     }
 
     /// In boxes of less than a kilobyte each: larger ones, glibc's allocator would fill up with what stays, and take
     /// others from the system for the next connection.
-    async fn admit(&mut self, socket: Socket) -> Result<Box<Session>, End> {
-        let registry = &self.desk.registry;
-        let Some(opening) = registry.openings(self.desk.index).enter(self.desk.settings.openings_max) else {
-            return Err(End::OpeningsFull);
-        };
-        let (mut client, preamble) = tokio::select! {
-            received = Box::pin(self.receive(socket)) => received?,
-            () = opening.gives_way() => return Err(End::OpeningsFull),
-        };
-        drop(opening);
+    async fn admit(&mut self) -> Result<(), End> {
+        let (mut client, preamble) = self.receive_in_turn().await?;
+        let desk = &self.desk;
         if let Opening::Cancel(key) = client.opening() {
-            return Err(cancel::deliver(self.desk, key, cancel::Request::of(&client, preamble)).await);
+            let request = cancel::Request::of(&client, preamble);
+            return Err(Box::pin(cancel::deliver(desk, key, request)).await);
         }
+        let mut admission = Admission::new(desk, &mut client, &preamble);
         let admitted = tokio::select! {
-            admitted = Admission::new(self.desk, &mut client, &preamble).run() => admitted,
-            () = self.desk.registry.stopped() => Err(Refused::End(End::Stopped)),
+            admitted = admission.run() => admitted,
+            () = desk.registry.stopped() => Err(Refused::End(End::Stopped)),
         };
         if let Opening::Startup(who) = client.opening() {
             self.names = Names::of(who);
         }
         Err(match (admitted, client.opening()) {
-            (Ok(admitted), _) => return Ok(self.begin(client, admitted)),
+            (Ok(admitted), _) => {
+                self.begin(client, admitted);
+                return Ok(());
+            }
             (Err(Refused::End(end @ End::WrongNode(_))), _) => Box::pin(self.wrong_node(client, end)).await,
             (Err(Refused::End(end)), _) => Box::pin(self.refuse(client, end)).await,
             (Err(Refused::InNodesWords(words, end)), _) => {
@@ -127,10 +150,23 @@ impl<'a> Account<'a> {
                 end
             }
             (Err(Refused::WasCancel), Opening::Cancel(key)) => {
-                cancel::deliver(self.desk, key, cancel::Request::of(&client, preamble)).await
+                let request = cancel::Request::of(&client, preamble);
+                Box::pin(cancel::deliver(&self.desk, key, request)).await
             }
             (Err(Refused::WasCancel), _) => End::Lost,
         })
+    }
+
+    /// Gives the connection a place among the openings while it has not yet said what it wants.
+    async fn receive_in_turn(&mut self) -> Result<(Client, Vec<u8>), End> {
+        let Stage::Arrived(socket) = mem::replace(&mut self.stage, Stage::Between) else { return Err(End::Lost) };
+        let desk = Arc::clone(&self.desk);
+        let openings = desk.registry.openings(desk.index);
+        let Some(opening) = openings.enter(desk.settings.openings_max) else { return Err(End::OpeningsFull) };
+        tokio::select! {
+            received = Box::pin(self.receive(socket)) => received,
+            () = poll_fn(|cx| opening.poll_gives_way(cx)) => Err(End::OpeningsFull),
+        }
     }
 
     /// Learns who the client is and what it wants, and gives it a place if it wants a session. Also returned: what
@@ -140,7 +176,7 @@ impl<'a> Account<'a> {
         let mut deadline = Instant::now() + settings.startup_timeout;
         let (arrival, mut refusal) = match &settings.proxy_protocol {
             None => (Arrival::of(self.peer), None),
-            Some(proxies) => match Arrival::read(&mut socket, self.peer, proxies, deadline).await {
+            Some(proxies) => match Box::pin(Arrival::read(&mut socket, self.peer, proxies, deadline)).await {
                 Ok(arrival) => (arrival, None),
                 Err(end @ End::Proxy(ProxyFault::NoHeader(_))) => (Arrival::of(self.peer), Some(end)),
                 Err(end) => return Err(end),
@@ -175,7 +211,7 @@ impl<'a> Account<'a> {
     }
 
     fn take_place(&mut self) -> Result<(), End> {
-        let Desk { index, settings, registry, per_client, .. } = self.desk;
+        let Desk { index, settings, registry, per_client, .. } = &*self.desk;
         if !per_client.enter(self.peer) {
             return Err(End::ClientFull(self.peer.host()));
         }
@@ -202,7 +238,7 @@ impl<'a> Account<'a> {
         end
     }
 
-    fn begin(&mut self, client: Client, admitted: Admitted) -> Box<Session> {
+    fn begin(&mut self, client: Client, admitted: Admitted) {
         let Admitted { server, mut seat, ready } = admitted;
         if ready.framing.is_none() {
             seat.turns_opaque();
@@ -216,12 +252,12 @@ impl<'a> Account<'a> {
         }
         let mode = self.desk.settings.relay;
         let relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
-        Box::new(Session { relay, seat })
+        self.stage = Stage::Served(Session { relay, seat });
     }
 
     /// Leaves the server, and then tells the client why.
-    async fn last_words(&self, session: Box<Session>, end: &End) {
-        let Session { mut relay, seat } = *session;
+    async fn last_words(&mut self, end: &End) {
+        let Stage::Served(Session { mut relay, seat }) = mem::replace(&mut self.stage, Stage::Between) else { return };
         let words = end.client_message(&self.desk.settings.name).filter(|_| relay.can_speak());
         if words.is_some() {
             relay.leave_server();
@@ -234,20 +270,16 @@ impl<'a> Account<'a> {
         }
     }
 
-    async fn relay_until_end(&self, session: &mut Session) -> End {
-        let (mut obeyed, mut deadline) = (None, None);
-        poll_fn(|cx| self.poll_relay(cx, session, &mut obeyed, &mut deadline)).await
-    }
-
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
     /// `select!` would make every idle session larger.
     fn poll_relay(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
-        Session { relay, seat }: &mut Session,
         obeyed: &mut Option<Order>,
         deadline: &mut Option<Pin<Box<Sleep>>>,
     ) -> Poll<End> {
+        let Account { desk, stage, .. } = self;
+        let Stage::Served(Session { relay, seat }) = stage else { return Poll::Ready(End::Lost) };
         while let Poll::Ready(order) = seat.card().poll_order(cx, *obeyed) {
             *obeyed = order;
             relay.set_draining(order.is_some());
@@ -255,7 +287,7 @@ impl<'a> Account<'a> {
                 Some(Order::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
                 Some(Order::Stop) => return Poll::Ready(End::Stopped),
                 Some(Order::Drain(_)) => {
-                    deadline.get_or_insert_with(|| Box::pin(sleep(self.desk.drain_timeout)));
+                    deadline.get_or_insert_with(|| Box::pin(sleep(desk.drain_timeout)));
                 }
                 Some(Order::Move) | None => *deadline = None,
             }
@@ -265,9 +297,9 @@ impl<'a> Account<'a> {
         {
             return Poll::Ready(End::DrainTimedOut(*cause));
         }
-        let suspect = || self.desk.cluster.suspect(seat.node());
+        let suspect = || desk.cluster.suspect(seat.node());
         let is_suspicious = |code: [u8; 5]| {
-            let is_to_write = self.desk.settings.rule.target == Target::Leader;
+            let is_to_write = desk.settings.rule.target == Target::Leader;
             SUSPICIOUS.contains(&&code) || (is_to_write && code == *READ_ONLY)
         };
         let on_error = |code: [u8; 5]| {
@@ -297,7 +329,7 @@ impl<'a> Account<'a> {
     }
 }
 
-impl Drop for Account<'_> {
+impl Drop for Account {
     fn drop(&mut self) {
         let end = self.end.take().unwrap_or(End::Lost);
         self.desk.metrics.ended(end.kind());
@@ -348,7 +380,8 @@ mod tests {
         let desk = Arc::new(Desk::new(0, settings, Duration::ZERO, cluster, registry, counters, encryption));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let stream = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
-        let length = size_of_val(&serve(desk, stream.into(), Peer::Unix));
-        assert!(length <= 432, "{length} bytes");
+        let account = Account::open(desk, stream.into(), Peer::Unix, Load::default());
+        let lengths = [size_of_val(&*account), size_of_val(&serve(account))];
+        assert!(lengths[0] <= 584 && lengths[1] <= 112, "{lengths:?} bytes");
     }
 }

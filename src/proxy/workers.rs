@@ -37,8 +37,9 @@ struct Worker {
     _ends: oneshot::Sender<()>,
 }
 
-/// Counts a session of a worker out when it ends, however it does.
-struct Load(Arc<AtomicUsize>);
+/// A session's part in the load of its thread; dropping it counts it out.
+#[derive(Debug, Default)]
+pub struct Load(Arc<AtomicUsize>);
 
 impl Load {
     fn count(worker: &Worker) -> Load {
@@ -65,12 +66,13 @@ impl Workers {
         &self.workers[thread % self.workers.len()].runtime
     }
 
-    /// Serves a connection that was accepted on this thread, there or on the one that has the fewest sessions. Errors: the kernel watches no more descriptors.
+    /// Serves a connection that was accepted on this thread, there or on the one that has the fewest sessions.
+    /// Errors: the kernel watches no more descriptors.
     pub fn spawn<F>(
         &self,
         thread: usize,
         socket: Socket,
-        serve: impl FnOnce(Socket) -> F + Send + 'static,
+        serve: impl FnOnce(Socket, Load) -> F + Send + 'static,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -84,21 +86,14 @@ impl Workers {
             Some(there) => {
                 let unwatched = socket.unwatch()?;
                 let session = async move {
-                    let _counted = load;
                     // what cannot be watched is dropped, and closed by that
                     if let Ok(socket) = unwatched.watch() {
-                        serve(socket).await;
+                        serve(socket, load).await;
                     }
                 };
                 self.sessions.spawn_on(session, &there.runtime)
             }
-            None => {
-                let session = async move {
-                    let _counted = load;
-                    serve(socket).await; // made here: a future that is moved into another takes its room twice
-                };
-                self.sessions.spawn_on(session, &here.runtime)
-            }
+            None => self.sessions.spawn_on(serve(socket, load), &here.runtime),
         };
         drop(session);
         Ok(())
@@ -165,7 +160,8 @@ mod tests {
                     let _client = std::net::TcpStream::connect(address).expect("connects");
                     let (stream, _) = listener.accept().await.expect("accepts");
                     let (sender, goes_on) = (sender.clone(), Arc::clone(&goes_on));
-                    let serve = move |socket: Socket| async move {
+                    let serve = move |socket: Socket, load: Load| async move {
+                        let _load = load;
                         let is_watched = poll_fn(|cx| socket.poll_read_ready(cx)).await.is_ok(); // the client has hung up
                         sender.send((is_watched, thread::current().name().map(str::to_owned))).expect("is heard");
                         let _permit = goes_on.acquire().await;

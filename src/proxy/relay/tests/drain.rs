@@ -20,7 +20,8 @@ async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
 async fn a_session_that_is_drained_before_its_client_has_the_welcome_ends_once_it_has_it() {
     let registry = Arc::new(Registry::new(1, 1));
     let seat = registry.seat(0, 0, NodeId(0));
-    let [(mut client, client_inside), (server_inside, _server)] = [connected(Way::Tcp).await, connected(Way::Tcp).await];
+    let [(mut client, client_inside), (server_inside, _server)] =
+        [connected(Way::Tcp).await, connected(Way::Tcp).await];
     let welcome = message(b'Z', b"I");
     let mut framing = Framing::default();
     framing.follow(&welcome);
