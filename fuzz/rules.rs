@@ -30,9 +30,9 @@ pub fn opening(data: &[u8]) {
         panic!("no longer a startup packet: {}", longer.escape_ascii());
     };
     assert_eq!(length, longer.len());
-    assert_eq!((&named.user, &named.database), (&who.user, &who.database));
+    assert_eq!((named.user(), named.database()), (who.user(), who.database()));
     assert_eq!(named.replication, who.replication);
-    assert!(named.application_name.ends_with(HOST), "{named:?}");
+    assert!(named.application_name().ends_with(HOST), "{named:?}");
 }
 
 /// A proxy's header: nothing is read beyond its end, nor concluded before it; and who is named in it is named in ours.

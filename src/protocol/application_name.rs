@@ -2,6 +2,7 @@
 //! `application_name`, so that PostgreSQL's views and log show it. PgBouncer's `application_name_add_host`.
 
 use super::opening::PACKET_LENGTH_MAX;
+use super::startup::parameters;
 
 const PARAMETER: &[u8] = b"application_name";
 
@@ -15,9 +16,6 @@ const NAME_LENGTH_MAX: usize = 63;
 
 /// What one byte that is not printable ASCII takes in PostgreSQL: `\xc3` since 16, `?` before.
 const ESCAPED_LENGTH: usize = 4;
-
-/// Length word and protocol version.
-const HEADER_LENGTH: usize = 8;
 
 /// A startup packet like `packet`, in which ` - ` and `host` follow the client's `application_name`. The name is cut, so
 /// that the whole has room in PostgreSQL; one that is missing becomes `app`, as the last parameter. All other bytes are
@@ -46,24 +44,16 @@ pub fn add_host(packet: &[u8], host: &str) -> Option<Vec<u8>> {
 }
 
 /// Where the value of the last `application_name` is, which is the one that counts, and where the list of parameters
-/// ends. `None` if the list does not end where the packet does.
+/// ends. `None` if the packet does not hold together.
 fn find(packet: &[u8]) -> Option<(Option<(usize, usize)>, usize)> {
-    let text_end = |start: usize| {
-        let length = packet.get(start..)?.iter().position(|byte| *byte == 0)?;
-        Some(start + length)
-    };
-    let (mut at, mut found) = (HEADER_LENGTH, None);
-    loop {
-        let name_end = text_end(at)?;
-        if name_end == at {
-            return (at + 1 == packet.len()).then_some((found, at));
+    let mut found = None;
+    for parameter in parameters(packet) {
+        let (name, value) = parameter.ok()?;
+        if name == PARAMETER {
+            found = Some((value.start, value.end));
         }
-        let value_end = text_end(name_end + 1)?;
-        if &packet[at..name_end] == PARAMETER {
-            found = Some((name_end + 1, value_end));
-        }
-        at = value_end + 1;
     }
+    Some((found, packet.len() - 1))
 }
 
 /// As much of a name as has room beside a host of this length, in whole characters of UTF-8.
@@ -89,6 +79,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::opening::{Opening, Progress, read};
+    use crate::protocol::startup::HEADER_LENGTH;
 
     const HOST: &str = "192.0.2.7:12345";
 
@@ -101,7 +92,7 @@ mod tests {
     fn name_in(packet: &[u8]) -> String {
         match read(packet) {
             Ok(Progress::Complete { opening: Opening::Startup(who), length }) if length == packet.len() => {
-                who.application_name
+                who.application_name().to_owned()
             }
             other => panic!("{other:?}"),
         }

@@ -7,14 +7,14 @@ use pgwire::messages::startup::SecretKey;
 /// Process id and secret, as sent in `BackendKeyData` and brought back in a `CancelRequest`.
 ///
 /// Since protocol 3.2 the secret has up to 256 bytes; before it had four.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CancelKey {
     process_id: i32,
     secret: Secret,
 }
 
 /// Most sessions have one of four bytes, and there may be thousands of sessions: those carry it along.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Secret {
     Four([u8; 4]),
     Longer(Box<[u8]>),

@@ -9,6 +9,7 @@ pub mod opening;
 pub mod proxy_header;
 mod requests;
 pub mod sasl;
+pub mod startup;
 mod walk;
 
 pub use cancel::CancelKey;

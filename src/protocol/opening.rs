@@ -11,6 +11,7 @@ use pgwire::messages::{DecodeContext, Message, ProtocolVersion};
 
 use super::cancel::CancelKey;
 use super::proxy_header::{self, Beginning};
+use super::startup::Who;
 
 /// `MAX_STARTUP_PACKET_LENGTH` of PostgreSQL's `pqcomm.h`: longer first packets are refused by the server as well.
 pub const PACKET_LENGTH_MAX: usize = 10_000;
@@ -34,31 +35,6 @@ pub enum Opening {
     DirectTls,
     /// The end of another session's query.
     Cancel(CancelKey),
-}
-
-/// Who asks for a session.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Who {
-    /// The role to log in as.
-    pub user: String,
-    /// The database; PostgreSQL takes the user's name if the client names none.
-    pub database: String,
-    /// What the client calls itself.
-    pub application_name: String,
-    /// Whether the client wants the commands of replication.
-    pub replication: Replication,
-}
-
-/// What a client says of replication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Replication {
-    /// It wants an ordinary session.
-    #[default]
-    None,
-    /// The stream of WAL: a standby, `pg_basebackup`, `pg_receivewal`. It then is in no database.
-    Physical,
-    /// That of one database's changes: a subscription, `pg_recvlogical`.
-    Logical,
 }
 
 /// What reading a first packet has come to.
@@ -136,8 +112,7 @@ pub fn read(received: &[u8]) -> Result<Progress, NotPostgres> {
     }
 }
 
-/// Decodes one whole packet. pgwire's decoders look at what lies behind a packet too, so each gets a copy of
-/// exactly the packet.
+/// Decodes one whole packet.
 fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     if SslRequest::is_ssl_request_packet(packet) {
         return Ok(Opening::Ssl);
@@ -145,12 +120,12 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     if GssEncRequest::is_gss_enc_request_packet(packet) {
         return Ok(Opening::Gss);
     }
-    let malformed = |cause: &dyn fmt::Display| NotPostgres::Malformed(cause.to_string());
-    let mut exactly = BytesMut::from(packet);
     if CancelRequest::is_cancel_request_packet(packet) {
+        // pgwire's decoder looks at what lies behind a packet too: it gets a copy of exactly the packet
+        let mut exactly = BytesMut::from(packet);
         let request = CancelRequest::decode(&mut exactly, &DecodeContext::new(ProtocolVersion::PROTOCOL3_2))
-            .map_err(|error| malformed(&error))?
-            .ok_or_else(|| malformed(&"cancel request too short"))?;
+            .map_err(|error| NotPostgres::Malformed(error.to_string()))?
+            .ok_or_else(|| NotPostgres::Malformed("cancel request too short".to_owned()))?;
         return Ok(Opening::Cancel(CancelKey::new(request.pid, &request.secret_key)));
     }
     let version = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
@@ -158,34 +133,7 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     if major != Startup::PG_PROTOCOL_LATEST {
         return Err(NotPostgres::Version { major, minor });
     }
-    let startup = Startup::decode(&mut exactly, &DecodeContext::default())
-        .map_err(|error| malformed(&error))?
-        .ok_or_else(|| malformed(&"startup packet too short"))?;
-    if packet.last() != Some(&0) {
-        return Err(malformed(&"expected terminator as last byte"));
-    }
-    let parameter = |name: &str| startup.parameters.get(name).cloned();
-    let user = parameter("user").ok_or_else(|| malformed(&"no user name"))?;
-    Ok(Opening::Startup(Who {
-        database: parameter("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone()),
-        application_name: parameter("application_name").unwrap_or_default(),
-        replication: parameter("replication").map_or(Replication::None, |value| replication(&value)),
-        user,
-    }))
-}
-
-/// False is false, in any of the spellings that PostgreSQL's `parse_bool` takes. What is neither that nor `database`,
-/// PostgreSQL takes for true or refuses.
-fn replication(value: &str) -> Replication {
-    if value == "database" {
-        return Replication::Logical;
-    }
-    let value = value.to_ascii_lowercase();
-    let is_short_for = |word: &str, length_min| value.len() >= length_min && word.starts_with(&value);
-    match is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0" {
-        true => Replication::None,
-        false => Replication::Physical,
-    }
+    Who::read(packet).map(Opening::Startup).map_err(|why| NotPostgres::Malformed(why.to_owned()))
 }
 
 #[cfg(test)]
@@ -220,56 +168,11 @@ mod tests {
     fn each_kind_of_opening_is_recognised() {
         assert_eq!(complete(&request(80_877_103)), Opening::Ssl);
         assert_eq!(complete(&request(80_877_104)), Opening::Gss);
-        let who = Who {
-            user: "app".into(),
-            database: "shop".into(),
-            application_name: "psql".into(),
-            replication: Replication::None,
-        };
+        let who = Who::new("app", "shop", "psql");
         let packet = startup(&[("user", "app"), ("database", "shop"), ("application_name", "psql"), ("_pq_.x", "1")]);
         assert_eq!(complete(&packet), Opening::Startup(who));
         let tls = Progress::Complete { opening: Opening::DirectTls, length: 0 };
         assert_eq!(read(&[0x16, 3, 1]), Ok(tls));
-    }
-
-    #[test]
-    fn the_database_is_the_users_unless_named() {
-        for parameters in [&[("user", "app")][..], &[("user", "app"), ("database", "")]] {
-            let Opening::Startup(who) = complete(&startup(parameters)) else { panic!("a startup packet") };
-            assert_eq!(who.database, "app");
-        }
-    }
-
-    /// Where PostgreSQL takes the last of several, so must whoever decides by it.
-    #[test]
-    fn of_a_parameter_that_comes_twice_the_last_one_counts() {
-        let listed = b"user\0app\0database\0shop\0user\0root\0database\0vault\0\0";
-        let length = (8 + listed.len()) as u32;
-        let packet = [&length.to_be_bytes()[..], &(3u32 << 16).to_be_bytes(), listed].concat();
-        let Opening::Startup(who) = complete(&packet) else { panic!("a startup packet") };
-        assert_eq!((who.user.as_str(), who.database.as_str()), ("root", "vault"));
-    }
-
-    #[test]
-    fn replication_is_told_as_postgresql_tells_it() {
-        use Replication::{Logical, None, Physical};
-        for (value, wanted) in [
-            ("true", Physical),
-            ("1", Physical),
-            ("yes", Physical),
-            ("On", Physical),
-            ("?", Physical),
-            ("database", Logical),
-            ("OFF", None),
-            ("f", None),
-            ("no", None),
-            ("0", None),
-        ] {
-            let Opening::Startup(who) = complete(&startup(&[("user", "app"), ("replication", value)])) else {
-                panic!("a startup packet")
-            };
-            assert_eq!(who.replication, wanted, "{value}");
-        }
     }
 
     #[test]

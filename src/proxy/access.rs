@@ -3,7 +3,7 @@
 use super::end::End;
 use crate::config::Access;
 use crate::net::Peer;
-use crate::protocol::opening::{Replication, Who};
+use crate::protocol::startup::{Replication, Who};
 
 /// What `databases` calls the stream of WAL, which belongs to no database; the word of `pg_hba.conf`.
 const REPLICATION: &str = "replication";
@@ -22,19 +22,19 @@ impl Access {
     /// Holds who wants a session against the lists of users and databases.
     pub fn admit(&self, who: &Who) -> Result<(), End> {
         let lists = |list: &[String], name: &str| list.iter().any(|listed| listed == name);
-        if !self.users.is_empty() && !lists(&self.users, &who.user) {
-            return Err(End::UserNotAllowed(who.user.clone()));
+        if !self.users.is_empty() && !lists(&self.users, who.user()) {
+            return Err(End::UserNotAllowed(who.user().to_owned()));
         }
         let streams_wal = who.replication == Replication::Physical;
         let may_enter = match streams_wal {
             true => lists(&self.databases, REPLICATION),
             // a database may be called so, too: as in pg_hba.conf, the word does not mean it
-            false => who.database != REPLICATION && lists(&self.databases, &who.database),
+            false => who.database() != REPLICATION && lists(&self.databases, who.database()),
         };
         if self.databases.is_empty() || may_enter {
             return Ok(());
         }
-        let wanted = if streams_wal { REPLICATION } else { &who.database };
+        let wanted = if streams_wal { REPLICATION } else { who.database() };
         Err(End::DatabaseNotAllowed(wanted.to_owned()))
     }
 }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     fn who(user: &str, database: &str) -> Who {
-        Who { user: user.into(), database: database.into(), ..Who::default() }
+        Who::new(user, database, "")
     }
 
     fn access(users: &[&str], databases: &[&str]) -> Access {
@@ -71,10 +71,12 @@ mod tests {
 
     #[test]
     fn the_stream_of_wal_has_a_word_of_its_own() {
-        let wal = Who { replication: Replication::Physical, ..who("standby", "standby") };
+        let mut wal = who("standby", "standby");
+        wal.replication = Replication::Physical;
         assert!(access(&[], &["replication"]).admit(&wal).is_ok());
         assert!(access(&["standby"], &[]).admit(&wal).is_ok());
-        let changes = Who { replication: Replication::Logical, ..who("subscriber", "shop") };
+        let mut changes = who("subscriber", "shop");
+        changes.replication = Replication::Logical;
         assert!(
             access(&[], &["shop"]).admit(&changes).is_ok() && access(&[], &["replication"]).admit(&changes).is_err()
         );

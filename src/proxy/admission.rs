@@ -82,7 +82,7 @@ impl<'a> Admission<'a> {
         loop {
             let topology = self.desk.cluster.topology_full();
             match self.route(&topology) {
-                Ok(node) => match Box::pin(self.attempt(node)).await {
+                Ok(node) => match Box::pin(self.attempt(node, &topology)).await {
                     Ok(admitted) => {
                         self.note_success();
                         return Ok(admitted);
@@ -103,15 +103,15 @@ impl<'a> Admission<'a> {
         route(topology, &desk.settings.rule, &situation)
     }
 
-    async fn attempt(&mut self, node: NodeId) -> Result<Admitted, Verdict> {
+    async fn attempt(&mut self, node: NodeId, topology: &Topology) -> Result<Admitted, Verdict> {
         let desk = self.desk;
         let listener = &desk.settings;
-        let address = desk.cluster.topology().node(node).member.address.clone();
+        let address = &topology.node(node).member.address;
         let mut seat = desk.registry.seat(desk.index, listener.cluster, node);
 
         let tls = desk.encryption.to_servers();
         let patience = [listener.connect_timeout, listener.login_timeout];
-        let to = Destination { address: &address, options: desk.tcp, preamble: self.preamble };
+        let to = Destination { address, options: desk.tcp, preamble: self.preamble };
         let mut server = tokio::select! {
             reached = reach(&to, &tls, patience) => reached.map_err(|failure| {
                 let is_suspicious = failure.is_suspicious();

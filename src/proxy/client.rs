@@ -1,18 +1,20 @@
 //! The client's side of a session before the relay: its opening packets, and how it is told that it cannot be served.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::encryption::{Encryption, Offer};
 use super::end::End;
 use crate::config::Listener;
 use crate::net::{Peer, Socket, Stream};
-use crate::protocol::opening::{self, NotPostgres, Opening, Progress, Replication};
+use crate::protocol::opening::{self, NotPostgres, Opening, Progress};
+use crate::protocol::startup::{Replication, Who};
 use crate::protocol::{Fatal, application_name};
 use crate::tls::Acceptor;
 
@@ -49,25 +51,25 @@ enum Step {
 
 impl Client {
     /// Reads a connection's first packet, and agrees on encryption where that is ours to do: such a client asks for a
-    /// session or for a cancel. Ends within `patience`.
+    /// session or for a cancel. Ends by `deadline`.
     ///
     /// The error has the client if it can still be told.
     pub async fn meet(
         peer: Peer,
         socket: Socket,
         encryption: &Encryption,
-        patience: Duration,
+        deadline: Instant,
     ) -> Result<Client, (Option<Box<Client>>, End)> {
         let mut client = Client::of(peer, socket.into(), None);
         let offer = encryption.offer();
         if matches!(offer, Offer::PassOn) {
-            let read = timeout(patience, client.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut));
+            let read = timeout_at(deadline, client.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut));
             return match read {
                 Ok(()) => Ok(client),
                 Err(end) => Err((Some(Box::new(client)), end)),
             };
         }
-        let agreed = timeout(patience, Box::pin(client.agree(encryption, offer))).await;
+        let agreed = timeout_at(deadline, Box::pin(client.agree(encryption, offer))).await;
         agreed.unwrap_or(Err((None, End::OpeningTimedOut)))
     }
 
@@ -161,6 +163,14 @@ impl Client {
     /// What the client asks for.
     pub fn opening(&self) -> &Opening {
         &self.opening
+    }
+
+    /// Who asks for a session, as far as that was said in clear. To be called once.
+    pub fn take_who(&mut self) -> Who {
+        match &mut self.opening {
+            Opening::Startup(who) => mem::take(who),
+            _ => Who::default(),
+        }
     }
 
     /// The present opening packet, as the client sent it. For TLS without asking: all that has come so far.

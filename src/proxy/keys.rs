@@ -3,8 +3,8 @@
 //! A key is seen at login, unless the session is encrypted from end to end. So a key that is not known names either no
 //! session at all, or one of those.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -49,9 +49,10 @@ pub struct Keys {
 #[derive(Debug, Default)]
 struct Seen {
     /// Cluster and node of running sessions.
-    places: HashMap<CancelKey, (usize, NodeId)>,
+    places: BTreeMap<CancelKey, (usize, NodeId)>,
     /// Hashes of the keys of those that ended last, newest first.
     ended: VecDeque<u64>,
+    hasher: RandomState,
 }
 
 impl Keys {
@@ -83,7 +84,7 @@ impl Keys {
     fn end_seen(&self, key: &CancelKey) {
         let mut seen = self.seen();
         seen.places.remove(key);
-        let hash = seen.places.hasher().hash_one(key);
+        let hash = seen.hasher.hash_one(key);
         seen.ended.truncate(ENDED_MAX - 1);
         seen.ended.push_front(hash);
     }
@@ -93,7 +94,7 @@ impl Keys {
         let seen = self.seen();
         match seen.places.get(key) {
             Some((found, node)) if *found == cluster => return Whereabouts::On(*node),
-            None if seen.ended.contains(&seen.places.hasher().hash_one(key)) => return Whereabouts::Nowhere,
+            None if seen.ended.contains(&seen.hasher.hash_one(key)) => return Whereabouts::Nowhere,
             _ => {}
         }
         drop(seen);

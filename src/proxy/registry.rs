@@ -1,6 +1,6 @@
 //! Who is connected, to which node, by which listener; and who is given which orders.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,7 +47,8 @@ pub struct Registry {
     listeners: Vec<ListenerTally>,
     /// Sessions on each node, by cluster and node number.
     loads: Vec<[AtomicU32; NODES_MAX]>,
-    cards: Mutex<HashMap<u64, Arc<Card>>>,
+    /// In the order in which they were seated.
+    cards: Mutex<BTreeMap<u64, Arc<Card>>>,
     keys: Keys,
     next_id: AtomicU64,
     stop: CancellationToken,
@@ -174,9 +175,8 @@ impl Registry {
     /// Has a session of this listener leave this node between two transactions, the oldest one that can be moved.
     pub fn move_one(&self, listener: usize, node: NodeId) {
         let cards = lock(&self.cards);
-        let movable =
-            cards.iter().filter(|(_, card)| card.listener == listener && card.node == node && card.is_movable());
-        if let Some((_, card)) = movable.min_by_key(|(id, _)| **id) {
+        let is_movable = |card: &&Arc<Card>| card.listener == listener && card.node == node && card.is_movable();
+        if let Some(card) = cards.values().find(is_movable) {
             card.give(Order::Move);
         }
     }

@@ -22,7 +22,8 @@ use super::relay::{Outcome, Relay};
 use super::workers::Load;
 use crate::cluster::NodeId;
 use crate::net::{Peer, Socket};
-use crate::protocol::opening::{Opening, Who};
+use crate::protocol::opening::Opening;
+use crate::protocol::startup::Who;
 use crate::routing::Target;
 
 /// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, or starts.
@@ -49,7 +50,8 @@ pub struct Account {
     started: Instant,
     /// Its place among the listener's sessions, and among those of its client.
     presence: Option<Presence>,
-    names: Names,
+    /// For the log.
+    who: Who,
     node: Option<NodeId>,
     stage: Stage,
     end: Option<End>,
@@ -71,27 +73,6 @@ struct Session {
     seat: Seat,
 }
 
-/// Who the client is, for the log: user, database and application name, kept in one piece.
-#[derive(Default)]
-struct Names {
-    all: Box<str>,
-    ends: [u16; 2],
-}
-
-impl Names {
-    fn of(Who { user, database, application_name, .. }: &Who) -> Names {
-        // an opening packet has less than 65536 bytes
-        let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
-        let ends = [end(user.len()), end(user.len() + database.len())];
-        Names { all: [user.as_str(), database, application_name].concat().into(), ends }
-    }
-
-    fn each(&self) -> [&str; 3] {
-        let [user, database] = self.ends.map(usize::from);
-        [&self.all[..user], &self.all[user..database], &self.all[database..]]
-    }
-}
-
 impl Account {
     /// Of a connection that has just been accepted.
     pub fn open(desk: Arc<Desk>, socket: Socket, peer: Peer, load: Load) -> Box<Account> {
@@ -101,7 +82,7 @@ impl Account {
             peer,
             started: Instant::now(),
             presence: None,
-            names: Names::default(),
+            who: Who::default(),
             node: None,
             stage: Stage::Arrived(socket),
             end: None,
@@ -135,9 +116,7 @@ impl Account {
             admitted = admission.run() => admitted,
             () = desk.registry.stopped() => Err(Refused::End(End::Stopped)),
         };
-        if let Opening::Startup(who) = client.opening() {
-            self.names = Names::of(who);
-        }
+        self.who = client.take_who();
         Err(match (admitted, client.opening()) {
             (Ok(admitted), _) => {
                 self.begin(client, admitted);
@@ -191,8 +170,7 @@ impl Account {
         }
         let preamble = if self.desk.sends_proxy_header { arrival.header(&socket) } else { Vec::new() };
 
-        let patience = deadline - Instant::now();
-        let mut client = match Client::meet(arrival.peer, socket, &self.desk.encryption, patience).await {
+        let mut client = match Client::meet(arrival.peer, socket, &self.desk.encryption, deadline).await {
             Ok(client) => client,
             Err((Some(client), end)) => {
                 return Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await);
@@ -339,7 +317,7 @@ impl Drop for Account {
         let topology = self.desk.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
         let (listener, peer, reason) = (&self.desk.settings.name, self.peer, end.kind().label());
-        let [user, database, application_name] = self.names.each();
+        let (user, database, application_name) = (self.who.user(), self.who.database(), self.who.application_name());
         let seconds = self.started.elapsed().as_secs_f64();
         if end.is_trouble() {
             info!(%listener, %peer, node, user, database, application_name, seconds, reason, "session ended: {end}");
@@ -359,13 +337,6 @@ mod tests {
     use crate::proxy::encryption::Encryption;
     use crate::proxy::registry::Registry;
     use crate::telemetry::metrics::Metrics;
-
-    #[test]
-    fn names_come_out_as_they_went_in() {
-        let who = Who { user: "app".into(), application_name: "psql".into(), ..Who::default() };
-        assert_eq!(Names::of(&who).each(), ["app", "", "psql"]);
-        assert_eq!(Names::default().each(), ["", "", ""]);
-    }
 
     /// What a session takes of its task while it is relayed. Whoever makes it larger, makes every idle session larger.
     #[tokio::test]

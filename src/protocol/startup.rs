@@ -1,0 +1,233 @@
+//! What a startup packet says: its parameters, and who asks for a session by them. Read as PostgreSQL's
+//! `ProcessStartupPacket` reads it, since whom a listener lets in is decided by it.
+
+use std::fmt;
+use std::ops::Range;
+
+/// Length word and protocol version.
+pub(super) const HEADER_LENGTH: usize = 8;
+
+/// Who asks for a session. The names are kept in one piece: there may be thousands of sessions.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Who {
+    all: Box<str>,
+    /// Where the user and the database end.
+    ends: [u16; 2],
+    /// Whether the client wants the commands of replication.
+    pub replication: Replication,
+}
+
+/// What a client says of replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replication {
+    /// It wants an ordinary session.
+    #[default]
+    None,
+    /// The stream of WAL: a standby, `pg_basebackup`, `pg_receivewal`. It then is in no database.
+    Physical,
+    /// That of one database's changes: a subscription, `pg_recvlogical`.
+    Logical,
+}
+
+impl Who {
+    /// Who bears these names, and wants an ordinary session.
+    pub fn new(user: &str, database: &str, application_name: &str) -> Who {
+        // a startup packet has less than 65536 bytes
+        let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
+        let ends = [end(user.len()), end(user.len() + database.len())];
+        Who { all: [user, database, application_name].concat().into(), ends, replication: Replication::None }
+    }
+
+    /// Reads one whole startup packet. Errors: what is wrong with it.
+    pub(super) fn read(packet: &[u8]) -> Result<Who, &'static str> {
+        let (mut user, mut database, mut application_name, mut replication) = (None, None, None, Replication::None);
+        for parameter in parameters(packet) {
+            let (name, value) = parameter?;
+            let value = &packet[value];
+            match name {
+                b"user" => user = Some(value),
+                b"database" => database = Some(value),
+                b"application_name" => application_name = Some(value),
+                b"replication" => replication = Replication::of(&String::from_utf8_lossy(value)),
+                _ => {}
+            }
+        }
+        let user = user.filter(|user| !user.is_empty()).ok_or("no user name")?;
+        let database = database.filter(|name| !name.is_empty()).unwrap_or(user);
+        let [user, database, application_name] =
+            [user, database, application_name.unwrap_or_default()].map(String::from_utf8_lossy);
+        Ok(Who { replication, ..Who::new(&user, &database, &application_name) })
+    }
+
+    /// The role to log in as.
+    pub fn user(&self) -> &str {
+        &self.all[..self.ends[0].into()]
+    }
+
+    /// The database; PostgreSQL takes the user's name if the client names none.
+    pub fn database(&self) -> &str {
+        &self.all[self.ends[0].into()..self.ends[1].into()]
+    }
+
+    /// What the client calls itself.
+    pub fn application_name(&self) -> &str {
+        &self.all[self.ends[1].into()..]
+    }
+}
+
+impl fmt::Debug for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Who({:?}, {:?}, ", self.user(), self.database())?;
+        write!(f, "{:?}, {:?})", self.application_name(), self.replication)
+    }
+}
+
+impl Replication {
+    /// False is false, in any of the spellings that PostgreSQL's `parse_bool` takes. What is neither that nor
+    /// `database`, PostgreSQL takes for true or refuses.
+    fn of(value: &str) -> Replication {
+        if value == "database" {
+            return Replication::Logical;
+        }
+        let value = value.to_ascii_lowercase();
+        let is_short_for = |word: &str, length_min| value.len() >= length_min && word.starts_with(&value);
+        match is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0" {
+            true => Replication::None,
+            false => Replication::Physical,
+        }
+    }
+}
+
+/// The parameters of a startup packet, in their order: names, and where their values are. Of those that come twice the
+/// last one counts. The list ends one byte before the packet does; an error, which says why, is the last item.
+pub(super) fn parameters(packet: &[u8]) -> impl Iterator<Item = Result<(&[u8], Range<usize>), &'static str>> {
+    let text = |start: usize| {
+        let length = packet.get(start..)?.iter().position(|byte| *byte == 0)?;
+        Some(start..start + length)
+    };
+    let mut next = Some(HEADER_LENGTH);
+    std::iter::from_fn(move || {
+        let start = next.take()?;
+        let both = text(start).and_then(|name| match name.is_empty() {
+            true => Some((name.clone(), name)),
+            false => text(name.end + 1).map(|value| (name, value)),
+        });
+        match both {
+            None => Some(Err("a parameter is not terminated")),
+            Some((name, _)) if name.is_empty() => {
+                (start + 1 != packet.len()).then_some(Err("expected terminator as last byte"))
+            }
+            Some((name, value)) => {
+                next = Some(value.end + 1);
+                Some(Ok((&packet[name], value)))
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use pgwire::messages::startup::Startup;
+    use pgwire::messages::{DecodeContext, Message};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packet(listed: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER_LENGTH + listed.len()).expect("is short");
+        [&length.to_be_bytes()[..], &(3u32 << 16).to_be_bytes(), listed].concat()
+    }
+
+    fn of(parameters: &[(&str, &str)]) -> Vec<u8> {
+        let listed: String = parameters.iter().map(|(name, value)| format!("{name}\0{value}\0")).collect();
+        packet(&[listed.as_bytes(), b"\0"].concat())
+    }
+
+    #[test]
+    fn names_come_out_as_they_went_in() {
+        let who = Who::new("app", "", "psql");
+        assert_eq!([who.user(), who.database(), who.application_name()], ["app", "", "psql"]);
+        let nobody = Who::default();
+        assert_eq!([nobody.user(), nobody.database(), nobody.application_name()], [""; 3]);
+    }
+
+    #[test]
+    fn the_database_is_the_users_unless_named() {
+        for parameters in [&[("user", "app")][..], &[("user", "app"), ("database", "")]] {
+            assert_eq!(Who::read(&of(parameters)), Ok(Who::new("app", "app", "")));
+        }
+    }
+
+    /// Where PostgreSQL takes the last of several, so must whoever decides by it.
+    #[test]
+    fn of_a_parameter_that_comes_twice_the_last_one_counts() {
+        let twice = [("user", "app"), ("database", "shop"), ("user", "root"), ("database", "vault")];
+        assert_eq!(Who::read(&of(&twice)), Ok(Who::new("root", "vault", "")));
+    }
+
+    #[test]
+    fn replication_is_told_as_postgresql_tells_it() {
+        use Replication::{Logical, None, Physical};
+        for (value, wanted) in [
+            ("true", Physical),
+            ("1", Physical),
+            ("yes", Physical),
+            ("On", Physical),
+            ("?", Physical),
+            ("database", Logical),
+            ("OFF", None),
+            ("f", None),
+            ("no", None),
+            ("0", None),
+        ] {
+            let who = Who::read(&of(&[("user", "app"), ("replication", value)])).expect("is sound");
+            assert_eq!(who.replication, wanted, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_hold_together_is_refused() {
+        for (listed, why) in [
+            (&b"database\0x\0\0"[..], "no user name"),
+            (b"user\0\0\0", "no user name"),
+            (b"user\0app\0", "a parameter is not terminated"),
+            (b"user\0app\0database", "a parameter is not terminated"),
+            (b"user\0app\0database\0shop", "a parameter is not terminated"),
+            (b"user\0app\0\0database\0shop\0\0", "expected terminator as last byte"),
+            (b"", "a parameter is not terminated"),
+        ] {
+            assert_eq!(Who::read(&packet(listed)), Err(why), "{}", listed.escape_ascii());
+        }
+    }
+
+    proptest! {
+        /// Two readers of one format, written apart.
+        #[test]
+        fn it_is_read_as_pgwire_reads_it(
+            said in proptest::collection::vec((prop_oneof![
+                Just("user".to_owned()), Just("database".to_owned()), Just("application_name".to_owned()), "[a-z_.]{1,9}"
+            ], "[^\0]{0,30}"), 0..9),
+        ) {
+            let borrowed: Vec<(&str, &str)> = said.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+            let packet = of(&borrowed);
+            let theirs = Startup::decode(&mut BytesMut::from(&packet[..]), &DecodeContext::default());
+            let theirs = theirs.expect("is sound").expect("is whole").parameters;
+            let parameter = |name: &str| theirs.get(name).map_or("", String::as_str);
+            match Who::read(&packet) {
+                Ok(who) => {
+                    prop_assert_eq!(who.user(), parameter("user"));
+                    let database = parameter("database");
+                    prop_assert_eq!(who.database(), if database.is_empty() { who.user() } else { database });
+                    prop_assert_eq!(who.application_name(), parameter("application_name"));
+                }
+                Err(_) => prop_assert_eq!(parameter("user"), ""),
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(packet in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Who::read(&packet);
+        }
+    }
+}
