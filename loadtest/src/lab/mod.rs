@@ -32,7 +32,7 @@ pub use builder::LabBuilder;
 pub use faults::Frozen;
 
 /// A direct connection to a node that runs is there within this time, or something is wrong.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running cluster. Dropping it ends every process and removes every file.
 #[derive(Debug)]
