@@ -185,3 +185,63 @@ async fn by_name(to: &Destination<'_>) -> Result<TcpStream, ConnectFailure> {
     }
     Err(newest)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    const OPTIONS: TcpOptions =
+        TcpOptions { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(60) };
+
+    /// A server with room for one connection that it has not accepted yet.
+    fn narrow() -> TcpListener {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
+        socket.listen(0).expect("listens");
+        socket.into()
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_waited_for_that_is_not_there_at_once() {
+        let listener = narrow();
+        let address = listener.local_addr().expect("is bound").to_string();
+        let to = Destination { address: &address, options: OPTIONS, preamble: b"hello" };
+        let first = connect(&to, Instant::now() + DEADLINE).await.expect("there is room for one");
+        let mut second = pin!(connect(&to, Instant::now() + DEADLINE));
+        let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
+        assert!(polled.is_pending(), "there is no room for another");
+
+        let (accepted, _) = listener.accept().expect("the first one waits");
+        let second = second.await.expect("its next attempt finds room");
+        let (also_accepted, _) = listener.accept().expect("it is there");
+        for (near, far) in [(first, accepted), (second, also_accepted)] {
+            assert_eq!(near.local_addr().ok(), far.peer_addr().ok());
+            let mut said = [0; 5];
+            std::io::Read::read_exact(&mut &far, &mut said).expect("comes");
+            assert_eq!(&said, b"hello");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_refused_or_never_comes_is_told_apart() {
+        let gone = narrow();
+        let address = gone.local_addr().expect("is bound").to_string();
+        drop(gone);
+        let to = Destination { address: &address, options: OPTIONS, preamble: b"" };
+        let refused = connect(&to, Instant::now() + DEADLINE).await.expect_err("nobody listens");
+        assert_eq!(refused.to_string(), "connection refused");
+
+        let full = narrow();
+        let address = full.local_addr().expect("is bound").to_string();
+        let to = Destination { address: &address, ..to };
+        let _first = connect(&to, Instant::now() + DEADLINE).await.expect("there is room for one");
+        let late = connect(&to, Instant::now() + Duration::from_millis(50)).await.expect_err("there is no room");
+        assert!(matches!(late, ConnectFailure::TimedOut), "{late}");
+    }
+}
