@@ -155,6 +155,7 @@ pool_mode = session
 max_client_conn = {SESSIONS_MAX}
 default_pool_size = {SESSIONS_MAX}
 server_reset_query =
+server_idle_timeout = 5
 log_connections = 0
 log_disconnections = 0
 ",

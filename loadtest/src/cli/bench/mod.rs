@@ -15,7 +15,7 @@ use pgvane_loadtest::bench::patroni::{self, Role};
 use pgvane_loadtest::bench::report::{Measure, Report};
 use pgvane_loadtest::bench::{backend, plot, usage};
 use pgvane_loadtest::scratch::Scratch;
-use pgvane_loadtest::{Error, Result};
+use pgvane_loadtest::{Error, Result, wait};
 use serde_json::json;
 
 use super::unless_interrupted;
@@ -25,6 +25,11 @@ const LATENCY_SESSIONS: usize = 8;
 
 /// After many sessions were opened, what they made the proxy do has come to rest.
 const SETTLE: Duration = Duration::from_millis(1500);
+
+/// Descriptors that this process may have before sessions are opened; with two for each of 8,000, that leaves room.
+const DESCRIPTORS_AT_REST: usize = 2000;
+
+const DESCRIPTORS_CLOSED_WITHIN: Duration = Duration::from_secs(60);
 
 const GIGABYTE: f64 = 1e9;
 
@@ -125,6 +130,16 @@ async fn measure(options: &Options) -> Result<()> {
         write(file, &(text + "\n"))?;
     }
     options.plot.as_ref().map_or(Ok(()), |file| write(file, &plot::svg(&bench.report)))
+}
+
+/// The null backend is in this process: where thousands of sessions have ended, the proxy that they went through, above
+/// all one that pools, may keep its connections for a moment.
+async fn until_descriptors_are_closed() -> Result<()> {
+    wait::until("closed connections", DESCRIPTORS_CLOSED_WITHIN, || async {
+        let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        if open <= DESCRIPTORS_AT_REST { Ok(()) } else { Err(format!("{open} descriptors are open")) }
+    })
+    .await
 }
 
 fn contestants(options: &Options) -> Result<Vec<Contestant>> {
@@ -234,6 +249,7 @@ impl Bench<'_> {
         for round in 0..self.options.rounds {
             rate.add("direct", self.trips(self.backend, sessions).await?.rate());
             for (contestant, proxy) in in_turn(running, round) {
+                until_descriptors_are_closed().await?;
                 let (cpu, trips) = self.trips_on(proxy.address, proxy.pid, sessions).await?;
                 cost.add(contestant, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
                 rate.add(contestant, trips.rate());
