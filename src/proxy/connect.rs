@@ -223,7 +223,7 @@ mod tests {
         for (near, far) in [(first, accepted), (second, also_accepted)] {
             assert_eq!(near.local_addr().ok(), far.peer_addr().ok());
             let mut said = [0; 5];
-            std::io::Read::read_exact(&mut &far, &mut said).expect("comes");
+            io::Read::read_exact(&mut &far, &mut said).expect("comes");
             assert_eq!(&said, b"hello");
         }
     }
