@@ -247,6 +247,7 @@ impl Bench<'_> {
         let mut cost = Measure::new(&name, "CPU µs").at_sessions(sessions);
         let mut rate = Measure::new(format!("{name}: rate"), "1/s").not_compared();
         for round in 0..self.options.rounds {
+            until_descriptors_are_closed().await?;
             rate.add("direct", self.trips(self.backend, sessions).await?.rate());
             for (contestant, proxy) in in_turn(running, round) {
                 until_descriptors_are_closed().await?;
