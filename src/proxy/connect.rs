@@ -158,6 +158,8 @@ pub async fn connect(to: &Destination<'_>, deadline: Instant) -> Result<TcpStrea
 async fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     options.apply(&SockRef::from(&socket))?;
+    // what is said at once carries the handshake's last acknowledgement
+    socket.set_tcp_quickack(false)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
         _ => {}
