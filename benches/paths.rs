@@ -81,7 +81,7 @@ fn topology(nodes: usize) -> Arc<Topology> {
     for node in 0..nodes {
         let claim = if node == 0 { Claim::Leader } else { Claim::Replica };
         let observation =
-            Observation { node: NodeId(node), asked_at, outcome: Ok(report(claim)), second_opinion: None };
+            Observation { node: NodeId::new(node), asked_at, outcome: Ok(report(claim)), second_opinion: None };
         for action in machine.handle(Event::Checked(observation), now) {
             if let Action::Publish(topology) = action {
                 newest = topology;
@@ -96,14 +96,14 @@ fn routing(criterion: &mut Criterion) {
     let now = Moment::after_start(Duration::from_secs(60));
     for nodes in [2, 10, 50] {
         let topology = topology(nodes);
-        assert_eq!(topology.leader(), Some(NodeId(0)));
+        assert_eq!(topology.leader(), Some(NodeId::new(0)));
         for target in [Target::Leader, Target::Replica] {
             let rule = Rule::new(target);
             let mut turn = 0;
             group.bench_function(BenchmarkId::new(target.label(), nodes), |bencher| {
                 bencher.iter(|| {
                     turn += 1;
-                    let situation = Situation { tried: &[], turn, load: |node: NodeId| node.0 as u32, now };
+                    let situation = Situation { tried: &[], turn, load: |node: NodeId| node.index() as u32, now };
                     route(black_box(&topology), &rule, &situation).expect("there is a node")
                 });
             });
@@ -174,7 +174,7 @@ async fn relayed(mode: RelayMode) -> (TcpStream, TcpStream) {
     let ((client, client_inside), (server, server_inside)) = (connected().await, connected().await);
     tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
-        let seat = registry.seat(0, 0, NodeId(0));
+        let seat = registry.seat(0, 0, NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
         poll_fn(|cx| relay.poll(cx, seat.card(), |_| {})).await

@@ -130,7 +130,10 @@ fn cluster(view: &ClusterView, loads: &[u32]) -> Cluster {
         mood,
         headline,
         notes: notes(topology),
-        nodes: topology.members().map(|(id, view)| node(view, loads.get(id.0).copied().unwrap_or(0), now)).collect(),
+        nodes: topology
+            .members()
+            .map(|(id, view)| node(view, loads.get(id.index()).copied().unwrap_or(0), now))
+            .collect(),
         changes: view.history().records().into_iter().take(CHANGES_SHOWN).map(change).collect(),
     }
 }

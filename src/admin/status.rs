@@ -117,7 +117,7 @@ fn cluster(view: &ClusterView, loads: &[u32]) -> Cluster {
             timeline: report.and_then(|report| report.timeline),
             lag_bytes: node.lag.map(|lag| lag.bytes),
             lag_seconds: node.lag.map(|lag| lag.time.as_secs_f64()),
-            sessions: loads.get(id.0).copied().unwrap_or(0),
+            sessions: loads.get(id.index()).copied().unwrap_or(0),
         }
     });
     Cluster {

@@ -2,6 +2,7 @@
 
 mod admin_api;
 mod healthcheck;
+mod memory;
 mod node;
 mod run;
 mod status;

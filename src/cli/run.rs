@@ -6,13 +6,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
-use super::{exit, failed};
+use super::{exit, failed, memory};
 use crate::app::App;
 use crate::config::Config;
 use crate::telemetry::logging;
 
 /// Runs until SIGTERM or SIGINT. SIGHUP has certificates read anew.
 pub(super) fn run(config: Config) -> ExitCode {
+    memory::joins_small_pieces();
     logging::start(&config.log);
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
     // for all but the sessions, which have threads of their own

@@ -380,7 +380,7 @@ impl Machine {
         let unseen = NodeView::unchecked_standing();
         now.filter_map(|(id, to)| {
             let from = before.get(id).map_or(unseen, String::as_str);
-            (from != to).then(|| Action::Tell(Change::Node { node: NodeId(id), from: from.to_owned(), to }))
+            (from != to).then(|| Action::Tell(Change::Node { node: NodeId::new(id), from: from.to_owned(), to }))
         })
         .collect()
     }
@@ -468,8 +468,8 @@ mod tests {
     use crate::cluster::fixtures::{at_ms, leader, member, replica};
     use crate::cluster::node::{Report, Silence};
 
-    const LEADER: NodeId = NodeId(0);
-    const REPLICA: NodeId = NodeId(1);
+    const LEADER: NodeId = NodeId::new(0);
+    const REPLICA: NodeId = NodeId::new(1);
 
     /// A machine of two nodes, and a clock; each check is answered at once by what its node is set to say.
     struct Bench {
@@ -499,7 +499,7 @@ mod tests {
                 for action in self.machine.handle(event, self.now) {
                     if let Action::Check { node, asked_at } = action {
                         self.asked.push((node, asked_at));
-                        let outcome = self.says[node.0].clone();
+                        let outcome = self.says[node.index()].clone();
                         events.push(Event::Checked(Observation { node, asked_at, outcome, second_opinion: None }));
                     }
                 }

@@ -11,9 +11,27 @@ use super::moment::Moment;
 /// tables a fixed size, so that counting a session takes no lock.
 pub const NODES_MAX: usize = 128;
 
-/// A node's number within its cluster, valid for the life of the process and smaller than [`NODES_MAX`].
+/// A node's number within its cluster, valid for the life of the process and smaller than [`NODES_MAX`]. A byte: every
+/// session carries some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub usize);
+pub struct NodeId(u8);
+
+impl NodeId {
+    /// The node of this number.
+    ///
+    /// # Panics
+    ///
+    /// If it is not smaller than [`NODES_MAX`]: the configuration and the roster admit no more nodes.
+    pub const fn new(number: usize) -> NodeId {
+        assert!(number < NODES_MAX, "no cluster has so many nodes");
+        NodeId(number as u8)
+    }
+
+    /// Its number, an index into tables of nodes.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Where a node is to be found. Names are resolved at each connect, so that a changed address is followed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -92,11 +92,11 @@ impl Roster {
     }
 
     pub(super) fn entry(&self, id: NodeId) -> &Entry {
-        &self.entries[id.0]
+        &self.entries[id.index()]
     }
 
     pub(super) fn entry_mut(&mut self, id: NodeId) -> &mut Entry {
-        &mut self.entries[id.0]
+        &mut self.entries[id.index()]
     }
 
     /// Notes what an operator has made of a node. True if that is new. A node that is ready again has just come back.
@@ -117,13 +117,17 @@ impl Roster {
 
     /// The members of today.
     pub(super) fn present(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
-        self.entries.iter().enumerate().filter(|(_, entry)| !entry.view.departed).map(|(id, entry)| (NodeId(id), entry))
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| !entry.view.departed)
+            .map(|(id, entry)| (NodeId::new(id), entry))
     }
 
     /// The members of today, to be changed.
     pub(super) fn present_mut(&mut self) -> impl Iterator<Item = (NodeId, &mut Entry)> {
         let present = self.entries.iter_mut().enumerate().filter(|(_, entry)| !entry.view.departed);
-        present.map(|(id, entry)| (NodeId(id), entry))
+        present.map(|(id, entry)| (NodeId::new(id), entry))
     }
 
     /// Takes over the list that discovery has found. True if anything changes.
@@ -218,7 +222,7 @@ mod tests {
         assert!(roster.take_list(vec![member("c")], at_ms(2)));
         assert_eq!(present(&roster), ["a", "c"]);
         assert!(roster.take_list(vec![member("b"), member("c")], at_ms(3)), "b comes back to its number");
-        assert_eq!(roster.present().map(|(id, _)| id.0).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(roster.present().map(|(id, _)| id.index()).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(!roster.take_list(vec![member("b"), member("c")], at_ms(4)));
     }
 
@@ -226,7 +230,7 @@ mod tests {
     fn a_node_that_still_answers_is_not_let_go_for_a_stale_list() {
         let mut roster = roster(&[]);
         roster.take_list(vec![member("a"), member("b")], at_ms(1));
-        roster.entry_mut(NodeId(0)).view.health =
+        roster.entry_mut(NodeId::new(0)).view.health =
             Health::Answering { report: replica(1), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
         roster.take_list(vec![member("b")], at_ms(3));
         assert_eq!(present(&roster), ["a", "b"]);
@@ -238,28 +242,28 @@ mod tests {
         roster.take_list(vec![member("a")], at_ms(1));
         let moved = Member { address: "elsewhere:5432".into(), ..member("a") };
         roster.take_list(vec![moved], at_ms(2));
-        assert_eq!(roster.present().map(|(id, _)| id.0).collect::<Vec<_>>(), [1]);
+        assert_eq!(roster.present().map(|(id, _)| id.index()).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
     fn what_an_operator_has_said_of_a_node_outlives_its_absence() {
         let mut roster = roster(&[]);
         roster.take_list(vec![member("a")], at_ms(1));
-        assert!(roster.administer(NodeId(0), AdminState::Drain, at_ms(2)));
-        assert!(!roster.administer(NodeId(0), AdminState::Drain, at_ms(3)), "no news");
+        assert!(roster.administer(NodeId::new(0), AdminState::Drain, at_ms(2)));
+        assert!(!roster.administer(NodeId::new(0), AdminState::Drain, at_ms(3)), "no news");
         roster.take_list(Vec::new(), at_ms(4));
         roster.take_list(vec![member("a")], at_ms(5));
-        assert_eq!(roster.entry(NodeId(0)).view.admin, AdminState::Drain);
+        assert_eq!(roster.entry(NodeId::new(0)).view.admin, AdminState::Drain);
     }
 
     #[test]
     fn a_node_that_is_ready_again_has_just_come_back() {
         let mut roster = roster(&["a"]);
-        roster.entry_mut(NodeId(0)).view.serving_since = Some(at_ms(1));
-        roster.administer(NodeId(0), AdminState::Maint, at_ms(2));
-        assert_eq!(roster.entry(NodeId(0)).view.serving_since, Some(at_ms(1)));
-        roster.administer(NodeId(0), AdminState::Ready, at_ms(3));
-        assert_eq!(roster.entry(NodeId(0)).view.serving_since, Some(at_ms(3)));
+        roster.entry_mut(NodeId::new(0)).view.serving_since = Some(at_ms(1));
+        roster.administer(NodeId::new(0), AdminState::Maint, at_ms(2));
+        assert_eq!(roster.entry(NodeId::new(0)).view.serving_since, Some(at_ms(1)));
+        roster.administer(NodeId::new(0), AdminState::Ready, at_ms(3));
+        assert_eq!(roster.entry(NodeId::new(0)).view.serving_since, Some(at_ms(3)));
     }
 
     #[test]
@@ -276,7 +280,7 @@ mod tests {
         assert!(roster.take_list(vec![member("node1")], at_ms(1)), "it has not answered yet");
         let mut said = (*replica(1)).clone();
         said.name = Some("node1".into());
-        roster.entry_mut(NodeId(0)).view.health =
+        roster.entry_mut(NodeId::new(0)).view.health =
             Health::Answering { report: said.into(), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
         roster.drop_doubles();
         assert_eq!(present(&roster), ["pg1.example.org"]);

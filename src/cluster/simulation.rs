@@ -151,7 +151,7 @@ impl World {
             self.lock = None;
         }
         for id in 0..self.nodes.len() {
-            let holds = self.lock.is_some_and(|(holder, _)| holder.0 == id);
+            let holds = self.lock.is_some_and(|(holder, _)| holder.index() == id);
             let newest_timeline = self.nodes.iter().map(|node| node.timeline).max().unwrap_or(1);
             let newest_position = self.nodes.iter().map(|node| node.position).max().unwrap_or(0);
             let node = &mut self.nodes[id];
@@ -159,10 +159,10 @@ impl World {
                 continue;
             }
             if node.sees_dcs && holds && node.is_primary {
-                self.lock = Some((NodeId(id), now));
+                self.lock = Some((NodeId::new(id), now));
                 node.lock_renewed = Some(now);
             } else if node.sees_dcs && (holds || self.lock.is_none()) && !node.is_primary {
-                self.lock = Some((NodeId(id), now));
+                self.lock = Some((NodeId::new(id), now));
                 node.lock_renewed = Some(now);
                 node.is_primary = true;
                 node.timeline = newest_timeline + 1;
@@ -218,11 +218,11 @@ impl World {
 
     fn switch_over(&mut self, id: usize) {
         if let Some((holder, _)) = self.lock
-            && holder.0 != id
-            && self.nodes[holder.0].sees_dcs
+            && holder.index() != id
+            && self.nodes[holder.index()].sees_dcs
         {
             let stopping = self.dice.ms(200, 3_000);
-            let old = &mut self.nodes[holder.0];
+            let old = &mut self.nodes[holder.index()];
             (old.is_primary, old.lock_renewed, old.busy_until) = (false, None, self.now + stopping);
             self.lock = None;
         }
@@ -342,7 +342,7 @@ struct Onlooker {
 
 impl Onlooker {
     fn note(&mut self, observation: &Observation, leader: Option<NodeId>, now: Moment) {
-        let id = observation.node.0;
+        let id = observation.node.index();
         let leads = leader == Some(observation.node);
         let asked_at = observation.asked_at;
         self.suspected.take_if(|(node, since)| *node == observation.node && asked_at >= *since);
@@ -366,7 +366,7 @@ impl Onlooker {
         let claims_since = (claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
         let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
         let position = report.position.map_or(0, |Lsn(position)| position);
-        let end = leader.and_then(|leader| self.noted.get(&leader.0)).map_or(0, |leader| leader.position);
+        let end = leader.and_then(|leader| self.noted.get(&leader.index())).map_or(0, |leader| leader.position);
         let lag = end.saturating_sub(position);
         let by_patroni = observation.outcome.is_ok();
         self.noted
@@ -381,7 +381,7 @@ impl Onlooker {
     }
 
     fn claim(&self, id: NodeId) -> Option<Claim> {
-        self.noted.get(&id.0).map(|noted| noted.claim)
+        self.noted.get(&id.index()).map(|noted| noted.claim)
     }
 
     /// The rules. An error names the one that is broken.
@@ -394,7 +394,7 @@ impl Onlooker {
         self.judge_routes(topology)?;
         for (id, view) in topology.members() {
             let known = view.health.answer_asked_at();
-            let noted = self.noted.get(&id.0).map(|noted| noted.asked_at);
+            let noted = self.noted.get(&id.index()).map(|noted| noted.asked_at);
             if known < noted && view.health.silence().is_none() {
                 return Err(format!("knowledge of {id:?} went backwards: {known:?} after {noted:?}"));
             }
@@ -404,7 +404,7 @@ impl Onlooker {
 
     fn judge_lead(&self, topology: &Topology, now: Moment) -> Result<(), String> {
         let Some(leader) = topology.leader() else { return Ok(()) };
-        let Some(noted) = self.noted.get(&leader.0) else {
+        let Some(noted) = self.noted.get(&leader.index()) else {
             return Err(format!("{leader:?} leads and has never answered"));
         };
         if noted.is_stranger {
@@ -419,21 +419,21 @@ impl Onlooker {
         let rival = self.noted.iter().find(|(id, other)| {
             let is_fresh = now - other.asked_at <= GRACE;
             !other.is_stranger
-                && **id != leader.0
+                && **id != leader.index()
                 && other.claim == Claim::Leader
                 && is_fresh
                 && (other.by_patroni || !noted.by_patroni)
                 && other.asked_at >= claims_since
         });
         let lock = self.noted.iter().find(|(id, other)| {
-            let answers = topology.node(NodeId(**id)).health.silence().is_none();
-            **id != leader.0 && !other.is_stranger && other.by_patroni && other.claim.holds_lock() && answers
+            let answers = topology.node(NodeId::new(**id)).health.silence().is_none();
+            **id != leader.index() && !other.is_stranger && other.by_patroni && other.claim.holds_lock() && answers
         });
         if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
-            return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId({holder}) holds the lock"));
+            return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId::new({holder}) holds the lock"));
         }
         match rival {
-            Some((rival, _)) => Err(format!("{leader:?} leads while NodeId({rival}) goes on claiming")),
+            Some((rival, _)) => Err(format!("{leader:?} leads while NodeId::new({rival}) goes on claiming")),
             None => Ok(()),
         }
     }
@@ -441,7 +441,7 @@ impl Onlooker {
     /// Sessions are in the wrong place for a cause that the node's own words, or another's, bear out.
     fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
         for (id, view) in topology.members() {
-            let noted = self.noted.get(&id.0);
+            let noted = self.noted.get(&id.index());
             let leads = topology.leader() == Some(id);
             for target in [Target::Leader, Target::Replica] {
                 let rule = Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
@@ -468,11 +468,11 @@ impl Onlooker {
     }
 
     fn is_out_of_service(&self, id: NodeId) -> bool {
-        self.administered.get(&id.0).is_some_and(|state| *state != AdminState::Ready)
+        self.administered.get(&id.index()).is_some_and(|state| *state != AdminState::Ready)
     }
 
     fn why_no_reader(&self, node: NodeId) -> Option<String> {
-        let noted = self.noted.get(&node.0)?;
+        let noted = self.noted.get(&node.index())?;
         match noted.claim {
             Claim::Replica if noted.lag > LAG_MAX => Some(format!("it lags by {} bytes", noted.lag)),
             Claim::Replica => None,
@@ -552,7 +552,7 @@ impl Run {
         let now = self.world.now;
         match &event {
             Event::Checked(observation) => self.onlooker.note(observation, self.topology.leader(), now),
-            Event::Administered(node, state) => drop(self.onlooker.administered.insert(node.0, *state)),
+            Event::Administered(node, state) => drop(self.onlooker.administered.insert(node.index(), *state)),
             _ => {}
         }
         for action in self.machine.handle(event, now) {
@@ -619,17 +619,17 @@ impl Run {
     }
 
     fn some_suspicion(&mut self) -> Event {
-        let node = NodeId(self.world.any_node());
+        let node = NodeId::new(self.world.any_node());
         if self.topology.leader() == Some(node) {
             self.onlooker.suspected = Some((node, self.world.now));
         }
-        let is_known = node.0 < self.topology.nodes.len();
+        let is_known = node.index() < self.topology.nodes.len();
         if is_known && self.world.dice.one_in(2) { Event::Failure(node) } else { Event::Suspicion(node) }
     }
 
     /// An operator says something of a node, and nobody else's part changes by that.
     fn administer(&mut self) -> Result<(), String> {
-        let node = NodeId(self.world.dice.roll(self.topology.nodes.len() as u64) as usize);
+        let node = NodeId::new(self.world.dice.roll(self.topology.nodes.len() as u64) as usize);
         let state = AdminState::ALL[self.world.dice.roll(3) as usize];
         self.feed(Event::Tick)?;
         let before = (self.topology.leadership.clone(), self.topology.doubted);

@@ -76,12 +76,12 @@ impl Topology {
 
     /// One node. Panics on a number that this cluster never gave out, which would be a defect of the caller.
     pub fn node(&self, id: NodeId) -> &NodeView {
-        &self.nodes[id.0]
+        &self.nodes[id.index()]
     }
 
     /// The nodes that belong to the cluster now, with their numbers.
     pub fn members(&self) -> impl Iterator<Item = (NodeId, &NodeView)> {
-        self.nodes.iter().enumerate().map(|(id, node)| (NodeId(id), node)).filter(|(_, node)| !node.departed)
+        self.nodes.iter().enumerate().map(|(id, node)| (NodeId::new(id), node)).filter(|(_, node)| !node.departed)
     }
 
     /// Whether a write session on `id` may stay.
@@ -234,12 +234,12 @@ mod tests {
     fn writers_stay_until_the_node_says_otherwise_or_another_leads() {
         let nodes = vec![view("a", Some(leader(1))), view("b", Some(replica(1))), view("c", None)];
         let mut topology = Topology { leadership: vacant(Vacancy::Unclaimed), ..Topology::unchecked(nodes) };
-        assert_eq!(topology.verdict_on_writers(NodeId(0)), WriterVerdict::Keep);
-        assert_eq!(topology.verdict_on_writers(NodeId(1)), WriterVerdict::LostLead);
-        assert_eq!(topology.verdict_on_writers(NodeId(2)), WriterVerdict::Keep, "silence is no word");
-        topology.leadership = Leadership::Led { leader: NodeId(1), timeline: Some(2), since: at_ms(9) };
-        assert_eq!(topology.verdict_on_writers(NodeId(0)), WriterVerdict::Superseded(NodeId(1)));
-        assert_eq!(topology.verdict_on_writers(NodeId(1)), WriterVerdict::Keep);
+        assert_eq!(topology.verdict_on_writers(NodeId::new(0)), WriterVerdict::Keep);
+        assert_eq!(topology.verdict_on_writers(NodeId::new(1)), WriterVerdict::LostLead);
+        assert_eq!(topology.verdict_on_writers(NodeId::new(2)), WriterVerdict::Keep, "silence is no word");
+        topology.leadership = Leadership::Led { leader: NodeId::new(1), timeline: Some(2), since: at_ms(9) };
+        assert_eq!(topology.verdict_on_writers(NodeId::new(0)), WriterVerdict::Superseded(NodeId::new(1)));
+        assert_eq!(topology.verdict_on_writers(NodeId::new(1)), WriterVerdict::Keep);
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
         let mut stopping = report(Claim::LockHolder, 1);
         stopping.state = "stopping".into();
         let nodes = vec![view("pg1", Some(Arc::new(stopping)))];
-        let topology = Topology { leadership: vacant(Vacancy::NotReady(NodeId(0))), ..Topology::unchecked(nodes) };
+        let topology = Topology { leadership: vacant(Vacancy::NotReady(NodeId::new(0))), ..Topology::unchecked(nodes) };
         let why = topology.why_no_leader().expect("nobody leads");
         assert_eq!(why, "pg1 holds the leader lock, but its PostgreSQL is stopping");
     }

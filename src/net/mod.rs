@@ -8,5 +8,5 @@ mod stream;
 
 pub use encrypted::Encrypted;
 pub use peer::Peer;
-pub use socket::{Socket, Unwatched};
+pub use socket::{Incoming, Socket};
 pub use stream::Stream;

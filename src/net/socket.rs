@@ -23,12 +23,14 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// A connected socket on its way from one runtime to another.
+/// A connected socket on its way to the runtime that shall watch it.
 #[derive(Debug)]
-pub enum Unwatched {
-    /// Of TCP.
+pub enum Incoming {
+    /// It is there already.
+    Watched(Socket),
+    /// Of TCP, watched by none.
     Tcp(std::net::TcpStream),
-    /// Of this host.
+    /// Of this host, watched by none.
     Unix(unix::UnixStream),
 }
 
@@ -44,10 +46,10 @@ macro_rules! either {
 
 impl Socket {
     /// Takes it from its runtime, to be watched by another one.
-    pub fn unwatch(self) -> io::Result<Unwatched> {
+    pub fn unwatch(self) -> io::Result<Incoming> {
         match self {
-            Socket::Tcp(stream) => stream.into_std().map(Unwatched::Tcp),
-            Socket::Unix(stream) => stream.into_std().map(Unwatched::Unix),
+            Socket::Tcp(stream) => stream.into_std().map(Incoming::Tcp),
+            Socket::Unix(stream) => stream.into_std().map(Incoming::Unix),
         }
     }
 
@@ -122,12 +124,14 @@ impl Socket {
     }
 }
 
-impl Unwatched {
-    /// Has the present runtime watch it. Errors: the kernel watches no more descriptors.
+impl Incoming {
+    /// Has the present runtime watch it; where one does already, that must be it. Errors: the kernel watches no more
+    /// descriptors.
     pub fn watch(self) -> io::Result<Socket> {
         match self {
-            Unwatched::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
-            Unwatched::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+            Incoming::Watched(socket) => Ok(socket),
+            Incoming::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
+            Incoming::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
         }
     }
 }

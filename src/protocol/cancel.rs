@@ -8,49 +8,49 @@ use pgwire::messages::startup::SecretKey;
 ///
 /// Since protocol 3.2 the secret has up to 256 bytes; before it had four.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CancelKey {
-    process_id: i32,
-    secret: Secret,
-}
+pub struct CancelKey(Key);
 
-/// Most sessions have one of four bytes, and there may be thousands of sessions: those carry it along.
+/// Most sessions have a secret of four bytes, and there may be thousands of sessions: those carry it along, in as little
+/// room as there can be.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Secret {
-    Four([u8; 4]),
-    Longer(Box<[u8]>),
-}
-
-impl From<&[u8]> for Secret {
-    fn from(bytes: &[u8]) -> Secret {
-        bytes.try_into().map_or_else(|_| Secret::Longer(bytes.into()), Secret::Four)
-    }
+enum Key {
+    Short(i32, [u8; 4]),
+    Long(Box<(i32, Box<[u8]>)>),
 }
 
 impl CancelKey {
     /// A key from its two parts.
     pub fn new(process_id: i32, secret: &SecretKey) -> CancelKey {
-        CancelKey { process_id, secret: secret.to_bytes().as_ref().into() }
+        CancelKey::of(process_id, &secret.to_bytes())
+    }
+
+    fn of(process_id: i32, secret: &[u8]) -> CancelKey {
+        CancelKey(match secret.try_into() {
+            Ok(secret) => Key::Short(process_id, secret),
+            Err(_) => Key::Long(Box::new((process_id, secret.into()))),
+        })
     }
 
     /// The server process that runs the session; unique on its node only.
     pub fn process_id(&self) -> i32 {
-        self.process_id
+        match &self.0 {
+            Key::Short(process_id, _) => *process_id,
+            Key::Long(key) => key.0,
+        }
     }
 
     /// Reads the body of a `BackendKeyData` message. `None` if it is not one.
     pub fn from_backend_key_data(body: &[u8]) -> Option<CancelKey> {
         let (process_id, secret) = body.split_first_chunk::<4>()?;
         // PostgreSQL's protocol documentation bounds the secret: 4 bytes at least, 256 at most
-        (4..=256)
-            .contains(&secret.len())
-            .then(|| CancelKey { process_id: i32::from_be_bytes(*process_id), secret: secret.into() })
+        (4..=256).contains(&secret.len()).then(|| CancelKey::of(i32::from_be_bytes(*process_id), secret))
     }
 }
 
 impl fmt::Debug for CancelKey {
     /// Never shows the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CancelKey({})", self.process_id)
+        write!(f, "CancelKey({})", self.process_id())
     }
 }
 

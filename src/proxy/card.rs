@@ -172,7 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_hears_the_highest_order_once() {
-        let card = &Card::new(0, 0, NodeId(0));
+        let card = &Card::new(0, 0, NodeId::new(0));
         card.give(Order::Drain(Cause::Promotion));
         let ordered = |obeyed| poll_fn(move |cx| card.poll_order(cx, obeyed));
         let drain = Some(Order::Drain(Cause::Promotion));
@@ -187,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_can_be_withdrawn_and_nothing_else() {
-        let card = &Card::new(0, 0, NodeId(0));
+        let card = &Card::new(0, 0, NodeId::new(0));
         let ordered = |obeyed| poll_fn(move |cx| card.poll_order(cx, obeyed));
         let drain = Order::Drain(Cause::Operator);
         card.give(drain);

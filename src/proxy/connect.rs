@@ -240,9 +240,10 @@ mod tests {
         assert_eq!(refused.to_string(), "connection refused");
 
         let full = narrow();
-        let address = full.local_addr().expect("is bound").to_string();
+        let address = full.local_addr().expect("is bound");
+        let _first = std::net::TcpStream::connect(address).expect("there is room for one");
+        let address = address.to_string();
         let to = Destination { address: &address, ..to };
-        let _first = connect(&to, Instant::now() + DEADLINE).await.expect("there is room for one");
         let late = connect(&to, Instant::now() + Duration::from_millis(50)).await.expect_err("there is no room");
         assert!(matches!(late, ConnectFailure::TimedOut), "{late}");
     }

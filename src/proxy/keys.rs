@@ -69,7 +69,7 @@ impl Keys {
 
     /// There is a session whose key could not be seen.
     pub fn add_unseen(&self, listener: usize, node: NodeId) {
-        self.unseen[listener][node.0].fetch_add(1, Relaxed);
+        self.unseen[listener][node.index()].fetch_add(1, Relaxed);
     }
 
     /// The session of a key that was added has ended.
@@ -77,7 +77,7 @@ impl Keys {
         match key {
             SessionKey::Unknown => {}
             SessionKey::Seen(key) => self.end_seen(key),
-            SessionKey::Unseen => _ = self.unseen[listener][node.0].fetch_sub(1, Relaxed),
+            SessionKey::Unseen => _ = self.unseen[listener][node.index()].fetch_sub(1, Relaxed),
         }
     }
 
@@ -100,7 +100,7 @@ impl Keys {
         drop(seen);
         let counts = self.unseen[listener].iter().enumerate();
         let among: Vec<_> =
-            counts.filter(|(_, count)| count.load(Relaxed) > 0).map(|(number, _)| NodeId(number)).collect();
+            counts.filter(|(_, count)| count.load(Relaxed) > 0).map(|(number, _)| NodeId::new(number)).collect();
         if among.is_empty() { Whereabouts::Nowhere } else { Whereabouts::Among(among) }
     }
 
@@ -123,43 +123,43 @@ mod tests {
     #[test]
     fn a_session_is_found_from_every_listener_of_its_cluster_while_it_runs() {
         let keys = Keys::new(3);
-        keys.add(key(7), 0, NodeId(2));
+        keys.add(key(7), 0, NodeId::new(2));
         for listener in [0, 1] {
-            assert_eq!(keys.look_up(&key(7), listener, 0), Whereabouts::On(NodeId(2)));
+            assert_eq!(keys.look_up(&key(7), listener, 0), Whereabouts::On(NodeId::new(2)));
         }
         assert_eq!(keys.look_up(&key(7), 2, 1), Whereabouts::Nowhere, "another cluster's");
         assert_eq!(keys.look_up(&key(8), 0, 0), Whereabouts::Nowhere, "nobody's");
-        keys.end(&SessionKey::Seen(key(7)), 0, NodeId(2));
+        keys.end(&SessionKey::Seen(key(7)), 0, NodeId::new(2));
         assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Nowhere);
     }
 
     #[test]
     fn an_unknown_key_may_be_that_of_a_session_on_its_listener_whose_key_was_not_seen() {
         let keys = Keys::new(2);
-        keys.add_unseen(0, NodeId(1));
-        keys.add_unseen(0, NodeId(4));
-        keys.add_unseen(0, NodeId(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId(1), NodeId(4)]));
+        keys.add_unseen(0, NodeId::new(1));
+        keys.add_unseen(0, NodeId::new(4));
+        keys.add_unseen(0, NodeId::new(4));
+        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId::new(1), NodeId::new(4)]));
         assert_eq!(keys.look_up(&key(7), 1, 0), Whereabouts::Nowhere);
-        keys.end(&SessionKey::Unseen, 0, NodeId(1));
-        keys.end(&SessionKey::Unseen, 0, NodeId(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId(4)]));
-        keys.end(&SessionKey::Unseen, 0, NodeId(4));
+        keys.end(&SessionKey::Unseen, 0, NodeId::new(1));
+        keys.end(&SessionKey::Unseen, 0, NodeId::new(4));
+        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId::new(4)]));
+        keys.end(&SessionKey::Unseen, 0, NodeId::new(4));
         assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Nowhere);
     }
 
     #[test]
     fn a_key_that_was_seen_is_not_taken_for_one_that_was_not() {
         let keys = Keys::new(1);
-        keys.add_unseen(0, NodeId(1));
+        keys.add_unseen(0, NodeId::new(1));
         let newest = i32::try_from(ENDED_MAX).expect("fits") + 10;
         for process_id in 0..=newest {
-            keys.add(key(process_id), 0, NodeId(0));
-            keys.end(&SessionKey::Seen(key(process_id)), 0, NodeId(0));
+            keys.add(key(process_id), 0, NodeId::new(0));
+            keys.end(&SessionKey::Seen(key(process_id)), 0, NodeId::new(0));
         }
         assert_eq!(keys.look_up(&key(newest), 0, 0), Whereabouts::Nowhere);
         assert_eq!(keys.look_up(&key(newest - 100), 0, 0), Whereabouts::Nowhere);
         assert_eq!(keys.seen().ended.len(), ENDED_MAX);
-        assert_eq!(keys.look_up(&key(0), 0, 0), Whereabouts::Among(vec![NodeId(1)]), "forgotten by now");
+        assert_eq!(keys.look_up(&key(0), 0, 0), Whereabouts::Among(vec![NodeId::new(1)]), "forgotten by now");
     }
 }

@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::account::Account;
 use super::desk::Desk;
 use super::door::Door;
-use super::session::{self, Account};
+use super::session;
 use super::workers::Workers;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
@@ -57,7 +58,7 @@ async fn accept(door: Door, thread: usize, desk: Arc<Desk>, workers: Arc<Workers
         };
         let handed_on = accepted.and_then(|(socket, peer)| {
             let desk = Arc::clone(&desk);
-            workers.spawn(thread, socket, move |socket, load| session::serve(Account::open(desk, socket, peer, load)))
+            workers.spawn(thread, socket, |socket, load| session::serve(Account::open(desk, peer, load), socket))
         });
         if let Err(error) = handed_on {
             warn!(%listener, %error, "cannot accept a connection");

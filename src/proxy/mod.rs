@@ -1,5 +1,5 @@
-//! Connections, in the order in which one flows: [`listener`] accepts at a [`door`], [`workers`] run it, [`session`]
-//! serves; [`arrival`] learns whom it comes from, [`client`] reads the opening, and agrees on [`encryption`] where that is
+//! Connections, in the order in which one flows: [`listener`] accepts at a [`door`], [`workers`] run it, [`session`] is
+//! its life and [`account`] what is noted of it; [`reception`] sees it to a node: [`arrival`] learns whom it comes from, [`client`] reads the opening, and agrees on [`encryption`] where that is
 //! ours to do, with room among the [`openings`]; [`access`] and [`per_client`] say whether it may; [`admission`] routes,
 //! [`connect`]s and follows the [`login`]; [`relay`] moves the bytes; [`end`] says how it ended, [`end_kind`] in one word.
 //!
@@ -8,6 +8,7 @@
 //! balance; [`socket_file`] is where a Unix socket is.
 
 pub mod access;
+pub mod account;
 pub mod admission;
 pub mod arrival;
 pub mod cancel;
@@ -25,6 +26,7 @@ pub mod login;
 pub mod openings;
 pub mod per_client;
 pub mod rebalancer;
+pub mod reception;
 pub mod registry;
 pub mod relay;
 pub mod session;

@@ -37,7 +37,7 @@ impl Rebalancer {
             let was_moving = phase == Phase::Moving;
             let topology = self.view.topology_full();
             let burdens = self.registry.burdens(*listener, self.cluster);
-            let burden = |node: crate::cluster::NodeId| burdens[node.0];
+            let burden = |node: crate::cluster::NodeId| burdens[node.index()];
             let giver = phase.step(&self.settings, &topology, &self.rule, burden, self.view.now());
             match (was_moving, phase == Phase::Moving) {
                 (false, true) => info!(listener = name, "rebalancing: sessions are moved between their transactions"),

@@ -77,10 +77,14 @@ impl Registry {
         &self.listeners[listener].openings
     }
 
-    /// Counts a connection in, unless the listener has as many as it may.
-    pub fn enter(self: &Arc<Self>, listener: usize, sessions_max: usize) -> Option<Presence> {
+    /// Counts a connection in, unless the listener has as many as it may; tells whether it does.
+    pub fn enter(&self, listener: usize, sessions_max: usize) -> bool {
         claim_place(&self.listeners[listener].sessions, sessions_max)
-            .then(|| Presence { registry: Arc::clone(self), listener })
+    }
+
+    /// Counts out a connection that has been counted in.
+    pub fn leave(&self, listener: usize) {
+        self.listeners[listener].sessions.fetch_sub(1, Relaxed);
     }
 
     /// Counts a connection as held, unless as many are held as may be.
@@ -92,14 +96,14 @@ impl Registry {
     pub fn seat(self: &Arc<Self>, listener: usize, cluster: usize, node: NodeId) -> Seat {
         let card = Arc::new(Card::new(listener, cluster, node));
         let id = self.next_id.fetch_add(1, Relaxed);
-        self.loads[cluster][node.0].fetch_add(1, Relaxed);
+        self.loads[cluster][node.index()].fetch_add(1, Relaxed);
         lock(&self.cards).insert(id, Arc::clone(&card));
         Seat { registry: Arc::clone(self), id, card, key: SessionKey::Unknown }
     }
 
     /// How many sessions a node has now.
     pub fn load(&self, cluster: usize, node: NodeId) -> u32 {
-        self.loads[cluster][node.0].load(Relaxed)
+        self.loads[cluster][node.index()].load(Relaxed)
     }
 
     /// How many sessions each node of a cluster has now.
@@ -165,7 +169,7 @@ impl Registry {
             burden.sessions = sessions.load(Relaxed);
         }
         for card in lock(&self.cards).values().filter(|card| card.listener == listener) {
-            let burden = &mut burdens[card.node.0];
+            let burden = &mut burdens[card.node.index()];
             burden.movable += u32::from(card.is_movable());
             burden.leaving += u32::from(card.is_about_to_move());
         }
@@ -205,19 +209,6 @@ pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<Order
 
 fn claim_place(count: &AtomicUsize, most: usize) -> bool {
     count.fetch_update(Relaxed, Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
-}
-
-/// A connection that is counted; dropping it counts it out.
-#[derive(Debug)]
-pub struct Presence {
-    registry: Arc<Registry>,
-    listener: usize,
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.registry.listeners[self.listener].sessions.fetch_sub(1, Relaxed);
-    }
 }
 
 /// A connection that is held; dropping it counts it out.
@@ -277,7 +268,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.now_has(SessionKey::Unknown);
         let registry = &self.registry;
-        registry.loads[self.card.cluster][self.card.node.0].fetch_sub(1, Relaxed);
+        registry.loads[self.card.cluster][self.card.node.index()].fetch_sub(1, Relaxed);
         // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
         let mut cards = lock(&registry.cards);
         cards.remove(&self.id);
@@ -302,26 +293,26 @@ mod tests {
     #[test]
     fn places_are_given_up_to_the_limit_and_come_back() {
         let registry = registry();
-        let first = registry.enter(0, 1).expect("there is room");
-        assert!(registry.enter(0, 1).is_none());
-        assert!(registry.enter(1, 1).is_some(), "each listener has its own limit");
-        drop(first);
-        assert!(registry.enter(0, 1).is_some());
+        assert!(registry.enter(0, 1));
+        assert!(!registry.enter(0, 1));
+        assert!(registry.enter(1, 1), "each listener has its own limit");
+        registry.leave(0);
+        assert!(registry.enter(0, 1));
     }
 
     #[test]
     fn a_seat_counts_as_load_and_keeps_its_key_while_it_lasts() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut seat = registry.seat(0, 0, NodeId(2));
+        let mut seat = registry.seat(0, 0, NodeId::new(2));
         seat.learn_key(key.clone());
-        assert_eq!(registry.load(0, NodeId(2)), 1);
-        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::On(NodeId(2)));
+        assert_eq!(registry.load(0, NodeId::new(2)), 1);
+        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::On(NodeId::new(2)));
         seat.turns_opaque();
         let other = CancelKey::new(8, &SecretKey::I32(9));
         assert_eq!(registry.keys().look_up(&other, 0, 0), Whereabouts::Nowhere, "the session has one already");
         drop(seat);
-        assert_eq!(registry.load(0, NodeId(2)), 0);
+        assert_eq!(registry.load(0, NodeId::new(2)), 0);
         assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Nowhere);
     }
 
@@ -329,9 +320,9 @@ mod tests {
     fn an_opaque_session_may_have_any_key_while_it_lasts() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut seat = registry.seat(0, 0, NodeId(2));
+        let mut seat = registry.seat(0, 0, NodeId::new(2));
         seat.turns_opaque();
-        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Among(vec![NodeId(2)]));
+        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Among(vec![NodeId::new(2)]));
         drop(seat);
         assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Nowhere);
     }
@@ -339,7 +330,7 @@ mod tests {
     #[test]
     fn bytes_stay_counted_after_a_session_has_ended() {
         let registry = registry();
-        let seat = registry.seat(1, 0, NodeId(0));
+        let seat = registry.seat(1, 0, NodeId::new(0));
         seat.card().count_to_client(b"bytes");
         assert_eq!(registry.census()[1].bytes_to_client, 5);
         drop(seat);
@@ -349,14 +340,14 @@ mod tests {
     #[test]
     fn the_oldest_session_that_shows_its_transactions_is_moved() {
         let registry = registry();
-        let seats: Vec<Seat> = (0..4).map(|listener| registry.seat(listener / 3, 0, NodeId(2))).collect();
+        let seats: Vec<Seat> = (0..4).map(|listener| registry.seat(listener / 3, 0, NodeId::new(2))).collect();
         let burden = || registry.burdens(0, 0)[2];
         assert_eq!(burden(), Burden { sessions: 4, movable: 0, leaving: 0 }, "none shows its transactions");
-        registry.move_one(0, NodeId(2));
+        registry.move_one(0, NodeId::new(2));
         assert_eq!(burden().leaving, 0);
         seats[1..].iter().for_each(|seat| seat.card().show_transactions());
         assert_eq!(burden(), Burden { sessions: 4, movable: 2, leaving: 0 }, "one is of another listener");
-        registry.move_one(0, NodeId(2));
+        registry.move_one(0, NodeId::new(2));
         assert!(seats[1].card().is_about_to_move());
         assert_eq!(burden(), Burden { sessions: 4, movable: 1, leaving: 1 });
     }

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::interval;
 use tokio_util::task::TaskTracker;
 
-use crate::net::Socket;
+use crate::net::{Incoming, Socket};
 
 /// Shorter than the timeouts of sessions, and long enough not to be seen in a CPU's sleep.
 const TICK: Duration = Duration::from_millis(500);
@@ -67,35 +67,19 @@ impl Workers {
     }
 
     /// Serves a connection that was accepted on this thread, there or on the one that has the fewest sessions.
-    /// Errors: the kernel watches no more descriptors.
-    pub fn spawn<F>(
-        &self,
-        thread: usize,
-        socket: Socket,
-        serve: impl FnOnce(Socket, Load) -> F + Send + 'static,
-    ) -> io::Result<()>
+    /// Errors: the kernel does not let go of the socket.
+    pub fn spawn<F>(&self, thread: usize, socket: Socket, serve: impl FnOnce(Incoming, Load) -> F) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let here = &self.workers[thread % self.workers.len()];
         let least = self.workers.iter().min_by_key(|worker| worker.load());
         let there = least.filter(|least| least.load() + 1 < here.load());
-        let load = Load::count(there.unwrap_or(here));
-        let session = match there {
-            // its thread shall watch it: this one forgets it first
-            Some(there) => {
-                let unwatched = socket.unwatch()?;
-                let session = async move {
-                    // what cannot be watched is dropped, and closed by that
-                    if let Ok(socket) = unwatched.watch() {
-                        serve(socket, load).await;
-                    }
-                };
-                self.sessions.spawn_on(session, &there.runtime)
-            }
-            None => self.sessions.spawn_on(serve(socket, load), &here.runtime),
+        let (worker, socket) = match there {
+            Some(there) => (there, socket.unwatch()?),
+            None => (here, Incoming::Watched(socket)),
         };
-        drop(session);
+        drop(self.sessions.spawn_on(serve(socket, Load::count(worker)), &worker.runtime));
         Ok(())
     }
 
@@ -160,13 +144,14 @@ mod tests {
                     let _client = std::net::TcpStream::connect(address).expect("connects");
                     let (stream, _) = listener.accept().await.expect("accepts");
                     let (sender, goes_on) = (sender.clone(), Arc::clone(&goes_on));
-                    let serve = move |socket: Socket, load: Load| async move {
+                    let serve = move |socket: Incoming, load: Load| async move {
                         let _load = load;
+                        let socket = socket.watch().expect("descriptors are left");
                         let is_watched = poll_fn(|cx| socket.poll_read_ready(cx)).await.is_ok(); // the client has hung up
                         sender.send((is_watched, thread::current().name().map(str::to_owned))).expect("is heard");
                         let _permit = goes_on.acquire().await;
                     };
-                    workers.spawn(1, stream.into(), serve).expect("descriptors are left");
+                    workers.spawn(1, stream.into(), serve).expect("lets go of it");
                 }
             }
         };

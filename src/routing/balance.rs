@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn choice(node: usize, weight: u64, load: u32) -> Choice {
-        Choice { node: NodeId(node), weight, load }
+        Choice { node: NodeId::new(node), weight, load }
     }
 
     fn equals() -> [Choice; 3] {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn picks(balance: Balance, pool: &[Choice], count: u64) -> Vec<usize> {
-        (0..count).map(|turn| balance.pick(pool, turn).expect("the pool is not empty").0).collect()
+        (0..count).map(|turn| balance.pick(pool, turn).expect("the pool is not empty").index()).collect()
     }
 
     fn share(drawn: &[usize], node: usize) -> f64 {
@@ -102,10 +102,10 @@ mod tests {
     #[test]
     fn least_connections_takes_the_emptiest_for_its_weight_and_rotates_among_equals() {
         let pool = [choice(1, 100, 9), choice(4, 100, 2), choice(7, 100, 9)];
-        assert_eq!(Balance::LeastConnections.pick(&pool, 0), Some(NodeId(4)));
+        assert_eq!(Balance::LeastConnections.pick(&pool, 0), Some(NodeId::new(4)));
         assert_eq!(picks(Balance::LeastConnections, &equals(), 4), [1, 4, 7, 1]);
         let uneven = [choice(1, 300, 8), choice(4, 100, 3)];
-        assert_eq!(Balance::LeastConnections.pick(&uneven, 0), Some(NodeId(1)), "9/300 is less than 4/100");
+        assert_eq!(Balance::LeastConnections.pick(&uneven, 0), Some(NodeId::new(1)), "9/300 is less than 4/100");
     }
 
     #[test]
@@ -119,6 +119,6 @@ mod tests {
     #[test]
     fn an_empty_pool_gives_nobody_and_no_weight_is_little_weight() {
         assert_eq!(Balance::Random.pick(&[], 3), None);
-        assert_eq!(Balance::RoundRobin.pick(&[choice(1, 0, 0)], u64::MAX), Some(NodeId(1)));
+        assert_eq!(Balance::RoundRobin.pick(&[choice(1, 0, 0)], u64::MAX), Some(NodeId::new(1)));
     }
 }

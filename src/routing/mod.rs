@@ -190,7 +190,7 @@ mod tests {
     /// A leader and two replicas, in this order.
     fn three() -> Topology {
         let nodes = vec![node("a", Some(leader(1))), node("b", Some(replica(1))), node("c", Some(replica(1)))];
-        let leadership = Leadership::Led { leader: NodeId(0), timeline: Some(1), since: at_ms(1) };
+        let leadership = Leadership::Led { leader: NodeId::new(0), timeline: Some(1), since: at_ms(1) };
         Topology { leadership, ..Topology::unchecked(nodes) }
     }
 
@@ -206,7 +206,7 @@ mod tests {
 
     fn readers(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Vec<usize> {
         let at_turn = |turn| route(topology, rule, &Situation { tried, turn, load: |_| 0, now: at_ms(1) });
-        (0..4).filter_map(|turn| at_turn(turn).ok()).map(|id| id.0).collect()
+        (0..4).filter_map(|turn| at_turn(turn).ok()).map(|id| id.index()).collect()
     }
 
     fn silence(topology: &mut Topology, id: usize) {
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn writes_go_to_the_leader_unless_it_is_doubted() {
         let mut topology = three();
-        assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId(0)));
+        assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId::new(0)));
         topology.doubted = true;
         assert!(matches!(routed(&topology, &Rule::new(Target::Leader), &[]), Err(NoRoute::NoLeader(_))));
     }
@@ -278,21 +278,25 @@ mod tests {
         let mut topology = three();
         topology.nodes[1].fails_clients = true;
         assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
-        assert_eq!(readers(&topology, &strict(read()), &[NodeId(2)]), [1; 4]);
-        assert_eq!(why_misplaced(&read(), &topology, NodeId(1)), None, "running sessions have nothing to do with it");
+        assert_eq!(readers(&topology, &strict(read()), &[NodeId::new(2)]), [1; 4]);
+        assert_eq!(
+            why_misplaced(&read(), &topology, NodeId::new(1)),
+            None,
+            "running sessions have nothing to do with it"
+        );
         topology.nodes[2].fails_clients = true;
         assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
         topology.nodes[0].fails_clients = true;
         assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
         silence(&mut topology, 2);
         assert_eq!(readers(&topology, &read(), &[]), [1; 4]);
-        assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId(0)), "there is no other");
+        assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId::new(0)), "there is no other");
     }
 
     #[test]
     fn nodes_that_failed_this_session_are_passed_over() {
-        assert_eq!(readers(&three(), &read(), &[NodeId(1)]), [2; 4]);
-        let all = [NodeId(0), NodeId(1), NodeId(2)];
+        assert_eq!(readers(&three(), &read(), &[NodeId::new(1)]), [2; 4]);
+        let all = [NodeId::new(0), NodeId::new(1), NodeId::new(2)];
         assert_eq!(routed(&three(), &read(), &all), Err(NoRoute::AllTried));
     }
 
@@ -304,7 +308,7 @@ mod tests {
         let with_load = |load: fn(NodeId) -> u32| {
             route(&topology, &strict(read()), &Situation { tried: &[], turn: 0, load, now: at_ms(1) })
         };
-        assert_eq!(with_load(|id| if id == NodeId(1) { 5 } else { 4 }), Ok(NodeId(2)));
+        assert_eq!(with_load(|id| if id == NodeId::new(1) { 5 } else { 4 }), Ok(NodeId::new(2)));
         assert_eq!(with_load(|_| 5), Err(NoRoute::AllFull));
     }
 
@@ -316,7 +320,7 @@ mod tests {
         let rule = Rule { balance: Balance::Random, slow_start: Duration::from_secs(60), ..strict(read()) };
         let share_at = |now| {
             let at = |turn| route(&topology, &rule, &Situation { tried: &[], turn, load: |_| 0, now });
-            (0..1000).filter(|turn| at(*turn) == Ok(NodeId(2))).count()
+            (0..1000).filter(|turn| at(*turn) == Ok(NodeId::new(2))).count()
         };
         let (early, half, full) = (share_at(at_ms(91_000)), share_at(at_ms(120_000)), share_at(at_ms(150_000)));
         assert!(early < 80 && (280..390).contains(&half) && (450..550).contains(&full), "{early} {half} {full}");
@@ -335,7 +339,7 @@ mod tests {
         let mut topology = three();
         topology.nodes[0] = node("a", Some(Arc::new(report(Claim::StandbyLeader, 1))));
         topology.leadership = Topology::unchecked(Vec::new()).leadership;
-        assert_eq!(routed(&topology, &Rule::new(Target::StandbyLeader), &[]), Ok(NodeId(0)));
+        assert_eq!(routed(&topology, &Rule::new(Target::StandbyLeader), &[]), Ok(NodeId::new(0)));
         assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
         assert!(routed(&topology, &Rule::new(Target::Leader), &[]).is_err());
     }
@@ -370,7 +374,7 @@ mod tests {
         let mut topology = three();
         topology.nodes[1].admin = AdminState::Drain;
         topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
-        let misplaced = |topology: &Topology, rule: &Rule| why_misplaced(rule, topology, NodeId(1));
+        let misplaced = |topology: &Topology, rule: &Rule| why_misplaced(rule, topology, NodeId::new(1));
         assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator), "lag keeps, and this drains");
         topology.nodes[1].departed = true;
         assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator));
@@ -385,7 +389,7 @@ mod tests {
     #[test]
     fn sessions_are_misplaced_for_the_causes_of_the_table_only() {
         let mut topology = three();
-        let misplaced = |topology: &Topology, rule: &Rule, id| why_misplaced(rule, topology, NodeId(id));
+        let misplaced = |topology: &Topology, rule: &Rule, id| why_misplaced(rule, topology, NodeId::new(id));
         assert_eq!(misplaced(&topology, &Rule::new(Target::Leader), 0), None);
         assert_eq!(misplaced(&topology, &Rule::new(Target::Leader), 1), Some(Cause::LostLead));
         assert_eq!(misplaced(&topology, &strict(read()), 0), Some(Cause::Promotion));

@@ -177,7 +177,7 @@ mod tests {
             };
             let replicas = weights.iter().enumerate().map(|(at, weight)| node(format!("r{at}"), *weight, replica(1)));
             let nodes = std::iter::once(node("leader".to_owned(), 100, leader(1))).chain(replicas).collect();
-            let leadership = Leadership::Led { leader: NodeId(0), timeline: Some(1), since: at_ms(1) };
+            let leadership = Leadership::Led { leader: NodeId::new(0), timeline: Some(1), since: at_ms(1) };
             Bench {
                 topology: Topology { leadership, ..Topology::unchecked(nodes) },
                 rule: Rule::new(Target::Replica),
@@ -193,7 +193,7 @@ mod tests {
             self.now = self.now + EVERY;
             let Bench { topology, rule, settings, sessions, now, .. } = self;
             let burden = |id: NodeId| {
-                let sessions = sessions.borrow()[id.0];
+                let sessions = sessions.borrow()[id.index()];
                 Burden { sessions, movable: sessions, leaving: 0 }
             };
             self.phase.step(settings, topology, rule, burden, *now)
@@ -201,11 +201,11 @@ mod tests {
 
         /// A session ends on one node, and its client connects again.
         fn moves(&mut self, from: NodeId) -> NodeId {
-            self.sessions.borrow_mut()[from.0] -= 1;
-            let load = |id: NodeId| self.sessions.borrow()[id.0];
+            self.sessions.borrow_mut()[from.index()] -= 1;
+            let load = |id: NodeId| self.sessions.borrow()[id.index()];
             let to = route(&self.topology, &self.rule, &Situation { tried: &[], turn: 0, load, now: self.now });
             let to = to.expect("there are replicas");
-            self.sessions.borrow_mut()[to.0] += 1;
+            self.sessions.borrow_mut()[to.index()] += 1;
             to
         }
 
@@ -235,8 +235,8 @@ mod tests {
             assert_eq!(bench.step(), None, "it has not lasted yet");
         }
         for _ in 0..6 {
-            assert_eq!(bench.step(), Some(NodeId(1)));
-            assert_eq!(bench.moves(NodeId(1)), NodeId(2));
+            assert_eq!(bench.step(), Some(NodeId::new(1)));
+            assert_eq!(bench.moves(NodeId::new(1)), NodeId::new(2));
         }
         assert_eq!(bench.step(), None);
         assert_eq!((bench.carried(), bench.phase), (vec![0, 6, 6], Phase::Even));
@@ -290,14 +290,14 @@ mod tests {
 
         let bench = Bench::new(&[100, 100], &[6, 2]);
         let step = |leaving, movable| {
-            let burden = |id: NodeId| match id {
-                NodeId(1) => Burden { sessions: 6, movable, leaving },
-                NodeId(2) => Burden { sessions: 2, movable: 2, leaving: 0 },
+            let burden = |id: NodeId| match id.index() {
+                1 => Burden { sessions: 6, movable, leaving },
+                2 => Burden { sessions: 2, movable: 2, leaving: 0 },
                 _ => Burden::default(),
             };
             { Phase::Moving }.step(&bench.settings, &bench.topology, &bench.rule, burden, at_ms(0))
         };
-        assert_eq!(step(2, 4), Some(NodeId(1)));
+        assert_eq!(step(2, 4), Some(NodeId::new(1)));
         assert_eq!(step(3, 3), None, "three against two, soon");
         assert_eq!(step(0, 0), None, "nobody there can be moved");
     }

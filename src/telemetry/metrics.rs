@@ -285,7 +285,7 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> Registry {
             lag_time.with_label_values(&labels).set(behind.time.as_secs_f64());
             let known = view.health.report().and_then(|report| report.timeline);
             timeline.with_label_values(&labels).set(f64::from(known.unwrap_or(0)));
-            sessions.with_label_values(&labels).set(f64::from(cluster.sessions.get(id.0).copied().unwrap_or(0)));
+            sessions.with_label_values(&labels).set(f64::from(cluster.sessions.get(id.index()).copied().unwrap_or(0)));
         }
     }
     registry

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -42,17 +43,30 @@ enum Stage {
     Done,
 }
 
-/// One direction: what was read and not yet written, and how far things have come.
+/// What was taken and not yet delivered.
 #[derive(Debug)]
-pub(super) struct Pump {
-    /// Bytes that were read. Never any while there are some in the pipe.
-    pending: BytesMut,
+enum Freight {
+    /// Nothing, as in a direction that rests: it owns no memory but itself.
+    Nothing,
+    /// Bytes that were read.
+    Bytes(Box<Pending>),
+    /// Bytes that the kernel moves by itself. Empty only within a burst of them.
+    Pipe(Box<Pipe>),
+}
+
+#[derive(Debug)]
+struct Pending {
+    bytes: BytesMut,
     /// So many of them, at the end, are not to be delivered yet.
     held_back: usize,
+}
+
+/// One direction: what is on its way, and how far things have come.
+#[derive(Debug)]
+pub(super) struct Pump {
+    freight: Freight,
     /// Bytes were written that the receiving side's encryption may still hold.
     is_unflushed: bool,
-    /// What the kernel moves by itself. Owned only while bytes are in it, or a burst of them is being moved.
-    pipe: Option<Pipe>,
     stage: Stage,
     end: EndOfStream,
     gear: Gear,
@@ -103,10 +117,8 @@ impl Pump {
     /// A direction that begins with bytes to be delivered.
     pub(super) fn new(pending: BytesMut, end: EndOfStream, mode: RelayMode) -> Pump {
         Pump {
-            pending,
-            held_back: 0,
+            freight: Freight::of(pending, 0),
             is_unflushed: false,
-            pipe: None,
             stage: Stage::Open,
             end,
             gear: Gear::new(mode),
@@ -117,13 +129,13 @@ impl Pump {
 
     /// Whether nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && !self.is_unflushed && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+        matches!(self.freight, Freight::Nothing) && !self.is_unflushed
     }
 
     /// Whether it owns nothing but itself.
     #[cfg(test)]
     pub(super) fn owns_nothing(&self) -> bool {
-        self.pending.capacity() == 0 && self.pipe.is_none()
+        matches!(self.freight, Freight::Nothing)
     }
 
     /// Whether the side that bytes come from has closed.
@@ -138,20 +150,24 @@ impl Pump {
 
     /// Whether all is delivered that may be.
     pub(super) fn has_delivered(&self) -> bool {
-        self.pending.len() == self.held_back
-            && !self.is_unflushed
-            && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0)
+        let has_more = match &self.freight {
+            Freight::Nothing => false,
+            Freight::Bytes(pending) => pending.bytes.len() > pending.held_back,
+            Freight::Pipe(_) => true,
+        };
+        !has_more && !self.is_unflushed
     }
 
     /// Whether it has bytes that are not to be delivered yet.
     pub(super) fn holds_back(&self) -> bool {
-        self.held_back > 0
+        matches!(&self.freight, Freight::Bytes(pending) if pending.held_back > 0)
     }
 
     /// Shows `see` the bytes that are not to be delivered yet; it says whether some of them still are not.
     pub(super) fn reconsider(&mut self, see: impl FnOnce(Portion<'_>) -> Onward) {
-        let onward = see(Portion::Read(&self.pending[self.pending.len() - self.held_back..]));
-        self.held_back = if let Onward::HoldBack(length) = onward { length } else { 0 };
+        let Freight::Bytes(pending) = &mut self.freight else { return };
+        let onward = see(Portion::Read(&pending.bytes[pending.bytes.len() - pending.held_back..]));
+        pending.held_back = if let Onward::HoldBack(length) = onward { length } else { 0 };
     }
 
     /// Splices no more: every byte from now on is seen.
@@ -176,8 +192,8 @@ impl Pump {
         W: AsyncWrite + MaybePlain + Unpin,
     {
         let polled = self.poll_turn(cx, from, to, see);
-        if self.pipe.as_ref().is_some_and(|pipe| pipe.held() == 0) {
-            self.pipe = None; // into the pool: whoever waits owns none
+        if matches!(&self.freight, Freight::Pipe(pipe) if pipe.held() == 0) {
+            self.freight = Freight::Nothing; // into the pool: whoever waits owns none
         }
         polled
     }
@@ -225,26 +241,29 @@ impl Pump {
     where
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        while self.pending.len() > self.held_back {
-            let due = &self.pending[..self.pending.len() - self.held_back];
+        while let Freight::Bytes(pending) = &mut self.freight {
+            let due = &pending.bytes[..pending.bytes.len() - pending.held_back];
+            if due.is_empty() {
+                break;
+            }
             let written = ready!(Pin::new(&mut *to).poll_write(cx, due))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.is_unflushed = true;
-            self.pending.advance(written);
-            if self.pending.is_empty() {
-                self.pending = BytesMut::new(); // gives the memory back
+            pending.bytes.advance(written);
+            if pending.bytes.is_empty() {
+                self.freight = Freight::Nothing;
             }
         }
         if self.is_unflushed {
             ready!(Pin::new(&mut *to).poll_flush(cx))?;
             self.is_unflushed = false;
         }
-        if self.held_back > 0 {
+        if self.holds_back() {
             return Poll::Pending; // whoever holds them back calls again
         }
-        if let (Some(pipe), Some(to)) = (&mut self.pipe, to.plain()) {
+        if let (Freight::Pipe(pipe), Some(to)) = (&mut self.freight, to.plain()) {
             while pipe.held() > 0 {
                 ready!(to.poll_write_ready(cx))?;
                 match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
@@ -291,10 +310,10 @@ impl Pump {
             if arrived < SPLICE_LENGTH_MIN + TAIL_LENGTH {
                 return Poll::Ready(Ok(None));
             }
-            let Some(mut pipe) = self.pipe.take().or_else(Pipe::take) else { return Poll::Ready(Ok(None)) };
+            let Some(mut pipe) = self.pipe() else { return Poll::Ready(Ok(None)) };
             match from.try_io(Interest::READABLE, || pipe.fill(from, arrived - TAIL_LENGTH)) {
                 Ok(length) if length > 0 => {
-                    self.pipe = Some(pipe);
+                    self.freight = Freight::Pipe(pipe);
                     self.gear.note(length);
                     return Poll::Ready(Ok(Some(length)));
                 }
@@ -305,6 +324,14 @@ impl Pump {
                     return Poll::Ready(Ok(None));
                 }
             }
+        }
+    }
+
+    /// The pipe of the burst that is being moved, or another one, if there is one to be had.
+    fn pipe(&mut self) -> Option<Box<Pipe>> {
+        match mem::replace(&mut self.freight, Freight::Nothing) {
+            Freight::Pipe(pipe) => Some(pipe),
+            Freight::Nothing | Freight::Bytes(_) => Pipe::take().map(Box::new),
         }
     }
 
@@ -329,8 +356,8 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
             self.gear.note(taken.len());
-            self.held_back = see(Portion::Read(taken));
-            let due = &taken[..taken.len() - self.held_back];
+            let held_back = see(Portion::Read(taken));
+            let due = &taken[..taken.len() - held_back];
             let written = match due {
                 [] => 0,
                 due => match Pin::new(to).poll_write(cx, due) {
@@ -342,11 +369,15 @@ impl Pump {
                     Poll::Pending => 0,
                 },
             };
-            if written < taken.len() {
-                self.pending.extend_from_slice(&taken[written..]);
-            }
+            self.freight = Freight::of(BytesMut::from(&taken[written..]), held_back);
             Poll::Ready(Ok(()))
         })
+    }
+}
+
+impl Freight {
+    fn of(bytes: BytesMut, held_back: usize) -> Freight {
+        if bytes.is_empty() { Freight::Nothing } else { Freight::Bytes(Box::new(Pending { bytes, held_back })) }
     }
 }
 
