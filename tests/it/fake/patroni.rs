@@ -1,9 +1,8 @@
 //! A REST API that answers what the test wants to have answered. HTTP/1.0, one answer a connection, as Patroni's.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use pgvane_loadtest::ports;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,8 +25,8 @@ struct Script {
 impl FakePatroni {
     /// Answers as a replica of timeline 1.
     pub async fn start(name: &str) -> FakePatroni {
-        let address = ports::free().expect("a port");
-        let listener = TcpListener::bind(address).await.expect("it was free a moment ago");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("is bound");
         let script = Arc::new(Mutex::new(Script::default()));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&script)));
         let patroni = FakePatroni { name: name.to_owned(), address, script, accepting };
