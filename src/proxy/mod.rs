@@ -1,7 +1,8 @@
 //! Connections, in the order in which one flows: [`listener`] accepts at a [`door`], [`workers`] run it, [`session`] is
-//! its life and [`account`] what is noted of it; [`reception`] sees it to a node: [`arrival`] learns whom it comes from, [`client`] reads the opening, and agrees on [`encryption`] where that is
-//! ours to do, with room among the [`openings`]; [`access`] and [`per_client`] say whether it may; [`admission`] routes,
-//! [`connect`]s and follows the [`login`]; [`relay`] moves the bytes; [`end`] says how it ended, [`end_kind`] in one word.
+//! its life and [`account`] what is noted of it; [`reception`] sees it to a node: [`arrival`] learns whom it comes from,
+//! [`client`] reads the opening, and agrees on [`encryption`] where that is ours to do, with room among the [`openings`];
+//! [`access`] and [`per_client`] say whether it may; [`admission`] routes, [`connect`]s and follows the [`login`];
+//! [`relay`] moves the bytes; [`end`] says how it ended, [`end_kind`] in one word.
 //!
 //! [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and gives them orders by their [`card`]s;
 //! [`cancel`] finds the one that is meant, by its key among the [`keys`]; [`rebalancer`] moves some for the sake of

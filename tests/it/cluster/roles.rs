@@ -120,6 +120,7 @@ async fn a_lagging_replica_leaves_the_pool_and_returns() {
     // 5 MB at once may be too much for the other one as well, for a moment; the leader then stands in
     wait::until("the replica that keeps up", PATRONI_WITHIN, || async {
         let visit = reader.visit().await.map_err(|error| format!("{error:?}"))?;
+        assert_ne!(visit.port, slow_port, "a replica 5 MB behind was read from");
         if visit.port == other_port { Ok(()) } else { Err(format!("port {}", visit.port)) }
     })
     .await
