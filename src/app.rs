@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, Office};
-use crate::config::{Bind, Config};
+use crate::config::Config;
+use crate::net::Bind;
 use crate::probe::checker::CheckerError;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::desk::Desk;

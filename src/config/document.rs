@@ -9,9 +9,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::bind::Bind;
 use super::fault::{Fault, Faults};
 use super::units;
+use crate::net::Bind;
 
 /// A document being read, with the faults found so far.
 pub struct Document<'text> {

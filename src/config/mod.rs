@@ -4,10 +4,8 @@
 //! `Option` behind that means "default".
 
 mod account;
-mod bind;
 mod document;
 pub mod fault;
-mod networks;
 mod read;
 mod read_access;
 mod read_admin;
@@ -24,16 +22,15 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use bind::{Bind, UnixBind};
 pub use fault::{Fault, Faults};
 use ipnet::IpNet;
-pub use networks::Networks;
 pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 pub use units::{duration, size_text};
 
 use crate::cluster::Member;
+use crate::net::{Bind, Networks};
 use crate::routing::{Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use super::document::{Document, Section, is_host_and_port};
 use super::fault::{Fault, Faults};
-use super::networks::network;
 use super::{
-    Bind, Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, Listener, Log, PatroniTls, default_threads,
-    read_admin, read_listener, read_sql,
+    Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, Listener, Log, PatroniTls, default_threads, read_admin,
+    read_listener, read_sql,
 };
 use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
+use crate::net::Bind;
+use crate::net::networks::network;
 
 /// Patroni's REST port, where a node's URL is not given.
 const PATRONI_PORT: u16 = 8008;

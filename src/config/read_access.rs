@@ -2,7 +2,8 @@
 
 use super::document::Section;
 use super::read::set;
-use super::{Access, Bind, Listener, Networks, ProxyProtocol, UnixBind, account};
+use super::{Access, Listener, ProxyProtocol, account};
+use crate::net::{Bind, Networks, UnixBind};
 
 const NETWORKS: &str = "write networks or addresses, for example [\"10.0.0.0/8\", \"192.0.2.7\"], and \"unix\" for those \
                         who come by a Unix socket";

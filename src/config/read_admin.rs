@@ -3,7 +3,8 @@
 use super::document::Section;
 use super::read::distinct;
 use super::read_secret::password;
-use super::{Admin, AdminUser, Bind};
+use super::{Admin, AdminUser};
+use crate::net::Bind;
 
 const PATH: &str = "admin.users";
 

@@ -1,12 +1,16 @@
 //! Connections as the rest of pgvane sees them: a [`Socket`] of either family, and a [`Stream`] that is one in clear or
 //! one with TLS around it.
 
+mod bind;
 mod encrypted;
+pub(crate) mod networks;
 mod peer;
 mod socket;
 mod stream;
 
+pub use bind::{Bind, UnixBind};
 pub use encrypted::Encrypted;
+pub use networks::Networks;
 pub use peer::Peer;
 pub use socket::{Incoming, Socket};
 pub use stream::Stream;

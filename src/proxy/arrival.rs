@@ -104,7 +104,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::config::Networks;
+    use crate::net::Networks;
 
     const PROXY: Peer = Peer::Unix;
 

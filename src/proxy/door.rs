@@ -9,8 +9,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::connect::TcpOptions;
 use super::socket_file::{self, SocketFile};
-use crate::config::Bind;
-use crate::net::{Peer, Socket};
+use crate::net::{Bind, Peer, Socket};
 
 /// Connections that the kernel keeps ready for us; bounded further by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

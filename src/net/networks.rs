@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::net::Peer;
+use super::Peer;
 
 /// The word for clients that come by a Unix socket.
 const UNIX: &str = "unix";
@@ -67,7 +67,7 @@ impl fmt::Display for Networks {
 }
 
 /// A network, or a single address as one.
-pub(super) fn network(text: &str) -> Option<IpNet> {
+pub(crate) fn network(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
