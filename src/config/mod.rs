@@ -281,13 +281,6 @@ impl Config {
     }
 }
 
-/// How long keepalive asks before it gives a connection up. Linux lets `TCP_USER_TIMEOUT` take the place of the number
-/// of questions (`tcp(7)`), so it must not be shorter than the idle time and this.
-pub const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(30);
-
-/// The time between two keepalive questions.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// As many as the process may run at once.

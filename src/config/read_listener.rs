@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use super::document::Section;
 use super::read::{at_least_ms, set};
-use super::{KEEPALIVE_PATIENCE, Listener, RelayMode, read_access, read_tls};
+use super::{Listener, RelayMode, read_access, read_tls};
+use crate::net::dial::KEEPALIVE_PATIENCE;
 use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Rule, Target};
 
 pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {

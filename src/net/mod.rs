@@ -2,11 +2,14 @@
 //! one with TLS around it.
 
 mod bind;
+pub mod dial;
 mod encrypted;
+pub mod listen;
 pub(crate) mod networks;
 mod peer;
 mod socket;
 mod stream;
+mod unix_listener;
 
 pub use bind::{Bind, UnixBind};
 pub use encrypted::Encrypted;

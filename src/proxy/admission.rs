@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::card::Order;
 use super::client::Client;
-use super::connect::{Destination, reach};
+use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use super::login::{Failure, Login, Ready, Verdict};
@@ -17,6 +17,7 @@ use super::registry::{Held, Seat, order_for};
 use crate::cluster::NodeId;
 use crate::cluster::topology::Topology;
 use crate::net::Stream;
+use crate::net::dial::Destination;
 use crate::routing::{NoRoute, Situation, Target, route};
 
 /// First wait before a node that has just failed is tried again, if nothing new is learnt meanwhile.

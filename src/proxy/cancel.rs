@@ -14,11 +14,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
 use super::client::Client;
-use super::connect::{Destination, reach};
+use super::connect::reach;
 use super::desk::Desk;
 use super::end::End;
 use super::keys::Whereabouts;
 use crate::cluster::NodeId;
+use crate::net::dial::Destination;
 use crate::protocol::CancelKey;
 
 /// A cancel that arrives later than this might hit the session's next query instead.

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::cancel;
-use super::connect::TcpOptions;
 use super::encryption::Encryption;
 use super::per_client::PerClient;
 use super::registry::Registry;
 use crate::config;
+use crate::net::dial::TcpOptions;
 use crate::probe::ClusterView;
 use crate::telemetry::metrics::ListenerMetrics;
 

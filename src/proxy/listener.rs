@@ -10,23 +10,23 @@ use tracing::{info, warn};
 
 use super::account::Account;
 use super::desk::Desk;
-use super::door::Door;
 use super::session;
 use super::workers::Workers;
+use crate::net::listen::BoundListener;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
 const BREATHER: Duration = Duration::from_millis(100);
 
 /// A port that is open. Nothing is accepted before [`Listener::run`].
 pub struct Listener {
-    doors: Vec<Door>,
+    bound: Vec<BoundListener>,
     desk: Arc<Desk>,
 }
 
 impl Listener {
-    /// Opens the port, for so many threads to accept at. Errors: see [`Door::open`].
+    /// Opens the port, for so many threads to accept at. Errors: see [`BoundListener::open`].
     pub fn bind(desk: Desk, threads: usize) -> io::Result<Listener> {
-        Ok(Listener { doors: Door::open(&desk.settings.bind, desk.tcp, threads)?, desk: Arc::new(desk) })
+        Ok(Listener { bound: BoundListener::open(&desk.settings.bind, desk.tcp, threads)?, desk: Arc::new(desk) })
     }
 
     /// Accepts until `stop` says so; then the port is closed. Accepting and the sessions have the workers' threads;
@@ -35,9 +35,9 @@ impl Listener {
         let Desk { index, settings, .. } = &*self.desk;
         info!(listener = %settings.name, address = %settings.bind, "listening");
         let mut accepting = JoinSet::new();
-        for (number, door) in self.doors.into_iter().enumerate() {
+        for (number, bound) in self.bound.into_iter().enumerate() {
             let thread = index + number;
-            let accepted = accept(door, thread, Arc::clone(&self.desk), Arc::clone(&workers), stop.clone());
+            let accepted = accept(bound, thread, Arc::clone(&self.desk), Arc::clone(&workers), stop.clone());
             accepting.spawn_on(accepted, workers.runtime(thread));
         }
         accepting.join_all().await;
@@ -45,15 +45,21 @@ impl Listener {
 }
 
 /// Accepts on one thread.
-async fn accept(door: Door, thread: usize, desk: Arc<Desk>, workers: Arc<Workers>, mut stop: watch::Receiver<bool>) {
+async fn accept(
+    bound: BoundListener,
+    thread: usize,
+    desk: Arc<Desk>,
+    workers: Arc<Workers>,
+    mut stop: watch::Receiver<bool>,
+) {
     let listener = &desk.settings.name;
-    let door = match door.watch() {
-        Ok(door) => door,
+    let socket = match bound.watch() {
+        Ok(socket) => socket,
         Err(error) => return warn!(%listener, %error, "cannot listen"),
     };
     loop {
         let accepted = tokio::select! {
-            accepted = door.accept() => accepted,
+            accepted = socket.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         let handed_on = accepted.and_then(|(socket, peer)| {

@@ -1,4 +1,4 @@
-//! Connections, in the order in which one flows: [`listener`] accepts at a [`door`], [`workers`] run it, [`session`] is
+//! Connections, in the order in which one flows: [`listener`] accepts, [`workers`] run it, [`session`] is
 //! its life and [`account`] what is noted of it; [`reception`] sees it to a node: [`arrival`] learns whom it comes from,
 //! [`client`] reads the opening, and agrees on [`encryption`] where that is ours to do, with room among the [`openings`];
 //! [`access`] and [`per_client`] say whether it may; [`admission`] routes, [`connect`]s and follows the [`login`];
@@ -6,7 +6,7 @@
 //!
 //! [`desk`] is what a listener's sessions share; [`registry`] knows all sessions and gives them orders by their [`card`]s;
 //! [`cancel`] finds the one that is meant, by its key among the [`keys`]; [`rebalancer`] moves some for the sake of
-//! balance; [`socket_file`] is where a Unix socket is.
+//! balance.
 
 pub mod access;
 pub mod account;
@@ -17,7 +17,6 @@ pub mod card;
 pub mod client;
 pub mod connect;
 pub mod desk;
-pub mod door;
 pub mod encryption;
 pub mod end;
 pub mod end_kind;
@@ -31,5 +30,4 @@ pub mod reception;
 pub mod registry;
 pub mod relay;
 pub mod session;
-pub mod socket_file;
 pub mod workers;

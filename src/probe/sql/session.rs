@@ -16,7 +16,7 @@ use super::question::{self, Question};
 use super::wire::{AlreadyAgreed, Manners, Wire};
 use crate::cluster::node::{Claim, Report, Silence};
 use crate::net::Stream;
-use crate::proxy::connect::{ConnectFailure, Destination, TcpOptions, connect};
+use crate::net::dial::{ConnectFailure, Destination, TcpOptions, connect};
 use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 
 /// How long a login may take once TCP is connected. PostgreSQL itself ends one after `authentication_timeout`, a minute

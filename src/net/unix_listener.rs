@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
 
-use crate::net::UnixBind;
+use super::UnixBind;
 
 /// A file that is there because we listen on it. Dropping it removes it, unless somebody else has put another one in its
 /// place.

@@ -7,16 +7,16 @@ use std::os::unix;
 use socket2::{Domain, Protocol, SockRef, Socket as NewSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::connect::TcpOptions;
-use super::socket_file::{self, SocketFile};
-use crate::net::{Bind, Peer, Socket};
+use super::dial::TcpOptions;
+use super::unix_listener::{self, SocketFile};
+use super::{Bind, Peer, Socket};
 
 /// Connections that the kernel keeps ready for us; bounded further by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 /// A socket that listens and that no runtime watches yet.
 #[derive(Debug)]
-pub enum Door {
+pub enum BoundListener {
     /// By TCP.
     Tcp(std::net::TcpListener),
     /// On a file.
@@ -25,24 +25,24 @@ pub enum Door {
 
 /// A socket that listens. Dropping it closes it, and removes the file if it has one.
 #[derive(Debug)]
-pub enum WatchedDoor {
+pub enum Listener {
     /// By TCP.
     Tcp(TcpListener),
     /// On a file.
     Unix(UnixListener, SocketFile),
 }
 
-impl Door {
+impl BoundListener {
     /// Listens; by TCP with so many sockets, one for each thread that accepts, among which the kernel spreads new
     /// connections (`SO_REUSEPORT`). What is accepted by TCP has these options.
     ///
-    /// Errors: as from the kernel; the port may be taken, or need privileges; see also [`socket_file::listen`].
-    pub fn open(bind: &Bind, options: TcpOptions, sockets: usize) -> io::Result<Vec<Door>> {
+    /// Errors: as from the kernel; the port may be taken, or need privileges; see also [`unix_listener::listen`].
+    pub fn open(bind: &Bind, options: TcpOptions, sockets: usize) -> io::Result<Vec<BoundListener>> {
         let address = match bind {
             Bind::Tcp(address) => *address,
             Bind::Unix(unix) => {
-                let (listener, file) = socket_file::listen(unix, BACKLOG)?;
-                return Ok(vec![Door::Unix(listener, file)]);
+                let (listener, file) = unix_listener::listen(unix, BACKLOG)?;
+                return Ok(vec![BoundListener::Unix(listener, file)]);
             }
         };
         // the first shares its port only once it listens there: that another program does is an error, and stays one for
@@ -60,15 +60,15 @@ impl Door {
             next.listen(BACKLOG)?;
             all.push(next);
         }
-        Ok(all.into_iter().map(|socket| Door::Tcp(socket.into())).collect())
+        Ok(all.into_iter().map(|socket| BoundListener::Tcp(socket.into())).collect())
     }
 
     /// Has the present runtime watch it. Errors: the kernel watches no more descriptors.
-    pub fn watch(self) -> io::Result<WatchedDoor> {
+    pub fn watch(self) -> io::Result<Listener> {
         match self {
-            Door::Tcp(listener) => TcpListener::from_std(listener).map(WatchedDoor::Tcp),
-            Door::Unix(listener, file) => {
-                UnixListener::from_std(listener).map(|listener| WatchedDoor::Unix(listener, file))
+            BoundListener::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+            BoundListener::Unix(listener, file) => {
+                UnixListener::from_std(listener).map(|listener| Listener::Unix(listener, file))
             }
         }
     }
@@ -85,15 +85,15 @@ fn tcp_socket(address: SocketAddr, options: TcpOptions) -> io::Result<NewSocket>
     Ok(socket)
 }
 
-impl WatchedDoor {
+impl Listener {
     /// Waits for a connection. Cancel safe. Errors: the process has no descriptors left, or the connection is gone.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match self {
-            WatchedDoor::Tcp(listener) => {
+            Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 Ok((stream.into(), address.into()))
             }
-            WatchedDoor::Unix(listener, _file) => {
+            Listener::Unix(listener, _file) => {
                 let (stream, _nameless) = listener.accept().await?;
                 Ok((stream.into(), Peer::Unix))
             }
@@ -111,8 +111,8 @@ mod tests {
     const OPTIONS: TcpOptions =
         TcpOptions { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(60) };
 
-    fn port(doors: &[Door]) -> SocketAddr {
-        let Some(Door::Tcp(listener)) = doors.first() else { panic!("listens by TCP") };
+    fn port(bound: &[BoundListener]) -> SocketAddr {
+        let Some(BoundListener::Tcp(listener)) = bound.first() else { panic!("listens by TCP") };
         listener.local_addr().expect("is bound")
     }
 
@@ -122,22 +122,22 @@ mod tests {
         let other = tcp_socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), OPTIONS).expect("a socket");
         other.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
         let address = other.local_addr().expect("is bound").as_socket().expect("of TCP");
-        let _doors = Door::open(&Bind::Tcp(address), OPTIONS, 2).expect("nobody listens there");
+        let _bound = BoundListener::open(&Bind::Tcp(address), OPTIONS, 2).expect("nobody listens there");
         assert_eq!(other.listen(BACKLOG).expect_err("somebody does").kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
     fn several_sockets_share_a_port_that_nobody_else_gets() {
         let bind = |port| Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let doors = Door::open(&bind(0), OPTIONS, 3).expect("a port");
-        let address = port(&doors);
-        assert_eq!(doors.len(), 3);
-        let taken = Door::open(&bind(address.port()), OPTIONS, 3);
+        let bound = BoundListener::open(&bind(0), OPTIONS, 3).expect("a port");
+        let address = port(&bound);
+        assert_eq!(bound.len(), 3);
+        let taken = BoundListener::open(&bind(address.port()), OPTIONS, 3);
         assert_eq!(taken.expect_err("is taken").kind(), io::ErrorKind::AddrInUse);
 
         let _clients: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(address).expect("connects")).collect();
-        let accepted = doors.iter().map(|door| {
-            let Door::Tcp(listener) = door else { panic!("listens by TCP") };
+        let accepted = bound.iter().map(|one| {
+            let BoundListener::Tcp(listener) = one else { panic!("listens by TCP") };
             std::iter::from_fn(|| listener.accept().ok()).count()
         });
         let accepted: Vec<usize> = accepted.collect();
