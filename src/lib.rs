@@ -19,5 +19,7 @@ pub mod probe;
 pub mod protocol;
 pub mod proxy;
 pub mod routing;
+#[cfg(test)]
+mod simulation;
 pub mod telemetry;
 pub mod tls;

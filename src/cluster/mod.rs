@@ -20,8 +20,6 @@ pub mod topology;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
-#[cfg(test)]
-mod simulation;
 
 pub use admin_state::AdminState;
 pub use moment::Moment;

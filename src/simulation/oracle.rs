@@ -1,0 +1,216 @@
+//! The judge of a simulation: knows the rules and the answers that were delivered, and nothing of how the machine works.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::GRACE;
+use crate::cluster::node::{Claim, Lsn, Observation};
+use crate::cluster::{AdminState, Moment, NodeId, Topology};
+use crate::routing::{Cause, Rule, Situation, Target, route, why_misplaced};
+
+/// What the readers of these worlds put up with.
+const LAG_MAX: u64 = 100_000;
+
+/// What the newest answer of a node said, as the oracle noted it when it was delivered.
+#[derive(Clone)]
+pub(super) struct Noted {
+    pub(super) asked_at: Moment,
+    pub(super) claim: Claim,
+    pub(super) is_stranger: bool,
+    pub(super) position: u64,
+    /// How far it was behind the leader, by what the leader had said until then.
+    pub(super) lag: u64,
+    /// When the first answer of the present run of claims to the lead came in.
+    pub(super) claims_since: Option<Moment>,
+    /// It is Patroni's word, not PostgreSQL's.
+    pub(super) by_patroni: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Oracle {
+    pub(super) noted: BTreeMap<usize, Noted>,
+    /// When the newest check of each node was asked for that has ended, answered or not.
+    pub(super) ended: BTreeMap<usize, Moment>,
+    /// What operators have said last of each node.
+    pub(super) administered: BTreeMap<usize, AdminState>,
+    /// A leader that was suspected, and when: it gets no writes until a later question has come to an end.
+    pub(super) suspected: Option<(NodeId, Moment)>,
+    /// Before anybody has led there are no sessions to be misplaced.
+    pub(super) somebody_has_led: bool,
+}
+
+impl Oracle {
+    pub(super) fn note(&mut self, observation: &Observation, leader: Option<NodeId>, now: Moment) {
+        let id = observation.node.index();
+        let leads = leader == Some(observation.node);
+        let asked_at = observation.asked_at;
+        self.suspected.take_if(|(node, since)| *node == observation.node && asked_at >= *since);
+        let ended = self.ended.entry(id).or_insert(asked_at);
+        let comes_late = asked_at < *ended;
+        *ended = asked_at.max(*ended);
+        let before = self.noted.get(&id);
+        let word = match (&observation.outcome, &observation.second_opinion) {
+            (Ok(report), _) => Some((report, report.claim, asked_at)),
+            (Err(_), Some(_)) if comes_late => None,
+            (Err(_), Some(second)) => {
+                let worth = worth(second.report.claim, before.map(|noted| noted.claim), leads);
+                worth.map(|claim| (&second.report, claim, second.asked_at))
+            }
+            (Err(_), None) => None,
+        };
+        let Some((report, claim, described_at)) = word else { return };
+        if before.is_some_and(|noted| noted.asked_at > asked_at) {
+            return;
+        }
+        let claims_since = (claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
+        let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
+        let position = report.position.map_or(0, |Lsn(position)| position);
+        let end = leader.and_then(|leader| self.noted.get(&leader.index())).map_or(0, |leader| leader.position);
+        let lag = end.saturating_sub(position);
+        let by_patroni = observation.outcome.is_ok();
+        self.noted
+            .insert(id, Noted { asked_at: described_at, claim, is_stranger, position, lag, claims_since, by_patroni });
+    }
+
+    pub(super) fn forget_departed(&mut self, topology: &Topology) {
+        let is_here = |id: usize| topology.nodes.get(id).is_none_or(|node| !node.departed);
+        self.noted.retain(|id, _| is_here(*id));
+        self.ended.retain(|id, _| is_here(*id));
+        self.suspected.take_if(|(node, _)| topology.leader() != Some(*node));
+    }
+
+    pub(super) fn claim(&self, id: NodeId) -> Option<Claim> {
+        self.noted.get(&id.index()).map(|noted| noted.claim)
+    }
+
+    /// The rules. An error names the one that is broken.
+    pub(super) fn judge(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
+        self.judge_lead(topology, now)?;
+        self.somebody_has_led |= topology.leader().is_some();
+        if self.somebody_has_led {
+            self.judge_sessions(topology)?;
+        }
+        self.judge_routes(topology)?;
+        for (id, view) in topology.members() {
+            let known = view.health.answer_asked_at();
+            let noted = self.noted.get(&id.index()).map(|noted| noted.asked_at);
+            if known < noted && view.health.silence().is_none() {
+                return Err(format!("knowledge of {id:?} went backwards: {known:?} after {noted:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn judge_lead(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+        let Some(leader) = topology.leader() else { return Ok(()) };
+        let Some(noted) = self.noted.get(&leader.index()) else {
+            return Err(format!("{leader:?} leads and has never answered"));
+        };
+        if noted.is_stranger {
+            return Err(format!("{leader:?} leads and belongs to another cluster"));
+        }
+        let Some(claims_since) = noted.claims_since else {
+            return Err(format!("{leader:?} leads and its newest answer says {:?}", noted.claim));
+        };
+        if now - noted.asked_at > GRACE + Duration::from_millis(5) {
+            return Err(format!("{leader:?} leads by an answer older than the grace"));
+        }
+        let rival = self.noted.iter().find(|(id, other)| {
+            let is_fresh = now - other.asked_at <= GRACE;
+            !other.is_stranger
+                && **id != leader.index()
+                && other.claim == Claim::Leader
+                && is_fresh
+                && (other.by_patroni || !noted.by_patroni)
+                && other.asked_at >= claims_since
+        });
+        let lock = self.noted.iter().find(|(id, other)| {
+            let answers = topology.node(NodeId::new(**id)).health.silence().is_none();
+            **id != leader.index() && !other.is_stranger && other.by_patroni && other.claim.holds_lock() && answers
+        });
+        if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
+            return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId::new({holder}) holds the lock"));
+        }
+        match rival {
+            Some((rival, _)) => Err(format!("{leader:?} leads while NodeId::new({rival}) goes on claiming")),
+            None => Ok(()),
+        }
+    }
+
+    /// Sessions are in the wrong place for a cause that the node's own words, or another's, bear out.
+    pub(super) fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
+        for (id, view) in topology.members() {
+            let noted = self.noted.get(&id.index());
+            let leads = topology.leader() == Some(id);
+            for target in [Target::Leader, Target::Replica] {
+                let rule = Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
+                let is_borne_out = match why_misplaced(&rule, topology, id) {
+                    None => true,
+                    Some(Cause::LostLead) => {
+                        let by_its_own_word = noted.is_some_and(|noted| {
+                            noted.is_stranger || !matches!(noted.claim, Claim::Leader | Claim::LockHolder)
+                        });
+                        by_its_own_word || topology.leader().is_some_and(|other| other != id)
+                    }
+                    Some(Cause::Promotion) => leads && target == Target::Replica,
+                    Some(Cause::Lag) => view.recent_lag.is_some_and(|lag| lag.bytes > LAG_MAX),
+                    Some(Cause::Silence) => view.health.silence().is_some(),
+                    Some(Cause::Operator) => self.is_out_of_service(id),
+                    Some(Cause::Standing | Cause::Departure) => false,
+                };
+                if !is_borne_out {
+                    return Err(format!("sessions on {id:?} are misplaced though it says {:?}", self.claim(id)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_out_of_service(&self, id: NodeId) -> bool {
+        self.administered.get(&id.index()).is_some_and(|state| *state != AdminState::Ready)
+    }
+
+    pub(super) fn why_no_reader(&self, node: NodeId) -> Option<String> {
+        let noted = self.noted.get(&node.index())?;
+        match noted.claim {
+            Claim::Replica if noted.lag > LAG_MAX => Some(format!("it lags by {} bytes", noted.lag)),
+            Claim::Replica => None,
+            other => Some(format!("it says {other:?}")),
+        }
+    }
+
+    pub(super) fn judge_routes(&self, topology: &Topology) -> Result<(), String> {
+        let rule = |target| Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
+        let routed = |target, turn| {
+            route(topology, &rule(target), &Situation { tried: &[], turn, load: |_| 0, now: Moment::START })
+        };
+        for turn in 0..topology.nodes.len() as u64 {
+            let (writer, reader) = (routed(Target::Leader, turn), routed(Target::Replica, turn));
+            if let Some(node) = [&writer, &reader].into_iter().flatten().find(|node| self.is_out_of_service(**node)) {
+                return Err(format!("a session is sent to {node:?}, which an operator has taken out of service"));
+            }
+            if let Ok(node) = writer
+                && (self.suspected.is_some() || self.claim(node) != Some(Claim::Leader))
+            {
+                return Err(format!("a write is sent to {node:?}, which is suspected or says {:?}", self.claim(node)));
+            }
+            if let Ok(node) = reader
+                && self.why_no_reader(node).is_some()
+            {
+                return Err(format!("a read is sent to {node:?}: {:?}", self.why_no_reader(node)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What PostgreSQL's word is worth while Patroni is silent, in view of what the node said last: it takes the lead
+/// away, it keeps it for the leader, and it gives it to nobody.
+pub(super) fn worth(word: Claim, before: Option<Claim>, leads: bool) -> Option<Claim> {
+    let had_lock = before.is_some_and(Claim::keeps_writers);
+    match word {
+        Claim::Leader => (leads && before == Some(Claim::Leader)).then_some(Claim::Leader),
+        Claim::OutOfService if had_lock => Some(Claim::LockHolder),
+        other => Some(other),
+    }
+}

@@ -1,0 +1,265 @@
+//! The world of a simulation: nodes that fail, restart, lose their network and change roles, as a cluster under Patroni
+//! really does, and the answers that they give to checks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::cluster::fixtures::report;
+use crate::cluster::node::{Claim, Lsn, Observation, Report, SecondOpinion, Silence};
+use crate::cluster::{Moment, NodeId};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Patroni's lease on the leader lock.
+const TTL: Duration = Duration::from_secs(30);
+
+/// Chance, repeatable by its seed.
+pub(super) struct Dice(Rng);
+
+impl Dice {
+    pub(super) fn roll(&mut self, below: u64) -> u64 {
+        self.0.u64(..below)
+    }
+
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
+        self.roll(n) == 0
+    }
+
+    pub(super) fn ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.roll(to - from))
+    }
+}
+
+/// One node as it really is.
+pub(super) struct RealNode {
+    pub(super) is_primary: bool,
+    /// Until when PostgreSQL is starting, or being promoted.
+    pub(super) busy_until: Moment,
+    pub(super) is_running: bool,
+    pub(super) timeline: u32,
+    pub(super) position: u64,
+    /// When it last renewed the leader lock, by its own belief.
+    pub(super) lock_renewed: Option<Moment>,
+    pub(super) sees_dcs: bool,
+    /// Paused Patroni keeps the primary running when the DCS is gone: how two nodes come to claim the lead.
+    pub(super) is_paused: bool,
+    /// The proxy cannot reach it at all.
+    pub(super) is_cut_off: bool,
+    /// Its REST API does not answer.
+    pub(super) is_mute: bool,
+    /// Replays nothing, and falls behind.
+    pub(super) is_stuck: bool,
+    /// A node of another cluster that got into the list: claims the lead of its own all the time.
+    pub(super) is_stranger: bool,
+}
+
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) now: Moment,
+    pub(super) nodes: Vec<RealNode>,
+    pub(super) lock: Option<(NodeId, Moment)>,
+    /// Where a node's REST API does not answer, its PostgreSQL is asked.
+    pub(super) asks_postgresql: bool,
+    /// Answers on their way: when they arrive, and what they say.
+    pub(super) mail: BTreeMap<(Moment, u64), Observation>,
+    pub(super) posted: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        let mut dice = Dice(Rng::with_seed(seed));
+        let count = 2 + dice.roll(4) as usize;
+        let asks_postgresql = dice.one_in(2);
+        let node = |_| RealNode {
+            is_primary: false,
+            busy_until: Moment::START,
+            is_running: true,
+            timeline: 1,
+            position: 1000,
+            lock_renewed: None,
+            sees_dcs: true,
+            is_paused: false,
+            is_cut_off: false,
+            is_mute: false,
+            is_stuck: false,
+            is_stranger: false,
+        };
+        let mut nodes: Vec<RealNode> = (0..count).map(node).collect();
+        if count > 2 && dice.one_in(3) {
+            nodes[dice.roll(count as u64) as usize].is_stranger = true;
+        }
+        World { dice, now: Moment::START, nodes, lock: None, asks_postgresql, mail: BTreeMap::new(), posted: 0 }
+    }
+
+    pub(super) fn any_node(&mut self) -> usize {
+        self.dice.roll(self.nodes.len() as u64) as usize
+    }
+
+    /// Patroni's work on every node: renew, acquire or give up the lock.
+    pub(super) fn live(&mut self) {
+        let now = self.now;
+        if self.lock.is_some_and(|(_, renewed)| now - renewed > TTL) {
+            self.lock = None;
+        }
+        for id in 0..self.nodes.len() {
+            let holds = self.lock.is_some_and(|(holder, _)| holder.index() == id);
+            let newest_timeline = self.nodes.iter().map(|node| node.timeline).max().unwrap_or(1);
+            let newest_position = self.nodes.iter().map(|node| node.position).max().unwrap_or(0);
+            let node = &mut self.nodes[id];
+            if !node.is_running || node.is_stranger {
+                continue;
+            }
+            if node.sees_dcs && holds && node.is_primary {
+                self.lock = Some((NodeId::new(id), now));
+                node.lock_renewed = Some(now);
+            } else if node.sees_dcs && (holds || self.lock.is_none()) && !node.is_primary {
+                self.lock = Some((NodeId::new(id), now));
+                node.lock_renewed = Some(now);
+                node.is_primary = true;
+                node.timeline = newest_timeline + 1;
+                node.busy_until = now + self.dice.ms(100, 3_000);
+            } else if node.is_primary && (node.sees_dcs || !node.is_paused) {
+                // without the lock, or unable to renew it for a ttl, a primary steps down
+                let lapsed = node.lock_renewed.is_none_or(|renewed| now - renewed > TTL);
+                if (node.sees_dcs && !holds) || lapsed {
+                    node.is_primary = false;
+                    node.lock_renewed = None;
+                    node.busy_until = now + self.dice.ms(500, 5_000);
+                }
+            }
+            if node.is_primary {
+                node.position += self.dice.roll(10_000);
+            } else {
+                node.timeline = newest_timeline;
+                node.position = if node.is_stuck { node.position } else { newest_position };
+            }
+        }
+    }
+
+    /// Something goes wrong, or right again.
+    pub(super) fn trouble(&mut self) {
+        let id = self.any_node();
+        match self.dice.roll(12) {
+            0 => self.nodes[id].is_cut_off = !self.nodes[id].is_cut_off,
+            1 => self.nodes[id].is_mute = !self.nodes[id].is_mute,
+            2 => self.nodes[id].sees_dcs = !self.nodes[id].sees_dcs,
+            3 => self.nodes[id].is_paused = !self.nodes[id].is_paused,
+            4 => self.crash(id),
+            5 => self.restart(id),
+            6 => self.nodes[id].is_stuck = !self.nodes[id].is_stuck,
+            // the proxy's machine is suspended: its clock goes on without it
+            7 => self.now = self.now + self.dice.ms(1_000, 120_000),
+            8 => self.nodes[id].busy_until = self.now + self.dice.ms(100, 8_000),
+            _ => self.switch_over(id),
+        }
+    }
+
+    pub(super) fn crash(&mut self, id: usize) {
+        let node = &mut self.nodes[id];
+        (node.is_running, node.is_primary, node.lock_renewed) = (false, false, None);
+    }
+
+    pub(super) fn restart(&mut self, id: usize) {
+        let starting = self.dice.ms(100, 4_000);
+        let node = &mut self.nodes[id];
+        if !node.is_running {
+            (node.is_running, node.busy_until) = (true, self.now + starting);
+        }
+    }
+
+    pub(super) fn switch_over(&mut self, id: usize) {
+        if let Some((holder, _)) = self.lock
+            && holder.index() != id
+            && self.nodes[holder.index()].sees_dcs
+        {
+            let stopping = self.dice.ms(200, 3_000);
+            let old = &mut self.nodes[holder.index()];
+            (old.is_primary, old.lock_renewed, old.busy_until) = (false, None, self.now + stopping);
+            self.lock = None;
+        }
+    }
+
+    pub(super) fn make_peace(&mut self) {
+        for id in 0..self.nodes.len() {
+            self.restart(id);
+            let node = &mut self.nodes[id];
+            (node.is_cut_off, node.is_mute, node.sees_dcs) = (false, false, true);
+            (node.is_paused, node.is_stuck) = (false, false);
+        }
+    }
+
+    /// What a node says of itself now; nothing if it cannot be heard.
+    pub(super) fn answer(&self, id: usize) -> Option<Report> {
+        let node = &self.nodes[id];
+        if node.is_cut_off || node.is_mute || !node.is_running {
+            return None;
+        }
+        if node.is_stranger {
+            let system_identifier = Some("another cluster".to_owned());
+            return Some(Report { system_identifier, ..report(Claim::Leader, 99) });
+        }
+        let is_ready = node.busy_until <= self.now;
+        let believes_in_lock = node.is_primary && node.lock_renewed.is_some();
+        let claim = match (believes_in_lock, is_ready) {
+            (true, true) => Claim::Leader,
+            (true, false) => Claim::LockHolder,
+            (false, true) if !node.is_primary => Claim::Replica,
+            _ => Claim::OutOfService,
+        };
+        Some(Report { position: Some(Lsn(node.position)), ..report(claim, node.timeline) })
+    }
+
+    /// What a node's PostgreSQL says now; nothing if it cannot be heard.
+    pub(super) fn answer_of_postgresql(&self, id: usize) -> Option<Report> {
+        let node = &self.nodes[id];
+        if !self.asks_postgresql || node.is_cut_off || !node.is_running {
+            return None;
+        }
+        if node.is_stranger {
+            let system_identifier = Some("another cluster".to_owned());
+            return Some(Report { system_identifier, ..report(Claim::Leader, 99) });
+        }
+        let claim = match (node.is_primary, node.busy_until <= self.now) {
+            (true, true) => Claim::Leader,
+            (false, false) => Claim::OutOfService,
+            _ => Claim::Replica, // in recovery, being promoted or not
+        };
+        let word = report(claim, node.timeline);
+        Some(Report { position: Some(Lsn(node.position)), patroni_version: None, ..word })
+    }
+
+    /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.
+    pub(super) fn ask(&mut self, real: usize, node: NodeId, asked_at: Moment) {
+        let (outcome, delay) = match self.answer(real) {
+            Some(report) if !self.dice.one_in(40) => {
+                let slow = self.dice.one_in(20);
+                let delay = if slow { self.dice.ms(50, 2_000) } else { self.dice.ms(1, 30) };
+                (Ok(Arc::new(report)), delay)
+            }
+            _ if self.dice.one_in(2) => (Err(Silence::Refused), self.dice.ms(1, 5)),
+            _ => (Err(Silence::TimedOut), TIMEOUT),
+        };
+        let second_opinion = match outcome {
+            Ok(_) => None,
+            Err(_) => {
+                self.answer_of_postgresql(real).map(|report| SecondOpinion { asked_at, report: Arc::new(report) })
+            }
+        };
+        self.posted += 1;
+        let observation = Observation { node, asked_at, outcome, second_opinion };
+        self.mail.insert((self.now + delay, self.posted), observation);
+    }
+
+    /// The node that leads beyond doubt, in a world at peace.
+    pub(super) fn true_leader(&self) -> Option<usize> {
+        let claims = |id: &usize| {
+            !self.nodes[*id].is_stranger && self.answer(*id).is_some_and(|report| report.claim == Claim::Leader)
+        };
+        let mut claimants = (0..self.nodes.len()).filter(claims);
+        let first = claimants.next()?;
+        claimants.next().is_none().then_some(first)
+    }
+}
