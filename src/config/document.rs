@@ -13,6 +13,13 @@ use super::fault::{Fault, Faults};
 use super::units;
 use crate::net::Bind;
 
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Durations from `ms` to a day.
+pub(super) const fn at_least_ms(ms: u64) -> Range<Duration> {
+    Duration::from_millis(ms)..DAY
+}
+
 /// A document being read, with the faults found so far.
 pub struct Document<'text> {
     file: String,
@@ -345,5 +352,21 @@ pub fn is_host_and_port(text: &str) -> bool {
             !host.is_empty() && !host.contains(['/', ' ', '@']) && plain && port.parse::<u16>().is_ok_and(|p| p > 0)
         }
         None => false,
+    }
+}
+
+/// Takes what the file gives; where it gives nothing, the default stays.
+pub(super) fn set<T>(place: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *place = given;
+    }
+}
+
+/// Reports names that are given twice.
+pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
+    for (at, name) in names.iter().enumerate() {
+        if names[..at].contains(name) {
+            section.fault_at(what, format!("two {what} entries are called \"{name}\""), "each needs its own");
+        }
     }
 }

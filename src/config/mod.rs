@@ -9,6 +9,7 @@ pub mod fault;
 mod read;
 mod read_access;
 mod read_admin;
+mod read_cluster;
 mod read_listener;
 mod read_secret;
 mod read_sql;
@@ -256,7 +257,7 @@ impl Config {
     ///
     /// Errors: URLs that are none.
     pub fn from_patroni_urls(urls: &[String]) -> Result<Config, Faults> {
-        let faults: Vec<Fault> = urls.iter().filter_map(|url| read::patroni_url(url).err()).collect();
+        let faults: Vec<Fault> = urls.iter().filter_map(|url| read_cluster::patroni_url(url).err()).collect();
         if !faults.is_empty() {
             return Err(Faults { file: "--patroni".to_owned(), list: faults });
         }

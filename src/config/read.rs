@@ -2,30 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use super::document::{Document, Section, is_host_and_port};
-use super::fault::{Fault, Faults};
+use super::document::{Document, Section, at_least_ms, distinct};
+use super::fault::Faults;
 use super::{
-    Check, Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Discovery, Listener, Log, PatroniTls, default_threads, read_admin,
-    read_listener, read_sql,
+    Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Listener, Log, default_threads, read_admin, read_cluster, read_listener,
 };
-use crate::cluster::Member;
-use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
 use crate::net::Bind;
-use crate::net::networks::network;
-
-/// Patroni's REST port, where a node's URL is not given.
-const PATRONI_PORT: u16 = 8008;
-
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// Durations from `ms` to a day.
-pub(super) const fn at_least_ms(ms: u64) -> Range<Duration> {
-    Duration::from_millis(ms)..DAY
-}
 
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let document = Document::parse(file, text);
@@ -35,7 +18,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let log = log(&root);
     let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);
     let threads = root.integer("threads", 1..1025).map_or_else(default_threads, |threads| threads as usize);
-    let clusters: Vec<Cluster> = root.sections("cluster").into_iter().map(cluster).collect();
+    let clusters: Vec<Cluster> = root.sections("cluster").into_iter().map(read_cluster::cluster).collect();
     let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
     let listeners: Vec<Listener> =
         root.sections("listener").into_iter().filter_map(|section| read_listener::listener(section, &names)).collect();
@@ -73,157 +56,6 @@ fn log(root: &Section<'_>) -> Log {
     Log { level, is_json }
 }
 
-fn cluster(section: Section<'_>) -> Cluster {
-    let mut cluster = Cluster::named(&section.string("name").unwrap_or_else(|| "main".to_owned()));
-    let asks_patroni = section.choice("check", &[("patroni", true), ("sql", false)]).unwrap_or(true);
-    let sql = section.section("sql").map(read_sql::sql);
-    cluster.nodes = section.sections("node").into_iter().filter_map(node).collect();
-    cluster.scope = section.string("scope");
-    set(&mut cluster.interval, section.duration("interval", at_least_ms(50)));
-    set(&mut cluster.fast_interval, section.duration("fast_interval", at_least_ms(20)));
-    set(&mut cluster.timeout, section.duration("timeout", at_least_ms(50)));
-    set(&mut cluster.leader_grace, section.duration("leader_grace", at_least_ms(100)));
-    set(&mut cluster.rise, section.integer("rise", 1..1001).map(|n| n as u32));
-    set(&mut cluster.fall, section.integer("fall", 1..1001).map(|n| n as u32));
-    let versions = [("none", false), ("v2", true)];
-    set(&mut cluster.sends_proxy_header, section.choice("send_proxy", &versions));
-    cluster.patroni_tls = section.section("patroni_tls").map(patroni_tls).unwrap_or_default();
-    cluster.discovery = discovery(&section, &cluster.nodes);
-    if cluster.discovery.is_some() && !asks_patroni {
-        section.fault_at(
-            "discover",
-            "cluster.discover needs check = \"patroni\": it is Patroni that tells the members",
-            "remove discover and name every node",
-        );
-    }
-    match sql {
-        Some(sql) if !asks_patroni => cluster.check = Check::Sql(sql),
-        None if !asks_patroni => section.fault(
-            "check = \"sql\", and [cluster.sql] is missing",
-            "add [cluster.sql] with user, and password or password_file if the role needs one",
-        ),
-        second_opinion => cluster.check = Check::Patroni { second_opinion },
-    }
-
-    if !section.has("node") {
-        section.fault(
-            format!("cluster \"{}\" has no nodes", cluster.name),
-            "add [[cluster.node]] with name and address; with discover = true one of them is enough",
-        );
-    }
-    if cluster.nodes.len() > NODES_MAX {
-        section.fault(format!("more than {NODES_MAX} nodes in one cluster"), "split it");
-    }
-    if cluster.fast_interval > cluster.interval {
-        section.fault_at("fast_interval", "fast_interval is longer than interval", "make it shorter, or leave it out");
-    }
-    if cluster.leader_grace < cluster.interval + cluster.timeout {
-        section.fault_at(
-            "leader_grace",
-            "leader_grace is shorter than interval and timeout together: one lost answer would cost the lead",
-            "make it longer; Patroni's ttl less its loop_wait is a good value",
-        );
-    }
-    distinct(&section, "node", &cluster.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>());
-    distinct(&section, "address", &cluster.nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>());
-    section.finish();
-    cluster
-}
-
-fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {
-    let is_on = section.boolean("discover").unwrap_or(false);
-    let networks = section.strings("discover_allow").into_iter().filter_map(|text| {
-        let found = network(&text);
-        if found.is_none() {
-            let hint = "write a network, for example \"10.0.0.0/24\", or an address";
-            section.fault_at("discover_allow", format!("\"{text}\" is not a network"), hint);
-        }
-        found
-    });
-    let allow = networks.collect();
-    let address_map = section.string_map("discover_map");
-    for address in address_map.iter().flat_map(|(from, to)| [from, to]).filter(|address| !is_host_and_port(address)) {
-        section.fault_at(
-            "discover_map",
-            format!("\"{address}\" is not HOST:PORT"),
-            "for example discover_map = { \"172.18.0.2:5432\" = \"10.0.0.1:15432\" }",
-        );
-    }
-    for key in ["discover_allow", "discover_map"].into_iter().filter(|key| section.has(key) && !is_on) {
-        section.fault_at(key, format!("{key} means nothing without discovery"), "add discover = true, or remove it");
-    }
-    let urls = nodes.iter().map(|node| node.patroni_url.clone()).collect();
-    is_on.then_some(Discovery { urls, allow, address_map })
-}
-
-fn patroni_tls(section: Section<'_>) -> PatroniTls {
-    let file = |key| {
-        let path: Option<PathBuf> = section.string(key).map(PathBuf::from);
-        if let Some(missing) = path.as_ref().filter(|path| !path.is_file()) {
-            let message = format!("cluster.patroni_tls.{key}: cannot read {}", missing.display());
-            section.fault_at(key, message, "give the path of a readable PEM file");
-        }
-        path
-    };
-    let tls = PatroniTls { ca_file: file("ca_file"), client_identity_file: file("client_identity_file") };
-    section.finish();
-    tls
-}
-
-fn node(section: Section<'_>) -> Option<Member> {
-    let address =
-        section.required_string("address", "where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
-    if let Some(address) = address.as_ref().filter(|address| !is_host_and_port(address)) {
-        section.fault_at(
-            "address",
-            format!("cluster.node.address: \"{address}\" is not HOST:PORT"),
-            "for example \"10.0.0.1:5432\", \"pg1.example.org:5432\" or \"[2001:db8::1]:5432\"",
-        );
-    }
-    let given_url = section.string("patroni");
-    if let Some(Err(fault)) = given_url.as_deref().map(patroni_url) {
-        section.fault_at("patroni", fault.message, fault.hint.unwrap_or_default());
-    }
-    let name = section.string("name");
-    let weight = section.integer("weight", 1..10_001).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
-    let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |most| most as u32);
-    section.finish();
-
-    let address = address?;
-    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-    let patroni_url =
-        given_url.map_or_else(|| format!("http://{host}:{PATRONI_PORT}"), |url| url.trim_end_matches('/').to_owned());
-    Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address, weight, sessions_max })
-}
-
-/// Checks the URL of a REST API.
-pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
-    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let parses = reqwest::Url::parse(url).is_ok_and(|url| url.has_host() && url.query().is_none());
-    match host {
-        Some(host) if parses && !host.is_empty() => Ok(()),
-        _ => Err(Fault {
-            line: None,
-            message: format!("\"{url}\" is not the URL of a Patroni REST API"),
-            hint: Some(format!("for example http://10.0.0.1:{PATRONI_PORT}")),
-        }),
-    }
-}
-
-pub(super) fn set<T>(place: &mut T, given: Option<T>) {
-    if let Some(given) = given {
-        *place = given;
-    }
-}
-
-pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
-    for (at, name) in names.iter().enumerate() {
-        if names[..at].contains(name) {
-            section.fault_at(what, format!("two {what} entries are called \"{name}\""), "each needs its own");
-        }
-    }
-}
-
 fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<SocketAddr>) {
     let mut owners: HashMap<String, String> = HashMap::new();
     let named = listeners.iter().map(|l| (l.bind.clone(), format!("listener \"{}\"", l.name)));
@@ -238,6 +70,9 @@ fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::document::is_host_and_port;
     use super::*;
     use crate::config::Admin;
     use crate::config::RelayMode;

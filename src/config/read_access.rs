@@ -1,7 +1,6 @@
 //! Reads of a listener where it listens, whom it lets in, and how it learns and tells who that is.
 
-use super::document::Section;
-use super::read::set;
+use super::document::{Section, set};
 use super::{Access, Listener, ProxyProtocol, account};
 use crate::net::{Bind, Networks, UnixBind};
 

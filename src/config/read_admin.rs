@@ -1,7 +1,6 @@
 //! Reads `[admin]`: where the pages are served, and who may change things there.
 
-use super::document::Section;
-use super::read::distinct;
+use super::document::{Section, distinct};
 use super::read_secret::password;
 use super::{Admin, AdminUser};
 use crate::net::Bind;

@@ -3,8 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::document::Section;
-use super::read::{at_least_ms, set};
+use super::document::{Section, at_least_ms, set};
 use super::{Listener, RelayMode, read_access, read_tls};
 use crate::net::dial::KEEPALIVE_PATIENCE;
 use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Rule, Target};

@@ -1,7 +1,6 @@
 //! Reads `[cluster.sql]`: who asks PostgreSQL.
 
-use super::document::Section;
-use super::read::{at_least_ms, set};
+use super::document::{Section, at_least_ms, set};
 use super::read_secret::password;
 use super::{Sql, read_tls};
 

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use super::Listener;
-use super::document::Section;
-use super::read::set;
+use super::document::{Section, set};
 use crate::tls::{
     Acceptor, ClientTls, IdentityFiles, Negotiation, ServerTls, SslMode, Terminate, TlsError, TlsSettings,
     VerifyClient, Version,
