@@ -16,15 +16,17 @@ use crate::admin::{self, Office};
 use crate::config::Config;
 use crate::net::Bind;
 use crate::probe::checker::CheckerError;
+use crate::probe::metrics::ProbeMetrics;
 use crate::probe::{ClusterView, Monitor};
 use crate::proxy::desk::Desk;
 use crate::proxy::encryption::{self, Encryption};
 use crate::proxy::listener::Listener;
+use crate::proxy::metrics::ProxyMetrics;
 use crate::proxy::rebalancer::Rebalancer;
 use crate::proxy::registry::Registry;
 use crate::proxy::workers::Workers;
 use crate::routing::Rule;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::MetricRegistry;
 use crate::tls::TlsError;
 
 /// After sessions were ordered to end, how long they get to tell their clients.
@@ -78,26 +80,28 @@ pub struct App {
     admin: Option<TcpListener>,
     workers: Arc<Workers>,
     registry: Arc<Registry>,
-    metrics: Arc<Metrics>,
+    metrics: MetricRegistry,
 }
 
 impl App {
     /// Opens all ports. Needs a tokio runtime around it.
     pub async fn build(config: Config) -> Result<App, StartError> {
-        let metrics = Arc::new(Metrics::default());
+        let metrics = MetricRegistry::with_build_info();
+        let (of_clusters, of_listeners) = (ProbeMetrics::new(&metrics), ProxyMetrics::new(&metrics));
         let registry = Arc::new(Registry::new(config.listeners.len(), config.clusters.len()));
         let mut monitors = Vec::new();
         let mut clusters = Vec::new();
         for cluster in &config.clusters {
-            let (monitor, view) = Monitor::new(cluster, metrics.cluster(&cluster.name)).map_err(StartError::Check)?;
+            let (monitor, view) =
+                Monitor::new(cluster, of_clusters.cluster(&cluster.name)).map_err(StartError::Check)?;
             monitors.push(monitor);
             clusters.push(view);
         }
         let (mut listeners, mut encryptions) = (Vec::new(), Vec::new());
         for (index, settings) in config.listeners.iter().enumerate() {
             let view = clusters[settings.cluster].clone();
-            let counters = metrics.listener(&settings.name);
-            let encryption = Encryption::new(settings, &metrics)
+            let counters = of_listeners.listener(&settings.name);
+            let encryption = Encryption::new(settings, &of_listeners)
                 .map_err(|error| StartError::Tls { listener: settings.name.clone(), error })?;
             let encryption = Arc::new(encryption);
             encryptions.push(Arc::clone(&encryption));

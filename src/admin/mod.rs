@@ -2,6 +2,7 @@
 //! and the administrative states of nodes. All over HTTP.
 
 mod actions;
+mod scrape;
 mod stats;
 pub mod status;
 mod users;
@@ -22,14 +23,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info};
 
+use self::scrape::ClusterNow;
 use self::status::Status;
 use self::users::Users;
 use crate::cluster::topology::Topology;
 use crate::config::Config;
 use crate::probe::ClusterView;
+use crate::probe::history::Record;
 use crate::proxy::registry::{Census, Registry};
-use crate::telemetry::history::Record;
-use crate::telemetry::metrics::{ClusterNow, Metrics};
+use crate::telemetry::MetricRegistry;
 
 /// Everything that the pages read, and the actions change.
 #[derive(Debug)]
@@ -40,8 +42,8 @@ pub struct Office {
     pub clusters: Vec<ClusterView>,
     /// All sessions.
     pub registry: Arc<Registry>,
-    /// All counters.
-    pub metrics: Arc<Metrics>,
+    /// Everything that is counted.
+    pub metrics: MetricRegistry,
     /// When the program began to serve.
     pub started: Instant,
     /// Comes true when the program stops.
@@ -111,7 +113,7 @@ async fn metrics(State(office): State<Arc<Office>>) -> Response {
         .zip(pictures.iter().zip(&loads))
         .map(|(view, (topology, sessions))| ClusterNow { name: view.name(), topology, sessions })
         .collect();
-    let text = office.metrics.render(&clusters, &office.census());
+    let text = scrape::render(&office.metrics, &clusters, &office.census());
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }
 

@@ -13,8 +13,8 @@ use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment};
 use crate::config::{self, size_text};
 use crate::probe::ClusterView;
+use crate::probe::history::Record;
 use crate::proxy::registry::Census;
-use crate::telemetry::history::Record;
 
 /// Changes of lead on the page; `/api/events` has more.
 const CHANGES_SHOWN: usize = 10;

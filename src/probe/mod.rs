@@ -2,6 +2,8 @@
 
 pub mod checker;
 pub mod discovery;
+pub mod history;
+pub mod metrics;
 pub mod monitor;
 pub mod patroni;
 pub mod sql;

@@ -11,14 +11,14 @@ use tracing::{error, info, warn};
 
 use super::checker::{Checker, CheckerError, Findings};
 use super::discovery::Discoverer;
+use super::history::History;
+use super::metrics::ClusterMetrics;
 use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
 use crate::cluster::node::{Observation, Silence};
 use crate::cluster::topology::Topology;
 use crate::cluster::{AdminState, Moment, NodeId};
 use crate::config;
-use crate::telemetry::history::History;
-use crate::telemetry::metrics::ClusterMetrics;
 
 /// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
 const SUSPICIONS_MAX: usize = 64;

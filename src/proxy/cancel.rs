@@ -16,7 +16,7 @@ use tracing::debug;
 use super::client::Client;
 use super::connect::reach;
 use super::desk::Desk;
-use super::end::End;
+use super::end::{CancelOutcome, End};
 use super::keys::Whereabouts;
 use crate::cluster::NodeId;
 use crate::net::dial::Destination;
@@ -32,38 +32,6 @@ const FAN_OUTS_PER_SECOND: u32 = 50;
 
 /// How many of these may come together.
 const FAN_OUT_BURST: u32 = 100;
-
-/// What has become of a cancel request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The node that runs the session has it.
-    Delivered,
-    /// Every node has it that runs sessions whose keys could not be seen.
-    FannedOut,
-    /// It names no session that runs, and went nowhere.
-    NoSession,
-    /// It was to go to several nodes, as were too many others; it would have come too late.
-    Limited,
-    /// The node, or none of the nodes, could be reached in time.
-    Failed,
-}
-
-impl Outcome {
-    /// Every outcome, in the order of its discriminant.
-    pub const ALL: [Outcome; 5] =
-        [Outcome::Delivered, Outcome::FannedOut, Outcome::NoSession, Outcome::Limited, Outcome::Failed];
-
-    /// The word for it in the metrics.
-    pub fn label(self) -> &'static str {
-        match self {
-            Outcome::Delivered => "delivered",
-            Outcome::FannedOut => "fanned-out",
-            Outcome::NoSession => "no-session",
-            Outcome::Limited => "limited",
-            Outcome::Failed => "failed",
-        }
-    }
-}
 
 /// What a node is sent.
 #[derive(Debug, Clone)]
@@ -87,21 +55,27 @@ pub async fn deliver(desk: &Desk, key: &CancelKey, request: Request) -> End {
     let whereabouts = desk.registry.keys().look_up(key, desk.index, desk.settings.cluster);
     debug!(listener = %desk.settings.name, ?key, ?whereabouts, "cancel request");
     let outcome = match whereabouts {
-        Whereabouts::On(node) => hand_over(desk, vec![node], request, deadline, Outcome::Delivered).await,
+        Whereabouts::On(node) => hand_over(desk, vec![node], request, deadline, CancelOutcome::Delivered).await,
         Whereabouts::Among(nodes) => match desk.fan_outs.next_turn(Instant::now(), deadline) {
             Some(turn) => {
                 sleep_until(turn).await;
-                hand_over(desk, nodes, request, deadline, Outcome::FannedOut).await
+                hand_over(desk, nodes, request, deadline, CancelOutcome::FannedOut).await
             }
-            None => Outcome::Limited,
+            None => CancelOutcome::Limited,
         },
-        Whereabouts::Nowhere => Outcome::NoSession,
+        Whereabouts::Nowhere => CancelOutcome::NoSession,
     };
     desk.metrics.cancelled(outcome);
     End::Cancel(outcome)
 }
 
-async fn hand_over(desk: &Desk, nodes: Vec<NodeId>, request: Request, deadline: Instant, success: Outcome) -> Outcome {
+async fn hand_over(
+    desk: &Desk,
+    nodes: Vec<NodeId>,
+    request: Request,
+    deadline: Instant,
+    success: CancelOutcome,
+) -> CancelOutcome {
     let mut deliveries = JoinSet::new();
     for node in nodes {
         let address = desk.cluster.topology().node(node).member.address.clone();
@@ -117,7 +91,7 @@ async fn hand_over(desk: &Desk, nodes: Vec<NodeId>, request: Request, deadline: 
             timeout_at(deadline, acted).await.is_ok_and(|read| read.is_ok())
         });
     }
-    if deliveries.join_all().await.contains(&true) { success } else { Outcome::Failed }
+    if deliveries.join_all().await.contains(&true) { success } else { CancelOutcome::Failed }
 }
 
 /// Spreads requests evenly over time once a burst of them is used up.
@@ -159,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_outcome_stands_at_its_own_place() {
-        for (place, outcome) in Outcome::ALL.iter().enumerate() {
+        for (place, outcome) in CancelOutcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, place, "{}", outcome.label());
         }
     }

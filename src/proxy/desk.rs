@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::cancel;
 use super::encryption::Encryption;
+use super::metrics::ListenerMetrics;
 use super::per_client::PerClient;
 use super::registry::Registry;
 use crate::config;
 use crate::net::dial::TcpOptions;
 use crate::probe::ClusterView;
-use crate::telemetry::metrics::ListenerMetrics;
 
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]

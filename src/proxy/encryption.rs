@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
+use super::metrics::{ProxyMetrics, TlsMetrics};
 use crate::config;
-use crate::telemetry::metrics::{Metrics, TlsMetrics};
 use crate::tls::{Acceptor, Certificate, ClientTls, Look, Reloading, ServerTls, TlsError, Version};
 
 /// How often the files are looked at: often enough that nobody waits for it, rare enough not to be seen on a disk.
@@ -46,7 +46,7 @@ pub enum Offer {
 
 impl Encryption {
     /// Reads a listener's certificates, and says in the log what they are. Errors: files that cannot be used.
-    pub fn new(settings: &config::Listener, metrics: &Metrics) -> Result<Encryption, TlsError> {
+    pub fn new(settings: &config::Listener, metrics: &ProxyMetrics) -> Result<Encryption, TlsError> {
         let to_clients = match &settings.tls {
             ClientTls::Passthrough => ToClients::Passthrough,
             ClientTls::Disable => ToClients::Disable,

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 
-use super::cancel::Outcome;
 use crate::protocol::opening::NotPostgres;
 use crate::protocol::proxy_header::Malformed;
 use crate::protocol::{Fatal, SqlState};
@@ -72,9 +71,46 @@ pub enum End {
     /// pgvane is stopping.
     Stopped,
     /// It was a cancel request, with this outcome.
-    Cancel(Outcome),
+    Cancel(CancelOutcome),
     /// The task ended without saying how: a defect.
     Lost,
+}
+
+/// What has become of a cancel request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// The node that runs the session has it.
+    Delivered,
+    /// Every node has it that runs sessions whose keys could not be seen.
+    FannedOut,
+    /// It names no session that runs, and went nowhere.
+    NoSession,
+    /// It was to go to several nodes, as were too many others; it would have come too late.
+    Limited,
+    /// The node, or none of the nodes, could be reached in time.
+    Failed,
+}
+
+impl CancelOutcome {
+    /// Every outcome, in the order of its discriminant.
+    pub const ALL: [CancelOutcome; 5] = [
+        CancelOutcome::Delivered,
+        CancelOutcome::FannedOut,
+        CancelOutcome::NoSession,
+        CancelOutcome::Limited,
+        CancelOutcome::Failed,
+    ];
+
+    /// The word for it in the metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            CancelOutcome::Delivered => "delivered",
+            CancelOutcome::FannedOut => "fanned-out",
+            CancelOutcome::NoSession => "no-session",
+            CancelOutcome::Limited => "limited",
+            CancelOutcome::Failed => "failed",
+        }
+    }
 }
 
 /// What is wrong with how a proxy said for whom it speaks.
@@ -109,7 +145,7 @@ impl End {
     pub fn is_trouble(&self) -> bool {
         match self {
             End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::Stopped => false,
-            End::Cancel(outcome) => matches!(outcome, Outcome::Limited | Outcome::Failed),
+            End::Cancel(outcome) => matches!(outcome, CancelOutcome::Limited | CancelOutcome::Failed),
             _ => true,
         }
     }
@@ -282,13 +318,13 @@ impl fmt::Display for End {
             End::DrainTimedOut(cause) => write!(f, "cut at the end of drain_timeout because {}", cause.reason()),
             End::Rebalanced => f.write_str("ended between transactions because another server has fewer sessions"),
             End::Stopped => f.write_str("pgvane is stopping"),
-            End::Cancel(Outcome::Delivered) => f.write_str("cancel request delivered"),
-            End::Cancel(Outcome::FannedOut) => {
+            End::Cancel(CancelOutcome::Delivered) => f.write_str("cancel request delivered"),
+            End::Cancel(CancelOutcome::FannedOut) => {
                 f.write_str("cancel request handed to every node with encrypted sessions")
             }
-            End::Cancel(Outcome::NoSession) => f.write_str("cancel request for no session that runs"),
-            End::Cancel(Outcome::Limited) => f.write_str("cancel request dropped: there were too many at once"),
-            End::Cancel(Outcome::Failed) => f.write_str("cancel request could not be delivered"),
+            End::Cancel(CancelOutcome::NoSession) => f.write_str("cancel request for no session that runs"),
+            End::Cancel(CancelOutcome::Limited) => f.write_str("cancel request dropped: there were too many at once"),
+            End::Cancel(CancelOutcome::Failed) => f.write_str("cancel request could not be delivered"),
             End::Lost => f.write_str("the session's task ended in an unforeseen way"),
         }
     }

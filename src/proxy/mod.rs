@@ -23,6 +23,7 @@ pub mod end_kind;
 pub mod keys;
 pub mod listener;
 pub mod login;
+pub mod metrics;
 pub mod openings;
 pub mod per_client;
 pub mod rebalancer;

@@ -1,5 +1,6 @@
-//! What operators see of the proxy's inside: logs and metrics.
+//! Logs and metrics: how they are written, whatever it is that they tell.
 
-pub mod history;
 pub mod logging;
-pub mod metrics;
+pub mod registry;
+
+pub use registry::MetricRegistry;

@@ -131,10 +131,11 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::Metrics;
+    use crate::probe::metrics::ProbeMetrics;
+    use crate::telemetry::MetricRegistry;
 
     fn history() -> History {
-        History::new(Metrics::default().cluster("main"))
+        History::new(ProbeMetrics::new(&MetricRegistry::default()).cluster("main"))
     }
 
     #[test]
