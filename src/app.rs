@@ -18,13 +18,13 @@ use crate::net::Bind;
 use crate::probe::checker::CheckerError;
 use crate::probe::metrics::ProbeMetrics;
 use crate::probe::{ClusterView, Monitor};
-use crate::proxy::desk::Desk;
-use crate::proxy::encryption::{self, Encryption};
+use crate::proxy::context::Desk;
+use crate::proxy::intake::tls::{self, Encryption};
 use crate::proxy::listener::Listener;
 use crate::proxy::metrics::ProxyMetrics;
-use crate::proxy::rebalancer::Rebalancer;
-use crate::proxy::registry::Registry;
-use crate::proxy::workers::Workers;
+use crate::proxy::sessions::rebalancer::Rebalancer;
+use crate::proxy::sessions::registry::Registry;
+use crate::proxy::worker::Workers;
 use crate::routing::Rule;
 use crate::telemetry::MetricRegistry;
 use crate::tls::TlsError;
@@ -156,7 +156,7 @@ impl App {
         for (index, view) in self.clusters.iter().cloned().enumerate() {
             background.spawn(apply_every_picture(index, view, Arc::clone(&self.registry), Arc::clone(&rules)));
         }
-        background.spawn(encryption::keep_in_step(self.encryptions, reread));
+        background.spawn(tls::keep_in_step(self.encryptions, reread));
         for monitor in self.monitors {
             background.spawn(monitor.run());
         }

@@ -30,7 +30,7 @@ use crate::cluster::topology::Topology;
 use crate::config::Config;
 use crate::probe::ClusterView;
 use crate::probe::history::Record;
-use crate::proxy::registry::{Census, Registry};
+use crate::proxy::sessions::registry::{Census, Registry};
 use crate::telemetry::MetricRegistry;
 
 /// Everything that the pages read, and the actions change.

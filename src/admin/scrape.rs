@@ -3,7 +3,7 @@
 use crate::cluster::AdminState;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::topology::Topology;
-use crate::proxy::registry::Census;
+use crate::proxy::sessions::registry::Census;
 use crate::telemetry::{MetricRegistry, registry};
 
 /// What a scrape reads of one cluster besides the counters.

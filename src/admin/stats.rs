@@ -14,7 +14,7 @@ use crate::cluster::{AdminState, Moment};
 use crate::config::{self, size_text};
 use crate::probe::ClusterView;
 use crate::probe::history::Record;
-use crate::proxy::registry::Census;
+use crate::proxy::sessions::registry::Census;
 
 /// Changes of lead on the page; `/api/events` has more.
 const CHANGES_SHOWN: usize = 10;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::desk::Desk;
+use super::context::Desk;
 use super::end::End;
-use super::workers::Load;
+use super::worker::Load;
 use crate::cluster::NodeId;
 use crate::net::Peer;
 use crate::protocol::startup::Who;

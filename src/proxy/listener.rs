@@ -9,9 +9,9 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::account::Account;
-use super::desk::Desk;
+use super::context::Desk;
 use super::session;
-use super::workers::Workers;
+use super::worker::Workers;
 use crate::net::listen::BoundListener;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::account::Account;
 use super::admission::{Admission, Admitted, Refused};
-use super::arrival::Arrival;
 use super::cancel;
-use super::client::{Client, farewell};
 use super::end::{End, ProxyFault};
+use super::intake::handshake::{Client, farewell};
+use super::intake::proxy_protocol::Arrival;
 use crate::net::{Incoming, Socket};
 use crate::protocol::opening::Opening;
 

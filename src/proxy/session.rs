@@ -9,11 +9,11 @@ use tokio::time::{Sleep, sleep};
 
 use super::account::Account;
 use super::admission::Admitted;
-use super::card::Order;
-use super::client::{Client, farewell};
 use super::end::End;
-use super::registry::Seat;
+use super::intake::handshake::{Client, farewell};
 use super::relay::{Outcome, Relay};
+use super::sessions::control::Order;
+use super::sessions::registry::Seat;
 use crate::net::Incoming;
 use crate::routing::Target;
 

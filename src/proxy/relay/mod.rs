@@ -22,10 +22,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use self::pump::{EndOfStream, Onward, Portion, Pump, PumpError};
-use super::card::Card;
 use crate::config::RelayMode;
 use crate::net::Stream;
 use crate::protocol::framing::Framing;
+use crate::proxy::sessions::control::Card;
 
 /// `Terminate`, as a client sends it before it closes.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::cluster::NodeId;
-use crate::proxy::registry::Registry;
+use crate::proxy::sessions::registry::Registry;
 use crate::tls::world::World;
 use crate::tls::{Acceptor, Negotiation, ServerTls, SslMode, TlsSettings};
 

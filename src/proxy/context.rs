@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::cancel;
-use super::encryption::Encryption;
+use super::intake::per_client::PerClient;
+use super::intake::tls::Encryption;
 use super::metrics::ListenerMetrics;
-use super::per_client::PerClient;
-use super::registry::Registry;
+use super::sessions::registry::Registry;
 use crate::config;
 use crate::net::dial::TcpOptions;
 use crate::probe::ClusterView;

@@ -9,13 +9,13 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::encryption::{Encryption, Offer};
-use super::end::End;
+use super::tls::{Encryption, Offer};
 use crate::config::Listener;
 use crate::net::{Peer, Socket, Stream};
 use crate::protocol::opening::{self, NotPostgres, Opening, Progress};
 use crate::protocol::startup::{Replication, Who};
 use crate::protocol::{Fatal, application_name};
+use crate::proxy::end::End;
 use crate::tls::Acceptor;
 
 /// Answers to a request for encryption, from PostgreSQL's "Message Flow".

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-use super::metrics::{ProxyMetrics, TlsMetrics};
 use crate::config;
+use crate::proxy::metrics::{ProxyMetrics, TlsMetrics};
 use crate::tls::{Acceptor, Certificate, ClientTls, Look, Reloading, ServerTls, TlsError, Version};
 
 /// How often the files are looked at: often enough that nobody waits for it, rare enough not to be seen on a disk.

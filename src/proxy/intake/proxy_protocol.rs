@@ -7,10 +7,10 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::end::{End, ProxyFault};
 use crate::config::ProxyProtocol;
 use crate::net::{Peer, Socket};
 use crate::protocol::proxy_header::{self, Beginning, Ends};
+use crate::proxy::end::{End, ProxyFault};
 
 /// What is looked at in one go. Most headers have less.
 const LOOK_LENGTH: usize = 256;

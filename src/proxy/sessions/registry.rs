@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::card::{Card, Order};
-use super::keys::{Keys, SessionKey};
-use super::openings::Openings;
+use super::cancel_keys::{Keys, SessionKey};
+use super::control::{Card, Order};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
 use crate::protocol::CancelKey;
+use crate::proxy::intake::pending::Openings;
 use crate::routing::{Burden, Reaction, Rule, why_misplaced};
 
 /// A listener's numbers at one moment.
@@ -283,7 +283,7 @@ impl Drop for Seat {
 mod tests {
     use pgwire::messages::startup::SecretKey;
 
-    use super::super::keys::Whereabouts;
+    use super::super::cancel_keys::Whereabouts;
     use super::*;
 
     fn registry() -> Arc<Registry> {

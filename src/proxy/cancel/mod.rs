@@ -13,14 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::debug;
 
-use super::client::Client;
-use super::connect::reach;
-use super::desk::Desk;
-use super::end::{CancelOutcome, End};
-use super::keys::Whereabouts;
 use crate::cluster::NodeId;
 use crate::net::dial::Destination;
 use crate::protocol::CancelKey;
+use crate::proxy::admission::connect::reach;
+use crate::proxy::context::Desk;
+use crate::proxy::end::{CancelOutcome, End};
+use crate::proxy::intake::handshake::Client;
+use crate::proxy::sessions::cancel_keys::Whereabouts;
 
 /// A cancel that arrives later than this might hit the session's next query instead.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);

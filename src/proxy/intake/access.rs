@@ -1,9 +1,9 @@
 //! Who is let in by a listener: as which user, and into which database.
 
-use super::end::End;
 use crate::config::Access;
 use crate::net::Peer;
 use crate::protocol::startup::{Replication, Who};
+use crate::proxy::end::End;
 
 /// What `databases` calls the stream of WAL, which belongs to no database; the word of `pg_hba.conf`.
 const REPLICATION: &str = "replication";

@@ -9,9 +9,6 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::client::Client;
-use super::end::End;
-use super::registry::Seat;
 use crate::config::Listener;
 use crate::net::Stream;
 use crate::probe::ClusterView;
@@ -19,6 +16,9 @@ use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
 use crate::protocol::sasl::{self, Choice};
+use crate::proxy::end::End;
+use crate::proxy::intake::handshake::Client;
+use crate::proxy::sessions::registry::Seat;
 use crate::routing::{Cause, Target};
 
 /// Room for a server's whole welcome, so that one read takes it in.

@@ -1,23 +1,26 @@
 //! From a client that wants a session to a session on a node: route, connect, log in; and again, or wait, while the
 //! client sees nothing but a pause.
 
+pub mod connect;
+pub mod login;
+
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::card::Order;
-use super::client::Client;
-use super::connect::reach;
-use super::desk::Desk;
-use super::end::End;
-use super::login::{Failure, Login, Ready, Verdict};
-use super::registry::{Held, Seat, order_for};
+use self::connect::reach;
+use self::login::{Failure, Login, Ready, Verdict};
 use crate::cluster::NodeId;
 use crate::cluster::topology::Topology;
 use crate::net::Stream;
 use crate::net::dial::Destination;
+use crate::proxy::context::Desk;
+use crate::proxy::end::End;
+use crate::proxy::intake::handshake::Client;
+use crate::proxy::sessions::control::Order;
+use crate::proxy::sessions::registry::{Held, Seat, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
 
 /// First wait before a node that has just failed is tried again, if nothing new is learnt meanwhile.
