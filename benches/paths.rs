@@ -177,7 +177,7 @@ async fn relayed(mode: RelayMode) -> (TcpStream, TcpStream) {
         let seat = registry.seat(0, 0, NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
-        poll_fn(|cx| relay.poll(cx, seat.card(), |_| {})).await
+        poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {})).await
     });
     (client, server)
 }

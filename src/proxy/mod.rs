@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod admission;
+pub mod byte_counters;
 pub mod cancel;
 pub mod context;
 pub mod end;

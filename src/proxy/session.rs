@@ -92,8 +92,8 @@ impl Session {
         }
         account.node = Some(seat.node());
         let (client, for_server) = client.into_parts();
-        seat.card().count_to_server(&for_server);
-        seat.card().count_to_client(&ready.for_client);
+        seat.card().bytes().add_to_server(for_server.len());
+        seat.card().bytes().add_to_client(ready.for_client.len());
         if ready.framing.is_some() {
             seat.card().show_transactions();
         }
@@ -151,7 +151,7 @@ impl Session {
                 suspect();
             }
         };
-        relay.poll(cx, seat.card(), on_error).map(|outcome| match outcome {
+        relay.poll(cx, seat.card().bytes(), on_error).map(|outcome| match outcome {
             Outcome::ClientClosed => End::ClientClosed,
             Outcome::ClientFailed(error) => End::ClientFailed(error),
             Outcome::Drained => match *obeyed {

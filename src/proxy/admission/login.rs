@@ -96,7 +96,7 @@ impl Login<'_> {
             if let Err(error) = self.server.send(self.client.opening_packet()).await {
                 return Verdict::not_here(format!("the connection broke: {error}"));
             }
-            self.seat.card().count_to_server(self.client.opening_packet());
+            self.seat.card().bytes().add_to_server(self.client.opening_packet().len());
             match self.client.opening() {
                 Opening::Startup(_) => return self.follow_startup().await,
                 Opening::DirectTls => return encrypted(),
@@ -123,7 +123,7 @@ impl Login<'_> {
         if answer != b'N' && self.listener.access.asks_for_names() {
             return Some(Verdict::Over(End::NamesHidden));
         }
-        self.seat.card().count_to_client(&[answer]);
+        self.seat.card().bytes().add_to_client(1);
         let answered = self.client.answer_negotiation(answer, self.listener.startup_timeout).await;
         match answered.and_then(|()| self.client.take_in(self.listener)) {
             Err(end) => Some(Verdict::Over(end)),
@@ -226,7 +226,7 @@ impl Login<'_> {
             if let Err(error) = self.client.stream().send(&heard[..followed]).await {
                 return Verdict::Over(End::ClientFailed(error));
             }
-            self.seat.card().count_to_client(&heard[..followed]);
+            self.seat.card().bytes().add_to_client(followed);
             heard.advance(followed);
             followed = 0;
             tokio::select! {
@@ -248,7 +248,7 @@ impl Login<'_> {
                         if let Err(error) = self.server.send(&to_server).await {
                             return Verdict::Over(End::ServerFailed(error));
                         }
-                        self.seat.card().count_to_server(&to_server);
+                        self.seat.card().bytes().add_to_server(to_server.len());
                         framing.ask(&to_server); // a client may have asked something already
                         to_server.clear();
                     }

@@ -25,7 +25,7 @@ use self::pump::{EndOfStream, Onward, Portion, Pump, PumpError};
 use crate::config::RelayMode;
 use crate::net::Stream;
 use crate::protocol::framing::Framing;
-use crate::proxy::sessions::control::Card;
+use crate::proxy::byte_counters::ByteCounters;
 
 /// `Terminate`, as a client sends it before it closes.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
@@ -104,16 +104,21 @@ impl Relay {
     /// Relays until an end. `on_error` hears the SQLSTATE of every error that the server sends.
     ///
     /// What was read and not yet written stays in the relay, and a later call goes on with it.
-    pub fn poll(&mut self, cx: &mut Context<'_>, card: &Card, mut on_error: impl FnMut([u8; 5])) -> Poll<Outcome> {
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &ByteCounters,
+        mut on_error: impl FnMut([u8; 5]),
+    ) -> Poll<Outcome> {
         loop {
             let is_over = self.is_draining && self.is_between_transactions();
             if is_over && self.down.is_empty() {
                 return Poll::Ready(Outcome::Drained);
             }
-            if !is_over && let Some(end) = self.poll_up(cx, card) {
+            if !is_over && let Some(end) = self.poll_up(cx, bytes) {
                 return Poll::Ready(end);
             }
-            let down = self.poll_down(cx, card, &mut on_error);
+            let down = self.poll_down(cx, bytes, &mut on_error);
             let goes_on = down.is_pending() && (self.is_draining || self.up.holds_back());
             if !(goes_on && self.has_come_further()) {
                 return down;
@@ -138,7 +143,7 @@ impl Relay {
     }
 
     /// From the client to the server. Returns an end that this brings about.
-    fn poll_up(&mut self, cx: &mut Context<'_>, card: &Card) -> Option<Outcome> {
+    fn poll_up(&mut self, cx: &mut Context<'_>, bytes: &ByteCounters) -> Option<Outcome> {
         if self.server_is_deaf {
             return None;
         }
@@ -146,7 +151,7 @@ impl Relay {
         let mut see = |portion: Portion<'_>| {
             let length = portion.length();
             let Some(framing) = framing else {
-                card.add_to_server(length);
+                bytes.add_to_server(length);
                 *client_terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(TERMINATE));
                 return Onward::More;
             };
@@ -154,9 +159,9 @@ impl Relay {
             // that the port which lingers in TIME_WAIT is its own and none of ours
             let is_farewell = framing.rests() && matches!(portion, Portion::Read(TERMINATE));
             let passed_on = match portion {
-                Portion::Read(bytes) if *is_draining => framing.ask_up_to_next(bytes),
-                Portion::Read(bytes) => {
-                    framing.ask(bytes);
+                Portion::Read(read) if *is_draining => framing.ask_up_to_next(read),
+                Portion::Read(read) => {
+                    framing.ask(read);
                     length
                 }
                 Portion::Spliced(_) => {
@@ -164,7 +169,7 @@ impl Relay {
                     length
                 }
             };
-            card.add_to_server(passed_on);
+            bytes.add_to_server(passed_on);
             // the last bytes of a burst are always read
             *client_terminated = matches!(portion, Portion::Read(bytes) if bytes[..passed_on].ends_with(TERMINATE));
             match length - passed_on {
@@ -185,10 +190,15 @@ impl Relay {
     }
 
     /// From the server to the client.
-    fn poll_down(&mut self, cx: &mut Context<'_>, card: &Card, on_error: &mut impl FnMut([u8; 5])) -> Poll<Outcome> {
+    fn poll_down(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &ByteCounters,
+        on_error: &mut impl FnMut([u8; 5]),
+    ) -> Poll<Outcome> {
         let Relay { client, server, down, framing, .. } = self;
         let polled = down.poll(cx, server, client, |portion| {
-            card.add_to_client(portion.length());
+            bytes.add_to_client(portion.length());
             if let Some(framing) = framing {
                 match portion {
                     Portion::Read(bytes) => framing.follow(bytes),

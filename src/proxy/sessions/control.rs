@@ -1,11 +1,12 @@
 //! A running session as others see it, and the orders by which they move it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 
 use super::registry::lock;
 use crate::cluster::NodeId;
+use crate::proxy::byte_counters::ByteCounters;
 use crate::routing::Cause;
 
 /// Something that a running session has to do.
@@ -57,8 +58,7 @@ pub struct Card {
     shows_transactions: AtomicBool,
     /// The session's, to be told of an order.
     waker: Mutex<Option<Waker>>,
-    bytes_to_server: AtomicU64,
-    bytes_to_client: AtomicU64,
+    bytes: ByteCounters,
 }
 
 impl Card {
@@ -71,34 +71,13 @@ impl Card {
             order: AtomicU8::new(0),
             shows_transactions: AtomicBool::new(false),
             waker: Mutex::new(None),
-            bytes_to_server: AtomicU64::new(0),
-            bytes_to_client: AtomicU64::new(0),
+            bytes: ByteCounters::default(),
         }
     }
 
-    /// Counts bytes that the server is sent.
-    pub fn count_to_server(&self, bytes: &[u8]) {
-        self.add_to_server(bytes.len());
-    }
-
-    /// Counts so many bytes that the server is sent.
-    pub fn add_to_server(&self, length: usize) {
-        self.bytes_to_server.fetch_add(length as u64, Relaxed);
-    }
-
-    /// Counts bytes that the client is sent.
-    pub fn count_to_client(&self, bytes: &[u8]) {
-        self.add_to_client(bytes.len());
-    }
-
-    /// Counts so many bytes that the client is sent.
-    pub fn add_to_client(&self, length: usize) {
-        self.bytes_to_client.fetch_add(length as u64, Relaxed);
-    }
-
-    /// Bytes that the server and the client were sent so far.
-    pub(super) fn bytes(&self) -> [u64; 2] {
-        [self.bytes_to_server.load(Relaxed), self.bytes_to_client.load(Relaxed)]
+    /// The bytes that it has moved.
+    pub fn bytes(&self) -> &ByteCounters {
+        &self.bytes
     }
 
     /// Notes that the session shows when no transaction is open.

@@ -142,7 +142,7 @@ impl Registry {
             })
             .collect();
         for card in cards.values() {
-            let [to_server, to_client] = card.bytes();
+            let [to_server, to_client] = card.bytes().read();
             census[card.listener].bytes_to_server += to_server;
             census[card.listener].bytes_to_client += to_client;
         }
@@ -273,7 +273,7 @@ impl Drop for Seat {
         let mut cards = lock(&registry.cards);
         cards.remove(&self.id);
         let tally = &registry.listeners[self.card.listener];
-        let [to_server, to_client] = self.card.bytes();
+        let [to_server, to_client] = self.card.bytes().read();
         tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
     }
@@ -331,7 +331,7 @@ mod tests {
     fn bytes_stay_counted_after_a_session_has_ended() {
         let registry = registry();
         let seat = registry.seat(1, 0, NodeId::new(0));
-        seat.card().count_to_client(b"bytes");
+        seat.card().bytes().add_to_client(5);
         assert_eq!(registry.census()[1].bytes_to_client, 5);
         drop(seat);
         assert_eq!(registry.census()[1].bytes_to_client, 5);

@@ -30,7 +30,7 @@ async fn a_session_that_is_drained_before_its_client_has_the_welcome_ends_once_i
     let mut relay = Relay::new(mode, client_inside, server_inside, Some(framing), BytesMut::new(), for_client);
     relay.set_draining(true);
     poll_fn(|cx| relay.client.socket().poll_write_ready(cx)).await.expect("has room");
-    let polled = poll_fn(|cx| Poll::Ready(relay.poll(cx, seat.card(), |_| {}))).await;
+    let polled = poll_fn(|cx| Poll::Ready(relay.poll(cx, seat.card().bytes(), |_| {}))).await;
     assert!(matches!(polled, Poll::Ready(Outcome::Drained)), "nothing would wake it: {polled:?}");
     reads(&mut client, &welcome).await;
 }
@@ -54,11 +54,11 @@ async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
     let seat = registry.seat(0, 0, NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
-    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
     relay.set_draining(true);
-    assert!(until_rest(&mut relay, seat.card()).await.is_none(), "the answer is due");
+    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none(), "the answer is due");
     server.send(&message(b'Z', b"I")).await.expect("goes");
-    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() 
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
     assert!(relay.can_speak());
     relay.leave_server();
     drop(relay);
@@ -83,14 +83,14 @@ async fn a_drain_that_is_called_off_passes_on_what_it_held_back() {
     let seat = registry.seat(0, 0, NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
-    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
     reads(&mut server, &query()).await;
     relay.set_draining(true);
     client.send(&[query(), query()].concat()).await.expect("goes");
-    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
     reads(&mut server, b"").await;
     relay.set_draining(false);
-    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
     reads(&mut server, &[query(), query()].concat()).await;
     assert_eq!(registry.census()[0].bytes_to_server, 3 * query().len() as u64);
 }
@@ -108,16 +108,16 @@ async fn bulk_data_flows_into_a_draining_session_to_its_end() {
         let seat = registry.seat(0, 0, NodeId::new(0));
         let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
         client.send(&begin).await.expect("goes");
-        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
         server.send(&message(b'G', b"\0\0\0")).await.expect("goes");
-        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
         relay.set_draining(true);
         let data = message(b'd', &bytes(1000, 3)).repeat(10);
         client.send(&[data.clone(), end.clone()].concat()).await.expect("goes");
-        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
         reads(&mut server, &[begin, data, end].concat()).await;
         server.send(&[message(b'C', b"COPY 10\0"), message(b'Z', b"I")].concat()).await.expect("goes");
-        assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+        assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
     }
 }
 
@@ -254,10 +254,10 @@ proptest! {
             let client = tokio::spawn(Pipeliner { depth, length, is_extended, portion }.work(client));
             let server = tokio::spawn(serve(server));
             let drain_at = Duration::from_micros(drained_after * 1_700);
-            let outcome = timeout(drain_at, poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}))).await;
+            let outcome = timeout(drain_at, poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}))).await;
             assert!(outcome.is_err(), "nobody has closed: {outcome:?}");
             relay.set_draining(true);
-            let drained = timeout(DEADLINE, poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}))).await;
+            let drained = timeout(DEADLINE, poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}))).await;
             assert!(matches!(drained, Ok(Outcome::Drained)), "{drained:?}");
             assert!(relay.can_speak(), "the client can be told");
             drop(relay);

@@ -17,11 +17,11 @@ async fn what_encryption_holds_back_is_sent_on() {
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let answer = message(b'D', &bytes(50_000, 9));
         server.send(&answer).await.expect("fits");
-        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
         assert!(!relay.down.is_empty() && !relay.can_speak(), "something is on its way");
 
         let mut received = vec![0; answer.len()];
-        let relaying = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}));
+        let relaying = poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}));
         let read = timeout(DEADLINE, async {
             tokio::select! {
                 _ = relaying => panic!("nobody has closed"),
@@ -30,7 +30,7 @@ async fn what_encryption_holds_back_is_sent_on() {
         });
         read.await.expect("all comes").expect("nothing fails");
         assert!(received == answer);
-        assert!(until_rest(&mut relay, seat.card()).await.is_none());
+        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
         assert!(relay.can_speak() && relay.down.owns_nothing());
     }
 }
@@ -56,7 +56,7 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     let stuck = async {
         let relaying = poll_fn(|cx| {
             polls += 1;
-            relay.poll(cx, seat.card(), |_| {})
+            relay.poll(cx, seat.card().bytes(), |_| {})
         });
         tokio::select! {
             _ = relaying => panic!("nobody has closed"),
@@ -68,14 +68,14 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     assert!(!relay.can_speak() && !relay.down.is_empty());
 
     let mut received = vec![0; large.len()];
-    let relaying = poll_fn(|cx| relay.poll(cx, seat.card(), |_| {}));
+    let relaying = poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}));
     let (_server, _) = tokio::select! {
         _ = relaying => panic!("nobody has closed"),
         both = async { tokio::join!(sent, client.read_exact(&mut received)) } => both,
     };
     assert!(received == large);
-    assert!(until_rest(&mut relay, seat.card()).await.is_none());
+    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
     assert!(relay.can_speak() && relay.down.owns_nothing());
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, seat.card()).await, Some(Outcome::Drained)));
+    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
 }

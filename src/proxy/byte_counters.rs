@@ -1,0 +1,27 @@
+//! How many bytes a session has moved, each way.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The bytes of one session, counted by whoever moves them and read by others at any time.
+#[derive(Debug, Default)]
+pub struct ByteCounters {
+    to_server: AtomicU64,
+    to_client: AtomicU64,
+}
+
+impl ByteCounters {
+    /// Counts so many bytes that the server is sent.
+    pub fn add_to_server(&self, length: usize) {
+        self.to_server.fetch_add(length as u64, Relaxed);
+    }
+
+    /// Counts so many bytes that the client is sent.
+    pub fn add_to_client(&self, length: usize) {
+        self.to_client.fetch_add(length as u64, Relaxed);
+    }
+
+    /// Bytes that the server and the client were sent so far.
+    pub fn read(&self) -> [u64; 2] {
+        [self.to_server.load(Relaxed), self.to_client.load(Relaxed)]
+    }
+}
