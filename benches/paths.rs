@@ -52,7 +52,7 @@ fn report(claim: Claim) -> Arc<Report> {
         paused: false,
         failsafe: false,
         pending_restart: false,
-        patroni_silence: None,
+        patroni_error: None,
     })
 }
 
@@ -174,10 +174,10 @@ async fn relayed(mode: RelayMode) -> (TcpStream, TcpStream) {
     let ((client, client_inside), (server, server_inside)) = (connected().await, connected().await);
     tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
-        let seat = registry.seat(0, 0, NodeId::new(0));
+        let guard = registry.guard(0, 0, NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
-        poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {})).await
+        poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {})).await
     });
     (client, server)
 }

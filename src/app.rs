@@ -12,13 +12,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::admin::{self, Office};
+use crate::admin::{self, AdminContext};
 use crate::config::Config;
 use crate::net::Bind;
 use crate::probe::checker::CheckerError;
 use crate::probe::metrics::ProbeMetrics;
-use crate::probe::{ClusterView, Monitor};
-use crate::proxy::context::Desk;
+use crate::probe::{ClusterHandle, Monitor};
+use crate::proxy::context::ListenerContext;
 use crate::proxy::intake::tls::{self, Encryption};
 use crate::proxy::listener::Listener;
 use crate::proxy::metrics::ProxyMetrics;
@@ -74,7 +74,7 @@ impl std::error::Error for StartError {}
 pub struct App {
     config: Arc<Config>,
     monitors: Vec<Monitor>,
-    clusters: Vec<ClusterView>,
+    clusters: Vec<ClusterHandle>,
     listeners: Vec<Listener>,
     encryptions: Vec<Arc<Encryption>>,
     admin: Option<TcpListener>,
@@ -106,8 +106,16 @@ impl App {
             let encryption = Arc::new(encryption);
             encryptions.push(Arc::clone(&encryption));
             let registry = Arc::clone(&registry);
-            let desk = Desk::new(index, settings.clone(), config.drain_timeout, view, registry, counters, encryption);
-            listeners.push(Listener::bind(desk, config.threads).map_err(|error| StartError::Bind {
+            let context = ListenerContext::new(
+                index,
+                settings.clone(),
+                config.drain_timeout,
+                view,
+                registry,
+                counters,
+                encryption,
+            );
+            listeners.push(Listener::bind(context, config.threads).map_err(|error| StartError::Bind {
                 owner: format!("listener \"{}\"", settings.name),
                 address: settings.bind.clone(),
                 error,
@@ -161,7 +169,7 @@ impl App {
             background.spawn(monitor.run());
         }
         if let Some(socket) = self.admin {
-            let office = Office {
+            let context = AdminContext {
                 config: Arc::clone(&self.config),
                 clusters: self.clusters,
                 registry: Arc::clone(&self.registry),
@@ -169,7 +177,7 @@ impl App {
                 started: Instant::now(),
                 is_stopping: stop.clone(),
             };
-            background.spawn(admin::serve(socket, office));
+            background.spawn(admin::serve(socket, context));
         }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
@@ -183,7 +191,7 @@ impl App {
 }
 
 /// Orders away the sessions that each new picture leaves in the wrong place.
-async fn apply_every_picture(index: usize, view: ClusterView, registry: Arc<Registry>, rules: Arc<[Rule]>) {
+async fn apply_every_picture(index: usize, view: ClusterHandle, registry: Arc<Registry>, rules: Arc<[Rule]>) {
     loop {
         let topology = view.topology_full();
         registry.apply(index, &topology, &rules);

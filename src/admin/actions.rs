@@ -11,9 +11,9 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::users::{Denied, PENALTY, Users};
-use super::{Office, json};
+use super::{AdminContext, json};
 use crate::cluster::{AdminState, NodeId};
-use crate::probe::ClusterView;
+use crate::probe::ClusterHandle;
 
 /// A body is one word.
 pub(super) const BODY_LENGTH_MAX: usize = 64;
@@ -81,7 +81,7 @@ impl IntoResponse for Refusal {
 
 /// `POST /api/nodes/{cluster}/{node}/state`, with the state as the whole body.
 pub(super) async fn set_state(
-    State(office): State<Arc<Office>>,
+    State(context): State<Arc<AdminContext>>,
     Extension(users): Extension<Arc<Users>>,
     Path((cluster, node)): Path<(String, String)>,
     RawQuery(query): RawQuery,
@@ -92,7 +92,7 @@ pub(super) async fn set_state(
     let means_leader = query.is_some_and(|query| query.split('&').any(|pair| pair == LEADER_TOO));
     let wish = Wish { cluster: &cluster, node: &node, state: body.trim(), means_leader };
     let outcome = match who(&users, &headers) {
-        Ok(user) => wish.fulfil(&office, user, peer).await,
+        Ok(user) => wish.fulfil(&context, user, peer).await,
         Err(refusal) => Err(refusal),
     };
     match outcome {
@@ -125,9 +125,9 @@ struct Wish<'a> {
 }
 
 impl<'a> Wish<'a> {
-    async fn fulfil(&self, office: &Office, user: &str, peer: SocketAddr) -> Result<Done<'a>, Refusal> {
+    async fn fulfil(&self, context: &AdminContext, user: &str, peer: SocketAddr) -> Result<Done<'a>, Refusal> {
         let Wish { cluster, node, .. } = *self;
-        let view = office.clusters.iter().find(|view| view.name() == cluster);
+        let view = context.clusters.iter().find(|view| view.name() == cluster);
         let view = view.ok_or_else(|| Refusal::NoCluster(cluster.to_owned()))?;
         let (id, was) = find(view, node).ok_or_else(|| Refusal::NoNode(node.to_owned()))?;
         let state = AdminState::from_label(self.state).ok_or_else(|| Refusal::NoState(self.state.to_owned()))?;
@@ -143,7 +143,7 @@ impl<'a> Wish<'a> {
     }
 }
 
-fn find(view: &ClusterView, name: &str) -> Option<(NodeId, AdminState)> {
+fn find(view: &ClusterHandle, name: &str) -> Option<(NodeId, AdminState)> {
     let topology = view.topology();
     let found = topology.members().find(|(_, node)| node.member.name == name);
     found.map(|(id, node)| (id, node.admin))

@@ -28,18 +28,18 @@ use self::status::Status;
 use self::users::Users;
 use crate::cluster::topology::Topology;
 use crate::config::Config;
-use crate::probe::ClusterView;
+use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
 use crate::proxy::sessions::registry::{Census, Registry};
 use crate::telemetry::MetricRegistry;
 
 /// Everything that the pages read, and the actions change.
 #[derive(Debug)]
-pub struct Office {
+pub struct AdminContext {
     /// What runs.
     pub config: Arc<Config>,
     /// The clusters, in the configuration's order.
-    pub clusters: Vec<ClusterView>,
+    pub clusters: Vec<ClusterHandle>,
     /// All sessions.
     pub registry: Arc<Registry>,
     /// Everything that is counted.
@@ -51,11 +51,11 @@ pub struct Office {
 }
 
 /// Serves until it is dropped.
-pub async fn serve(socket: TcpListener, office: Office) {
+pub async fn serve(socket: TcpListener, context: AdminContext) {
     if let Ok(address) = socket.local_addr() {
         info!(%address, "stats page and metrics");
     }
-    let users = office.config.admin.iter().flat_map(|admin| admin.users.clone()).collect();
+    let users = context.config.admin.iter().flat_map(|admin| admin.users.clone()).collect();
     let router = Router::new()
         .route("/", get(stats_page))
         .route("/stats", get(stats_page))
@@ -67,14 +67,14 @@ pub async fn serve(socket: TcpListener, office: Office) {
         .route("/readyz", get(readiness))
         .layer(DefaultBodyLimit::max(actions::BODY_LENGTH_MAX))
         .layer(Extension(Arc::new(Users::new(users))))
-        .with_state(Arc::new(office));
+        .with_state(Arc::new(context));
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(socket, service).await {
         error!(%error, "the stats page is no longer served");
     }
 }
 
-impl Office {
+impl AdminContext {
     /// Each listener's name and numbers.
     fn census(&self) -> Vec<(String, Census)> {
         let listeners = self.config.listeners.iter();
@@ -97,34 +97,34 @@ impl Office {
     }
 }
 
-async fn stats_page(State(office): State<Arc<Office>>) -> Response {
-    match stats::Page::of(&office).render() {
+async fn stats_page(State(context): State<Arc<AdminContext>>) -> Response {
+    match stats::Page::of(&context).render() {
         Ok(html) => ([(header::CACHE_CONTROL, "no-store")], Html(html)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn metrics(State(office): State<Arc<Office>>) -> Response {
-    let pictures: Vec<Arc<Topology>> = office.clusters.iter().map(ClusterView::topology_full).collect();
-    let loads: Vec<Vec<u32>> = (0..pictures.len()).map(|cluster| office.registry.loads(cluster)).collect();
-    let clusters: Vec<ClusterNow<'_>> = office
+async fn metrics(State(context): State<Arc<AdminContext>>) -> Response {
+    let pictures: Vec<Arc<Topology>> = context.clusters.iter().map(ClusterHandle::topology_full).collect();
+    let loads: Vec<Vec<u32>> = (0..pictures.len()).map(|cluster| context.registry.loads(cluster)).collect();
+    let clusters: Vec<ClusterNow<'_>> = context
         .clusters
         .iter()
         .zip(pictures.iter().zip(&loads))
         .map(|(view, (topology, sessions))| ClusterNow { name: view.name(), topology, sessions })
         .collect();
-    let text = scrape::render(&office.metrics, &clusters, &office.census());
+    let text = scrape::render(&context.metrics, &clusters, &context.census());
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }
 
-async fn events(State(office): State<Arc<Office>>) -> Response {
+async fn events(State(context): State<Arc<AdminContext>>) -> Response {
     let by_cluster: BTreeMap<&str, Vec<Record>> =
-        office.clusters.iter().map(|cluster| (cluster.name(), cluster.history().records())).collect();
+        context.clusters.iter().map(|cluster| (cluster.name(), cluster.history().records())).collect();
     json(&by_cluster)
 }
 
-async fn status(State(office): State<Arc<Office>>) -> Response {
-    json(&Status::of(&office))
+async fn status(State(context): State<Arc<AdminContext>>) -> Response {
+    json(&Status::of(&context))
 }
 
 fn json(answer: &impl Serialize) -> Response {
@@ -134,8 +134,8 @@ fn json(answer: &impl Serialize) -> Response {
     }
 }
 
-async fn readiness(State(office): State<Arc<Office>>) -> Response {
-    match office.why_not_ready() {
+async fn readiness(State(context): State<Arc<AdminContext>>) -> Response {
+    match context.why_not_ready() {
         None => "ready\n".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }

@@ -73,7 +73,7 @@ fn of_listeners(listeners: &[(String, Census)]) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let gauge = |name: &str, help: &str| registry.gauge(name, help, &["listener"]);
     let sessions = gauge("pgvane_sessions", "Connections now, held ones included.");
-    let openings = gauge("pgvane_openings", "Connections now that have not yet said what they want.");
+    let pending = gauge("pgvane_connections_pending", "Connections now that have not yet said what they want.");
     let held = gauge("pgvane_sessions_held", "Connections now waiting for a node.");
     let limit = gauge("pgvane_sessions_max", "The most connections that the listener takes at once.");
     let bytes = registry.counter(
@@ -83,7 +83,7 @@ fn of_listeners(listeners: &[(String, Census)]) -> MetricRegistry {
     );
     for (name, census) in listeners {
         sessions.with_label_values(&[name]).set(census.sessions as f64);
-        openings.with_label_values(&[name]).set(census.openings as f64);
+        pending.with_label_values(&[name]).set(census.pending as f64);
         held.with_label_values(&[name]).set(census.held as f64);
         limit.with_label_values(&[name]).set(census.sessions_max as f64);
         bytes.with_label_values(&[name, "to_server"]).inc_by(census.bytes_to_server);
@@ -111,7 +111,7 @@ mod tests {
             "pgvane_cancels_total{listener=\"write\",outcome=\"fanned-out\"} 0",
             "pgvane_checks_total{cluster=\"main\",outcome=\"answered\"} 0",
             "pgvane_sessions{listener=\"write\"} 0",
-            "pgvane_openings{listener=\"write\"} 0",
+            "pgvane_connections_pending{listener=\"write\"} 0",
             "pgvane_bytes_total{direction=\"to_client\",listener=\"write\"} 0",
         ] {
             assert!(text.contains(series), "{series} is not in\n{text}");

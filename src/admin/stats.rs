@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use askama::Template;
 
-use super::Office;
+use super::AdminContext;
 use super::status::why_writes_wait;
 use crate::cluster::lag::Lag;
 use crate::cluster::leadership::Leadership;
@@ -12,7 +12,7 @@ use crate::cluster::node::{Report, SyncStanding};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment};
 use crate::config::{self, size_text};
-use crate::probe::ClusterView;
+use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
 use crate::proxy::sessions::registry::Census;
 
@@ -35,7 +35,7 @@ pub(super) struct Page {
 struct Cluster {
     name: String,
     /// `led`, `doubted`, `vacant` or `contested`: the banner's colour.
-    mood: &'static str,
+    severity: &'static str,
     headline: String,
     notes: Vec<String>,
     nodes: Vec<Node>,
@@ -61,7 +61,7 @@ struct Node {
     /// What operators have made of it.
     admin: &'static str,
     /// `good`, `warn` or `bad`: the badge's colour.
-    mood: &'static str,
+    severity: &'static str,
     state: String,
     timeline: String,
     lag: String,
@@ -84,28 +84,28 @@ struct Listener {
 }
 
 impl Page {
-    pub(super) fn of(office: &Office) -> Page {
-        let clusters = office.clusters.iter().enumerate().map(|(index, view)| {
-            let loads = office.registry.loads(index);
+    pub(super) fn of(context: &AdminContext) -> Page {
+        let clusters = context.clusters.iter().enumerate().map(|(index, view)| {
+            let loads = context.registry.loads(index);
             cluster(view, &loads)
         });
-        let listeners = office.config.listeners.iter().zip(office.census());
+        let listeners = context.config.listeners.iter().zip(context.census());
         Page {
             version: env!("CARGO_PKG_VERSION"),
-            uptime: span(office.started.elapsed()),
-            is_stopping: *office.is_stopping.borrow(),
-            has_actions: office.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty()),
+            uptime: span(context.started.elapsed()),
+            is_stopping: *context.is_stopping.borrow(),
+            has_actions: context.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty()),
             clusters: clusters.collect(),
-            listeners: listeners.map(|(settings, (_, census))| listener(settings, office, census)).collect(),
+            listeners: listeners.map(|(settings, (_, census))| listener(settings, context, census)).collect(),
         }
     }
 }
 
-fn cluster(view: &ClusterView, loads: &[u32]) -> Cluster {
+fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
     let (topology, now) = (view.topology(), view.now());
     let topology: &Topology = &topology;
     let node_name = |id| &topology.node(id).member.name;
-    let (mood, headline) = match &topology.leadership {
+    let (severity, headline) = match &topology.leadership {
         Leadership::Led { leader, .. } if topology.node(*leader).admin != AdminState::Ready => {
             let why = why_writes_wait(topology).unwrap_or_default();
             ("vacant", format!("{why}: new writes wait for another leader"))
@@ -127,7 +127,7 @@ fn cluster(view: &ClusterView, loads: &[u32]) -> Cluster {
     };
     Cluster {
         name: view.name().to_owned(),
-        mood,
+        severity,
         headline,
         notes: notes(topology),
         nodes: topology
@@ -170,7 +170,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     let report = view.health.report();
     let health = view.health.label();
     let role = view.role_label();
-    let mood = match (health, role) {
+    let severity = match (health, role) {
         _ if view.admin != AdminState::Ready => "warn",
         ("up", "leader" | "replica" | "standby-leader") => "good",
         (_, "foreign" | "out-of-service") | ("unreachable", _) => "bad",
@@ -180,7 +180,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     let mut remarks: Vec<String> = view.foreign.iter().cloned().collect();
     remarks.extend(view.health.silence().map(ToString::to_string));
     if let Some(report) = report {
-        let silence = report.patroni_silence.as_ref();
+        let silence = report.patroni_error.as_ref();
         remarks.extend(silence.map(|silence| format!("by PostgreSQL's word; Patroni: {silence}")));
         remarks.extend(report.tags.iter().map(|(name, value)| format!("{name}: {value}")));
         remarks.extend(report.pending_restart.then(|| "restart pending".to_owned()));
@@ -195,7 +195,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
         address: view.member.address.clone(),
         role,
         admin: view.admin.label(),
-        mood,
+        severity,
         state: text(report.map(|report| report.state.clone())),
         timeline: text(report.and_then(|report| report.timeline).map(|timeline| timeline.to_string())),
         lag: text(view.lag.map(lag)),
@@ -211,9 +211,9 @@ fn lag(lag: Lag) -> String {
     if lag.time.is_zero() { size_text(lag.bytes) } else { format!("{}, {}", size_text(lag.bytes), span(lag.time)) }
 }
 
-fn listener(settings: &config::Listener, office: &Office, census: Census) -> Listener {
+fn listener(settings: &config::Listener, context: &AdminContext, census: Census) -> Listener {
     let rule = &settings.rule;
-    let mut leads_to = format!("{} of {}", rule.target.label(), office.config.clusters[settings.cluster].name);
+    let mut leads_to = format!("{} of {}", rule.target.label(), context.config.clusters[settings.cluster].name);
     let conditions = rule.tags.iter().map(|(name, value)| format!("{name} = {value}"));
     let lag_limits = [rule.lag_bytes_max.map(size_text), rule.lag_time_max.map(span)];
     for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {

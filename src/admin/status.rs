@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Office;
+use super::AdminContext;
 use crate::cluster::topology::Topology;
-use crate::probe::ClusterView;
+use crate::probe::ClusterHandle;
 
 /// Everything at one moment. Keys may be added; none is renamed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,19 +79,19 @@ pub struct Listener {
 }
 
 impl Status {
-    pub(super) fn of(office: &Office) -> Status {
-        let clusters = office.clusters.iter().enumerate();
-        let listeners = office.config.listeners.iter().zip(office.census());
+    pub(super) fn of(context: &AdminContext) -> Status {
+        let clusters = context.clusters.iter().enumerate();
+        let listeners = context.config.listeners.iter().zip(context.census());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: office.started.elapsed().as_secs(),
-            is_stopping: *office.is_stopping.borrow(),
-            clusters: clusters.map(|(index, view)| cluster(view, &office.registry.loads(index))).collect(),
+            uptime_seconds: context.started.elapsed().as_secs(),
+            is_stopping: *context.is_stopping.borrow(),
+            clusters: clusters.map(|(index, view)| cluster(view, &context.registry.loads(index))).collect(),
             listeners: listeners
                 .map(|(settings, (name, census))| Listener {
                     name,
                     bind: settings.bind.to_string(),
-                    cluster: office.config.clusters[settings.cluster].name.clone(),
+                    cluster: context.config.clusters[settings.cluster].name.clone(),
                     target: settings.rule.target.label().to_owned(),
                     sessions: census.sessions,
                     sessions_max: census.sessions_max,
@@ -102,7 +102,7 @@ impl Status {
     }
 }
 
-fn cluster(view: &ClusterView, loads: &[u32]) -> Cluster {
+fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
     let topology: &Topology = &view.topology_full();
     let name = |id| topology.node(id).member.name.clone();
     let nodes = topology.members().map(|(id, node)| {

@@ -23,7 +23,7 @@ const PASSWORD_VARIABLE: &str = "PGVANE_ADMIN_PASSWORD";
 
 /// Where a running pgvane is to be found.
 #[derive(Debug, Args)]
-pub(super) struct Place {
+pub(super) struct AdminUrl {
     /// Its admin address
     #[arg(long, visible_alias = "url", value_name = "URL", default_value_t = format!("http://127.0.0.1:{}", default_port::ADMIN))]
     admin: String,
@@ -42,7 +42,7 @@ pub(super) struct Identity {
 
 /// Why it did not do what it was asked for.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum CliError {
     /// The address is none.
     NoAddress(String),
     /// The file with the password cannot be read.
@@ -65,47 +65,47 @@ pub(super) enum Trouble {
     SessionsLeft(String, u32),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::NoAddress(given) => {
+            CliError::NoAddress(given) => {
                 write!(
                     f,
                     "\"{given}\" is not the URL of an admin port, such as http://127.0.0.1:{}",
                     default_port::ADMIN
                 )
             }
-            Trouble::PasswordFile(file, error) => write!(f, "cannot read {}: {error}", file.display()),
-            Trouble::NoPassword => write!(f, "no password: give --password-file, or set {PASSWORD_VARIABLE}"),
-            Trouble::Silent(url, error) => write!(f, "{url} does not answer: {error}"),
-            Trouble::Refused(_, why) => f.write_str(why.trim_end()),
-            Trouble::Garbled(why) => write!(f, "the answer is not understood; is it an older pgvane? {why}"),
-            Trouble::Unable(why) => f.write_str(why),
-            Trouble::UnknownNode(node, known) => {
+            CliError::PasswordFile(file, error) => write!(f, "cannot read {}: {error}", file.display()),
+            CliError::NoPassword => write!(f, "no password: give --password-file, or set {PASSWORD_VARIABLE}"),
+            CliError::Silent(url, error) => write!(f, "{url} does not answer: {error}"),
+            CliError::Refused(_, why) => f.write_str(why.trim_end()),
+            CliError::Garbled(why) => write!(f, "the answer is not understood; is it an older pgvane? {why}"),
+            CliError::Unable(why) => f.write_str(why),
+            CliError::UnknownNode(node, known) => {
                 write!(f, "there is no node \"{node}\"; there are: {}", known.join(", "))
             }
-            Trouble::AmbiguousNode(node, clusters) => {
+            CliError::AmbiguousNode(node, clusters) => {
                 write!(f, "several clusters have a node \"{node}\": say --cluster with one of {}", clusters.join(", "))
             }
-            Trouble::SessionsLeft(node, left) => write!(f, "{node}: {left} sessions are left"),
+            CliError::SessionsLeft(node, left) => write!(f, "{node}: {left} sessions are left"),
         }
     }
 }
 
-impl Trouble {
+impl CliError {
     /// The code to end with.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Trouble::NoAddress(_) | Trouble::NoPassword | Trouble::UnknownNode(..) | Trouble::AmbiguousNode(..) => {
+            CliError::NoAddress(_) | CliError::NoPassword | CliError::UnknownNode(..) | CliError::AmbiguousNode(..) => {
                 exit::USAGE
             }
-            Trouble::PasswordFile(..) => exit::NO_INPUT,
-            Trouble::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => exit::NO_PERMISSION,
-            Trouble::Silent(..)
-            | Trouble::Refused(..)
-            | Trouble::Garbled(_)
-            | Trouble::Unable(_)
-            | Trouble::SessionsLeft(..) => exit::FAILURE,
+            CliError::PasswordFile(..) => exit::NO_INPUT,
+            CliError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => exit::NO_PERMISSION,
+            CliError::Silent(..)
+            | CliError::Refused(..)
+            | CliError::Garbled(_)
+            | CliError::Unable(_)
+            | CliError::SessionsLeft(..) => exit::FAILURE,
         }
     }
 }
@@ -117,17 +117,17 @@ pub(super) struct AdminApi {
 }
 
 impl AdminApi {
-    /// The one at this place.
-    pub(super) fn at(place: &Place) -> Result<AdminApi, Trouble> {
-        let base = Url::parse(&place.admin).ok().filter(|url| url.has_host() && !url.cannot_be_a_base());
-        let base = base.ok_or_else(|| Trouble::NoAddress(place.admin.clone()))?;
+    /// The one at this URL.
+    pub(super) fn at(admin_url: &AdminUrl) -> Result<AdminApi, CliError> {
+        let base = Url::parse(&admin_url.admin).ok().filter(|url| url.has_host() && !url.cannot_be_a_base());
+        let base = base.ok_or_else(|| CliError::NoAddress(admin_url.admin.clone()))?;
         let client = if base.scheme() == "https" { http_client() } else { http_client().tls_certs_only([]) };
-        let client = client.timeout(PATIENCE).build().map_err(|error| Trouble::Unable(error.to_string()))?;
+        let client = client.timeout(PATIENCE).build().map_err(|error| CliError::Unable(error.to_string()))?;
         Ok(AdminApi { base, client })
     }
 
     /// GET; the body of a good answer.
-    pub(super) async fn get(&self, path: &[&str]) -> Result<String, Trouble> {
+    pub(super) async fn get(&self, path: &[&str]) -> Result<String, CliError> {
         answered(self.client.get(self.url(path))).await
     }
 
@@ -138,7 +138,7 @@ impl AdminApi {
         query: Option<&str>,
         body: &str,
         identity: &Identity,
-    ) -> Result<String, Trouble> {
+    ) -> Result<String, CliError> {
         let mut url = self.url(path);
         url.set_query(query);
         let request = self.client.post(url).body(body.to_owned());
@@ -146,9 +146,9 @@ impl AdminApi {
     }
 
     /// How it is.
-    pub(super) async fn status(&self) -> Result<Status, Trouble> {
+    pub(super) async fn status(&self) -> Result<Status, CliError> {
         let text = self.get(&["api", "status"]).await?;
-        serde_json::from_str(&text).map_err(|error| Trouble::Garbled(error.to_string()))
+        serde_json::from_str(&text).map_err(|error| CliError::Garbled(error.to_string()))
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -161,20 +161,20 @@ impl AdminApi {
 }
 
 impl Identity {
-    fn password(&self) -> Result<String, Trouble> {
+    fn password(&self) -> Result<String, CliError> {
         match &self.password_file {
             Some(file) => match fs::read_to_string(file) {
                 Ok(text) => Ok(text.trim().to_owned()),
-                Err(error) => Err(Trouble::PasswordFile(file.clone(), error)),
+                Err(error) => Err(CliError::PasswordFile(file.clone(), error)),
             },
-            None => std::env::var(PASSWORD_VARIABLE).map_err(|_| Trouble::NoPassword),
+            None => std::env::var(PASSWORD_VARIABLE).map_err(|_| CliError::NoPassword),
         }
     }
 }
 
-async fn answered(request: RequestBuilder) -> Result<String, Trouble> {
+async fn answered(request: RequestBuilder) -> Result<String, CliError> {
     let (client, request) = request.build_split();
-    let request = request.map_err(|error| Trouble::Unable(error.to_string()))?;
+    let request = request.map_err(|error| CliError::Unable(error.to_string()))?;
     let url = request.url().to_string();
     let exchange = async {
         let answer = client.execute(request).await?;
@@ -182,7 +182,7 @@ async fn answered(request: RequestBuilder) -> Result<String, Trouble> {
     };
     match exchange.await {
         Ok((status, text)) if status.is_success() => Ok(text),
-        Ok((status, text)) => Err(Trouble::Refused(status, text)),
-        Err(error) => Err(Trouble::Silent(url, error)),
+        Ok((status, text)) => Err(CliError::Refused(status, text)),
+        Err(error) => Err(CliError::Silent(url, error)),
     }
 }

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::admin_api::{Place, Trouble};
+use self::admin_api::{AdminUrl, CliError};
 use self::node::{Leave, Order};
 use crate::cluster::AdminState;
 use crate::config::Config;
@@ -52,7 +52,7 @@ enum Command {
     /// Ask a running pgvane whether it is alive; for Docker's HEALTHCHECK
     Healthcheck {
         #[command(flatten)]
-        place: Place,
+        admin_url: AdminUrl,
         /// Ask whether it is ready to take connections, instead
         #[arg(long)]
         ready: bool,
@@ -60,7 +60,7 @@ enum Command {
     /// Show the nodes and the listeners of a running pgvane
     Status {
         #[command(flatten)]
-        place: Place,
+        admin_url: AdminUrl,
         /// As JSON, with everything that is known
         #[arg(long)]
         json: bool,
@@ -109,8 +109,8 @@ pub fn main() -> ExitCode {
             }
             Err(code) => code,
         },
-        Command::Healthcheck { place, ready } => asked(healthcheck::ask(&place, ready)),
-        Command::Status { place, json } => asked(status::show(&place, json)),
+        Command::Healthcheck { admin_url, ready } => asked(healthcheck::ask(&admin_url, ready)),
+        Command::Status { admin_url, json } => asked(status::show(&admin_url, json)),
         Command::Drain(leave) => asked(node::leave(&leave, AdminState::Drain)),
         Command::Maint(leave) => asked(node::leave(&leave, AdminState::Maint)),
         Command::Ready(order) => asked(node::ready(&order)),
@@ -118,14 +118,14 @@ pub fn main() -> ExitCode {
 }
 
 /// Has a running pgvane asked, and answers by exit code.
-fn asked(asking: impl Future<Output = Result<(), Trouble>>) -> ExitCode {
+fn asked(asking: impl Future<Output = Result<(), CliError>>) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(asking),
-        Err(error) => Err(Trouble::Unable(error.to_string())),
+        Err(error) => Err(CliError::Unable(error.to_string())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(trouble) => failed(trouble.exit_code(), trouble),
+        Err(error) => failed(error.exit_code(), error),
     }
 }
 

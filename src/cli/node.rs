@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
-use super::admin_api::{AdminApi, Identity, Place, Trouble};
+use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
 use crate::admin::status::Node;
 use crate::cluster::AdminState;
 use crate::config::duration;
@@ -22,7 +22,7 @@ pub(super) struct Order {
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     #[command(flatten)]
-    place: Place,
+    admin_url: AdminUrl,
     #[command(flatten)]
     identity: Identity,
 }
@@ -41,12 +41,12 @@ pub(super) struct Leave {
 }
 
 /// Gives the node back its sessions.
-pub(super) async fn ready(order: &Order) -> Result<(), Trouble> {
+pub(super) async fn ready(order: &Order) -> Result<(), CliError> {
     order.give(AdminState::Ready, None).await.map(drop)
 }
 
 /// Takes the node out of service, by this state.
-pub(super) async fn leave(leave: &Leave, state: AdminState) -> Result<(), Trouble> {
+pub(super) async fn leave(leave: &Leave, state: AdminState) -> Result<(), CliError> {
     let (api, cluster) = leave.order.give(state, leave.leader.then_some("leader=yes")).await?;
     let Some(patience) = leave.wait else { return Ok(()) };
     let (name, deadline) = (&leave.order.node, Instant::now() + patience);
@@ -57,7 +57,7 @@ pub(super) async fn leave(leave: &Leave, state: AdminState) -> Result<(), Troubl
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(Trouble::SessionsLeft(name.clone(), node.sessions));
+            return Err(CliError::SessionsLeft(name.clone(), node.sessions));
         }
         sleep(LOOK_INTERVAL).await;
     }
@@ -65,8 +65,8 @@ pub(super) async fn leave(leave: &Leave, state: AdminState) -> Result<(), Troubl
 
 impl Order {
     /// Gives the order. Returns to whom, and in which cluster the node is.
-    async fn give(&self, state: AdminState, query: Option<&str>) -> Result<(AdminApi, String), Trouble> {
-        let api = AdminApi::at(&self.place)?;
+    async fn give(&self, state: AdminState, query: Option<&str>) -> Result<(AdminApi, String), CliError> {
+        let api = AdminApi::at(&self.admin_url)?;
         let (cluster, node) = find(&api, &self.node, self.cluster.as_deref()).await?;
         let path = ["api", "nodes", &cluster, &node.name, "state"];
         api.post(&path, query, state.label(), &self.identity).await?;
@@ -76,7 +76,7 @@ impl Order {
 }
 
 /// The node of this name, and its cluster's name.
-async fn find(api: &AdminApi, name: &str, cluster: Option<&str>) -> Result<(String, Node), Trouble> {
+async fn find(api: &AdminApi, name: &str, cluster: Option<&str>) -> Result<(String, Node), CliError> {
     let clusters =
         api.status().await?.clusters.into_iter().filter(|one| cluster.is_none_or(|wanted| one.name == wanted));
     let (mut found, mut others) = (Vec::new(), Vec::new());
@@ -90,8 +90,8 @@ async fn find(api: &AdminApi, name: &str, cluster: Option<&str>) -> Result<(Stri
         }
     }
     match found.len() {
-        0 => Err(Trouble::UnknownNode(name.to_owned(), others)),
+        0 => Err(CliError::UnknownNode(name.to_owned(), others)),
         1 => Ok(found.remove(0)),
-        _ => Err(Trouble::AmbiguousNode(name.to_owned(), found.into_iter().map(|(cluster, _)| cluster).collect())),
+        _ => Err(CliError::AmbiguousNode(name.to_owned(), found.into_iter().map(|(cluster, _)| cluster).collect())),
     }
 }

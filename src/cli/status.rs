@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use super::admin_api::{AdminApi, Place, Trouble};
+use super::admin_api::{AdminApi, AdminUrl, CliError};
 use crate::admin::status::{Cluster, Status};
 use crate::config::size_text;
 
-pub(super) async fn show(place: &Place, as_json: bool) -> Result<(), Trouble> {
-    let api = AdminApi::at(place)?;
+pub(super) async fn show(admin_url: &AdminUrl, as_json: bool) -> Result<(), CliError> {
+    let api = AdminApi::at(admin_url)?;
     let text = if as_json { api.get(&["api", "status"]).await? } else { tables(&api.status().await?) };
     // whoever reads it may have had enough, as `head` has
     let _ = io::stdout().write_all(text.as_bytes());

@@ -4,13 +4,13 @@
 //! keep it for who has it by Patroni's word; it can give it to nobody. That a lead which is kept in this way yields to
 //! any other holder of the lock is decided in [`super::leadership`].
 
-use super::node::{Claim, Report, Silence};
+use super::node::{CheckError, Claim, Report};
 
 /// Settles what a check amounts to that Patroni left unanswered with `silence` and PostgreSQL answered with `word`.
 ///
 /// `known` is the node's newest report, and `leads` whether the node leads at present. Errors: the silence, where
 /// PostgreSQL's word changes nothing.
-pub fn settle(silence: Silence, known: Option<&Report>, leads: bool, word: &Report) -> Result<Report, Silence> {
+pub fn settle(silence: CheckError, known: Option<&Report>, leads: bool, word: &Report) -> Result<Report, CheckError> {
     let claimed = known.map(|report| report.claim);
     let claim = match (word.claim, claimed) {
         // A standby cluster's leader is in recovery by design.
@@ -40,7 +40,7 @@ pub fn settle(silence: Silence, known: Option<&Report>, leads: bool, word: &Repo
         system_identifier: word.system_identifier.or(known.system_identifier),
         server_version: word.server_version.or(known.server_version),
         timeline: word.timeline.or(known.timeline),
-        patroni_silence: Some(silence),
+        patroni_error: Some(silence),
         ..word
     })
 }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::cluster::fixtures::report;
 
-    const SILENCE: Silence = Silence::TimedOut;
+    const SILENCE: CheckError = CheckError::TimedOut;
 
     fn word(claim: Claim) -> Report {
         Report { timeline: Some(7), patroni_version: None, ..report(claim, 7) }
@@ -98,6 +98,6 @@ mod tests {
         assert!(settled.asks_for_no_reads() && settled.paused);
         assert_eq!(settled.timeline, Some(7), "PostgreSQL's own word is newer");
         assert_eq!(settled.patroni_version, known.patroni_version);
-        assert_eq!(settled.patroni_silence, Some(SILENCE));
+        assert_eq!(settled.patroni_error, Some(SILENCE));
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn report(claim: Claim, timeline: u32) -> Report {
         paused: false,
         failsafe: false,
         pending_restart: false,
-        patroni_silence: None,
+        patroni_error: None,
     }
 }
 

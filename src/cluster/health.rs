@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::moment::Moment;
-use super::node::{Report, Silence};
+use super::node::{CheckError, Report};
 
 /// What is known of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Health {
     /// Exits: an answer → `Answering`.
     Unchecked {
         /// Why the last check brought nothing, if there was one.
-        silence: Option<Silence>,
+        silence: Option<CheckError>,
     },
     /// The newest answers are believed.
     ///
@@ -43,7 +43,7 @@ pub enum Health {
         /// Since when it is silent.
         since: Moment,
         /// Why the last check brought nothing.
-        silence: Silence,
+        silence: CheckError,
         /// Answers in a row since.
         risen: u32,
     },
@@ -68,7 +68,7 @@ impl Health {
     #[must_use]
     pub fn after(
         self,
-        outcome: Result<Arc<Report>, Silence>,
+        outcome: Result<Arc<Report>, CheckError>,
         asked_at: Moment,
         now: Moment,
         thresholds: Thresholds,
@@ -94,7 +94,7 @@ impl Health {
         }
     }
 
-    fn missed(self, silence: Silence, now: Moment, fall: u32) -> Health {
+    fn missed(self, silence: CheckError, now: Moment, fall: u32) -> Health {
         match self {
             Health::Unchecked { .. } => Health::Unchecked { silence: Some(silence) },
             Health::Answering { report, asked_at, missed, .. } if missed + 1 >= fall => {
@@ -134,7 +134,7 @@ impl Health {
     }
 
     /// Why the last check brought nothing, if it did not.
-    pub fn silence(&self) -> Option<&Silence> {
+    pub fn silence(&self) -> Option<&CheckError> {
         match self {
             Health::Unchecked { silence } => silence.as_ref(),
             Health::Silent { silence, .. } => Some(silence),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     /// Feeds one check per second and returns the health after the last.
-    fn fed(outcomes: Vec<Result<Arc<Report>, Silence>>) -> Health {
+    fn fed(outcomes: Vec<Result<Arc<Report>, CheckError>>) -> Health {
         outcomes.into_iter().enumerate().fold(Health::UNKNOWN, |health, (second, outcome)| {
             let now = at(second as u64);
             health.after(outcome, now, now, THRESHOLDS)
@@ -177,21 +177,21 @@ mod tests {
 
     #[test]
     fn the_first_answer_counts_at_once() {
-        let health = fed(vec![Err(Silence::Refused), Ok(replica(1))]);
+        let health = fed(vec![Err(CheckError::Refused), Ok(replica(1))]);
         assert!(matches!(health, Health::Answering { since, missed: 0, .. } if since == at(1)));
     }
 
     #[test]
     fn a_node_that_never_answered_stays_unchecked() {
-        let health = fed(vec![Err(Silence::Refused); 10]);
-        assert_eq!(health, Health::Unchecked { silence: Some(Silence::Refused) });
+        let health = fed(vec![Err(CheckError::Refused); 10]);
+        assert_eq!(health, Health::Unchecked { silence: Some(CheckError::Refused) });
     }
 
     #[test]
     fn it_takes_fall_misses_to_fall_silent() {
-        let two = fed(vec![Ok(leader(1)), Err(Silence::TimedOut), Err(Silence::TimedOut)]);
+        let two = fed(vec![Ok(leader(1)), Err(CheckError::TimedOut), Err(CheckError::TimedOut)]);
         assert!(matches!(two, Health::Answering { missed: 2, .. }));
-        let three = two.after(Err(Silence::TimedOut), at(3), at(3), THRESHOLDS);
+        let three = two.after(Err(CheckError::TimedOut), at(3), at(3), THRESHOLDS);
         assert_eq!(three.silent_since(), Some(at(3)));
         assert_eq!(three.report().expect("keeps what it said").claim, Claim::Leader);
     }
@@ -199,20 +199,20 @@ mod tests {
     #[test]
     fn a_silent_replica_needs_rise_answers() {
         let mut outcomes = vec![Ok(replica(1))];
-        outcomes.extend(vec![Err(Silence::TimedOut); 3]);
+        outcomes.extend(vec![Err(CheckError::TimedOut); 3]);
         outcomes.push(Ok(replica(1)));
         let once = fed(outcomes);
         assert!(matches!(once, Health::Silent { risen: 1, .. }));
         let twice = once.clone().after(Ok(replica(1)), at(9), at(9), THRESHOLDS);
         assert!(matches!(twice, Health::Answering { .. }));
-        let relapsed = once.after(Err(Silence::TimedOut), at(9), at(9), THRESHOLDS);
+        let relapsed = once.after(Err(CheckError::TimedOut), at(9), at(9), THRESHOLDS);
         assert!(matches!(relapsed, Health::Silent { risen: 0, .. }), "answers must come in a row");
     }
 
     #[test]
     fn a_silent_node_that_leads_is_believed_at_once() {
         let mut outcomes = vec![Ok(replica(1))];
-        outcomes.extend(vec![Err(Silence::TimedOut); 3]);
+        outcomes.extend(vec![Err(CheckError::TimedOut); 3]);
         outcomes.push(Ok(leader(2)));
         assert!(matches!(fed(outcomes), Health::Answering { .. }));
     }

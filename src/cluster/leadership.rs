@@ -147,10 +147,10 @@ fn standing_claim(node: &Candidate<'_>, now: Moment, grace: Duration) -> Option<
 /// Whether a node claims the lead by PostgreSQL's word only, while another holds the lock by Patroni's.
 fn is_without_lock(node: &Candidate<'_>, candidates: &[Candidate<'_>]) -> bool {
     let has_lock = |other: &Candidate<'_>| match other.health {
-        Health::Answering { report, .. } => report.patroni_silence.is_none() && report.claim.holds_lock(),
+        Health::Answering { report, .. } => report.patroni_error.is_none() && report.claim.holds_lock(),
         _ => false,
     };
-    let is_by_postgresql = node.health.report().is_some_and(|report| report.patroni_silence.is_some());
+    let is_by_postgresql = node.health.report().is_some_and(|report| report.patroni_error.is_some());
     is_by_postgresql && candidates.iter().any(|other| other.id != node.id && has_lock(other))
 }
 
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::fixtures::{at_ms, leader, replica};
-    use crate::cluster::node::{Report, Silence};
+    use crate::cluster::node::{CheckError, Report};
 
     const GRACE: Duration = Duration::from_secs(20);
     const NOBODY: Leadership = Leadership::Vacant { since: Moment::START, why: Vacancy::Unchecked };
@@ -202,7 +202,7 @@ mod tests {
 
     fn silent(report: Arc<Report>, asked_ms: u64) -> (Health, Option<Moment>) {
         let claims = (report.claim == Claim::Leader).then(|| at_ms(asked_ms));
-        let silence = Silence::TimedOut;
+        let silence = CheckError::TimedOut;
         (Health::Silent { report, asked_at: at_ms(asked_ms), since: at_ms(asked_ms + 3000), silence, risen: 0 }, claims)
     }
 
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_claim_by_postgresqls_word_alone_yields_to_the_lock() {
         let mut alone = (*leader(1)).clone();
-        alone.patroni_silence = Some(Silence::TimedOut);
+        alone.patroni_error = Some(CheckError::TimedOut);
         let alone = answering(Arc::new(alone), 0, 5000);
         assert_eq!(
             decided(&NOBODY, &[alone.clone(), answering(replica(1), 0, 4000)], 5001).leader(),

@@ -278,7 +278,7 @@ impl Machine {
     ) -> bool {
         let before = self.standings();
         let is_news = take(self);
-        self.roster.drop_doubles();
+        self.roster.remove_duplicates();
         self.reconsider_identity(now);
         actions.extend(self.changes_since(&before));
         is_news
@@ -466,7 +466,7 @@ fn same_kind(a: &Leadership, b: &Leadership) -> bool {
 mod tests {
     use super::*;
     use crate::cluster::fixtures::{at_ms, leader, member, replica};
-    use crate::cluster::node::{Report, Silence};
+    use crate::cluster::node::{CheckError, Report};
 
     const LEADER: NodeId = NodeId::new(0);
     const REPLICA: NodeId = NodeId::new(1);
@@ -475,12 +475,12 @@ mod tests {
     struct Bench {
         machine: Machine,
         now: Moment,
-        says: [Result<Arc<Report>, Silence>; 2],
+        says: [Result<Arc<Report>, CheckError>; 2],
         asked: Vec<(NodeId, Moment)>,
     }
 
     impl Bench {
-        fn new(first: Result<Arc<Report>, Silence>, second: Result<Arc<Report>, Silence>) -> Bench {
+        fn new(first: Result<Arc<Report>, CheckError>, second: Result<Arc<Report>, CheckError>) -> Bench {
             let settings = Settings {
                 interval: Duration::from_secs(1),
                 fast_interval: Duration::from_millis(100),
@@ -528,7 +528,7 @@ mod tests {
         bench.checks_in(SETTLING + second);
         let quiet = bench.checks_in(10 * second);
         assert!((18..=23).contains(&quiet), "two nodes were asked {quiet} times in ten seconds");
-        bench.says[0] = Err(Silence::TimedOut);
+        bench.says[0] = Err(CheckError::TimedOut);
         bench.checks_in(2 * second);
         let missed = bench.checks_in(second);
         assert!((16..=24).contains(&missed), "a silent leader: {missed} checks in a second");
@@ -550,7 +550,7 @@ mod tests {
             |node| sent.iter().any(|action| matches!(action, Action::Check { node: asked, .. } if *asked == node));
         assert!(asks(LEADER) && asks(REPLICA), "all nodes are asked at once: {sent:?}");
         let fresh =
-            Observation { node: LEADER, asked_at: bench.now, outcome: Err(Silence::TimedOut), second_opinion: None };
+            Observation { node: LEADER, asked_at: bench.now, outcome: Err(CheckError::TimedOut), second_opinion: None };
         bench.machine.handle(Event::Checked(fresh), bench.now);
         assert!(!bench.machine.topology().doubted, "silence is no word against it");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));

@@ -155,7 +155,7 @@ pub struct Report {
     pub pending_restart: bool,
     /// Patroni did not answer, and why; the rest is PostgreSQL's own word. `None` where the one that was to be asked
     /// has answered.
-    pub patroni_silence: Option<Silence>,
+    pub patroni_error: Option<CheckError>,
 }
 
 impl Report {
@@ -179,7 +179,7 @@ impl Report {
             paused: false,
             failsafe: false,
             pending_restart: false,
-            patroni_silence: None,
+            patroni_error: None,
         }
     }
 
@@ -189,9 +189,9 @@ impl Report {
     }
 }
 
-/// Why a check brought no answer. Silence says nothing about the node's role.
+/// Why a check brought no answer. It says nothing about the node's role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Silence {
+pub enum CheckError {
     /// No whole answer within the deadline.
     TimedOut,
     /// Nobody listens there.
@@ -204,14 +204,14 @@ pub enum Silence {
     Garbled(String),
 }
 
-impl fmt::Display for Silence {
+impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Silence::TimedOut => f.write_str("no answer in time"),
-            Silence::Refused => f.write_str("connection refused"),
-            Silence::Unreachable(cause) => write!(f, "unreachable: {cause}"),
-            Silence::Denied(cause) => write!(f, "login refused: {cause}"),
-            Silence::Garbled(cause) => write!(f, "answer not understood: {cause}"),
+            CheckError::TimedOut => f.write_str("no answer in time"),
+            CheckError::Refused => f.write_str("connection refused"),
+            CheckError::Unreachable(cause) => write!(f, "unreachable: {cause}"),
+            CheckError::Denied(cause) => write!(f, "login refused: {cause}"),
+            CheckError::Garbled(cause) => write!(f, "answer not understood: {cause}"),
         }
     }
 }
@@ -224,7 +224,7 @@ pub struct Observation {
     /// When the question was sent. The answer describes the node at some moment after this.
     pub asked_at: Moment,
     /// The answer, or why there was none.
-    pub outcome: Result<Arc<Report>, Silence>,
+    pub outcome: Result<Arc<Report>, CheckError>,
     /// What its PostgreSQL said, where Patroni was to be asked and was silent.
     pub second_opinion: Option<SecondOpinion>,
 }

@@ -153,7 +153,7 @@ impl Roster {
     }
 
     /// Lets discovered members go that an operator's node has turned out to be, by the name that it states.
-    pub(super) fn drop_doubles(&mut self) {
+    pub(super) fn remove_duplicates(&mut self) {
         let known: Vec<NodeView> =
             self.present().filter(|(_, entry)| entry.is_static).map(|(_, entry)| entry.view.clone()).collect();
         for (_, entry) in self.present_mut().filter(|(_, entry)| !entry.is_static) {
@@ -282,7 +282,7 @@ mod tests {
         said.name = Some("node1".into());
         roster.entry_mut(NodeId::new(0)).view.health =
             Health::Answering { report: said.into(), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
-        roster.drop_doubles();
+        roster.remove_duplicates();
         assert_eq!(present(&roster), ["pg1.example.org"]);
         assert!(!roster.take_list(vec![member("node1")], at_ms(3)), "and is not taken in again");
     }

@@ -194,7 +194,7 @@ impl fmt::Display for Standing<'_> {
         {
             write!(f, ", PostgreSQL {}", report.state)?;
         }
-        if let Some(silence) = node.health.report().and_then(|report| report.patroni_silence.as_ref()) {
+        if let Some(silence) = node.health.report().and_then(|report| report.patroni_error.as_ref()) {
             write!(f, " by PostgreSQL's word (Patroni: {silence})")?;
         }
         if node.departed {

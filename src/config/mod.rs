@@ -189,7 +189,7 @@ pub struct Listener {
     /// How many of them one client address may have.
     pub sessions_max_per_client: usize,
     /// How many connections may be open that have not yet said what they want.
-    pub openings_max: usize,
+    pub pending_connections_max: usize,
     /// Who is let in.
     pub access: Access,
     /// From whom PROXY headers are taken; from nobody if `None`.
@@ -367,7 +367,7 @@ impl Listener {
             hold_sessions_max: 1000,
             sessions_max: 10_000,
             sessions_max_per_client: usize::MAX,
-            openings_max: 1000,
+            pending_connections_max: 1000,
             access: Access::default(),
             proxy_protocol: None,
             application_name_add_host: false,

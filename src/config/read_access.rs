@@ -49,7 +49,7 @@ fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -> Result<u3
 pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
     let count = |key, most| section.integer(key, 1..most).map(|count| count as usize);
     set(&mut listener.sessions_max_per_client, count("sessions_max_per_client", 10_000_001));
-    set(&mut listener.openings_max, count("openings_max", 1_000_001));
+    set(&mut listener.pending_connections_max, count("pending_connections_max", 1_000_001));
     set(&mut listener.application_name_add_host, section.boolean("application_name_add_host"));
     listener.proxy_protocol = section.section("proxy_protocol").map(|table| proxy_protocol(table, &listener.bind));
     listener.access = Access {
@@ -148,7 +148,7 @@ mod tests {
     fn nothing_is_restricted_unless_it_is_said() {
         let listener = listener(TCP);
         assert_eq!((listener.access, listener.proxy_protocol), (Access::default(), None));
-        assert_eq!((listener.sessions_max_per_client, listener.openings_max), (usize::MAX, 1000));
+        assert_eq!((listener.sessions_max_per_client, listener.pending_connections_max), (usize::MAX, 1000));
         assert!(!listener.application_name_add_host);
     }
 
@@ -167,7 +167,7 @@ mod tests {
         assert!(listener.access.allow.contain(peer("10.9.9.9:1")));
         assert_eq!(listener.access.users, ["app", "report"]);
         assert_eq!(listener.access.databases, ["shop", "replication"]);
-        assert_eq!((listener.sessions_max_per_client, listener.openings_max), (20, 50));
+        assert_eq!((listener.sessions_max_per_client, listener.pending_connections_max), (20, 50));
         assert!(listener.application_name_add_host);
     }
 

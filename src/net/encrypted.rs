@@ -40,8 +40,8 @@ impl Encrypted {
         self.0.get_ref().1
     }
 
-    /// See [`super::Stream::hangs_up`].
-    pub(super) async fn hangs_up(&mut self) {
+    /// See [`super::Stream::closed`].
+    pub(super) async fn closed(&mut self) {
         let has_more = poll_fn(|cx| {
             let unread = Pin::new(&mut *self.0).poll_fill_buf(cx);
             unread.map(|unread| unread.is_ok_and(|bytes| !bytes.is_empty()))

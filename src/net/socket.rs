@@ -101,7 +101,7 @@ impl Socket {
 
     /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.
     /// Cancel safe.
-    pub async fn hangs_up(&self) {
+    pub async fn closed(&self) {
         let mut has_more = false;
         poll_fn(|cx| {
             while !has_more {

@@ -52,10 +52,10 @@ impl Stream {
 
     /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.
     /// Cancel safe.
-    pub async fn hangs_up(&mut self) {
+    pub async fn closed(&mut self) {
         match self {
-            Stream::Plain(socket) => socket.hangs_up().await,
-            Stream::Tls(stream) => stream.hangs_up().await,
+            Stream::Plain(socket) => socket.closed().await,
+            Stream::Tls(stream) => stream.closed().await,
         }
     }
 

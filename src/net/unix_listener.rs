@@ -24,7 +24,7 @@ pub struct SocketFile {
 /// Errors: somebody does answer, what is there is no socket, the directory is missing or not ours to write to, the file
 /// may not be given to the user or group that is asked for.
 pub fn listen(unix: &UnixBind, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
-    make_way(&unix.path)?;
+    remove_stale_socket(&unix.path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(&unix.path)?)?;
@@ -39,7 +39,7 @@ pub fn listen(unix: &UnixBind, backlog: i32) -> io::Result<(UnixListener, Socket
     Ok((socket.into(), file))
 }
 
-fn make_way(path: &Path) -> io::Result<()> {
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::patroni::{Patroni, PatroniTlsError};
 use super::sql::{Access, SqlNode};
-use crate::cluster::node::{Report, SecondOpinion, Silence};
+use crate::cluster::node::{CheckError, Report, SecondOpinion};
 use crate::cluster::{Member, Moment, NodeId};
 use crate::config::{self, Check};
 use crate::tls::TlsError;
@@ -130,9 +130,9 @@ enum InquiryWay {
 
 /// What a check brought.
 #[derive(Debug)]
-pub struct Findings {
+pub struct CheckResult {
     /// The node's report, or why there is none.
-    pub outcome: Result<Arc<Report>, Silence>,
+    pub outcome: Result<Arc<Report>, CheckError>,
     /// PostgreSQL's own word, if Patroni was silent and PostgreSQL was not.
     pub second_opinion: Option<SecondOpinion>,
 }
@@ -142,12 +142,12 @@ impl Inquiry {
     /// Patroni. `now` tells the moment at which that happens.
     ///
     /// Not cancel safe in spirit: see [`Patroni::check`].
-    pub async fn carry_out(self, now: impl Fn() -> Moment) -> Findings {
+    pub async fn carry_out(self, now: impl Fn() -> Moment) -> CheckResult {
         let asked = Instant::now();
         let deadline = asked + self.timeout;
         match self.way {
             InquiryWay::Sql(postgres) => {
-                Findings { outcome: postgres.ask(deadline).await.map(Arc::new), second_opinion: None }
+                CheckResult { outcome: postgres.ask(deadline).await.map(Arc::new), second_opinion: None }
             }
             InquiryWay::Patroni { patroni, member, postgres } => {
                 let outcome = patroni.check(&member.patroni_url).await.map(Arc::new);
@@ -168,7 +168,7 @@ impl Inquiry {
                     }
                     None => None,
                 };
-                Findings { outcome, second_opinion }
+                CheckResult { outcome, second_opinion }
             }
         }
     }

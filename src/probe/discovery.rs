@@ -1,4 +1,4 @@
-//! Finding a cluster's members by asking its Patronis, and deciding which of them to believe in.
+//! Finds a cluster's members by asking its Patronis, and decides which of them to believe in.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use tracing::warn;
 use super::patroni::Patroni;
 use crate::cluster::Member;
 use crate::cluster::machine::Discovery;
-use crate::cluster::node::Silence;
+use crate::cluster::node::CheckError;
 use crate::config;
 
 /// Asks `/cluster`, maps the addresses that it tells, and leaves out those that are not allowed.
@@ -26,8 +26,8 @@ impl Discoverer {
     /// Asks the known nodes' URLs and the configured ones in turn until one answers.
     ///
     /// The error is that of the last one asked.
-    pub async fn look(&self, known_urls: Vec<String>) -> Result<Discovery, Silence> {
-        let mut newest_failure = Silence::TimedOut;
+    pub async fn look(&self, known_urls: Vec<String>) -> Result<Discovery, CheckError> {
+        let mut newest_failure = CheckError::TimedOut;
         let configured = self.settings.urls.iter().filter(|url| !known_urls.contains(url)).cloned();
         for url in known_urls.iter().cloned().chain(configured) {
             match self.patroni.cluster(&url).await {

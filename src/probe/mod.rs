@@ -8,4 +8,4 @@ pub mod monitor;
 pub mod patroni;
 pub mod sql;
 
-pub use monitor::{ClusterView, Monitor};
+pub use monitor::{ClusterHandle, Monitor};

@@ -9,13 +9,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::checker::{Checker, CheckerError, Findings};
+use super::checker::{CheckResult, Checker, CheckerError};
 use super::discovery::Discoverer;
 use super::history::History;
 use super::metrics::ClusterMetrics;
 use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
-use crate::cluster::node::{Observation, Silence};
+use crate::cluster::node::{CheckError, Observation};
 use crate::cluster::topology::Topology;
 use crate::cluster::{AdminState, Moment, NodeId};
 use crate::config;
@@ -24,7 +24,7 @@ use crate::config;
 const SUSPICIONS_MAX: usize = 64;
 
 /// Operators' words that may wait to be taken in, which takes no time.
-const WORDS_MAX: usize = 8;
+const COMMANDS_MAX: usize = 8;
 
 /// Time between two looks at `/cluster`, which makes Patroni read its DCS.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
@@ -37,26 +37,26 @@ const DISCOVERY_INTERVAL_AT_FIRST: Duration = Duration::from_secs(1);
 
 /// What the rest of the program sees of a cluster. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ClusterView {
+pub struct ClusterHandle {
     name: Arc<str>,
     started: Instant,
     sends_proxy_header: bool,
     current: Arc<ArcSwap<Topology>>,
     changes: watch::Receiver<u64>,
     suspicions: mpsc::Sender<Event>,
-    words: mpsc::Sender<Word>,
+    commands: mpsc::Sender<AdminCommand>,
     history: Arc<History>,
 }
 
 /// What an operator says of a node, and who waits for its being published.
 #[derive(Debug)]
-struct Word {
+struct AdminCommand {
     node: NodeId,
     state: AdminState,
     is_published: oneshot::Sender<()>,
 }
 
-impl ClusterView {
+impl ClusterHandle {
     /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -104,7 +104,7 @@ impl ClusterView {
         let _ = self.suspicions.try_send(Event::Suspicion(node));
     }
 
-    /// Reports that a client could get no session on a node: besides what [`ClusterView::suspect`] does, others try it
+    /// Reports that a client could get no session on a node: besides what [`ClusterHandle::suspect`] does, others try it
     /// last for a while.
     pub fn failed(&self, node: NodeId) {
         let _ = self.suspicions.try_send(Event::Failure(node));
@@ -114,7 +114,7 @@ impl ClusterView {
     /// as it does when the process stops. Cancelled, it may have been done or not.
     pub async fn administer(&self, node: NodeId, state: AdminState) -> bool {
         let (is_published, published) = oneshot::channel();
-        self.words.send(Word { node, state, is_published }).await.is_ok() && published.await.is_ok()
+        self.commands.send(AdminCommand { node, state, is_published }).await.is_ok() && published.await.is_ok()
     }
 }
 
@@ -128,24 +128,24 @@ pub struct Monitor {
     current: Arc<ArcSwap<Topology>>,
     announce: watch::Sender<u64>,
     suspicions: mpsc::Receiver<Event>,
-    words: mpsc::Receiver<Word>,
+    commands: mpsc::Receiver<AdminCommand>,
     metrics: ClusterMetrics,
     history: Arc<History>,
     discovery_due: Instant,
-    running: JoinSet<Finding>,
+    running: JoinSet<TaskResult>,
 }
 
 /// What a task of the monitor's brought.
-enum Finding {
+enum TaskResult {
     Checked { observation: Observation, took: Duration },
-    Discovered(Result<Discovery, Silence>),
+    Discovered(Result<Discovery, CheckError>),
 }
 
 impl Monitor {
     /// A monitor, and the view through which others see what it finds. Nobody leads until it has run.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterView), CheckerError> {
+    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterHandle), CheckerError> {
         let checker = Checker::new(cluster)?;
         let discovery = cluster.discovery.clone().zip(checker.patroni().cloned());
         let settings = Settings {
@@ -160,11 +160,11 @@ impl Monitor {
         let current = Arc::new(ArcSwap::from_pointee(machine.topology()));
         let (announce, changes) = watch::channel(0);
         let (suspicion_sender, suspicions) = mpsc::channel(SUSPICIONS_MAX);
-        let (word_sender, words) = mpsc::channel(WORDS_MAX);
+        let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
         let name: Arc<str> = cluster.name.as_str().into();
         let history = Arc::new(History::new(metrics.clone()));
         let started = Instant::now();
-        let view = ClusterView {
+        let view = ClusterHandle {
             name: Arc::clone(&name),
             started,
             sends_proxy_header: cluster.sends_proxy_header,
@@ -172,7 +172,7 @@ impl Monitor {
             current: Arc::clone(&current),
             changes,
             suspicions: suspicion_sender,
-            words: word_sender,
+            commands: command_sender,
         };
         let monitor = Monitor {
             name,
@@ -183,7 +183,7 @@ impl Monitor {
             current,
             announce,
             suspicions,
-            words,
+            commands,
             metrics,
             history,
             discovery_due: started,
@@ -200,7 +200,7 @@ impl Monitor {
             let wakeup = self.machine.next_wakeup().map(|moment| self.started + moment.since_start());
             tokio::select! {
                 biased;
-                Some(word) = self.words.recv() => {
+                Some(word) = self.commands.recv() => {
                     self.step(Event::Administered(word.node, word.state));
                     let _ = word.is_published.send(()); // whoever asked may have gone
                 }
@@ -216,18 +216,18 @@ impl Monitor {
         Moment::after_start(self.started.elapsed())
     }
 
-    fn take(&mut self, finding: Result<Finding, tokio::task::JoinError>) {
+    fn take(&mut self, finding: Result<TaskResult, tokio::task::JoinError>) {
         match finding {
-            Ok(Finding::Checked { observation, took }) => {
+            Ok(TaskResult::Checked { observation, took }) => {
                 self.metrics.check_ended(observation.outcome.is_ok(), took);
                 self.step(Event::Checked(observation));
             }
-            Ok(Finding::Discovered(Ok(discovery))) => {
+            Ok(TaskResult::Discovered(Ok(discovery))) => {
                 self.step(Event::Discovered(discovery));
                 let topology = self.current.load();
                 self.checker.keep_only(|node| !topology.node(node).departed);
             }
-            Ok(Finding::Discovered(Err(silence))) => {
+            Ok(TaskResult::Discovered(Err(silence))) => {
                 warn!(cluster = %self.name, reason = %silence, "no Patroni tells the cluster's members");
             }
             // a check that panicked is a defect; its node is asked again when the answer is overdue
@@ -254,10 +254,10 @@ impl Monitor {
         let started = self.started;
         self.running.spawn(async move {
             let sent = Instant::now();
-            let Findings { outcome, second_opinion } =
+            let CheckResult { outcome, second_opinion } =
                 inquiry.carry_out(|| Moment::after_start(started.elapsed())).await;
             let observation = Observation { node, asked_at, outcome, second_opinion };
-            Finding::Checked { observation, took: sent.elapsed() }
+            TaskResult::Checked { observation, took: sent.elapsed() }
         });
     }
 
@@ -268,7 +268,7 @@ impl Monitor {
         let pause = if known.is_empty() { DISCOVERY_INTERVAL_AT_FIRST } else { DISCOVERY_INTERVAL };
         self.discovery_due = Instant::now() + pause;
         if let Some(discoverer) = self.discovery.clone() {
-            self.running.spawn(async move { Finding::Discovered(discoverer.look(known).await) });
+            self.running.spawn(async move { TaskResult::Discovered(discoverer.look(known).await) });
         }
     }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::cluster::Member;
 use crate::cluster::machine::Discovery;
-use crate::cluster::node::{Claim, Lsn, Report, Silence, SyncStanding, WEIGHT_DEFAULT};
+use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding, WEIGHT_DEFAULT};
 use crate::config::PatroniTls;
 
 /// The longest answer that is read. A node's status has one to a few kilobytes, more with many replicas; a
@@ -51,40 +51,40 @@ impl Patroni {
 
     /// Asks a node for its report. Ends within the client's timeout. Not cancel safe in spirit: an answer that is
     /// half read leaves a traceback in Patroni's log, so let it come to its end.
-    pub async fn check(&self, base_url: &str) -> Result<Report, Silence> {
+    pub async fn check(&self, base_url: &str) -> Result<Report, CheckError> {
         let (status, body) = self.get(&format!("{base_url}/primary")).await?;
         let answer: StatusAnswer = parse(&body)?;
         match status {
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {
                 Ok(answer.report(status == StatusCode::OK, Timestamp::now()))
             }
-            other => Err(Silence::Garbled(format!("HTTP status {other}"))),
+            other => Err(CheckError::Garbled(format!("HTTP status {other}"))),
         }
     }
 
     /// Asks a node for the cluster's members, as the DCS has them. Patroni reads the DCS for this: ask rarely.
-    pub async fn cluster(&self, base_url: &str) -> Result<Discovery, Silence> {
+    pub async fn cluster(&self, base_url: &str) -> Result<Discovery, CheckError> {
         let (status, body) = self.get(&format!("{base_url}/cluster")).await?;
         if status != StatusCode::OK {
-            return Err(Silence::Garbled(format!("HTTP status {status} for /cluster")));
+            return Err(CheckError::Garbled(format!("HTTP status {status} for /cluster")));
         }
         let answer: ClusterAnswer = parse(&body)?;
         Ok(answer.discovery())
     }
 
-    async fn get(&self, url: &str) -> Result<(StatusCode, Vec<u8>), Silence> {
+    async fn get(&self, url: &str) -> Result<(StatusCode, Vec<u8>), CheckError> {
         let whole_answer = async {
             let mut response = self.http.get(url).send().await.map_err(|error| silence(&error))?;
             let mut body = Vec::with_capacity(2048);
             while let Some(chunk) = response.chunk().await.map_err(|error| silence(&error))? {
                 if body.len() + chunk.len() > ANSWER_LENGTH_MAX {
-                    return Err(Silence::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
+                    return Err(CheckError::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
                 }
                 body.extend_from_slice(&chunk);
             }
             Ok((response.status(), body))
         };
-        tokio::time::timeout(self.timeout, whole_answer).await.unwrap_or(Err(Silence::TimedOut))
+        tokio::time::timeout(self.timeout, whole_answer).await.unwrap_or(Err(CheckError::TimedOut))
     }
 }
 
@@ -135,21 +135,21 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, Silence> {
-    serde_json::from_slice(body).map_err(|error| Silence::Garbled(error.to_string()))
+fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, CheckError> {
+    serde_json::from_slice(body).map_err(|error| CheckError::Garbled(error.to_string()))
 }
 
 /// The cause that an operator can act on, dug out from under the HTTP client's wrappings.
-fn silence(error: &reqwest::Error) -> Silence {
+fn silence(error: &reqwest::Error) -> CheckError {
     let mut cause: &dyn Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
     match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => Silence::Refused,
-        Some(io::ErrorKind::TimedOut) => Silence::TimedOut,
-        _ if error.is_timeout() => Silence::TimedOut,
-        _ => Silence::Unreachable(cause.to_string()),
+        Some(io::ErrorKind::ConnectionRefused) => CheckError::Refused,
+        Some(io::ErrorKind::TimedOut) => CheckError::TimedOut,
+        _ if error.is_timeout() => CheckError::TimedOut,
+        _ => CheckError::Unreachable(cause.to_string()),
     }
 }
 
@@ -220,7 +220,7 @@ impl StatusAnswer {
             paused: self.pause,
             failsafe: self.failsafe_mode_is_active,
             pending_restart: self.pending_restart,
-            patroni_silence: None,
+            patroni_error: None,
         }
     }
 }
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_is_not_patroni_is_garbled() {
-        assert!(matches!(parse::<StatusAnswer>(b"<html>"), Err(Silence::Garbled(_))));
-        assert!(matches!(parse::<StatusAnswer>(b"{}"), Err(Silence::Garbled(_))));
+        assert!(matches!(parse::<StatusAnswer>(b"<html>"), Err(CheckError::Garbled(_))));
+        assert!(matches!(parse::<StatusAnswer>(b"{}"), Err(CheckError::Garbled(_))));
     }
 }

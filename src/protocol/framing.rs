@@ -14,7 +14,7 @@ const COPY_IN_RESPONSE: u8 = b'G';
 const HEADER_LENGTH: usize = 5;
 
 /// How much of an error's body is kept to find its SQLSTATE: severity twice, even translated, and the code fit. Of a
-/// stream whose thread is lost, as much of the end is kept: a command's tag and `ReadyForQuery` fit.
+/// stream whose sync is lost, as much of the end is kept: a command's tag and `ReadyForQuery` fit.
 const KEPT_MAX: usize = 48;
 
 /// A session's state as its last `ReadyForQuery` told it.
@@ -28,20 +28,20 @@ enum Transaction {
 
 /// Whether it is known where messages begin and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Thread {
+enum Sync {
     /// Known. Exits: to `Lost` when bytes pass by unseen, to `Broken` at a length that no message has.
-    Followed,
+    InSync,
     /// Unknown. Exits: to `Followed` when the stream rests behind an end that is recognised.
     Lost,
     /// This is not the protocol as we know it. No exit.
-    Broken,
+    Unparseable,
 }
 
 /// Where a session stands.
 #[derive(Debug, Clone)]
 pub struct Framing {
     walk: Walk,
-    thread: Thread,
+    sync: Sync,
     kept_length: u8,
     kept: [u8; KEPT_MAX],
     /// As the last `ReadyForQuery` told it; nothing if the session has not come so far.
@@ -57,7 +57,7 @@ impl Default for Framing {
     fn default() -> Framing {
         Framing {
             walk: Walk::default(),
-            thread: Thread::Followed,
+            sync: Sync::InSync,
             kept_length: 0,
             kept: [0; KEPT_MAX],
             transaction: None,
@@ -71,10 +71,10 @@ impl Default for Framing {
 impl Framing {
     /// Takes in the next bytes of the server's stream, in any portions.
     pub fn follow(&mut self, mut bytes: &[u8]) {
-        if self.thread == Thread::Lost {
+        if self.sync == Sync::Lost {
             return self.keep_end(bytes);
         }
-        while !bytes.is_empty() && self.thread == Thread::Followed {
+        while !bytes.is_empty() && self.sync == Sync::InSync {
             match self.walk.step(bytes) {
                 Ok((taken, body)) => {
                     self.keep_beginning(body);
@@ -83,25 +83,25 @@ impl Framing {
                     }
                     bytes = &bytes[taken..];
                 }
-                Err(_) => self.thread = Thread::Broken,
+                Err(_) => self.sync = Sync::Unparseable,
             }
         }
     }
 
-    /// Takes in that bytes of the server's stream have passed by unseen: unless they belong to one message, the thread
+    /// Takes in that bytes of the server's stream have passed by unseen: unless they belong to one message, the sync
     /// is lost.
     pub fn pass(&mut self, length: usize) {
-        match self.thread {
-            Thread::Followed if self.walk.pass(length) => {
+        match self.sync {
+            Sync::InSync if self.walk.pass(length) => {
                 if self.walk.is_at_boundary() {
                     self.end_message();
                 }
             }
-            Thread::Followed | Thread::Lost => {
-                (self.thread, self.kept_length) = (Thread::Lost, 0);
+            Sync::InSync | Sync::Lost => {
+                (self.sync, self.kept_length) = (Sync::Lost, 0);
                 (self.transaction, self.newest_error, self.last_error) = (None, None, None);
             }
-            Thread::Broken => {}
+            Sync::Unparseable => {}
         }
     }
 
@@ -126,12 +126,12 @@ impl Framing {
 
     /// The end of an earlier answer is not that of the next one.
     fn forget_end(&mut self) {
-        if self.thread == Thread::Lost {
+        if self.sync == Sync::Lost {
             self.kept_length = 0;
         }
     }
 
-    /// Takes in that the server's stream has stopped for the moment: a lost thread is found again if it has stopped
+    /// Takes in that the server's stream has stopped for the moment: a lost sync is found again if it has stopped
     /// behind a whole `CommandComplete` and `ReadyForQuery`.
     ///
     /// `ReadyForQuery` alone would not do: its six bytes may stand in a row of data. Both messages whole, with lengths
@@ -140,10 +140,10 @@ impl Framing {
     /// stops. An `ErrorResponse` before `ReadyForQuery` is not recognised; the next command's end will be. Of several
     /// answers that have passed by unseen one is counted: then the server seems to owe some for good.
     pub fn comes_to_rest(&mut self) {
-        if self.thread == Thread::Lost
+        if self.sync == Sync::Lost
             && let Some(transaction) = end_of_command(&self.kept[..usize::from(self.kept_length)])
         {
-            (self.walk, self.thread, self.kept_length) = (Walk::default(), Thread::Followed, 0);
+            (self.walk, self.sync, self.kept_length) = (Walk::default(), Sync::InSync, 0);
             self.transaction = Some(transaction);
             self.requests.answered();
         }
@@ -151,7 +151,7 @@ impl Framing {
 
     /// Whether the last byte of the server's stream was the last of a message, so that another may be put behind it.
     pub fn is_at_boundary(&self) -> bool {
-        self.thread == Thread::Followed && self.walk.is_at_boundary()
+        self.sync == Sync::InSync && self.walk.is_at_boundary()
     }
 
     /// Whether the last byte of the client's stream was the last of a message, so that another may be put behind it.

@@ -22,7 +22,7 @@ const OTHER_STEPS: &[u8] = b"PBDCE";
 /// Messages that begin nothing: `CopyData`, `Flush`, `Terminate`, and answers to a request for a password.
 const NO_STEPS: &[u8] = b"dHXp";
 
-/// The ends of a stream of `CopyData` by which a lost thread is found again.
+/// The ends of a stream of `CopyData` by which a lost sync is found again.
 const COPY_ENDS: [&[u8]; 2] = [b"c\0\0\0\x04", b"c\0\0\0\x04S\0\0\0\x04"];
 
 /// As long as the longer of them.
@@ -30,27 +30,27 @@ const KEPT_MAX: usize = 10;
 
 /// Whether it is known where messages begin and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Thread {
+enum Sync {
     /// Known. Exits: to `Lost` when bytes pass by unseen, to `Broken` at a message that no client sends.
     #[default]
-    Followed,
+    InSync,
     /// Unknown. Exits: to `Followed` at the end of the `CopyData` that the server has asked for.
     Lost,
     /// This is not the protocol as we know it. No exit.
-    Broken,
+    Unparseable,
 }
 
 /// What a server has been asked.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Requests {
     walk: Walk,
-    thread: Thread,
+    sync: Sync,
     /// Messages of the extended protocol have been sent whose `Sync` is still to come.
     is_open: bool,
     /// The server has asked for `CopyData`, and not yet been sent the end of it. Even if it has failed meanwhile, most
     /// clients send that.
     takes_copy: bool,
-    /// The last bytes of a stream whose thread is lost.
+    /// The last bytes of a stream whose sync is lost.
     kept: [u8; KEPT_MAX],
     kept_length: u8,
     /// `ReadyForQuery` messages that are due.
@@ -76,15 +76,15 @@ impl Requests {
 
     /// Takes in that bytes have passed by unseen.
     pub(super) fn pass(&mut self, length: usize) {
-        match self.thread {
-            Thread::Followed if self.walk.pass(length) => {
+        match self.sync {
+            Sync::InSync if self.walk.pass(length) => {
                 if self.walk.is_at_boundary() {
                     self.end_message();
                 }
             }
-            Thread::Followed => (self.thread, self.kept_length) = (Thread::Lost, 0),
-            Thread::Lost => self.kept_length = 0,
-            Thread::Broken => {}
+            Sync::InSync => (self.sync, self.kept_length) = (Sync::Lost, 0),
+            Sync::Lost => self.kept_length = 0,
+            Sync::Unparseable => {}
         }
     }
 
@@ -106,27 +106,27 @@ impl Requests {
 
     /// Whether the last byte of the client's stream was the last of a message.
     pub(super) fn are_at_boundary(&self) -> bool {
-        self.thread == Thread::Followed && self.walk.is_at_boundary()
+        self.sync == Sync::InSync && self.walk.is_at_boundary()
     }
 
     fn follow_while(&mut self, bytes: &[u8], may_pass: impl Fn(&Requests, u8) -> bool) -> usize {
         let mut at = 0;
         while at < bytes.len() {
-            match self.thread {
-                Thread::Broken => return bytes.len(),
-                Thread::Lost => {
+            match self.sync {
+                Sync::Unparseable => return bytes.len(),
+                Sync::Lost => {
                     self.look_for_copy_end(&bytes[at..]);
                     return bytes.len();
                 }
-                Thread::Followed if self.walk.is_at_boundary() && !may_pass(self, bytes[at]) => return at,
-                Thread::Followed => match self.walk.step(&bytes[at..]) {
+                Sync::InSync if self.walk.is_at_boundary() && !may_pass(self, bytes[at]) => return at,
+                Sync::InSync => match self.walk.step(&bytes[at..]) {
                     Ok((taken, _)) => {
                         at += taken;
                         if self.walk.is_at_boundary() {
                             self.end_message();
                         }
                     }
-                    Err(_) => self.thread = Thread::Broken,
+                    Err(_) => self.sync = Sync::Unparseable,
                 },
             }
         }
@@ -152,7 +152,7 @@ impl Requests {
                 }
             }
             kind if NO_STEPS.contains(&kind) => {}
-            _ => self.thread = Thread::Broken,
+            _ => self.sync = Sync::Unparseable,
         }
     }
 
@@ -164,10 +164,10 @@ impl Requests {
         }
     }
 
-    /// A thread that was lost in a stream of `CopyData` is found at the end of that.
+    /// A sync that was lost in a stream of `CopyData` is found at the end of that.
     ///
     /// The same bytes may stand at the end of a row, and of a portion. What follows is then not understood, and the
-    /// thread breaks: nothing is concluded from it.
+    /// sync breaks: nothing is concluded from it.
     fn look_for_copy_end(&mut self, bytes: &[u8]) {
         let taken = &bytes[bytes.len().saturating_sub(KEPT_MAX)..];
         let kept = usize::from(self.kept_length);
@@ -179,7 +179,7 @@ impl Requests {
         let end = &self.kept[..usize::from(self.kept_length)];
         let Some(found) = COPY_ENDS.iter().rev().find(|copy_end| end.ends_with(copy_end)) else { return };
         if self.takes_copy {
-            self.thread = Thread::Followed;
+            self.sync = Sync::InSync;
             self.walk = Walk::default();
             self.is_open = false;
             self.follow(found);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::context::Desk;
+use super::context::ListenerContext;
 use super::end::End;
 use super::worker::Load;
 use crate::cluster::NodeId;
@@ -15,7 +15,7 @@ use crate::protocol::startup::Who;
 /// A connection's account. Dropping it closes it, however the connection came to its end.
 pub struct Account {
     /// What it shares with the others of its listener.
-    pub desk: Arc<Desk>,
+    pub context: Arc<ListenerContext>,
     /// Whom it comes from: who has connected, or whom that one has named.
     pub peer: Peer,
     /// Who wants the session, for the log.
@@ -31,10 +31,10 @@ pub struct Account {
 
 impl Account {
     /// Of a connection that has just been accepted.
-    pub fn open(desk: Arc<Desk>, peer: Peer, load: Load) -> Account {
-        desk.metrics.sessions.inc();
+    pub fn open(context: Arc<ListenerContext>, peer: Peer, load: Load) -> Account {
+        context.metrics.sessions.inc();
         Account {
-            desk,
+            context,
             peer,
             who: Who::default(),
             node: None,
@@ -47,7 +47,7 @@ impl Account {
 
     /// Takes a place among the sessions of the listener, and among those of the client. To be called once.
     pub fn take_place(&mut self) -> Result<(), End> {
-        let Desk { index, settings, registry, per_client, .. } = &*self.desk;
+        let ListenerContext { index, settings, registry, per_client, .. } = &*self.context;
         if !per_client.enter(self.peer) {
             return Err(End::ClientFull(self.peer.host()));
         }
@@ -66,14 +66,14 @@ impl Account {
 
     fn settle(&mut self, end: &End) {
         self.is_closed = true;
-        self.desk.metrics.ended(end.kind());
+        self.context.metrics.ended(end.kind());
         if self.has_place {
-            self.desk.registry.leave(self.desk.index);
-            self.desk.per_client.leave(self.peer);
+            self.context.registry.leave(self.context.index);
+            self.context.per_client.leave(self.peer);
         }
-        let topology = self.desk.cluster.topology();
+        let topology = self.context.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
-        let (listener, peer, reason) = (&self.desk.settings.name, self.peer, end.kind().label());
+        let (listener, peer, reason) = (&self.context.settings.name, self.peer, end.kind().label());
         let (user, database, application_name) = (self.who.user(), self.who.database(), self.who.application_name());
         let seconds = self.started.elapsed().as_secs_f64();
         if end.is_trouble() {

@@ -11,11 +11,11 @@ use super::metrics::ListenerMetrics;
 use super::sessions::registry::Registry;
 use crate::config;
 use crate::net::dial::TcpOptions;
-use crate::probe::ClusterView;
+use crate::probe::ClusterHandle;
 
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]
-pub struct Desk {
+pub struct ListenerContext {
     /// Index into the configuration's listeners.
     pub index: usize,
     /// The listener's settings.
@@ -23,7 +23,7 @@ pub struct Desk {
     /// How long a draining session may finish its transaction.
     pub drain_timeout: Duration,
     /// The nodes.
-    pub cluster: ClusterView,
+    pub cluster: ClusterHandle,
     /// All sessions.
     pub registry: Arc<Registry>,
     /// The listener's counters.
@@ -41,19 +41,19 @@ pub struct Desk {
     turn: AtomicU64,
 }
 
-impl Desk {
-    /// The desk of the listener at `index`.
+impl ListenerContext {
+    /// The context of the listener at `index`.
     pub fn new(
         index: usize,
         settings: config::Listener,
         drain_timeout: Duration,
-        cluster: ClusterView,
+        cluster: ClusterHandle,
         registry: Arc<Registry>,
         metrics: ListenerMetrics,
         encryption: Arc<Encryption>,
-    ) -> Desk {
+    ) -> ListenerContext {
         let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
-        Desk {
+        ListenerContext {
             index,
             drain_timeout,
             sends_proxy_header: cluster.sends_proxy_header(),

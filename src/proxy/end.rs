@@ -41,7 +41,7 @@ pub enum End {
     /// The listener takes certain users or databases only, and encryption would hide them.
     NamesHidden,
     /// Too many connections have not yet said what they want: this one was the newest, or has taken longest.
-    OpeningsFull,
+    PendingFull,
     /// The client left while it was held.
     ClientLeftHeld,
     /// The server ended the session, saying why by this SQLSTATE, or without a word.
@@ -300,7 +300,7 @@ impl fmt::Display for End {
             End::UserNotAllowed(user) => write!(f, "no sessions of user {user:?} are taken"),
             End::DatabaseNotAllowed(database) => write!(f, "no sessions in database {database:?} are taken"),
             End::NamesHidden => f.write_str("encryption would have hidden user and database, which are restricted"),
-            End::OpeningsFull => f.write_str("gave way: too many connections have not yet said what they want"),
+            End::PendingFull => f.write_str("gave way: too many connections have not yet said what they want"),
             End::ClientLeftHeld => f.write_str("the client left while it was held"),
             End::ServerClosed(Some(code)) => {
                 write!(f, "the server ended the session with SQLSTATE {}", String::from_utf8_lossy(code))

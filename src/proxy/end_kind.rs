@@ -52,8 +52,8 @@ kinds! {
     DatabaseNotAllowed = "database-not-allowed",
     /// See [`End::NamesHidden`].
     NamesHidden = "names-hidden",
-    /// See [`End::OpeningsFull`].
-    OpeningsFull = "openings-full",
+    /// See [`End::PendingFull`].
+    PendingFull = "pending-full",
     /// See [`End::ClientLeftHeld`].
     ClientLeftHeld = "client-left-held",
     /// See [`End::ServerClosed`].
@@ -105,7 +105,7 @@ impl End {
             End::UserNotAllowed(_) => EndKind::UserNotAllowed,
             End::DatabaseNotAllowed(_) => EndKind::DatabaseNotAllowed,
             End::NamesHidden => EndKind::NamesHidden,
-            End::OpeningsFull => EndKind::OpeningsFull,
+            End::PendingFull => EndKind::PendingFull,
             End::ClientLeftHeld => EndKind::ClientLeftHeld,
             End::ServerClosed(_) => EndKind::ServerClosed,
             End::ServerFailed(_) => EndKind::ServerFailed,

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::account::Account;
-use super::context::Desk;
+use super::context::ListenerContext;
 use super::session;
 use super::worker::Workers;
 use crate::net::listen::BoundListener;
@@ -20,24 +20,27 @@ const BREATHER: Duration = Duration::from_millis(100);
 /// A port that is open. Nothing is accepted before [`Listener::run`].
 pub struct Listener {
     bound: Vec<BoundListener>,
-    desk: Arc<Desk>,
+    context: Arc<ListenerContext>,
 }
 
 impl Listener {
     /// Opens the port, for so many threads to accept at. Errors: see [`BoundListener::open`].
-    pub fn bind(desk: Desk, threads: usize) -> io::Result<Listener> {
-        Ok(Listener { bound: BoundListener::open(&desk.settings.bind, desk.tcp, threads)?, desk: Arc::new(desk) })
+    pub fn bind(context: ListenerContext, threads: usize) -> io::Result<Listener> {
+        Ok(Listener {
+            bound: BoundListener::open(&context.settings.bind, context.tcp, threads)?,
+            context: Arc::new(context),
+        })
     }
 
     /// Accepts until `stop` says so; then the port is closed. Accepting and the sessions have the workers' threads;
     /// sessions run on there.
     pub async fn run(self, workers: Arc<Workers>, stop: watch::Receiver<bool>) {
-        let Desk { index, settings, .. } = &*self.desk;
+        let ListenerContext { index, settings, .. } = &*self.context;
         info!(listener = %settings.name, address = %settings.bind, "listening");
         let mut accepting = JoinSet::new();
         for (number, bound) in self.bound.into_iter().enumerate() {
             let thread = index + number;
-            let accepted = accept(bound, thread, Arc::clone(&self.desk), Arc::clone(&workers), stop.clone());
+            let accepted = accept(bound, thread, Arc::clone(&self.context), Arc::clone(&workers), stop.clone());
             accepting.spawn_on(accepted, workers.runtime(thread));
         }
         accepting.join_all().await;
@@ -48,11 +51,11 @@ impl Listener {
 async fn accept(
     bound: BoundListener,
     thread: usize,
-    desk: Arc<Desk>,
+    context: Arc<ListenerContext>,
     workers: Arc<Workers>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let listener = &desk.settings.name;
+    let listener = &context.settings.name;
     let socket = match bound.watch() {
         Ok(socket) => socket,
         Err(error) => return warn!(%listener, %error, "cannot listen"),
@@ -63,8 +66,8 @@ async fn accept(
             _ = stop.wait_for(|stop| *stop) => return,
         };
         let handed_on = accepted.and_then(|(socket, peer)| {
-            let desk = Arc::clone(&desk);
-            workers.spawn(thread, socket, |socket, load| session::serve(Account::open(desk, peer, load), socket))
+            let context = Arc::clone(&context);
+            workers.spawn(thread, socket, |socket, load| session::serve(Account::open(context, peer, load), socket))
         });
         if let Err(error) = handed_on {
             warn!(%listener, %error, "cannot accept a connection");

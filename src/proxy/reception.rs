@@ -23,49 +23,51 @@ impl Account {
     /// has been told.
     pub(super) async fn admit(&mut self, socket: Incoming) -> Result<(Client, Admitted), End> {
         let (mut client, preamble) = self.receive_in_turn(socket).await?;
-        let desk = &self.desk;
+        let context = &self.context;
         if let Opening::Cancel(key) = client.opening() {
             let request = cancel::Request::of(&client, preamble);
-            return Err(Box::pin(cancel::deliver(desk, key, request)).await);
+            return Err(Box::pin(cancel::deliver(context, key, request)).await);
         }
-        let mut admission = Admission::new(desk, &mut client, &preamble);
+        let mut admission = Admission::new(context, &mut client, &preamble);
         let admitted = tokio::select! {
             admitted = admission.run() => admitted,
-            () = desk.registry.stopped() => Err(Refused::End(End::Stopped)),
+            () = context.registry.stopped() => Err(Refused::End(End::Stopped)),
         };
         self.who = client.take_who();
         Err(match (admitted, client.opening()) {
             (Ok(admitted), _) => return Ok((client, admitted)),
             (Err(Refused::End(end @ End::WrongNode(_))), _) => Box::pin(self.wrong_node(client, end)).await,
             (Err(Refused::End(end)), _) => Box::pin(self.refuse(client, end)).await,
-            (Err(Refused::InNodesWords(words, end)), _) => {
+            (Err(Refused::ServerError(words, end)), _) => {
                 Box::pin(farewell(client.stream(), &words)).await;
                 end
             }
             (Err(Refused::WasCancel), Opening::Cancel(key)) => {
                 let request = cancel::Request::of(&client, preamble);
-                Box::pin(cancel::deliver(&self.desk, key, request)).await
+                Box::pin(cancel::deliver(&self.context, key, request)).await
             }
             (Err(Refused::WasCancel), _) => End::Lost,
         })
     }
 
-    /// Gives the connection a place among the openings while it has not yet said what it wants.
+    /// Counts the connection as pending while it has not yet said what it wants.
     async fn receive_in_turn(&mut self, socket: Incoming) -> Result<(Client, Vec<u8>), End> {
-        let desk = Arc::clone(&self.desk);
-        let openings = desk.registry.openings(desk.index);
-        let Some(opening) = openings.enter(desk.settings.openings_max) else { return Err(End::OpeningsFull) };
+        let context = Arc::clone(&self.context);
+        let pending = context.registry.pending(context.index);
+        let Some(opening) = pending.enter(context.settings.pending_connections_max) else {
+            return Err(End::PendingFull);
+        };
         let socket = socket.watch().map_err(End::ClientFailed)?;
         tokio::select! {
             received = Box::pin(self.receive(socket)) => received,
-            () = poll_fn(|cx| opening.poll_gives_way(cx)) => Err(End::OpeningsFull),
+            () = poll_fn(|cx| opening.poll_evicted(cx)) => Err(End::PendingFull),
         }
     }
 
     /// Learns who the client is and what it wants, and gives it a place if it wants a session. Also returned: what
     /// connections to nodes have to begin with.
     async fn receive(&mut self, mut socket: Socket) -> Result<(Client, Vec<u8>), End> {
-        let settings = &self.desk.settings;
+        let settings = &self.context.settings;
         let mut deadline = Instant::now() + settings.startup_timeout;
         let (arrival, mut refusal) = match &settings.proxy_protocol {
             None => (Arrival::of(self.peer), None),
@@ -82,9 +84,9 @@ impl Account {
         if refusal.is_some() {
             deadline = deadline.min(Instant::now() + REFUSED_OPENING_MAX);
         }
-        let preamble = if self.desk.sends_proxy_header { arrival.header(&socket) } else { Vec::new() };
+        let preamble = if self.context.sends_proxy_header { arrival.header(&socket) } else { Vec::new() };
 
-        let mut client = match Client::meet(arrival.peer, socket, &self.desk.encryption, deadline).await {
+        let mut client = match Client::meet(arrival.peer, socket, &self.context.encryption, deadline).await {
             Ok(client) => client,
             Err((Some(client), end)) => {
                 return Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await);
@@ -103,7 +105,7 @@ impl Account {
     }
 
     async fn refuse(&self, client: Client, end: End) -> End {
-        if let Some(fatal) = end.client_message(&self.desk.settings.name) {
+        if let Some(fatal) = end.client_message(&self.context.settings.name) {
             client.refuse(&fatal).await;
         }
         end
@@ -111,7 +113,7 @@ impl Account {
 
     /// The client has been let in by a node that turned out to have another role.
     async fn wrong_node(&self, mut client: Client, end: End) -> End {
-        if let Some(fatal) = end.client_message(&self.desk.settings.name) {
+        if let Some(fatal) = end.client_message(&self.context.settings.name) {
             farewell(client.stream(), &fatal.encode()).await;
         }
         end

@@ -12,8 +12,8 @@ use super::admission::Admitted;
 use super::end::End;
 use super::intake::handshake::{Client, farewell};
 use super::relay::{Outcome, Relay};
-use super::sessions::control::Order;
-use super::sessions::registry::Seat;
+use super::sessions::control::SessionOrder;
+use super::sessions::registry::SessionGuard;
 use crate::net::Incoming;
 use crate::routing::Target;
 
@@ -24,8 +24,8 @@ const SUSPICIOUS: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
 const READ_ONLY: &[u8; 5] = b"25006";
 
 /// Serves an accepted connection. Never fails: whatever happens becomes the reason of its end.
-pub fn serve(account: Account, socket: Incoming) -> Serving {
-    Serving::Apart(Box::pin(begin(account, socket)))
+pub fn serve(account: Account, socket: Incoming) -> SessionFuture {
+    SessionFuture::Apart(Box::pin(begin(account, socket)))
 }
 
 /// A connection's life: to a node, relayed, last words.
@@ -33,7 +33,7 @@ pub fn serve(account: Account, socket: Incoming) -> Serving {
 /// It is the future of the connection's task, and made for the relay, in which a session spends its life. An `async fn`
 /// would have room for what comes before and after as well.
 #[expect(clippy::large_enum_variant, reason = "it is made for the largest")]
-pub enum Serving {
+pub enum SessionFuture {
     /// In what comes before the relay, or after it. When that has ended: relayed, or over.
     Apart(Pin<Box<dyn Future<Output = Option<Session>> + Send>>),
     /// Relayed. When that has ended: last words.
@@ -42,19 +42,23 @@ pub enum Serving {
     Over,
 }
 
-impl Future for Serving {
+impl Future for SessionFuture {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             *self = match &mut *self {
-                Serving::Apart(part) => ready!(part.as_mut().poll(cx)).map_or(Serving::Over, Serving::Relayed),
-                Serving::Relayed(session) => {
-                    let end = ready!(session.poll_relay(cx));
-                    let Serving::Relayed(session) = mem::replace(&mut *self, Serving::Over) else { continue };
-                    Serving::Apart(Box::pin(session.end(end)))
+                SessionFuture::Apart(part) => {
+                    ready!(part.as_mut().poll(cx)).map_or(SessionFuture::Over, SessionFuture::Relayed)
                 }
-                Serving::Over => return Poll::Ready(()),
+                SessionFuture::Relayed(session) => {
+                    let end = ready!(session.poll_relay(cx));
+                    let SessionFuture::Relayed(session) = mem::replace(&mut *self, SessionFuture::Over) else {
+                        continue;
+                    };
+                    SessionFuture::Apart(Box::pin(session.end(end)))
+                }
+                SessionFuture::Over => return Poll::Ready(()),
             };
         }
     }
@@ -64,9 +68,9 @@ impl Future for Serving {
 pub struct Session {
     account: Account,
     relay: Relay,
-    seat: Seat,
+    guard: SessionGuard,
     /// The newest order that it has taken notice of.
-    obeyed: Option<Order>,
+    obeyed: Option<SessionOrder>,
     /// When a drain ends it.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -86,30 +90,30 @@ async fn begin(mut account: Account, socket: Incoming) -> Option<Session> {
 
 impl Session {
     fn of(mut account: Account, client: Client, admitted: Admitted) -> Session {
-        let Admitted { server, mut seat, ready } = admitted;
+        let Admitted { server, mut guard, ready } = admitted;
         if ready.framing.is_none() {
-            seat.turns_opaque();
+            guard.turns_opaque();
         }
-        account.node = Some(seat.node());
+        account.node = Some(guard.node());
         let (client, for_server) = client.into_parts();
-        seat.card().bytes().add_to_server(for_server.len());
-        seat.card().bytes().add_to_client(ready.for_client.len());
+        guard.control().bytes().add_to_server(for_server.len());
+        guard.control().bytes().add_to_client(ready.for_client.len());
         if ready.framing.is_some() {
-            seat.card().show_transactions();
+            guard.control().show_transactions();
         }
-        let mode = account.desk.settings.relay;
+        let mode = account.context.settings.relay;
         let relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
-        Session { account, relay, seat, obeyed: None, deadline: None }
+        Session { account, relay, guard, obeyed: None, deadline: None }
     }
 
     /// Leaves the server, and then tells the client why.
     async fn end(mut self, end: End) -> Option<Session> {
-        let message = end.client_message(&self.account.desk.settings.name);
+        let message = end.client_message(&self.account.context.settings.name);
         let words = message.filter(|_| self.relay.can_speak()).map(|fatal| fatal.encode());
         if words.is_some() {
             self.relay.leave_server();
         }
-        drop(self.seat);
+        drop(self.guard);
         match words {
             Some(words) => Box::pin(farewell(self.relay.client(), &words)).await,
             None if matches!(end, End::ServerClosed(_)) => Box::pin(self.relay.finish_for_client()).await,
@@ -123,27 +127,27 @@ impl Session {
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
     /// `select!` would make every idle session larger.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Session { account: Account { desk, .. }, relay, seat, obeyed, deadline } = self;
-        while let Poll::Ready(order) = seat.card().poll_order(cx, *obeyed) {
+        let Session { account: Account { context, .. }, relay, guard, obeyed, deadline } = self;
+        while let Poll::Ready(order) = guard.control().poll_order(cx, *obeyed) {
             *obeyed = order;
             relay.set_draining(order.is_some());
             match order {
-                Some(Order::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
-                Some(Order::Stop) => return Poll::Ready(End::Stopped),
-                Some(Order::Drain(_)) => {
-                    deadline.get_or_insert_with(|| Box::pin(sleep(desk.drain_timeout)));
+                Some(SessionOrder::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
+                Some(SessionOrder::Stop) => return Poll::Ready(End::Stopped),
+                Some(SessionOrder::Drain(_)) => {
+                    deadline.get_or_insert_with(|| Box::pin(sleep(context.drain_timeout)));
                 }
-                Some(Order::Move) | None => *deadline = None,
+                Some(SessionOrder::Move) | None => *deadline = None,
             }
         }
-        if let (Some(Order::Drain(cause)), Some(deadline)) = (&obeyed, deadline)
+        if let (Some(SessionOrder::Drain(cause)), Some(deadline)) = (&obeyed, deadline)
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(End::DrainTimedOut(*cause));
         }
-        let suspect = || desk.cluster.suspect(seat.node());
+        let suspect = || context.cluster.suspect(guard.node());
         let is_suspicious = |code: [u8; 5]| {
-            let is_to_write = desk.settings.rule.target == Target::Leader;
+            let is_to_write = context.settings.rule.target == Target::Leader;
             SUSPICIOUS.contains(&&code) || (is_to_write && code == *READ_ONLY)
         };
         let on_error = |code: [u8; 5]| {
@@ -151,12 +155,12 @@ impl Session {
                 suspect();
             }
         };
-        relay.poll(cx, seat.card().bytes(), on_error).map(|outcome| match outcome {
+        relay.poll(cx, guard.control().bytes(), on_error).map(|outcome| match outcome {
             Outcome::ClientClosed => End::ClientClosed,
             Outcome::ClientFailed(error) => End::ClientFailed(error),
             Outcome::Drained => match *obeyed {
-                Some(Order::Drain(cause)) => End::Drained(cause),
-                Some(Order::Move) => End::Rebalanced,
+                Some(SessionOrder::Drain(cause)) => End::Drained(cause),
+                Some(SessionOrder::Move) => End::Rebalanced,
                 _ => End::Lost,
             },
             Outcome::ServerClosed(code) => {
@@ -182,7 +186,7 @@ mod tests {
     fn a_session_is_small() {
         let counters = 2 * size_of::<u64>(); // of the pumps, for tests
         let checks = if cfg!(debug_assertions) { 2 * size_of::<usize>() } else { 0 }; // of mio's, in each socket
-        let length = size_of::<Serving>() - counters - checks;
+        let length = size_of::<SessionFuture>() - counters - checks;
         assert!(length <= 408, "{length} bytes");
     }
 }

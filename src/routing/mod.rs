@@ -11,7 +11,7 @@ use std::time::Duration;
 pub use balance::{Balance, Choice};
 use fitness::Fitness;
 pub use fitness::why_misplaced;
-pub use rebalance::{Burden, Phase, Rebalance};
+pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
 
 use crate::cluster::topology::{NodeView, Topology};
@@ -169,7 +169,7 @@ mod tests {
     use crate::cluster::health::Health;
     use crate::cluster::lag::Lag;
     use crate::cluster::leadership::Leadership;
-    use crate::cluster::node::{Claim, Member, Report, Silence, SyncStanding};
+    use crate::cluster::node::{CheckError, Claim, Member, Report, SyncStanding};
 
     fn read() -> Rule {
         Rule { balance: Balance::RoundRobin, lag_bytes_max: Some(64), ..Rule::new(Target::Replica) }
@@ -211,7 +211,7 @@ mod tests {
 
     fn silence(topology: &mut Topology, id: usize) {
         let report = Arc::clone(topology.nodes[id].health.report().expect("has answered"));
-        let silence = Silence::TimedOut;
+        let silence = CheckError::TimedOut;
         topology.nodes[id].health = Health::Silent { report, asked_at: at_ms(1), since: at_ms(2), silence, risen: 0 };
     }
 

@@ -30,7 +30,7 @@ impl Default for Rebalance {
 
 /// What a node carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Burden {
+pub struct NodeLoad {
     /// Sessions of all listeners.
     pub sessions: u32,
     /// Sessions of this listener that can be moved.
@@ -39,7 +39,7 @@ pub struct Burden {
     pub leaving: u32,
 }
 
-impl Burden {
+impl NodeLoad {
     /// What it will carry soon.
     fn lasting(self) -> u32 {
         self.sessions.saturating_sub(self.leaving)
@@ -65,45 +65,45 @@ impl Phase {
         settings: &Rebalance,
         topology: &Topology,
         rule: &Rule,
-        burden: impl Fn(NodeId) -> Burden,
+        node_load: impl Fn(NodeId) -> NodeLoad,
         now: Moment,
     ) -> Option<NodeId> {
-        let scales = Scales::new(topology, rule, &burden, now);
+        let imbalance = Imbalance::new(topology, rule, &node_load, now);
         if *self != Phase::Moving {
-            *self = match (*self, scales.is_uneven(settings.tolerance_percent)) {
+            *self = match (*self, imbalance.is_uneven(settings.tolerance_percent)) {
                 (_, false) => Phase::Even,
                 (Phase::Uneven(since), true) if now - since >= settings.after => Phase::Moving,
                 (Phase::Uneven(since), true) => Phase::Uneven(since),
                 (_, true) => Phase::Uneven(now),
             };
         }
-        let giver = scales.giver().filter(|_| *self == Phase::Moving);
-        if giver.is_none() && *self == Phase::Moving {
+        let donor = imbalance.donor().filter(|_| *self == Phase::Moving);
+        if donor.is_none() && *self == Phase::Moving {
             *self = Phase::Even;
         }
-        giver
+        donor
     }
 }
 
 /// The nodes that share the sessions, and one that has to give all up.
-struct Scales<'a, F: Fn(NodeId) -> Burden> {
+struct Imbalance<'a, F: Fn(NodeId) -> NodeLoad> {
     /// With what they will carry soon.
     sharing: Vec<Choice>,
     /// The leader, where it stands in and need not any more.
     stand_in: Option<NodeId>,
-    burden: &'a F,
+    node_load: &'a F,
     /// Those of the sharing that have room for another one.
     takers: Vec<Choice>,
 }
 
-impl<'a, F: Fn(NodeId) -> Burden> Scales<'a, F> {
-    fn new(topology: &Topology, rule: &Rule, burden: &'a F, now: Moment) -> Scales<'a, F> {
-        let load = |id| burden(id).lasting();
+impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
+    fn new(topology: &Topology, rule: &Rule, node_load: &'a F, now: Moment) -> Imbalance<'a, F> {
+        let load = |id| node_load(id).lasting();
         let situation = Situation { tried: &[], turn: 0, load, now };
         let sharing = choices_of(&reading_pools(topology, rule)[0], topology, rule, &situation);
         let takers: Vec<Choice> = sharing.iter().copied().filter(|choice| has_room(choice, topology)).collect();
         let stand_in = stand_in(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
-        Scales { sharing, stand_in, burden, takers }
+        Imbalance { sharing, stand_in, node_load, takers }
     }
 
     fn is_uneven(&self, tolerance_percent: u32) -> bool {
@@ -119,7 +119,7 @@ impl<'a, F: Fn(NodeId) -> Burden> Scales<'a, F> {
     }
 
     /// The node that is to give up a session, if anything is won by that.
-    fn giver(&self) -> Option<NodeId> {
+    fn donor(&self) -> Option<NodeId> {
         let by_burden = |a: &&Choice, b: &&Choice| {
             (u128::from(a.load) * u128::from(b.weight)).cmp(&(u128::from(b.load) * u128::from(a.weight)))
         };
@@ -128,16 +128,16 @@ impl<'a, F: Fn(NodeId) -> Burden> Scales<'a, F> {
     }
 
     fn may_leave_stand_in(&self) -> Option<NodeId> {
-        self.stand_in.filter(|id| (self.burden)(*id).movable > 0 && !self.takers.is_empty())
+        self.stand_in.filter(|id| (self.node_load)(*id).movable > 0 && !self.takers.is_empty())
     }
 
     /// Whether it has a session that another node would carry more easily, with that one on top.
-    fn may_give(&self, giver: &Choice) -> bool {
+    fn may_give(&self, donor: &Choice) -> bool {
         let is_lighter = |taker: &Choice| {
-            let then = (u128::from(taker.load) + 1) * u128::from(giver.weight);
-            then < u128::from(giver.load) * u128::from(taker.weight)
+            let then = (u128::from(taker.load) + 1) * u128::from(donor.weight);
+            then < u128::from(donor.load) * u128::from(taker.weight)
         };
-        (self.burden)(giver.node).movable > 0 && self.takers.iter().any(is_lighter)
+        (self.node_load)(donor.node).movable > 0 && self.takers.iter().any(is_lighter)
     }
 }
 
@@ -192,11 +192,11 @@ mod tests {
         fn step(&mut self) -> Option<NodeId> {
             self.now = self.now + EVERY;
             let Bench { topology, rule, settings, sessions, now, .. } = self;
-            let burden = |id: NodeId| {
+            let node_load = |id: NodeId| {
                 let sessions = sessions.borrow()[id.index()];
-                Burden { sessions, movable: sessions, leaving: 0 }
+                NodeLoad { sessions, movable: sessions, leaving: 0 }
             };
-            self.phase.step(settings, topology, rule, burden, *now)
+            self.phase.step(settings, topology, rule, node_load, *now)
         }
 
         /// A session ends on one node, and its client connects again.
@@ -290,12 +290,12 @@ mod tests {
 
         let bench = Bench::new(&[100, 100], &[6, 2]);
         let step = |leaving, movable| {
-            let burden = |id: NodeId| match id.index() {
-                1 => Burden { sessions: 6, movable, leaving },
-                2 => Burden { sessions: 2, movable: 2, leaving: 0 },
-                _ => Burden::default(),
+            let node_load = |id: NodeId| match id.index() {
+                1 => NodeLoad { sessions: 6, movable, leaving },
+                2 => NodeLoad { sessions: 2, movable: 2, leaving: 0 },
+                _ => NodeLoad::default(),
             };
-            { Phase::Moving }.step(&bench.settings, &bench.topology, &bench.rule, burden, at_ms(0))
+            { Phase::Moving }.step(&bench.settings, &bench.topology, &bench.rule, node_load, at_ms(0))
         };
         assert_eq!(step(2, 4), Some(NodeId::new(1)));
         assert_eq!(step(3, 3), None, "three against two, soon");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::cluster::fixtures::report;
-use crate::cluster::node::{Claim, Lsn, Observation, Report, SecondOpinion, Silence};
+use crate::cluster::node::{CheckError, Claim, Lsn, Observation, Report, SecondOpinion};
 use crate::cluster::{Moment, NodeId};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -239,8 +239,8 @@ impl World {
                 let delay = if slow { self.dice.ms(50, 2_000) } else { self.dice.ms(1, 30) };
                 (Ok(Arc::new(report)), delay)
             }
-            _ if self.dice.one_in(2) => (Err(Silence::Refused), self.dice.ms(1, 5)),
-            _ => (Err(Silence::TimedOut), TIMEOUT),
+            _ if self.dice.one_in(2) => (Err(CheckError::Refused), self.dice.ms(1, 5)),
+            _ => (Err(CheckError::TimedOut), TIMEOUT),
         };
         let second_opinion = match outcome {
             Ok(_) => None,

@@ -23,8 +23,8 @@ const FRIEND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 9, 9, 9);
 
 const SESSIONS: &str = "pgvane_sessions{listener=\"write\"}";
-const OPENINGS_FULL: &str = "pgvane_session_ends_total{listener=\"write\",reason=\"openings-full\"}";
-const OPENINGS: &str = "pgvane_openings{listener=\"write\"}";
+const OPENINGS_FULL: &str = "pgvane_session_ends_total{listener=\"write\",reason=\"pending-full\"}";
+const OPENINGS: &str = "pgvane_connections_pending{listener=\"write\"}";
 
 async fn wire_from(client: Ipv4Addr, pgvane: &Pgvane) -> Wire {
     Wire::from(client, pgvane.write_addr).await.0

@@ -230,7 +230,7 @@ async fn ends(pgvane: &Pgvane) -> BTreeMap<String, u64> {
 
 /// Waits until all has ended that was begun.
 async fn at_rest(pgvane: &Pgvane) {
-    for gauge in ["pgvane_openings", "pgvane_sessions", "pgvane_sessions_held"] {
+    for gauge in ["pgvane_connections_pending", "pgvane_sessions", "pgvane_sessions_held"] {
         metrics::wait_for(pgvane, &format!("{gauge}{{listener=\"write\"}}"), 0.0).await;
     }
 }

@@ -36,7 +36,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use self::session::{LoginFailure, Session};
-use crate::cluster::node::{Report, Silence};
+use crate::cluster::node::{CheckError, Report};
 use crate::config::Sql;
 use crate::protocol::proxy_header;
 use crate::tls::{ServerTls, TlsError};
@@ -94,8 +94,8 @@ impl SqlNode {
     /// Asks the node for its report, by `deadline`. Two who ask at once are answered one after the other.
     ///
     /// Cancel safe: a session that was just asking is closed, a login goes on for whoever asks next.
-    pub async fn ask(&self, deadline: Instant) -> Result<Report, Silence> {
-        timeout_at(deadline, self.ask_in_time()).await.unwrap_or(Err(Silence::TimedOut))
+    pub async fn ask(&self, deadline: Instant) -> Result<Report, CheckError> {
+        timeout_at(deadline, self.ask_in_time()).await.unwrap_or(Err(CheckError::TimedOut))
     }
 
     /// Closes the connection, if there is one and nobody is asking over it.
@@ -105,7 +105,7 @@ impl SqlNode {
         }
     }
 
-    async fn ask_in_time(&self) -> Result<Report, Silence> {
+    async fn ask_in_time(&self) -> Result<Report, CheckError> {
         let mut line = self.line.lock().await;
         match line.session.take() {
             // A session that the server has ended meanwhile is no answer: why it did, a new login will tell.
@@ -119,7 +119,7 @@ impl SqlNode {
 
     /// Logs in and asks. The `old` session, if there is one, is given up only now: a server that is full would not
     /// take us back.
-    async fn ask_anew(&self, line: &mut Line, old: Option<Session>) -> Result<Report, Silence> {
+    async fn ask_anew(&self, line: &mut Line, old: Option<Session>) -> Result<Report, CheckError> {
         match (self.log_in(line).await, old) {
             (Ok(session), _) => line.ask_over(session).await,
             (Err(LoginFailure::Full(_)), Some(old)) => line.ask_over(old).await,
@@ -162,7 +162,7 @@ impl Line {
 
     /// Asks, and keeps the session if it answered. Whatever ends this half-way drops the session: an answer that is
     /// still on its way must not be taken for that to the next question.
-    async fn ask_over(&mut self, mut session: Session) -> Result<Report, Silence> {
+    async fn ask_over(&mut self, mut session: Session) -> Result<Report, CheckError> {
         let report = session.ask().await?;
         self.session = Some(session);
         Ok(report)

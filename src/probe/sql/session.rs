@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use super::Access;
 use super::question::{self, Question};
 use super::wire::{AlreadyAgreed, Manners, Wire};
-use crate::cluster::node::{Claim, Report, Silence};
+use crate::cluster::node::{CheckError, Claim, Report};
 use crate::net::Stream;
 use crate::net::dial::{ConnectFailure, Destination, TcpOptions, connect};
 use crate::tls::{NegotiationFailure, ServerTls, SslMode};
@@ -49,7 +49,7 @@ impl Session {
 
     /// Asks for a report. Bounded by nothing of its own. Not cancel safe: a session that was left waiting must be
     /// dropped.
-    pub(super) async fn ask(&mut self) -> Result<Report, Silence> {
+    pub(super) async fn ask(&mut self) -> Result<Report, CheckError> {
         loop {
             let answer = match self.client.simple_query(self.question.text()).await {
                 Ok(answer) => answer,
@@ -64,7 +64,7 @@ impl Session {
                 _ => None,
             });
             let report = row.ok_or_else(|| "no row".to_owned()).and_then(question::report);
-            return report.map_err(Silence::Garbled);
+            return report.map_err(CheckError::Garbled);
         }
     }
 }
@@ -86,7 +86,7 @@ pub(super) async fn log_in(access: Access, address: String) -> Result<Session, L
             outcome => outcome,
         }
     };
-    timeout(LOGIN_MAX, logging_in).await.unwrap_or(Err(LoginFailure::Failed(Silence::TimedOut)))
+    timeout(LOGIN_MAX, logging_in).await.unwrap_or(Err(LoginFailure::Failed(CheckError::TimedOut)))
 }
 
 async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Session, LoginFailure> {
@@ -142,18 +142,18 @@ pub(super) enum LoginFailure {
     /// PostgreSQL says, by SQLSTATE 57P03, that it serves nobody now; in this state.
     NotServing(&'static str),
     /// It has no connection left for us (53300).
-    Full(Silence),
+    Full(CheckError),
     /// It refuses us, or we it, and would again in a moment; with the SQLSTATE where there is one.
-    Refused(Silence, Option<SqlState>),
+    Refused(CheckError, Option<SqlState>),
     /// Refused, and encryption may be the reason.
-    Encrypted(Silence),
+    Encrypted(CheckError),
     /// There was no answer, or it broke off.
-    Failed(Silence),
+    Failed(CheckError),
 }
 
 impl LoginFailure {
     /// What the failure says of the node.
-    pub(super) fn into_outcome(self) -> Result<Report, Silence> {
+    pub(super) fn into_outcome(self) -> Result<Report, CheckError> {
         match self {
             LoginFailure::NotServing(state) => Ok(Report::bare(Claim::OutOfService, state)),
             other => Err(other.into_silence()),
@@ -166,12 +166,12 @@ impl LoginFailure {
     }
 
     pub(super) fn of_panic(panic: &JoinError) -> LoginFailure {
-        LoginFailure::Failed(Silence::Garbled(format!("the login failed in an unforeseen way: {panic}")))
+        LoginFailure::Failed(CheckError::Garbled(format!("the login failed in an unforeseen way: {panic}")))
     }
 
-    fn into_silence(self) -> Silence {
+    fn into_silence(self) -> CheckError {
         match self {
-            LoginFailure::NotServing(state) => Silence::Denied(format!("PostgreSQL is {state}")),
+            LoginFailure::NotServing(state) => CheckError::Denied(format!("PostgreSQL is {state}")),
             LoginFailure::Full(silence)
             | LoginFailure::Refused(silence, _)
             | LoginFailure::Encrypted(silence)
@@ -181,14 +181,14 @@ impl LoginFailure {
 
     fn of_connect(failure: ConnectFailure) -> LoginFailure {
         LoginFailure::Failed(match failure {
-            ConnectFailure::TimedOut => Silence::TimedOut,
+            ConnectFailure::TimedOut => CheckError::TimedOut,
             ConnectFailure::Failed(error) => of_io(&error),
-            ConnectFailure::Unresolved(error) => Silence::Unreachable(error.to_string()),
+            ConnectFailure::Unresolved(error) => CheckError::Unreachable(error.to_string()),
         })
     }
 
     fn of_negotiation(failure: NegotiationFailure) -> LoginFailure {
-        let told = Silence::Unreachable(failure.to_string());
+        let told = CheckError::Unreachable(failure.to_string());
         match failure {
             NegotiationFailure::Io(error) => LoginFailure::Failed(of_io(&error)),
             // rustls' own verdicts come as "invalid data"; all else is the connection's end
@@ -211,15 +211,15 @@ impl LoginFailure {
         match cause.and_then(|cause| cause.downcast_ref::<io::Error>()) {
             // an alert of TLS 1.3 about our certificate comes after the handshake
             Some(io) if io.kind() == io::ErrorKind::InvalidData => {
-                LoginFailure::Refused(Silence::Unreachable(format!("TLS: {io}")), None)
+                LoginFailure::Refused(CheckError::Unreachable(format!("TLS: {io}")), None)
             }
             Some(io) => LoginFailure::Failed(of_io(io)),
             None if error.is_closed() => {
-                LoginFailure::Failed(Silence::Unreachable("the server closed the connection".to_owned()))
+                LoginFailure::Failed(CheckError::Unreachable("the server closed the connection".to_owned()))
             }
             None => {
                 let why = cause.map_or_else(|| error.to_string(), ToString::to_string);
-                LoginFailure::Refused(Silence::Denied(why), None)
+                LoginFailure::Refused(CheckError::Denied(why), None)
             }
         }
     }
@@ -231,12 +231,12 @@ impl LoginFailure {
         if *code == SqlState::CANNOT_CONNECT_NOW {
             LoginFailure::NotServing(state_of(&text))
         } else if *code == SqlState::TOO_MANY_CONNECTIONS {
-            LoginFailure::Full(Silence::Denied(text))
+            LoginFailure::Full(CheckError::Denied(text))
         } else if code.code().starts_with("57") {
             // an operator, or a shutdown, ended the session: what comes of it the next login will tell
-            LoginFailure::Failed(Silence::Unreachable(text))
+            LoginFailure::Failed(CheckError::Unreachable(text))
         } else {
-            LoginFailure::Refused(Silence::Denied(text), Some(code.clone()))
+            LoginFailure::Refused(CheckError::Denied(text), Some(code.clone()))
         }
     }
 }
@@ -253,12 +253,12 @@ fn state_of(message: &str) -> &'static str {
     }
 }
 
-fn of_io(error: &io::Error) -> Silence {
+fn of_io(error: &io::Error) -> CheckError {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => Silence::Refused,
-        io::ErrorKind::TimedOut => Silence::TimedOut,
-        io::ErrorKind::UnexpectedEof => Silence::Unreachable("the server closed the connection".to_owned()),
-        _ => Silence::Unreachable(error.to_string()),
+        io::ErrorKind::ConnectionRefused => CheckError::Refused,
+        io::ErrorKind::TimedOut => CheckError::TimedOut,
+        io::ErrorKind::UnexpectedEof => CheckError::Unreachable("the server closed the connection".to_owned()),
+        _ => CheckError::Unreachable(error.to_string()),
     }
 }
 
@@ -279,7 +279,7 @@ mod tests {
     fn only_a_server_that_speaks_is_out_of_service() {
         let report = LoginFailure::NotServing("stopping").into_outcome().expect("is its own word");
         assert_eq!((report.claim, report.state.as_str()), (Claim::OutOfService, "stopping"));
-        let refused = LoginFailure::Refused(Silence::Denied("password authentication failed".to_owned()), None);
+        let refused = LoginFailure::Refused(CheckError::Denied("password authentication failed".to_owned()), None);
         assert!(refused.is_refusal() && refused.into_outcome().is_err());
     }
 }

@@ -157,9 +157,9 @@ async fn one_connection_answers_many_checks_and_ends_with_terminate() {
 async fn a_check_that_runs_out_of_time_says_goodbye_and_the_next_begins_anew() {
     let mut server = Server::with(Manner::LogsIn).await;
     let node = server.node("");
-    assert_eq!(node.ask(in_ms(300)).await, Err(Silence::TimedOut));
+    assert_eq!(node.ask(in_ms(300)).await, Err(CheckError::TimedOut));
     assert_eq!(server.saw().await, Seen::Opened);
-    assert_eq!(node.ask(in_ms(300)).await, Err(Silence::TimedOut));
+    assert_eq!(node.ask(in_ms(300)).await, Err(CheckError::TimedOut));
     assert_eq!(server.saw().await, Seen::Opened, "an answer may still come on the first: it is not asked again");
     assert_eq!(server.saw().await, Seen::Closed(Some(b'X')));
     assert_eq!(server.saw().await, Seen::Closed(Some(b'X')));
@@ -170,7 +170,7 @@ async fn checks_of_a_frozen_server_share_one_login() {
     let mut server = Server::with(Manner::Hangs).await;
     let node = server.node("");
     for _ in 0..4 {
-        assert_eq!(node.ask(in_ms(50)).await, Err(Silence::TimedOut));
+        assert_eq!(node.ask(in_ms(50)).await, Err(CheckError::TimedOut));
     }
     assert_eq!(server.saw().await, Seen::Opened);
     assert!(server.seen.try_recv().is_err(), "no second login, and the first goes on");
@@ -180,7 +180,7 @@ async fn checks_of_a_frozen_server_share_one_login() {
 async fn what_a_login_came_to_after_its_check_is_old_news() {
     let mut server = Server::with(Manner::RefusesSlowly("57P03", "the database system is starting up")).await;
     let node = server.node("");
-    assert_eq!(node.ask(in_ms(50)).await, Err(Silence::TimedOut));
+    assert_eq!(node.ask(in_ms(50)).await, Err(CheckError::TimedOut));
     assert_eq!(server.saw().await, Seen::Opened);
     assert_eq!(server.saw().await, Seen::Closed(None));
     let ended = async {
@@ -225,5 +225,5 @@ async fn nobody_listening_is_told_as_such() {
     let server =
         Server { address: listener.local_addr().expect("bound").to_string(), seen: mpsc::unbounded_channel().1 };
     drop(listener);
-    assert_eq!(server.node("").ask(soon()).await, Err(Silence::Refused));
+    assert_eq!(server.node("").ask(soon()).await, Err(CheckError::Refused));
 }

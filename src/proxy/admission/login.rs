@@ -11,18 +11,18 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::Listener;
 use crate::net::Stream;
-use crate::probe::ClusterView;
+use crate::probe::ClusterHandle;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
 use crate::protocol::opening::Opening;
 use crate::protocol::sasl::{self, Choice};
 use crate::proxy::end::End;
 use crate::proxy::intake::handshake::Client;
-use crate::proxy::sessions::registry::Seat;
+use crate::proxy::sessions::registry::SessionGuard;
 use crate::routing::{Cause, Target};
 
 /// Room for a server's whole welcome, so that one read takes it in.
-const WELCOME_LENGTH: usize = 1000;
+const STARTUP_RESPONSE_LENGTH: usize = 1000;
 
 /// How a login ended.
 pub enum Verdict {
@@ -49,14 +49,14 @@ pub struct Failure {
     /// For the log, and for the client if no other node does.
     pub why: String,
     /// The node's own refusal, which the client is given if no other node does.
-    pub own_words: Option<BytesMut>,
+    pub server_error: Option<BytesMut>,
     /// Whether this casts doubt on the node's role.
     pub is_suspicious: bool,
 }
 
 impl Verdict {
     fn not_here(why: impl Into<String>) -> Verdict {
-        Verdict::NotHere(Failure { why: why.into(), own_words: None, is_suspicious: true })
+        Verdict::NotHere(Failure { why: why.into(), server_error: None, is_suspicious: true })
     }
 }
 
@@ -67,11 +67,11 @@ pub struct Login<'a> {
     /// The node's connection.
     pub server: &'a mut Stream,
     /// The session's place on the node, which learns the cancel key.
-    pub seat: &'a mut Seat,
+    pub guard: &'a mut SessionGuard,
     /// The rules.
     pub listener: &'a Listener,
     /// What is known of the node.
-    pub cluster: &'a ClusterView,
+    pub cluster: &'a ClusterHandle,
 }
 
 /// What a client's binding of its proof to a certificate would come to.
@@ -96,7 +96,7 @@ impl Login<'_> {
             if let Err(error) = self.server.send(self.client.opening_packet()).await {
                 return Verdict::not_here(format!("the connection broke: {error}"));
             }
-            self.seat.card().bytes().add_to_server(self.client.opening_packet().len());
+            self.guard.control().bytes().add_to_server(self.client.opening_packet().len());
             match self.client.opening() {
                 Opening::Startup(_) => return self.follow_startup().await,
                 Opening::DirectTls => return encrypted(),
@@ -118,12 +118,12 @@ impl Login<'_> {
                 Ok(Err(error)) => return Some(Verdict::not_here(closed_before_answer(&error))),
                 Err(_) => return Some(Verdict::not_here("accepts connections and does not answer")),
             },
-            () = self.client.hangs_up() => return Some(Verdict::Over(End::ClientLeftEarly)),
+            () = self.client.closed() => return Some(Verdict::Over(End::ClientLeftEarly)),
         };
         if answer != b'N' && self.listener.access.asks_for_names() {
             return Some(Verdict::Over(End::NamesHidden));
         }
-        self.seat.card().bytes().add_to_client(1);
+        self.guard.control().bytes().add_to_client(1);
         let answered = self.client.answer_negotiation(answer, self.listener.startup_timeout).await;
         match answered.and_then(|()| self.client.take_in(self.listener)) {
             Err(end) => Some(Verdict::Over(end)),
@@ -137,13 +137,13 @@ impl Login<'_> {
 
     async fn follow_startup(&mut self) -> Verdict {
         let deadline = Instant::now() + self.listener.login_timeout;
-        let mut heard = BytesMut::with_capacity(WELCOME_LENGTH);
+        let mut heard = BytesMut::with_capacity(STARTUP_RESPONSE_LENGTH);
         // how much of `heard` is whole messages that may be passed on
         let mut followed = 0;
         loop {
             let read = tokio::select! {
                 read = timeout_at(deadline, self.server.read_buf(&mut heard)) => read,
-                () = self.client.hangs_up() => return Verdict::Over(End::ClientClosed),
+                () = self.client.closed() => return Verdict::Over(End::ClientClosed),
             };
             match read {
                 Ok(Ok(0)) => return Verdict::not_here("closed the connection before it answered"),
@@ -165,16 +165,16 @@ impl Login<'_> {
                         }
                     }
                     Said::Error(code) if self.can_be_made_good(code) => {
-                        let own_words = Some(heard.split_off(followed));
+                        let server_error = Some(heard.split_off(followed));
                         let code = String::from_utf8_lossy(&code);
                         return Verdict::NotHere(Failure {
                             why: format!("refuses new sessions with SQLSTATE {code}"),
-                            own_words,
+                            server_error,
                             is_suspicious: code == "57P03",
                         });
                     }
                     Said::Ready | Said::Error(_) => return ready(Framing::default(), heard),
-                    Said::Key(key) => self.seat.learn_key(key),
+                    Said::Key(key) => self.guard.learn_key(key),
                     Said::LetIn | Said::Other => {}
                 }
                 followed += length;
@@ -205,7 +205,7 @@ impl Login<'_> {
                         }
                     }
                     Said::Ready | Said::Error(_) => return ready(framing, heard),
-                    Said::Key(key) => self.seat.learn_key(key),
+                    Said::Key(key) => self.guard.learn_key(key),
                     Said::Challenge => {
                         match (self.binding(), sasl::without_plus(&heard[followed..followed + length])) {
                             (Binding::Impossible, Some(without)) => {
@@ -226,7 +226,7 @@ impl Login<'_> {
             if let Err(error) = self.client.stream().send(&heard[..followed]).await {
                 return Verdict::Over(End::ClientFailed(error));
             }
-            self.seat.card().bytes().add_to_client(followed);
+            self.guard.control().bytes().add_to_client(followed);
             heard.advance(followed);
             followed = 0;
             tokio::select! {
@@ -248,7 +248,7 @@ impl Login<'_> {
                         if let Err(error) = self.server.send(&to_server).await {
                             return Verdict::Over(End::ServerFailed(error));
                         }
-                        self.seat.card().bytes().add_to_server(to_server.len());
+                        self.guard.control().bytes().add_to_server(to_server.len());
                         framing.ask(&to_server); // a client may have asked something already
                         to_server.clear();
                     }
@@ -261,9 +261,9 @@ impl Login<'_> {
     /// Why a node that says this will not do, if so. Its word counts for this session alone; where it is not what was
     /// believed, the node is checked.
     fn why_wrong(&self, in_recovery: bool) -> Option<Cause> {
-        let believed = self.cluster.topology().node(self.seat.node()).believed_in_recovery();
+        let believed = self.cluster.topology().node(self.guard.node()).believed_in_recovery();
         if believed.is_some_and(|believed| believed != in_recovery) {
-            self.cluster.suspect(self.seat.node());
+            self.cluster.suspect(self.guard.node());
         }
         self.listener.rule.why_wrong(in_recovery)
     }

@@ -17,10 +17,10 @@ use crate::cluster::NodeId;
 use crate::net::dial::Destination;
 use crate::protocol::CancelKey;
 use crate::proxy::admission::connect::reach;
-use crate::proxy::context::Desk;
+use crate::proxy::context::ListenerContext;
 use crate::proxy::end::{CancelOutcome, End};
 use crate::proxy::intake::handshake::Client;
-use crate::proxy::sessions::cancel_keys::Whereabouts;
+use crate::proxy::sessions::cancel_keys::KeyLocation;
 
 /// A cancel that arrives later than this might hit the session's next query instead.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
@@ -50,27 +50,27 @@ impl Request {
 }
 
 /// Delivers a request within five seconds or not at all.
-pub async fn deliver(desk: &Desk, key: &CancelKey, request: Request) -> End {
+pub async fn deliver(context: &ListenerContext, key: &CancelKey, request: Request) -> End {
     let deadline = Instant::now() + DELIVERY_MAX;
-    let whereabouts = desk.registry.keys().look_up(key, desk.index, desk.settings.cluster);
-    debug!(listener = %desk.settings.name, ?key, ?whereabouts, "cancel request");
-    let outcome = match whereabouts {
-        Whereabouts::On(node) => hand_over(desk, vec![node], request, deadline, CancelOutcome::Delivered).await,
-        Whereabouts::Among(nodes) => match desk.fan_outs.next_turn(Instant::now(), deadline) {
+    let location = context.registry.keys().look_up(key, context.index, context.settings.cluster);
+    debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
+    let outcome = match location {
+        KeyLocation::On(node) => hand_over(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
+        KeyLocation::Among(nodes) => match context.fan_outs.next_turn(Instant::now(), deadline) {
             Some(turn) => {
                 sleep_until(turn).await;
-                hand_over(desk, nodes, request, deadline, CancelOutcome::FannedOut).await
+                hand_over(context, nodes, request, deadline, CancelOutcome::FannedOut).await
             }
             None => CancelOutcome::Limited,
         },
-        Whereabouts::Nowhere => CancelOutcome::NoSession,
+        KeyLocation::Nowhere => CancelOutcome::NoSession,
     };
-    desk.metrics.cancelled(outcome);
+    context.metrics.cancelled(outcome);
     End::Cancel(outcome)
 }
 
 async fn hand_over(
-    desk: &Desk,
+    context: &ListenerContext,
     nodes: Vec<NodeId>,
     request: Request,
     deadline: Instant,
@@ -78,8 +78,8 @@ async fn hand_over(
 ) -> CancelOutcome {
     let mut deliveries = JoinSet::new();
     for node in nodes {
-        let address = desk.cluster.topology().node(node).member.address.clone();
-        let (request, options, tls) = (request.clone(), desk.tcp, desk.encryption.to_servers());
+        let address = context.cluster.topology().node(node).member.address.clone();
+        let (request, options, tls) = (request.clone(), context.tcp, context.encryption.to_servers());
         deliveries.spawn(async move {
             let acted = async {
                 let to = Destination { address: &address, options, preamble: &request.preamble };

@@ -228,8 +228,8 @@ impl Client {
     }
 
     /// Waits until the client hangs up. Never returns if it sends something instead. Cancel safe.
-    pub async fn hangs_up(&mut self) {
-        self.stream.hangs_up().await;
+    pub async fn closed(&mut self) {
+        self.stream.closed().await;
     }
 
     /// Tells the client that it cannot be served, in the form in which it can hear it: requests for encryption are

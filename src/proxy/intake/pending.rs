@@ -15,19 +15,19 @@ const TIME_ENOUGH: Duration = Duration::from_secs(1);
 
 /// The connections of one listener that have not yet said what they want.
 #[derive(Debug, Default)]
-pub struct Openings {
-    line: Mutex<Line>,
+pub struct PendingConnections {
+    queue: Mutex<Queue>,
 }
 
 /// In the order in which they came.
 #[derive(Debug, Default)]
-struct Line {
-    open: BTreeMap<u64, Place>,
+struct Queue {
+    open: BTreeMap<u64, Entry>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Entry {
     since: Instant,
     /// Whom to tell that it has to give way.
     waker: Option<Waker>,
@@ -35,43 +35,43 @@ struct Place {
 
 /// A connection's place among them; dropping it gives it back.
 #[derive(Debug)]
-pub struct Opening<'a> {
-    openings: &'a Openings,
+pub struct PendingConnection<'a> {
+    pending: &'a PendingConnections,
     number: u64,
 }
 
-impl Openings {
+impl PendingConnections {
     /// Takes a place, from whoever has taken longest if need be. `None` if `most` are taken and none is to be had.
-    pub fn enter(&self, most: usize) -> Option<Opening<'_>> {
+    pub fn enter(&self, most: usize) -> Option<PendingConnection<'_>> {
         let now = Instant::now();
-        let mut line = self.line();
-        if line.open.len() >= most {
-            let longest = line.open.first_entry().filter(|entry| now - entry.get().since >= TIME_ENOUGH)?;
+        let mut queue = self.queue();
+        if queue.open.len() >= most {
+            let longest = queue.open.first_entry().filter(|entry| now - entry.get().since >= TIME_ENOUGH)?;
             longest.remove().waker.iter().for_each(Waker::wake_by_ref);
         }
-        let number = line.next;
-        line.next += 1;
-        line.open.insert(number, Place { since: now, waker: None });
-        Some(Opening { openings: self, number })
+        let number = queue.next;
+        queue.next += 1;
+        queue.open.insert(number, Entry { since: now, waker: None });
+        Some(PendingConnection { pending: self, number })
     }
 
     /// How many there are now.
     pub fn count(&self) -> usize {
-        self.line().open.len()
+        self.queue().open.len()
     }
 
     /// Nothing that is done under this lock can panic half-way, so a poisoned one guards sound data.
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Opening<'_> {
+impl PendingConnection<'_> {
     /// Waits until it has to give way. One task only may wait for that.
-    pub fn poll_gives_way(&self, cx: &Context<'_>) -> Poll<()> {
-        match self.openings.line().open.get_mut(&self.number) {
-            Some(place) => {
-                place.waker.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
+    pub fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.pending.queue().open.get_mut(&self.number) {
+            Some(entry) => {
+                entry.waker.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
                 Poll::Pending
             }
             None => Poll::Ready(()),
@@ -79,9 +79,9 @@ impl Opening<'_> {
     }
 }
 
-impl Drop for Opening<'_> {
+impl Drop for PendingConnection<'_> {
     fn drop(&mut self) {
-        self.openings.line().open.remove(&self.number); // not there any more if it gave way
+        self.pending.queue().open.remove(&self.number); // not there any more if it gave way
     }
 }
 
@@ -89,39 +89,39 @@ impl Drop for Opening<'_> {
 mod tests {
     use super::*;
 
-    fn must_go(opening: &Opening<'_>) -> bool {
-        opening.poll_gives_way(&Context::from_waker(Waker::noop())).is_ready()
+    fn must_go(connection: &PendingConnection<'_>) -> bool {
+        connection.poll_evicted(&Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// As if all had come that much earlier.
-    fn time_passes(openings: &Openings, time: Duration) {
-        for place in openings.line().open.values_mut() {
-            place.since -= time;
+    fn time_passes(pending: &PendingConnections, time: Duration) {
+        for entry in pending.queue().open.values_mut() {
+            entry.since -= time;
         }
     }
 
     #[test]
     fn places_come_back() {
-        let openings = Openings::default();
-        let (first, _second) = (openings.enter(2).expect("room"), openings.enter(2).expect("room"));
-        assert!(openings.enter(2).is_none(), "nobody has had time enough");
+        let pending = PendingConnections::default();
+        let (first, _second) = (pending.enter(2).expect("room"), pending.enter(2).expect("room"));
+        assert!(pending.enter(2).is_none(), "nobody has had time enough");
         drop(first);
-        assert!(openings.enter(2).is_some());
-        assert_eq!(openings.count(), 1);
+        assert!(pending.enter(2).is_some());
+        assert_eq!(pending.count(), 1);
     }
 
     #[test]
     fn who_has_taken_longest_gives_way() {
-        let openings = Openings::default();
-        let first = openings.enter(2).expect("room");
-        time_passes(&openings, TIME_ENOUGH / 2);
-        let second = openings.enter(2).expect("room");
-        time_passes(&openings, TIME_ENOUGH / 2);
+        let pending = PendingConnections::default();
+        let first = pending.enter(2).expect("room");
+        time_passes(&pending, TIME_ENOUGH / 2);
+        let second = pending.enter(2).expect("room");
+        time_passes(&pending, TIME_ENOUGH / 2);
 
-        let third = openings.enter(2).expect("the first gives way");
+        let third = pending.enter(2).expect("the first gives way");
         assert!(must_go(&first) && !must_go(&second) && !must_go(&third));
-        assert!(openings.enter(2).is_none(), "the second has not had time enough");
+        assert!(pending.enter(2).is_none(), "the second has not had time enough");
         drop(first);
-        assert_eq!(openings.count(), 2, "a place that was taken away does not come back");
+        assert_eq!(pending.count(), 2, "a entry that was taken away does not come back");
     }
 }

@@ -21,7 +21,7 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use self::pump::{EndOfStream, Onward, Portion, Pump, PumpError};
+use self::pump::{Chunk, EndOfStream, Flow, Pump, PumpError};
 use crate::config::RelayMode;
 use crate::net::Stream;
 use crate::protocol::framing::Framing;
@@ -148,34 +148,34 @@ impl Relay {
             return None;
         }
         let Relay { client, server, up, framing, client_terminated, is_draining, .. } = self;
-        let mut see = |portion: Portion<'_>| {
-            let length = portion.length();
+        let mut see = |chunk: Chunk<'_>| {
+            let length = chunk.length();
             let Some(framing) = framing else {
                 bytes.add_to_server(length);
-                *client_terminated = matches!(portion, Portion::Read(bytes) if bytes.ends_with(TERMINATE));
-                return Onward::More;
+                *client_terminated = matches!(chunk, Chunk::Read(bytes) if bytes.ends_with(TERMINATE));
+                return Flow::More;
             };
             // said while nothing else was under way it is no accident: the server will close, and be the first to, so
             // that the port which lingers in TIME_WAIT is its own and none of ours
-            let is_farewell = framing.rests() && matches!(portion, Portion::Read(TERMINATE));
-            let passed_on = match portion {
-                Portion::Read(read) if *is_draining => framing.ask_up_to_next(read),
-                Portion::Read(read) => {
+            let is_farewell = framing.rests() && matches!(chunk, Chunk::Read(TERMINATE));
+            let passed_on = match chunk {
+                Chunk::Read(read) if *is_draining => framing.ask_up_to_next(read),
+                Chunk::Read(read) => {
                     framing.ask(read);
                     length
                 }
-                Portion::Spliced(_) => {
+                Chunk::Spliced(_) => {
                     framing.ask_unseen(length);
                     length
                 }
             };
             bytes.add_to_server(passed_on);
             // the last bytes of a burst are always read
-            *client_terminated = matches!(portion, Portion::Read(bytes) if bytes[..passed_on].ends_with(TERMINATE));
+            *client_terminated = matches!(chunk, Chunk::Read(bytes) if bytes[..passed_on].ends_with(TERMINATE));
             match length - passed_on {
-                0 if is_farewell => Onward::Over,
-                0 => Onward::More,
-                held_back => Onward::HoldBack(held_back),
+                0 if is_farewell => Flow::Over,
+                0 => Flow::More,
+                held_back => Flow::HoldBack(held_back),
             }
         };
         if up.holds_back() {
@@ -197,18 +197,18 @@ impl Relay {
         on_error: &mut impl FnMut([u8; 5]),
     ) -> Poll<Outcome> {
         let Relay { client, server, down, framing, .. } = self;
-        let polled = down.poll(cx, server, client, |portion| {
-            bytes.add_to_client(portion.length());
+        let polled = down.poll(cx, server, client, |chunk| {
+            bytes.add_to_client(chunk.length());
             if let Some(framing) = framing {
-                match portion {
-                    Portion::Read(bytes) => framing.follow(bytes),
-                    Portion::Spliced(length) => framing.pass(length),
+                match chunk {
+                    Chunk::Read(bytes) => framing.follow(bytes),
+                    Chunk::Spliced(length) => framing.pass(length),
                 }
                 if let Some(code) = framing.take_error() {
                     on_error(code);
                 }
             }
-            Onward::More
+            Flow::More
         });
         match polled {
             Poll::Pending => {
@@ -263,7 +263,7 @@ impl Relay {
     /// After the server has closed: passes the close on, and lets the client finish what it is sending.
     pub async fn finish_for_client(&mut self) {
         if self.client.shutdown().await.is_ok() && !self.server_is_deaf {
-            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Onward::More));
+            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Flow::More));
             // whichever side breaks now, the session is over all the same
             let _ = timeout(LINGER, rest).await;
         }

@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::pipes::Pipe;
-use super::splice::{Gear, MaybePlain, SPLICE_LENGTH_MIN, TAIL_LENGTH};
+use super::splice::{MaybePlain, SPLICE_LENGTH_MIN, SpliceHeuristic, TAIL_LENGTH};
 use crate::config::RelayMode;
 use crate::net::Socket;
 
@@ -45,7 +45,7 @@ enum Stage {
 
 /// What was taken and not yet delivered.
 #[derive(Debug)]
-enum Freight {
+enum InFlight {
     /// Nothing, as in a direction that rests: it owns no memory but itself.
     Nothing,
     /// Bytes that were read.
@@ -64,12 +64,12 @@ struct Pending {
 /// One direction: what is on its way, and how far things have come.
 #[derive(Debug)]
 pub(super) struct Pump {
-    freight: Freight,
+    in_flight: InFlight,
     /// Bytes were written that the receiving side's encryption may still hold.
     is_unflushed: bool,
     stage: Stage,
     end: EndOfStream,
-    gear: Gear,
+    heuristic: SpliceHeuristic,
     #[cfg(test)]
     pub(super) spliced: u64,
 }
@@ -83,9 +83,9 @@ pub(super) enum EndOfStream {
     KeepBack,
 }
 
-/// How a stream goes on with a portion, and behind it.
+/// How a stream goes on with a chunk, and behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Onward {
+pub(super) enum Flow {
     /// All of it is to be delivered, and more may come.
     More,
     /// So many of its bytes, at the end, are not to be delivered yet.
@@ -96,19 +96,19 @@ pub(super) enum Onward {
 
 /// Bytes on their way, in the order in which they came.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Portion<'a> {
+pub(super) enum Chunk<'a> {
     /// These were read.
     Read(&'a [u8]),
     /// So many were spliced, and seen by nobody.
     Spliced(usize),
 }
 
-impl Portion<'_> {
+impl Chunk<'_> {
     /// How many bytes they are.
     pub(super) fn length(&self) -> usize {
         match self {
-            Portion::Read(bytes) => bytes.len(),
-            Portion::Spliced(length) => *length,
+            Chunk::Read(bytes) => bytes.len(),
+            Chunk::Spliced(length) => *length,
         }
     }
 }
@@ -117,11 +117,11 @@ impl Pump {
     /// A direction that begins with bytes to be delivered.
     pub(super) fn new(pending: BytesMut, end: EndOfStream, mode: RelayMode) -> Pump {
         Pump {
-            freight: Freight::of(pending, 0),
+            in_flight: InFlight::of(pending, 0),
             is_unflushed: false,
             stage: Stage::Open,
             end,
-            gear: Gear::new(mode),
+            heuristic: SpliceHeuristic::new(mode),
             #[cfg(test)]
             spliced: 0,
         }
@@ -129,13 +129,13 @@ impl Pump {
 
     /// Whether nothing is on its way.
     pub(super) fn is_empty(&self) -> bool {
-        matches!(self.freight, Freight::Nothing) && !self.is_unflushed
+        matches!(self.in_flight, InFlight::Nothing) && !self.is_unflushed
     }
 
     /// Whether it owns nothing but itself.
     #[cfg(test)]
     pub(super) fn owns_nothing(&self) -> bool {
-        matches!(self.freight, Freight::Nothing)
+        matches!(self.in_flight, InFlight::Nothing)
     }
 
     /// Whether the side that bytes come from has closed.
@@ -150,29 +150,29 @@ impl Pump {
 
     /// Whether all is delivered that may be.
     pub(super) fn has_delivered(&self) -> bool {
-        let has_more = match &self.freight {
-            Freight::Nothing => false,
-            Freight::Bytes(pending) => pending.bytes.len() > pending.held_back,
-            Freight::Pipe(_) => true,
+        let has_more = match &self.in_flight {
+            InFlight::Nothing => false,
+            InFlight::Bytes(pending) => pending.bytes.len() > pending.held_back,
+            InFlight::Pipe(_) => true,
         };
         !has_more && !self.is_unflushed
     }
 
     /// Whether it has bytes that are not to be delivered yet.
     pub(super) fn holds_back(&self) -> bool {
-        matches!(&self.freight, Freight::Bytes(pending) if pending.held_back > 0)
+        matches!(&self.in_flight, InFlight::Bytes(pending) if pending.held_back > 0)
     }
 
     /// Shows `see` the bytes that are not to be delivered yet; it says whether some of them still are not.
-    pub(super) fn reconsider(&mut self, see: impl FnOnce(Portion<'_>) -> Onward) {
-        let Freight::Bytes(pending) = &mut self.freight else { return };
-        let onward = see(Portion::Read(&pending.bytes[pending.bytes.len() - pending.held_back..]));
-        pending.held_back = if let Onward::HoldBack(length) = onward { length } else { 0 };
+    pub(super) fn reconsider(&mut self, see: impl FnOnce(Chunk<'_>) -> Flow) {
+        let InFlight::Bytes(pending) = &mut self.in_flight else { return };
+        let flow = see(Chunk::Read(&pending.bytes[pending.bytes.len() - pending.held_back..]));
+        pending.held_back = if let Flow::HoldBack(length) = flow { length } else { 0 };
     }
 
     /// Splices no more: every byte from now on is seen.
     pub(super) fn copies(&mut self) {
-        self.gear.give_up();
+        self.heuristic.give_up();
     }
 
     /// Moves bytes until one side has to be waited for, its turn is over, or the end is delivered. `see` is told of
@@ -185,15 +185,15 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: impl FnMut(Portion<'_>) -> Onward,
+        see: impl FnMut(Chunk<'_>) -> Flow,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
         let polled = self.poll_turn(cx, from, to, see);
-        if matches!(&self.freight, Freight::Pipe(pipe) if pipe.held() == 0) {
-            self.freight = Freight::Nothing; // into the pool: whoever waits owns none
+        if matches!(&self.in_flight, InFlight::Pipe(pipe) if pipe.held() == 0) {
+            self.in_flight = InFlight::Nothing; // into the pool: whoever waits owns none
         }
         polled
     }
@@ -203,18 +203,18 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Portion<'_>) -> Onward,
+        mut see: impl FnMut(Chunk<'_>) -> Flow,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
         let mut moved = 0;
-        let mut onward = Onward::More;
+        let mut flow = Flow::More;
         loop {
             ready!(self.poll_deliver(cx, to)).map_err(PumpError::Write)?;
             match self.stage {
-                Stage::Open if onward == Onward::Over => {
+                Stage::Open if flow == Flow::Over => {
                     self.end = EndOfStream::KeepBack;
                     self.stage = Stage::Ended;
                 }
@@ -222,10 +222,10 @@ impl Pump {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |portion: Portion<'_>| {
-                    moved += portion.length();
-                    onward = see(portion);
-                    if let Onward::HoldBack(length) = onward { length } else { 0 }
+                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |chunk: Chunk<'_>| {
+                    moved += chunk.length();
+                    flow = see(chunk);
+                    if let Flow::HoldBack(length) = flow { length } else { 0 }
                 }))?,
                 Stage::Ended if self.end == EndOfStream::KeepBack => self.stage = Stage::Done,
                 Stage::Ended => {
@@ -241,7 +241,7 @@ impl Pump {
     where
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        while let Freight::Bytes(pending) = &mut self.freight {
+        while let InFlight::Bytes(pending) = &mut self.in_flight {
             let due = &pending.bytes[..pending.bytes.len() - pending.held_back];
             if due.is_empty() {
                 break;
@@ -253,7 +253,7 @@ impl Pump {
             self.is_unflushed = true;
             pending.bytes.advance(written);
             if pending.bytes.is_empty() {
-                self.freight = Freight::Nothing;
+                self.in_flight = InFlight::Nothing;
             }
         }
         if self.is_unflushed {
@@ -263,7 +263,7 @@ impl Pump {
         if self.holds_back() {
             return Poll::Pending; // whoever holds them back calls again
         }
-        if let (Freight::Pipe(pipe), Some(to)) = (&mut self.freight, to.plain()) {
+        if let (InFlight::Pipe(pipe), Some(to)) = (&mut self.in_flight, to.plain()) {
             while pipe.held() > 0 {
                 ready!(to.poll_write_ready(cx))?;
                 match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
@@ -276,19 +276,19 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes a portion, the one way or the other.
+    /// Takes a chunk, the one way or the other.
     fn poll_take<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: &mut impl FnMut(Portion<'_>) -> usize,
+        see: &mut impl FnMut(Chunk<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        if self.gear.splices()
+        if self.heuristic.splices()
             && let (Some(source), Some(_)) = (from.plain(), to.plain())
             && let Some(length) = ready!(self.poll_splice(cx, source)).map_err(PumpError::Read)?
         {
@@ -296,7 +296,7 @@ impl Pump {
             {
                 self.spliced += length as u64;
             }
-            see(Portion::Spliced(length));
+            see(Chunk::Spliced(length));
             return Poll::Ready(Ok(()));
         }
         self.poll_copy(cx, from, to, see)
@@ -313,14 +313,14 @@ impl Pump {
             let Some(mut pipe) = self.pipe() else { return Poll::Ready(Ok(None)) };
             match from.try_io(Interest::READABLE, || pipe.fill(from, arrived - TAIL_LENGTH)) {
                 Ok(length) if length > 0 => {
-                    self.freight = Freight::Pipe(pipe);
-                    self.gear.note(length);
+                    self.in_flight = InFlight::Pipe(pipe);
+                    self.heuristic.note(length);
                     return Poll::Ready(Ok(Some(length)));
                 }
                 Err(error) if is_passing(&error) => {}
                 Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Poll::Ready(Err(error)),
                 Ok(_) | Err(_) => {
-                    self.gear.give_up(); // not between these sockets; a read will tell what it is about
+                    self.heuristic.give_up(); // not between these sockets; a read will tell what it is about
                     return Poll::Ready(Ok(None));
                 }
             }
@@ -329,9 +329,9 @@ impl Pump {
 
     /// The pipe of the burst that is being moved, or another one, if there is one to be had.
     fn pipe(&mut self) -> Option<Box<Pipe>> {
-        match mem::replace(&mut self.freight, Freight::Nothing) {
-            Freight::Pipe(pipe) => Some(pipe),
-            Freight::Nothing | Freight::Bytes(_) => Pipe::take().map(Box::new),
+        match mem::replace(&mut self.in_flight, InFlight::Nothing) {
+            InFlight::Pipe(pipe) => Some(pipe),
+            InFlight::Nothing | InFlight::Bytes(_) => Pipe::take().map(Box::new),
         }
     }
 
@@ -341,7 +341,7 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: &mut impl FnMut(Portion<'_>) -> usize,
+        see: &mut impl FnMut(Chunk<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + Unpin,
@@ -355,8 +355,8 @@ impl Pump {
                 self.stage = Stage::Ended;
                 return Poll::Ready(Ok(()));
             }
-            self.gear.note(taken.len());
-            let held_back = see(Portion::Read(taken));
+            self.heuristic.note(taken.len());
+            let held_back = see(Chunk::Read(taken));
             let due = &taken[..taken.len() - held_back];
             let written = match due {
                 [] => 0,
@@ -369,15 +369,15 @@ impl Pump {
                     Poll::Pending => 0,
                 },
             };
-            self.freight = Freight::of(BytesMut::from(&taken[written..]), held_back);
+            self.in_flight = InFlight::of(BytesMut::from(&taken[written..]), held_back);
             Poll::Ready(Ok(()))
         })
     }
 }
 
-impl Freight {
-    fn of(bytes: BytesMut, held_back: usize) -> Freight {
-        if bytes.is_empty() { Freight::Nothing } else { Freight::Bytes(Box::new(Pending { bytes, held_back })) }
+impl InFlight {
+    fn of(bytes: BytesMut, held_back: usize) -> InFlight {
+        if bytes.is_empty() { InFlight::Nothing } else { InFlight::Bytes(Box::new(Pending { bytes, held_back })) }
     }
 }
 
@@ -410,9 +410,7 @@ mod tests {
         };
         let moved = async move {
             let mut pump = Pump::new(BytesMut::new(), EndOfStream::PassOn, RelayMode::Auto);
-            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| Onward::More))
-                .await
-                .expect("no side fails");
+            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| Flow::More)).await.expect("no side fails");
             assert!(pump.is_done());
         };
         let mut received = Vec::new();
@@ -444,10 +442,10 @@ mod tests {
         let mut pump = Pump::new(BytesMut::from(&b"hello"[..]), EndOfStream::PassOn, RelayMode::Auto);
         let mut seen = Vec::new();
         std::future::poll_fn(|cx| {
-            pump.poll(cx, &mut from, &mut to, |portion| {
-                let Portion::Read(bytes) = portion else { panic!("there is no socket to splice") };
+            pump.poll(cx, &mut from, &mut to, |chunk| {
+                let Chunk::Read(bytes) = chunk else { panic!("there is no socket to splice") };
                 seen.extend_from_slice(bytes);
-                Onward::More
+                Flow::More
             })
         })
         .await

@@ -7,8 +7,8 @@ use crate::net::{Socket, Stream};
 /// Reads in a row that filled the scratch buffer, before a direction splices: a single large row is not a stream.
 const FULL_READS: u8 = 3;
 
-/// Portions in a row that were too small to splice, before a direction copies again.
-const SMALL_PORTIONS: u8 = 4;
+/// Chunks in a row that were too small to splice, before a direction copies again.
+const SMALL_CHUNKS: u8 = 4;
 
 /// The least that is spliced; below, two system calls and the pipe's bookkeeping cost more than a copy.
 pub(super) const SPLICE_LENGTH_MIN: usize = 16 * 1024;
@@ -31,20 +31,20 @@ impl MaybePlain for Stream {
 
 /// Whether one direction copies or splices now.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Gear {
+pub(super) struct SpliceHeuristic {
     mode: RelayMode,
     splices: bool,
-    /// Portions in a row that spoke for the other gear.
+    /// Chunks in a row that spoke for the other heuristic.
     streak: u8,
 }
 
-impl Gear {
+impl SpliceHeuristic {
     /// At the beginning of a session.
-    pub(super) fn new(mode: RelayMode) -> Gear {
-        Gear { mode, splices: mode == RelayMode::Splice, streak: 0 }
+    pub(super) fn new(mode: RelayMode) -> SpliceHeuristic {
+        SpliceHeuristic { mode, splices: mode == RelayMode::Splice, streak: 0 }
     }
 
-    /// Whether the next portion is to be spliced, if there is enough of it.
+    /// Whether the next chunk is to be spliced, if there is enough of it.
     pub(super) fn splices(self) -> bool {
         self.splices
     }
@@ -55,18 +55,18 @@ impl Gear {
             return;
         }
         let (speaks_against, most) = match self.splices {
-            true => (length < SPLICE_LENGTH_MIN, SMALL_PORTIONS),
+            true => (length < SPLICE_LENGTH_MIN, SMALL_CHUNKS),
             false => (length == SCRATCH_LENGTH, FULL_READS),
         };
         self.streak = if speaks_against { self.streak + 1 } else { 0 };
         if self.streak == most {
-            *self = Gear { splices: !self.splices, streak: 0, ..*self };
+            *self = SpliceHeuristic { splices: !self.splices, streak: 0, ..*self };
         }
     }
 
     /// Copies from now on: the kernel cannot splice these sockets.
     pub(super) fn give_up(&mut self) {
-        *self = Gear { mode: RelayMode::Copy, splices: false, streak: 0 };
+        *self = SpliceHeuristic { mode: RelayMode::Copy, splices: false, streak: 0 };
     }
 }
 
@@ -76,24 +76,25 @@ mod tests {
 
     #[test]
     fn a_stream_is_spliced_and_a_conversation_is_not() {
-        let mut gear = Gear::new(RelayMode::Auto);
+        let mut heuristic = SpliceHeuristic::new(RelayMode::Auto);
         for length in [SCRATCH_LENGTH, SCRATCH_LENGTH, 100, SCRATCH_LENGTH, SCRATCH_LENGTH] {
-            gear.note(length);
-            assert!(!gear.splices());
+            heuristic.note(length);
+            assert!(!heuristic.splices());
         }
-        gear.note(SCRATCH_LENGTH);
-        assert!(gear.splices());
+        heuristic.note(SCRATCH_LENGTH);
+        assert!(heuristic.splices());
         for length in [100, 100, 100, SPLICE_LENGTH_MIN, 100, 100, 100] {
-            gear.note(length);
-            assert!(gear.splices());
+            heuristic.note(length);
+            assert!(heuristic.splices());
         }
-        gear.note(100);
-        assert!(!gear.splices());
+        heuristic.note(100);
+        assert!(!heuristic.splices());
     }
 
     #[test]
     fn the_mode_has_the_last_word() {
-        let (mut copies, mut splices) = (Gear::new(RelayMode::Copy), Gear::new(RelayMode::Splice));
+        let (mut copies, mut splices) =
+            (SpliceHeuristic::new(RelayMode::Copy), SpliceHeuristic::new(RelayMode::Splice));
         for _ in 0..10 {
             copies.note(SCRATCH_LENGTH);
             splices.note(1);

@@ -18,7 +18,7 @@ const ENDED_MAX: usize = 4096;
 
 /// Where the session is that a cancel request names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum KeyLocation {
     /// On this node.
     On(NodeId),
     /// On one of these, if it runs: they have sessions whose keys could not be seen.
@@ -90,18 +90,18 @@ impl Keys {
     }
 
     /// Where the session of this key is, asked for on a listener of this cluster.
-    pub fn look_up(&self, key: &CancelKey, listener: usize, cluster: usize) -> Whereabouts {
+    pub fn look_up(&self, key: &CancelKey, listener: usize, cluster: usize) -> KeyLocation {
         let seen = self.seen();
         match seen.places.get(key) {
-            Some((found, node)) if *found == cluster => return Whereabouts::On(*node),
-            None if seen.ended.contains(&seen.hasher.hash_one(key)) => return Whereabouts::Nowhere,
+            Some((found, node)) if *found == cluster => return KeyLocation::On(*node),
+            None if seen.ended.contains(&seen.hasher.hash_one(key)) => return KeyLocation::Nowhere,
             _ => {}
         }
         drop(seen);
         let counts = self.unseen[listener].iter().enumerate();
         let among: Vec<_> =
             counts.filter(|(_, count)| count.load(Relaxed) > 0).map(|(number, _)| NodeId::new(number)).collect();
-        if among.is_empty() { Whereabouts::Nowhere } else { Whereabouts::Among(among) }
+        if among.is_empty() { KeyLocation::Nowhere } else { KeyLocation::Among(among) }
     }
 
     /// Nothing that is done under this lock can panic half-way, so a poisoned lock guards sound data.
@@ -125,12 +125,12 @@ mod tests {
         let keys = Keys::new(3);
         keys.add(key(7), 0, NodeId::new(2));
         for listener in [0, 1] {
-            assert_eq!(keys.look_up(&key(7), listener, 0), Whereabouts::On(NodeId::new(2)));
+            assert_eq!(keys.look_up(&key(7), listener, 0), KeyLocation::On(NodeId::new(2)));
         }
-        assert_eq!(keys.look_up(&key(7), 2, 1), Whereabouts::Nowhere, "another cluster's");
-        assert_eq!(keys.look_up(&key(8), 0, 0), Whereabouts::Nowhere, "nobody's");
+        assert_eq!(keys.look_up(&key(7), 2, 1), KeyLocation::Nowhere, "another cluster's");
+        assert_eq!(keys.look_up(&key(8), 0, 0), KeyLocation::Nowhere, "nobody's");
         keys.end(&SessionKey::Seen(key(7)), 0, NodeId::new(2));
-        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Nowhere);
+        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Nowhere);
     }
 
     #[test]
@@ -139,13 +139,13 @@ mod tests {
         keys.add_unseen(0, NodeId::new(1));
         keys.add_unseen(0, NodeId::new(4));
         keys.add_unseen(0, NodeId::new(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId::new(1), NodeId::new(4)]));
-        assert_eq!(keys.look_up(&key(7), 1, 0), Whereabouts::Nowhere);
+        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Among(vec![NodeId::new(1), NodeId::new(4)]));
+        assert_eq!(keys.look_up(&key(7), 1, 0), KeyLocation::Nowhere);
         keys.end(&SessionKey::Unseen, 0, NodeId::new(1));
         keys.end(&SessionKey::Unseen, 0, NodeId::new(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Among(vec![NodeId::new(4)]));
+        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Among(vec![NodeId::new(4)]));
         keys.end(&SessionKey::Unseen, 0, NodeId::new(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), Whereabouts::Nowhere);
+        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Nowhere);
     }
 
     #[test]
@@ -157,9 +157,9 @@ mod tests {
             keys.add(key(process_id), 0, NodeId::new(0));
             keys.end(&SessionKey::Seen(key(process_id)), 0, NodeId::new(0));
         }
-        assert_eq!(keys.look_up(&key(newest), 0, 0), Whereabouts::Nowhere);
-        assert_eq!(keys.look_up(&key(newest - 100), 0, 0), Whereabouts::Nowhere);
+        assert_eq!(keys.look_up(&key(newest), 0, 0), KeyLocation::Nowhere);
+        assert_eq!(keys.look_up(&key(newest - 100), 0, 0), KeyLocation::Nowhere);
         assert_eq!(keys.seen().ended.len(), ENDED_MAX);
-        assert_eq!(keys.look_up(&key(0), 0, 0), Whereabouts::Among(vec![NodeId::new(1)]), "forgotten by now");
+        assert_eq!(keys.look_up(&key(0), 0, 0), KeyLocation::Among(vec![NodeId::new(1)]), "forgotten by now");
     }
 }

@@ -11,7 +11,7 @@ use crate::routing::Cause;
 
 /// Something that a running session has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum SessionOrder {
     /// End as soon as no transaction is open, for the sake of balance; stay if that does not come to be.
     Move,
     /// End as soon as no transaction is open, or at the deadline.
@@ -22,24 +22,24 @@ pub enum Order {
     Cut(Cause),
 }
 
-impl Order {
+impl SessionOrder {
     /// As one byte. A higher one outranks a lower one; zero is no order.
     fn to_byte(self) -> u8 {
         match self {
-            Order::Move => 0x10,
-            Order::Drain(cause) => 0x20 | cause as u8,
-            Order::Stop => 0x30,
-            Order::Cut(cause) => 0x40 | cause as u8,
+            SessionOrder::Move => 0x10,
+            SessionOrder::Drain(cause) => 0x20 | cause as u8,
+            SessionOrder::Stop => 0x30,
+            SessionOrder::Cut(cause) => 0x40 | cause as u8,
         }
     }
 
-    fn from_byte(byte: u8) -> Option<Order> {
+    fn from_byte(byte: u8) -> Option<SessionOrder> {
         let cause = Cause::ALL.get(usize::from(byte & 0x0f)).copied();
         match byte & 0xf0 {
-            0x10 => Some(Order::Move),
-            0x20 => cause.map(Order::Drain),
-            0x30 => Some(Order::Stop),
-            0x40 => cause.map(Order::Cut),
+            0x10 => Some(SessionOrder::Move),
+            0x20 => cause.map(SessionOrder::Drain),
+            0x30 => Some(SessionOrder::Stop),
+            0x40 => cause.map(SessionOrder::Cut),
             _ => None,
         }
     }
@@ -47,7 +47,7 @@ impl Order {
 
 /// What others may know and change of a session that is on a node.
 #[derive(Debug)]
-pub struct Card {
+pub struct SessionControl {
     /// Index into the configuration's listeners.
     pub(super) listener: usize,
     /// Index into the configuration's clusters.
@@ -61,10 +61,10 @@ pub struct Card {
     bytes: ByteCounters,
 }
 
-impl Card {
-    /// The card of a session without orders.
-    pub(super) fn new(listener: usize, cluster: usize, node: NodeId) -> Card {
-        Card {
+impl SessionControl {
+    /// The control of a session without orders.
+    pub(super) fn new(listener: usize, cluster: usize, node: NodeId) -> SessionControl {
+        SessionControl {
             listener,
             cluster,
             node,
@@ -86,8 +86,8 @@ impl Card {
     }
 
     /// Waits until the order is another than `obeyed`, and tells it; `None` if the old one was withdrawn. One task only
-    /// may wait for a card's orders.
-    pub fn poll_order(&self, cx: &mut Context<'_>, obeyed: Option<Order>) -> Poll<Option<Order>> {
+    /// may wait for a control's orders.
+    pub fn poll_order(&self, cx: &mut Context<'_>, obeyed: Option<SessionOrder>) -> Poll<Option<SessionOrder>> {
         if let Some(order) = self.changed(obeyed) {
             return Poll::Ready(order);
         }
@@ -99,17 +99,17 @@ impl Card {
         self.changed(obeyed).map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn changed(&self, obeyed: Option<Order>) -> Option<Option<Order>> {
+    fn changed(&self, obeyed: Option<SessionOrder>) -> Option<Option<SessionOrder>> {
         let order = self.order();
         (order != obeyed).then_some(order)
     }
 
-    fn order(&self) -> Option<Order> {
-        Order::from_byte(self.order.load(SeqCst))
+    fn order(&self) -> Option<SessionOrder> {
+        SessionOrder::from_byte(self.order.load(SeqCst))
     }
 
     /// Gives an order, unless a higher one was given.
-    pub(super) fn give(&self, order: Order) {
+    pub(super) fn give(&self, order: SessionOrder) {
         let byte = order.to_byte();
         if self.order.fetch_max(byte, SeqCst) < byte {
             self.wake();
@@ -119,7 +119,7 @@ impl Card {
     /// Takes back an order to drain: the session is in the right place again. All other orders stand.
     pub(super) fn withdraw_drain(&self) {
         let byte = self.order.load(SeqCst);
-        let is_drain = matches!(Order::from_byte(byte), Some(Order::Drain(_)));
+        let is_drain = matches!(SessionOrder::from_byte(byte), Some(SessionOrder::Drain(_)));
         // if another was given meanwhile, that stands
         if is_drain && self.order.compare_exchange(byte, 0, SeqCst, SeqCst).is_ok() {
             self.wake();
@@ -128,7 +128,7 @@ impl Card {
 
     /// Whether it has been told to move, and has not done so yet.
     pub(super) fn is_about_to_move(&self) -> bool {
-        self.order() == Some(Order::Move)
+        self.order() == Some(SessionOrder::Move)
     }
 
     /// Whether it could be moved between two transactions: nobody has told it to end yet, and it shows them.
@@ -151,30 +151,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_hears_the_highest_order_once() {
-        let card = &Card::new(0, 0, NodeId::new(0));
-        card.give(Order::Drain(Cause::Promotion));
-        let ordered = |obeyed| poll_fn(move |cx| card.poll_order(cx, obeyed));
-        let drain = Some(Order::Drain(Cause::Promotion));
+        let control = &SessionControl::new(0, 0, NodeId::new(0));
+        control.give(SessionOrder::Drain(Cause::Promotion));
+        let ordered = |obeyed| poll_fn(move |cx| control.poll_order(cx, obeyed));
+        let drain = Some(SessionOrder::Drain(Cause::Promotion));
         assert_eq!(ordered(None).await, drain);
         let later = async {
-            card.give(Order::Cut(Cause::LostLead));
-            card.give(Order::Stop);
+            control.give(SessionOrder::Cut(Cause::LostLead));
+            control.give(SessionOrder::Stop);
         };
         let (heard, ()) = tokio::join!(biased; ordered(drain), later);
-        assert_eq!(heard, Some(Order::Cut(Cause::LostLead)));
+        assert_eq!(heard, Some(SessionOrder::Cut(Cause::LostLead)));
     }
 
     #[tokio::test]
     async fn a_drain_can_be_withdrawn_and_nothing_else() {
-        let card = &Card::new(0, 0, NodeId::new(0));
-        let ordered = |obeyed| poll_fn(move |cx| card.poll_order(cx, obeyed));
-        let drain = Order::Drain(Cause::Operator);
-        card.give(drain);
-        let (heard, ()) = tokio::join!(biased; ordered(Some(drain)), async { card.withdraw_drain() });
+        let control = &SessionControl::new(0, 0, NodeId::new(0));
+        let ordered = |obeyed| poll_fn(move |cx| control.poll_order(cx, obeyed));
+        let drain = SessionOrder::Drain(Cause::Operator);
+        control.give(drain);
+        let (heard, ()) = tokio::join!(biased; ordered(Some(drain)), async { control.withdraw_drain() });
         assert_eq!(heard, None);
-        for order in [Order::Move, Order::Stop, Order::Cut(Cause::Operator)] {
-            card.give(order);
-            card.withdraw_drain();
+        for order in [SessionOrder::Move, SessionOrder::Stop, SessionOrder::Cut(Cause::Operator)] {
+            control.give(order);
+            control.withdraw_drain();
             assert_eq!(ordered(None).await, Some(order));
         }
     }
@@ -182,12 +182,13 @@ mod tests {
     #[test]
     fn orders_survive_their_byte_and_keep_their_rank() {
         for cause in Cause::ALL {
-            let by_rank = [Order::Move, Order::Drain(cause), Order::Stop, Order::Cut(cause)];
+            let by_rank =
+                [SessionOrder::Move, SessionOrder::Drain(cause), SessionOrder::Stop, SessionOrder::Cut(cause)];
             for order in by_rank {
-                assert_eq!(Order::from_byte(order.to_byte()), Some(order));
+                assert_eq!(SessionOrder::from_byte(order.to_byte()), Some(order));
             }
             assert!(by_rank.is_sorted_by_key(|order| order.to_byte()));
         }
-        assert_eq!(Order::from_byte(0), None);
+        assert_eq!(SessionOrder::from_byte(0), None);
     }
 }

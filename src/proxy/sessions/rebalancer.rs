@@ -6,7 +6,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
 use super::registry::Registry;
-use crate::probe::ClusterView;
+use crate::probe::ClusterHandle;
 use crate::routing::{Phase, Rebalance, Rule};
 
 /// What it takes to move sessions.
@@ -20,7 +20,7 @@ pub struct Rebalancer {
     /// How to go about it.
     pub settings: Rebalance,
     /// The nodes.
-    pub view: ClusterView,
+    pub view: ClusterHandle,
     /// All sessions.
     pub registry: Arc<Registry>,
 }
@@ -36,15 +36,15 @@ impl Rebalancer {
             ticks.tick().await;
             let was_moving = phase == Phase::Moving;
             let topology = self.view.topology_full();
-            let burdens = self.registry.burdens(*listener, self.cluster);
-            let burden = |node: crate::cluster::NodeId| burdens[node.index()];
-            let giver = phase.step(&self.settings, &topology, &self.rule, burden, self.view.now());
+            let node_loads = self.registry.node_loads(*listener, self.cluster);
+            let node_load = |node: crate::cluster::NodeId| node_loads[node.index()];
+            let donor = phase.step(&self.settings, &topology, &self.rule, node_load, self.view.now());
             match (was_moving, phase == Phase::Moving) {
                 (false, true) => info!(listener = name, "rebalancing: sessions are moved between their transactions"),
                 (true, false) => info!(listener = name, "rebalancing is done"),
                 _ => {}
             }
-            if let Some(node) = giver {
+            if let Some(node) = donor {
                 debug!(listener = name, node = topology.node(node).member.name, "moving a session");
                 self.registry.move_one(*listener, node);
             }

@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::{Keys, SessionKey};
-use super::control::{Card, Order};
+use super::control::{SessionControl, SessionOrder};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
 use crate::protocol::CancelKey;
-use crate::proxy::intake::pending::Openings;
-use crate::routing::{Burden, Reaction, Rule, why_misplaced};
+use crate::proxy::intake::pending::PendingConnections;
+use crate::routing::{NodeLoad, Reaction, Rule, why_misplaced};
 
 /// A listener's numbers at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Census {
     /// Connections that have not yet said what they want.
-    pub openings: usize,
+    pub pending: usize,
     /// Connections, held ones included.
     pub sessions: usize,
     /// Connections waiting for a node.
@@ -34,7 +34,7 @@ pub struct Census {
 
 #[derive(Debug, Default)]
 struct ListenerTally {
-    openings: Openings,
+    pending: PendingConnections,
     sessions: AtomicUsize,
     held: AtomicUsize,
     ended_bytes_to_server: AtomicU64,
@@ -47,8 +47,8 @@ pub struct Registry {
     listeners: Vec<ListenerTally>,
     /// Sessions on each node, by cluster and node number.
     loads: Vec<[AtomicU32; NODES_MAX]>,
-    /// In the order in which they were seated.
-    cards: Mutex<BTreeMap<u64, Arc<Card>>>,
+    /// In the order in which they were registered.
+    controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
     keys: Keys,
     next_id: AtomicU64,
     stop: CancellationToken,
@@ -65,7 +65,7 @@ impl Registry {
         Registry {
             listeners: (0..listeners).map(|_| ListenerTally::default()).collect(),
             loads: (0..clusters).map(|_| std::array::from_fn(|_| AtomicU32::new(0))).collect(),
-            cards: Mutex::default(),
+            controls: Mutex::default(),
             keys: Keys::new(listeners),
             next_id: AtomicU64::new(1),
             stop: CancellationToken::new(),
@@ -73,8 +73,8 @@ impl Registry {
     }
 
     /// The connections of a listener that have not yet said what they want.
-    pub fn openings(&self, listener: usize) -> &Openings {
-        &self.listeners[listener].openings
+    pub fn pending(&self, listener: usize) -> &PendingConnections {
+        &self.listeners[listener].pending
     }
 
     /// Counts a connection in, unless the listener has as many as it may; tells whether it does.
@@ -93,12 +93,12 @@ impl Registry {
     }
 
     /// Puts a session on a node: it counts as load, gets orders, and its cancel key can be learnt.
-    pub fn seat(self: &Arc<Self>, listener: usize, cluster: usize, node: NodeId) -> Seat {
-        let card = Arc::new(Card::new(listener, cluster, node));
+    pub fn guard(self: &Arc<Self>, listener: usize, cluster: usize, node: NodeId) -> SessionGuard {
+        let control = Arc::new(SessionControl::new(listener, cluster, node));
         let id = self.next_id.fetch_add(1, Relaxed);
         self.loads[cluster][node.index()].fetch_add(1, Relaxed);
-        lock(&self.cards).insert(id, Arc::clone(&card));
-        Seat { registry: Arc::clone(self), id, card, key: SessionKey::Unknown }
+        lock(&self.controls).insert(id, Arc::clone(&control));
+        SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
 
     /// How many sessions a node has now.
@@ -128,12 +128,12 @@ impl Registry {
 
     /// The numbers of every listener, in their order; limits are not known here and left at zero.
     pub fn census(&self) -> Vec<Census> {
-        let cards = lock(&self.cards); // held throughout, see `Seat::drop`
+        let controls = lock(&self.controls); // held throughout, see `SessionGuard::drop`
         let mut census: Vec<Census> = self
             .listeners
             .iter()
             .map(|tally| Census {
-                openings: tally.openings.count(),
+                pending: tally.pending.count(),
                 sessions: tally.sessions.load(Relaxed),
                 held: tally.held.load(Relaxed),
                 sessions_max: 0,
@@ -141,19 +141,19 @@ impl Registry {
                 bytes_to_client: tally.ended_bytes_to_client.load(Relaxed),
             })
             .collect();
-        for card in cards.values() {
-            let [to_server, to_client] = card.bytes().read();
-            census[card.listener].bytes_to_server += to_server;
-            census[card.listener].bytes_to_client += to_client;
+        for control in controls.values() {
+            let [to_server, to_client] = control.bytes().read();
+            census[control.listener].bytes_to_server += to_server;
+            census[control.listener].bytes_to_client += to_client;
         }
         census
     }
 
-    /// Ends every connection: those on a node by [`Order::Stop`], those on their way to one by [`Registry::stopped`].
+    /// Ends every connection: those on a node by [`SessionOrder::Stop`], those on their way to one by [`Registry::stopped`].
     pub fn stop(&self) {
         self.stop.cancel();
-        for card in lock(&self.cards).values() {
-            card.give(Order::Stop);
+        for control in lock(&self.controls).values() {
+            control.give(SessionOrder::Stop);
         }
     }
 
@@ -163,47 +163,49 @@ impl Registry {
     }
 
     /// What each node of a cluster carries, as it concerns the sessions of one of its listeners.
-    pub fn burdens(&self, listener: usize, cluster: usize) -> [Burden; NODES_MAX] {
-        let mut burdens = [Burden::default(); NODES_MAX];
-        for (burden, sessions) in burdens.iter_mut().zip(&self.loads[cluster]) {
-            burden.sessions = sessions.load(Relaxed);
+    pub fn node_loads(&self, listener: usize, cluster: usize) -> [NodeLoad; NODES_MAX] {
+        let mut node_loads = [NodeLoad::default(); NODES_MAX];
+        for (node_load, sessions) in node_loads.iter_mut().zip(&self.loads[cluster]) {
+            node_load.sessions = sessions.load(Relaxed);
         }
-        for card in lock(&self.cards).values().filter(|card| card.listener == listener) {
-            let burden = &mut burdens[card.node.index()];
-            burden.movable += u32::from(card.is_movable());
-            burden.leaving += u32::from(card.is_about_to_move());
+        for control in lock(&self.controls).values().filter(|control| control.listener == listener) {
+            let node_load = &mut node_loads[control.node.index()];
+            node_load.movable += u32::from(control.is_movable());
+            node_load.leaving += u32::from(control.is_about_to_move());
         }
-        burdens
+        node_loads
     }
 
     /// Has a session of this listener leave this node between two transactions, the oldest one that can be moved.
     pub fn move_one(&self, listener: usize, node: NodeId) {
-        let cards = lock(&self.cards);
-        let is_movable = |card: &&Arc<Card>| card.listener == listener && card.node == node && card.is_movable();
-        if let Some(card) = cards.values().find(is_movable) {
-            card.give(Order::Move);
+        let controls = lock(&self.controls);
+        let is_movable = |control: &&Arc<SessionControl>| {
+            control.listener == listener && control.node == node && control.is_movable()
+        };
+        if let Some(control) = controls.values().find(is_movable) {
+            control.give(SessionOrder::Move);
         }
     }
 
     /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place, and lets go on those
     /// that were draining and are in the right place again.
     pub fn apply(&self, cluster: usize, topology: &Topology, rules: &[Rule]) {
-        for card in lock(&self.cards).values().filter(|card| card.cluster == cluster) {
-            match order_for(&rules[card.listener], topology, card.node) {
-                Some(order) => card.give(order),
-                None => card.withdraw_drain(),
+        for control in lock(&self.controls).values().filter(|control| control.cluster == cluster) {
+            match order_for(&rules[control.listener], topology, control.node) {
+                Some(order) => control.give(order),
+                None => control.withdraw_drain(),
             }
         }
     }
 }
 
 /// What a session under this rule has to do if it is on `node`.
-pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<Order> {
+pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<SessionOrder> {
     let cause = why_misplaced(rule, topology, node)?;
     match rule.reactions.to(cause) {
         Reaction::Keep => None,
-        Reaction::Drain => Some(Order::Drain(cause)),
-        Reaction::Cut => Some(Order::Cut(cause)),
+        Reaction::Drain => Some(SessionOrder::Drain(cause)),
+        Reaction::Cut => Some(SessionOrder::Cut(cause)),
     }
 }
 
@@ -226,54 +228,54 @@ impl Drop for Held {
 
 /// A session's place on a node; dropping it gives the place back and forgets its cancel key.
 #[derive(Debug)]
-pub struct Seat {
+pub struct SessionGuard {
     registry: Arc<Registry>,
     id: u64,
-    card: Arc<Card>,
+    control: Arc<SessionControl>,
     key: SessionKey,
 }
 
-impl Seat {
+impl SessionGuard {
     /// Where the session is.
     pub fn node(&self) -> NodeId {
-        self.card.node
+        self.control.node
     }
 
     /// The part of the session that others see.
-    pub fn card(&self) -> &Card {
-        &self.card
+    pub fn control(&self) -> &SessionControl {
+        &self.control
     }
 
     /// Notes the key by which the session's queries can be cancelled.
     pub fn learn_key(&mut self, key: CancelKey) {
-        self.registry.keys.add(key.clone(), self.card.cluster, self.card.node);
+        self.registry.keys.add(key.clone(), self.control.cluster, self.control.node);
         self.now_has(SessionKey::Seen(key));
     }
 
     /// Notes that nothing more of the session can be seen: if it has no key yet, it may get one unnoticed.
     pub fn turns_opaque(&mut self) {
         if matches!(self.key, SessionKey::Unknown) {
-            self.registry.keys.add_unseen(self.card.listener, self.card.node);
+            self.registry.keys.add_unseen(self.control.listener, self.control.node);
             self.now_has(SessionKey::Unseen);
         }
     }
 
     fn now_has(&mut self, key: SessionKey) {
         let before = std::mem::replace(&mut self.key, key);
-        self.registry.keys.end(&before, self.card.listener, self.card.node);
+        self.registry.keys.end(&before, self.control.listener, self.control.node);
     }
 }
 
-impl Drop for Seat {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.now_has(SessionKey::Unknown);
         let registry = &self.registry;
-        registry.loads[self.card.cluster][self.card.node.index()].fetch_sub(1, Relaxed);
+        registry.loads[self.control.cluster][self.control.node.index()].fetch_sub(1, Relaxed);
         // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
-        let mut cards = lock(&registry.cards);
-        cards.remove(&self.id);
-        let tally = &registry.listeners[self.card.listener];
-        let [to_server, to_client] = self.card.bytes().read();
+        let mut controls = lock(&registry.controls);
+        controls.remove(&self.id);
+        let tally = &registry.listeners[self.control.listener];
+        let [to_server, to_client] = self.control.bytes().read();
         tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
     }
@@ -283,7 +285,7 @@ impl Drop for Seat {
 mod tests {
     use pgwire::messages::startup::SecretKey;
 
-    use super::super::cancel_keys::Whereabouts;
+    use super::super::cancel_keys::KeyLocation;
     use super::*;
 
     fn registry() -> Arc<Registry> {
@@ -304,51 +306,52 @@ mod tests {
     fn a_seat_counts_as_load_and_keeps_its_key_while_it_lasts() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut seat = registry.seat(0, 0, NodeId::new(2));
-        seat.learn_key(key.clone());
+        let mut guard = registry.guard(0, 0, NodeId::new(2));
+        guard.learn_key(key.clone());
         assert_eq!(registry.load(0, NodeId::new(2)), 1);
-        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::On(NodeId::new(2)));
-        seat.turns_opaque();
+        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::On(NodeId::new(2)));
+        guard.turns_opaque();
         let other = CancelKey::new(8, &SecretKey::I32(9));
-        assert_eq!(registry.keys().look_up(&other, 0, 0), Whereabouts::Nowhere, "the session has one already");
-        drop(seat);
+        assert_eq!(registry.keys().look_up(&other, 0, 0), KeyLocation::Nowhere, "the session has one already");
+        drop(guard);
         assert_eq!(registry.load(0, NodeId::new(2)), 0);
-        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Nowhere);
+        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::Nowhere);
     }
 
     #[test]
     fn an_opaque_session_may_have_any_key_while_it_lasts() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut seat = registry.seat(0, 0, NodeId::new(2));
-        seat.turns_opaque();
-        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Among(vec![NodeId::new(2)]));
-        drop(seat);
-        assert_eq!(registry.keys().look_up(&key, 0, 0), Whereabouts::Nowhere);
+        let mut guard = registry.guard(0, 0, NodeId::new(2));
+        guard.turns_opaque();
+        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::Among(vec![NodeId::new(2)]));
+        drop(guard);
+        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::Nowhere);
     }
 
     #[test]
     fn bytes_stay_counted_after_a_session_has_ended() {
         let registry = registry();
-        let seat = registry.seat(1, 0, NodeId::new(0));
-        seat.card().bytes().add_to_client(5);
+        let guard = registry.guard(1, 0, NodeId::new(0));
+        guard.control().bytes().add_to_client(5);
         assert_eq!(registry.census()[1].bytes_to_client, 5);
-        drop(seat);
+        drop(guard);
         assert_eq!(registry.census()[1].bytes_to_client, 5);
     }
 
     #[test]
     fn the_oldest_session_that_shows_its_transactions_is_moved() {
         let registry = registry();
-        let seats: Vec<Seat> = (0..4).map(|listener| registry.seat(listener / 3, 0, NodeId::new(2))).collect();
-        let burden = || registry.burdens(0, 0)[2];
-        assert_eq!(burden(), Burden { sessions: 4, movable: 0, leaving: 0 }, "none shows its transactions");
+        let guards: Vec<SessionGuard> =
+            (0..4).map(|listener| registry.guard(listener / 3, 0, NodeId::new(2))).collect();
+        let node_load = || registry.node_loads(0, 0)[2];
+        assert_eq!(node_load(), NodeLoad { sessions: 4, movable: 0, leaving: 0 }, "none shows its transactions");
         registry.move_one(0, NodeId::new(2));
-        assert_eq!(burden().leaving, 0);
-        seats[1..].iter().for_each(|seat| seat.card().show_transactions());
-        assert_eq!(burden(), Burden { sessions: 4, movable: 2, leaving: 0 }, "one is of another listener");
+        assert_eq!(node_load().leaving, 0);
+        guards[1..].iter().for_each(|guard| guard.control().show_transactions());
+        assert_eq!(node_load(), NodeLoad { sessions: 4, movable: 2, leaving: 0 }, "one is of another listener");
         registry.move_one(0, NodeId::new(2));
-        assert!(seats[1].card().is_about_to_move());
-        assert_eq!(burden(), Burden { sessions: 4, movable: 1, leaving: 1 });
+        assert!(guards[1].control().is_about_to_move());
+        assert_eq!(node_load(), NodeLoad { sessions: 4, movable: 1, leaving: 1 });
     }
 }

@@ -145,15 +145,15 @@ async fn a_hang_up_is_seen_behind_whatever_tls_has_to_say() {
     let (mut client, mut stream) = (client.expect("agrees"), Stream::from(accepted.expect("agrees").stream));
 
     let pause = std::time::Duration::from_millis(50);
-    assert!(tokio::time::timeout(pause, stream.hangs_up()).await.is_err(), "the client is there");
+    assert!(tokio::time::timeout(pause, stream.closed()).await.is_err(), "the client is there");
     client.write_all(b"early").await.expect("goes");
     client.flush().await.expect("goes");
-    assert!(tokio::time::timeout(pause, stream.hangs_up()).await.is_err(), "there is something to read");
+    assert!(tokio::time::timeout(pause, stream.closed()).await.is_err(), "there is something to read");
     let mut heard = [0; 5];
     stream.read_exact(&mut heard).await.expect("nothing of it is lost");
     assert_eq!(&heard, b"early");
     client.shutdown().await.expect("goes");
-    stream.hangs_up().await;
+    stream.closed().await;
 }
 
 #[test]

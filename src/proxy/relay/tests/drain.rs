@@ -19,7 +19,7 @@ async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
 #[tokio::test]
 async fn a_session_that_is_drained_before_its_client_has_the_welcome_ends_once_it_has_it() {
     let registry = Arc::new(Registry::new(1, 1));
-    let seat = registry.seat(0, 0, NodeId::new(0));
+    let guard = registry.guard(0, 0, NodeId::new(0));
     let [(mut client, client_inside), (server_inside, _server)] =
         [connected(Way::Tcp).await, connected(Way::Tcp).await];
     let welcome = message(b'Z', b"I");
@@ -30,7 +30,7 @@ async fn a_session_that_is_drained_before_its_client_has_the_welcome_ends_once_i
     let mut relay = Relay::new(mode, client_inside, server_inside, Some(framing), BytesMut::new(), for_client);
     relay.set_draining(true);
     poll_fn(|cx| relay.client.socket().poll_write_ready(cx)).await.expect("has room");
-    let polled = poll_fn(|cx| Poll::Ready(relay.poll(cx, seat.card().bytes(), |_| {}))).await;
+    let polled = poll_fn(|cx| Poll::Ready(relay.poll(cx, guard.control().bytes(), |_| {}))).await;
     assert!(matches!(polled, Poll::Ready(Outcome::Drained)), "nothing would wake it: {polled:?}");
     reads(&mut client, &welcome).await;
 }
@@ -51,24 +51,24 @@ async fn reads(stream: &mut Stream, expected: &[u8]) {
 #[tokio::test]
 async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
     let registry = Arc::new(Registry::new(1, 1));
-    let seat = registry.seat(0, 0, NodeId::new(0));
+    let guard = registry.guard(0, 0, NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     relay.set_draining(true);
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none(), "the answer is due");
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none(), "the answer is due");
     server.send(&message(b'Z', b"I")).await.expect("goes");
-    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
 }
 
 #[tokio::test]
 async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() {
     let registry = Arc::new(Registry::new(1, 1));
-    let seat = registry.seat(0, 0, NodeId::new(0));
+    let guard = registry.guard(0, 0, NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
     assert!(relay.can_speak());
     relay.leave_server();
     drop(relay);
@@ -80,17 +80,17 @@ async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() 
 #[tokio::test]
 async fn a_drain_that_is_called_off_passes_on_what_it_held_back() {
     let registry = Arc::new(Registry::new(1, 1));
-    let seat = registry.seat(0, 0, NodeId::new(0));
+    let guard = registry.guard(0, 0, NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     reads(&mut server, &query()).await;
     relay.set_draining(true);
     client.send(&[query(), query()].concat()).await.expect("goes");
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     reads(&mut server, b"").await;
     relay.set_draining(false);
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     reads(&mut server, &[query(), query()].concat()).await;
     assert_eq!(registry.census()[0].bytes_to_server, 3 * query().len() as u64);
 }
@@ -105,19 +105,19 @@ async fn bulk_data_flows_into_a_draining_session_to_its_end() {
         ),
     ] {
         let registry = Arc::new(Registry::new(1, 1));
-        let seat = registry.seat(0, 0, NodeId::new(0));
+        let guard = registry.guard(0, 0, NodeId::new(0));
         let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
         client.send(&begin).await.expect("goes");
-        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
         server.send(&message(b'G', b"\0\0\0")).await.expect("goes");
-        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
         relay.set_draining(true);
         let data = message(b'd', &bytes(1000, 3)).repeat(10);
         client.send(&[data.clone(), end.clone()].concat()).await.expect("goes");
-        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
         reads(&mut server, &[begin, data, end].concat()).await;
         server.send(&[message(b'C', b"COPY 10\0"), message(b'Z', b"I")].concat()).await.expect("goes");
-        assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
+        assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
     }
 }
 
@@ -153,8 +153,8 @@ struct Pipeliner {
     depth: usize,
     length: usize,
     is_extended: bool,
-    /// Cuts what it sends into portions of this length.
-    portion: usize,
+    /// Cuts what it sends into chunks of this length.
+    chunk: usize,
 }
 
 impl Pipeliner {
@@ -171,8 +171,8 @@ impl Pipeliner {
                 unsent.extend(units.next().expect("cycles").encoded(self.is_extended));
                 sent += 1;
             }
-            for portion in unsent.chunks(self.portion) {
-                if writing.write_all(portion).await.is_err() || writing.flush().await.is_err() {
+            for chunk in unsent.chunks(self.chunk) {
+                if writing.write_all(chunk).await.is_err() || writing.flush().await.is_err() {
                     break;
                 }
                 tokio::task::yield_now().await;
@@ -242,22 +242,22 @@ proptest! {
         depth in 1usize..9,
         length in 0usize..6,
         is_extended in any::<bool>(),
-        portion in prop_oneof![Just(1usize << 20), 1usize..40],
+        chunk in prop_oneof![Just(1usize << 20), 1usize..40],
         drained_after in 0u64..8,
         ways in ways(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (answered, done) = runtime.block_on(async {
             let registry = Arc::new(Registry::new(1, 1));
-            let seat = registry.seat(0, 0, NodeId::new(0));
+            let guard = registry.guard(0, 0, NodeId::new(0));
             let (client, server, mut relay) = session(ways).await;
-            let client = tokio::spawn(Pipeliner { depth, length, is_extended, portion }.work(client));
+            let client = tokio::spawn(Pipeliner { depth, length, is_extended, chunk }.work(client));
             let server = tokio::spawn(serve(server));
             let drain_at = Duration::from_micros(drained_after * 1_700);
-            let outcome = timeout(drain_at, poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}))).await;
+            let outcome = timeout(drain_at, poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}))).await;
             assert!(outcome.is_err(), "nobody has closed: {outcome:?}");
             relay.set_draining(true);
-            let drained = timeout(DEADLINE, poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}))).await;
+            let drained = timeout(DEADLINE, poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}))).await;
             assert!(matches!(drained, Ok(Outcome::Drained)), "{drained:?}");
             assert!(relay.can_speak(), "the client can be told");
             drop(relay);

@@ -12,16 +12,16 @@ async fn what_encryption_holds_back_is_sent_on() {
         SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket option");
         SockRef::from(client_inside.socket()).set_send_buffer_size(4096).expect("a socket option");
         let registry = Arc::new(Registry::new(1, 1));
-        let seat = registry.seat(0, 0, NodeId::new(0));
+        let guard = registry.guard(0, 0, NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let answer = message(b'D', &bytes(50_000, 9));
         server.send(&answer).await.expect("fits");
-        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
         assert!(!relay.down.is_empty() && !relay.can_speak(), "something is on its way");
 
         let mut received = vec![0; answer.len()];
-        let relaying = poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}));
+        let relaying = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}));
         let read = timeout(DEADLINE, async {
             tokio::select! {
                 _ = relaying => panic!("nobody has closed"),
@@ -30,7 +30,7 @@ async fn what_encryption_holds_back_is_sent_on() {
         });
         read.await.expect("all comes").expect("nothing fails");
         assert!(received == answer);
-        assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
         assert!(relay.can_speak() && relay.down.owns_nothing());
     }
 }
@@ -41,7 +41,7 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     let ((mut client, client_inside), (server_inside, mut server)) =
         tokio::join!(connected(Way::Tls), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
-    let seat = registry.seat(0, 0, NodeId::new(0));
+    let guard = registry.guard(0, 0, NodeId::new(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, framing, nothing(), nothing());
     let large = large_result().repeat(6);
@@ -56,7 +56,7 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     let stuck = async {
         let relaying = poll_fn(|cx| {
             polls += 1;
-            relay.poll(cx, seat.card().bytes(), |_| {})
+            relay.poll(cx, guard.control().bytes(), |_| {})
         });
         tokio::select! {
             _ = relaying => panic!("nobody has closed"),
@@ -68,14 +68,14 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     assert!(!relay.can_speak() && !relay.down.is_empty());
 
     let mut received = vec![0; large.len()];
-    let relaying = poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {}));
+    let relaying = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}));
     let (_server, _) = tokio::select! {
         _ = relaying => panic!("nobody has closed"),
         both = async { tokio::join!(sent, client.read_exact(&mut received)) } => both,
     };
     assert!(received == large);
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     assert!(relay.can_speak() && relay.down.owns_nothing());
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
 }

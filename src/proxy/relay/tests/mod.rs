@@ -67,10 +67,10 @@ async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle
     let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
     let ended = tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
-        let seat = registry.seat(0, 0, NodeId::new(0));
+        let guard = registry.guard(0, 0, NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
-        let outcome = poll_fn(|cx| relay.poll(cx, seat.card().bytes(), |_| {})).await;
+        let outcome = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {})).await;
         let census = registry.census()[0];
         if matches!(outcome, Outcome::ServerClosed(_)) {
             relay.finish_for_client().await;
@@ -320,7 +320,7 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
         tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
-    let seat = registry.seat(0, 0, NodeId::new(0));
+    let guard = registry.guard(0, 0, NodeId::new(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
     let large = large_result();
@@ -337,36 +337,36 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     loop {
         tokio::select! {
             done = &mut sent => break done.expect("goes"),
-            _ = until_rest(&mut relay, seat.card().bytes()) => {}
+            _ = until_rest(&mut relay, guard.control().bytes()) => {}
         }
     }
     drop(sent);
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     assert!(relay.down.spliced > 0, "something was spliced");
     assert!(!relay.can_speak());
     assert!(relay.up.owns_nothing() && relay.down.owns_nothing());
 
     server.write_all(second).await.expect("goes");
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     let (_client, received) = reader.await.expect("no panic");
     assert!(received == large);
     assert!(relay.can_speak(), "the end of the command was seen");
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
 }
 
 #[tokio::test]
 async fn a_farewell_leaves_the_close_to_the_server() {
     let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
-    let seat = registry.seat(0, 0, NodeId::new(0));
+    let guard = registry.guard(0, 0, NodeId::new(0));
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
     let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
     client.write_all(TERMINATE).await.expect("goes");
     drop(client);
-    assert!(until_rest(&mut relay, seat.card().bytes()).await.is_none());
+    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     let mut heard = [0; 16];
     assert_eq!(rustix::io::read(server.socket(), &mut heard).expect("has come"), TERMINATE.len());
     let more = rustix::io::read(server.socket(), &mut heard);
@@ -375,5 +375,5 @@ async fn a_farewell_leaves_the_close_to_the_server() {
         "the server is not closed on"
     );
     drop(server);
-    assert!(matches!(until_rest(&mut relay, seat.card().bytes()).await, Some(Outcome::ClientClosed)));
+    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::ClientClosed)));
 }
