@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Unit};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::metrics::ClusterMetrics;
@@ -53,11 +53,6 @@ impl History {
         History { records: Mutex::default(), awaits_session: AtomicBool::new(false), metrics }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Record>> {
-        // nothing that is done under the lock leaves a record half-made
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Nobody leads any more.
     pub fn lead_lost(&self, from: &str, reason: &str, last_seen: Duration) {
         self.metrics.lead_lost();
@@ -67,11 +62,11 @@ impl History {
     /// A node leads, after a gap or in place of another.
     pub fn lead_taken(&self, from: &str, to: &str, timeline: Option<u32>, leaderless: Duration) {
         self.metrics.lead_taken(leaderless);
-        let is_open = self.lock().back().is_some_and(|record| record.to.is_none());
+        let is_open = self.records.lock().back().is_some_and(|record| record.to.is_none());
         if !is_open {
             self.push(from, if from == "none" { "pgvane started" } else { "another node took the lead" }, None);
         }
-        if let Some(record) = self.lock().back_mut() {
+        if let Some(record) = self.records.lock().back_mut() {
             record.to = Some(to.to_owned());
             record.timeline = timeline;
             record.leaderless_ms = Some(millis(leaderless));
@@ -82,7 +77,7 @@ impl History {
 
     /// So many connections are held now.
     pub fn held(&self, held: usize) {
-        if let Some(record) = self.lock().back_mut().filter(|record| record.to.is_none()) {
+        if let Some(record) = self.records.lock().back_mut().filter(|record| record.to.is_none()) {
             record.held_max = record.held_max.max(held);
         }
     }
@@ -91,7 +86,7 @@ impl History {
     pub fn session_ready(&self) {
         if self.awaits_session.load(Relaxed)
             && self.awaits_session.swap(false, Relaxed)
-            && let Some(record) = self.lock().back_mut()
+            && let Some(record) = self.records.lock().back_mut()
             && let Some(taken_at) = record.taken_at
         {
             record.first_session_ms = Some(millis(taken_at.elapsed()));
@@ -100,12 +95,12 @@ impl History {
 
     /// The changes, newest first.
     pub fn records(&self) -> Vec<Record> {
-        self.lock().iter().rev().cloned().collect()
+        self.records.lock().iter().rev().cloned().collect()
     }
 
     fn push(&self, from: &str, reason: &str, last_seen_ms: Option<u64>) {
         let noticed_at = Timestamp::now();
-        let mut records = self.lock();
+        let mut records = self.records.lock();
         if records.len() == RECORDS_MAX {
             records.pop_front();
         }

@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::TlsError;
 
@@ -82,7 +83,7 @@ impl<T: FromFiles> Reloading<T> {
     ///
     /// Blocks for as long as the files' disk takes.
     pub fn look(&self, at_once: bool) -> Look {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let now = states(&T::files(&self.settings));
         let rests = now == seen.newest;
         seen.newest = now.clone();

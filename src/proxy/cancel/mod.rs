@@ -5,9 +5,9 @@
 //! nothing. A request that can belong to no session goes nowhere.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -117,7 +117,7 @@ impl Pace {
 
     /// When whoever asks now may go on; `None` if that is not before the deadline, and then it costs nobody else's turn.
     fn next_turn(&self, now: Instant, deadline: Instant) -> Option<Instant> {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = self.newest.lock();
         let even = newest.map_or(now, |newest| now.max(newest + self.interval));
         let turn = even.checked_sub(self.interval * (self.burst - 1)).map_or(now, |turn| now.max(turn));
         (turn < deadline).then(|| {

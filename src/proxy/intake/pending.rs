@@ -6,9 +6,10 @@
 //! nobody ever come to an end.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Time enough for an opening, a handshake of TLS over a long way included.
 const TIME_ENOUGH: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ impl PendingConnections {
     /// Takes a place, from whoever has taken longest if need be. `None` if `most` are taken and none is to be had.
     pub fn enter(&self, most: usize) -> Option<PendingConnection<'_>> {
         let now = Instant::now();
-        let mut queue = self.queue();
+        let mut queue = self.queue.lock();
         if queue.open.len() >= most {
             let longest = queue.open.first_entry().filter(|entry| now - entry.get().since >= TIME_ENOUGH)?;
             longest.remove().waker.iter().for_each(Waker::wake_by_ref);
@@ -57,19 +58,14 @@ impl PendingConnections {
 
     /// How many there are now.
     pub fn count(&self) -> usize {
-        self.queue().open.len()
-    }
-
-    /// Nothing that is done under this lock can panic half-way, so a poisoned one guards sound data.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().open.len()
     }
 }
 
 impl PendingConnection<'_> {
     /// Waits until it has to give way. One task only may wait for that.
     pub fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
-        match self.pending.queue().open.get_mut(&self.number) {
+        match self.pending.queue.lock().open.get_mut(&self.number) {
             Some(entry) => {
                 entry.waker.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
                 Poll::Pending
@@ -81,7 +77,7 @@ impl PendingConnection<'_> {
 
 impl Drop for PendingConnection<'_> {
     fn drop(&mut self) {
-        self.pending.queue().open.remove(&self.number); // not there any more if it gave way
+        self.pending.queue.lock().open.remove(&self.number); // not there any more if it gave way
     }
 }
 
@@ -95,7 +91,7 @@ mod tests {
 
     /// As if all had come that much earlier.
     fn time_passes(pending: &PendingConnections, time: Duration) {
-        for entry in pending.queue().open.values_mut() {
+        for entry in pending.queue.lock().open.values_mut() {
             entry.since -= time;
         }
     }

@@ -5,8 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 /// Pipes that are in use at the same time: one for every thread that streams, and one for every receiver that is too
@@ -33,9 +33,8 @@ struct Ends {
     into: OwnedFd,
 }
 
-/// Nothing is done under this lock that could panic half-way.
 fn with_pool<T>(act: impl FnOnce(&mut Pool) -> T) -> T {
-    act(&mut POOL.lock().unwrap_or_else(PoisonError::into_inner))
+    act(&mut POOL.lock())
 }
 
 /// A pipe and how much is in it. Dropped empty it goes back to the pool; dropped full it is closed.

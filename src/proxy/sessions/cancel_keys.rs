@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
@@ -64,7 +65,7 @@ impl Keys {
 
     /// A session's key has been seen.
     pub fn add(&self, key: CancelKey, cluster: usize, node: NodeId) {
-        self.seen().places.insert(key, (cluster, node));
+        self.seen.lock().places.insert(key, (cluster, node));
     }
 
     /// There is a session whose key could not be seen.
@@ -82,7 +83,7 @@ impl Keys {
     }
 
     fn end_seen(&self, key: &CancelKey) {
-        let mut seen = self.seen();
+        let mut seen = self.seen.lock();
         seen.places.remove(key);
         let hash = seen.hasher.hash_one(key);
         seen.ended.truncate(ENDED_MAX - 1);
@@ -91,7 +92,7 @@ impl Keys {
 
     /// Where the session of this key is, asked for on a listener of this cluster.
     pub fn look_up(&self, key: &CancelKey, listener: usize, cluster: usize) -> KeyLocation {
-        let seen = self.seen();
+        let seen = self.seen.lock();
         match seen.places.get(key) {
             Some((found, node)) if *found == cluster => return KeyLocation::On(*node),
             None if seen.ended.contains(&seen.hasher.hash_one(key)) => return KeyLocation::Nowhere,
@@ -102,11 +103,6 @@ impl Keys {
         let among: Vec<_> =
             counts.filter(|(_, count)| count.load(Relaxed) > 0).map(|(number, _)| NodeId::new(number)).collect();
         if among.is_empty() { KeyLocation::Nowhere } else { KeyLocation::Among(among) }
-    }
-
-    /// Nothing that is done under this lock can panic half-way, so a poisoned lock guards sound data.
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,7 +155,7 @@ mod tests {
         }
         assert_eq!(keys.look_up(&key(newest), 0, 0), KeyLocation::Nowhere);
         assert_eq!(keys.look_up(&key(newest - 100), 0, 0), KeyLocation::Nowhere);
-        assert_eq!(keys.seen().ended.len(), ENDED_MAX);
+        assert_eq!(keys.seen.lock().ended.len(), ENDED_MAX);
         assert_eq!(keys.look_up(&key(0), 0, 0), KeyLocation::Among(vec![NodeId::new(1)]), "forgotten by now");
     }
 }

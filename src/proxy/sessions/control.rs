@@ -1,10 +1,10 @@
 //! A running session as others see it, and the orders by which they move it.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 
-use super::registry::lock;
+use parking_lot::Mutex;
+
 use crate::cluster::NodeId;
 use crate::proxy::byte_counters::ByteCounters;
 use crate::routing::Cause;
@@ -91,7 +91,7 @@ impl SessionControl {
         if let Some(order) = self.changed(obeyed) {
             return Poll::Ready(order);
         }
-        match &mut *lock(&self.waker) {
+        match &mut *self.waker.lock() {
             Some(waker) if waker.will_wake(cx.waker()) => return Poll::Pending, // whoever gave an order since, woke it
             waker => *waker = Some(cx.waker().clone()),
         }
@@ -137,7 +137,7 @@ impl SessionControl {
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*lock(&self.waker) {
+        if let Some(waker) = &*self.waker.lock() {
             waker.wake_by_ref();
         }
     }

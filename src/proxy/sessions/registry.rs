@@ -1,9 +1,10 @@
 //! Who is connected, to which node, by which listener; and who is given which orders.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::{Keys, SessionKey};
@@ -54,11 +55,6 @@ pub struct Registry {
     stop: CancellationToken,
 }
 
-/// Nothing that is done under these locks can panic half-way, so a poisoned lock guards sound data.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Registry {
     /// An empty registry for so many listeners and clusters.
     pub fn new(listeners: usize, clusters: usize) -> Registry {
@@ -97,7 +93,7 @@ impl Registry {
         let control = Arc::new(SessionControl::new(listener, cluster, node));
         let id = self.next_id.fetch_add(1, Relaxed);
         self.loads[cluster][node.index()].fetch_add(1, Relaxed);
-        lock(&self.controls).insert(id, Arc::clone(&control));
+        self.controls.lock().insert(id, Arc::clone(&control));
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
 
@@ -128,7 +124,7 @@ impl Registry {
 
     /// The numbers of every listener, in their order; limits are not known here and left at zero.
     pub fn census(&self) -> Vec<Census> {
-        let controls = lock(&self.controls); // held throughout, see `SessionGuard::drop`
+        let controls = self.controls.lock(); // held throughout, see `SessionGuard::drop`
         let mut census: Vec<Census> = self
             .listeners
             .iter()
@@ -152,7 +148,7 @@ impl Registry {
     /// Ends every connection: those on a node by [`SessionOrder::Stop`], those on their way to one by [`Registry::stopped`].
     pub fn stop(&self) {
         self.stop.cancel();
-        for control in lock(&self.controls).values() {
+        for control in self.controls.lock().values() {
             control.give(SessionOrder::Stop);
         }
     }
@@ -168,7 +164,7 @@ impl Registry {
         for (node_load, sessions) in node_loads.iter_mut().zip(&self.loads[cluster]) {
             node_load.sessions = sessions.load(Relaxed);
         }
-        for control in lock(&self.controls).values().filter(|control| control.listener == listener) {
+        for control in self.controls.lock().values().filter(|control| control.listener == listener) {
             let node_load = &mut node_loads[control.node.index()];
             node_load.movable += u32::from(control.is_movable());
             node_load.leaving += u32::from(control.is_about_to_move());
@@ -178,7 +174,7 @@ impl Registry {
 
     /// Has a session of this listener leave this node between two transactions, the oldest one that can be moved.
     pub fn move_one(&self, listener: usize, node: NodeId) {
-        let controls = lock(&self.controls);
+        let controls = self.controls.lock();
         let is_movable = |control: &&Arc<SessionControl>| {
             control.listener == listener && control.node == node && control.is_movable()
         };
@@ -190,7 +186,7 @@ impl Registry {
     /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place, and lets go on those
     /// that were draining and are in the right place again.
     pub fn apply(&self, cluster: usize, topology: &Topology, rules: &[Rule]) {
-        for control in lock(&self.controls).values().filter(|control| control.cluster == cluster) {
+        for control in self.controls.lock().values().filter(|control| control.cluster == cluster) {
             match order_for(&rules[control.listener], topology, control.node) {
                 Some(order) => control.give(order),
                 None => control.withdraw_drain(),
@@ -272,7 +268,7 @@ impl Drop for SessionGuard {
         let registry = &self.registry;
         registry.loads[self.control.cluster][self.control.node.index()].fetch_sub(1, Relaxed);
         // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
-        let mut controls = lock(&registry.controls);
+        let mut controls = registry.controls.lock();
         controls.remove(&self.id);
         let tally = &registry.listeners[self.control.listener];
         let [to_server, to_client] = self.control.bytes().read();
