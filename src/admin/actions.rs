@@ -10,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::{info, warn};
 
+use super::answer::json;
+use super::context::AdminContext;
 use super::users::{Denied, PENALTY, Users};
-use super::{AdminContext, json};
 use crate::cluster::{AdminState, NodeId};
 use crate::probe::ClusterHandle;
 

@@ -2,6 +2,8 @@
 //! and the administrative states of nodes. All over HTTP.
 
 mod actions;
+mod answer;
+mod context;
 mod scrape;
 mod stats;
 pub mod status;
@@ -17,38 +19,17 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::{error, info};
 
+use self::answer::json;
+pub use self::context::AdminContext;
 use self::scrape::ClusterNow;
 use self::status::Status;
 use self::users::Users;
 use crate::cluster::topology::Topology;
-use crate::config::Config;
 use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
-use crate::proxy::sessions::registry::{Census, Registry};
-use crate::telemetry::MetricRegistry;
-
-/// Everything that the pages read, and the actions change.
-#[derive(Debug)]
-pub struct AdminContext {
-    /// What runs.
-    pub config: Arc<Config>,
-    /// The clusters, in the configuration's order.
-    pub clusters: Vec<ClusterHandle>,
-    /// All sessions.
-    pub registry: Arc<Registry>,
-    /// Everything that is counted.
-    pub metrics: MetricRegistry,
-    /// When the program began to serve.
-    pub started: Instant,
-    /// Comes true when the program stops.
-    pub is_stopping: watch::Receiver<bool>,
-}
 
 /// Serves until it is dropped.
 pub async fn serve(socket: TcpListener, context: AdminContext) {
@@ -71,29 +52,6 @@ pub async fn serve(socket: TcpListener, context: AdminContext) {
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     if let Err(error) = axum::serve(socket, service).await {
         error!(%error, "the stats page is no longer served");
-    }
-}
-
-impl AdminContext {
-    /// Each listener's name and numbers.
-    fn census(&self) -> Vec<(String, Census)> {
-        let listeners = self.config.listeners.iter();
-        let named = |(settings, census): (&crate::config::Listener, Census)| {
-            (settings.name.clone(), Census { sessions_max: settings.sessions_max, ..census })
-        };
-        listeners.zip(self.registry.census()).map(named).collect()
-    }
-
-    /// Why new connections are better sent elsewhere; `None` if they are welcome.
-    fn why_not_ready(&self) -> Option<String> {
-        if *self.is_stopping.borrow() {
-            return Some("stopping".to_owned());
-        }
-        let blind = self
-            .clusters
-            .iter()
-            .find(|cluster| !cluster.topology().members().any(|(_, node)| node.health.label() == "up"));
-        blind.map(|cluster| format!("no node of cluster \"{}\" answers", cluster.name()))
     }
 }
 
@@ -125,13 +83,6 @@ async fn events(State(context): State<Arc<AdminContext>>) -> Response {
 
 async fn status(State(context): State<Arc<AdminContext>>) -> Response {
     json(&Status::of(&context))
-}
-
-fn json(answer: &impl Serialize) -> Response {
-    match serde_json::to_string_pretty(answer) {
-        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json + "\n").into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
 }
 
 async fn readiness(State(context): State<Arc<AdminContext>>) -> Response {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use askama::Template;
 
-use super::AdminContext;
+use super::context::AdminContext;
 use super::status::why_writes_wait;
 use crate::cluster::lag::Lag;
 use crate::cluster::leadership::Leadership;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AdminContext;
+use super::context::AdminContext;
 use crate::cluster::topology::Topology;
 use crate::probe::ClusterHandle;
 

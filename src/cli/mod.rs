@@ -1,36 +1,23 @@
 //! The command line: what the user types, and the exit codes that answer it.
 
 mod admin_api;
+mod exit;
 mod healthcheck;
 mod memory;
 mod node;
 mod run;
 mod status;
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use self::admin_api::{AdminUrl, CliError};
+use self::exit::failed;
 use self::node::{Leave, Order};
 use crate::cluster::AdminState;
 use crate::config::Config;
-
-/// Exit codes, from `sysexits.h`.
-mod exit {
-    /// Something went wrong that no other code names.
-    pub(super) const FAILURE: u8 = 1;
-    /// The command line makes no sense.
-    pub(super) const USAGE: u8 = 64;
-    /// A file cannot be read.
-    pub(super) const NO_INPUT: u8 = 66;
-    /// Whoever asks may not.
-    pub(super) const NO_PERMISSION: u8 = 77;
-    /// The configuration is faulty.
-    pub(super) const CONFIG: u8 = 78;
-}
 
 /// Points every PostgreSQL connection at the right node of a Patroni cluster.
 #[derive(Debug, Parser)]
@@ -143,10 +130,4 @@ fn read(file: &Path) -> Result<Config, ExitCode> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| failed(exit::NO_INPUT, format!("cannot read {name}: {error}")))?;
     Config::from_toml(&name, &text).map_err(|faults| failed(exit::CONFIG, faults))
-}
-
-/// Says what is wrong, and gives the code to end with.
-fn failed(code: u8, why: impl Display) -> ExitCode {
-    eprintln!("pgvane: {why}");
-    ExitCode::from(code)
 }

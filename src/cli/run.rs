@@ -6,7 +6,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
-use super::{exit, failed, memory};
+use super::exit::{self, failed};
+use super::memory;
 use crate::app::App;
 use crate::config::Config;
 use crate::telemetry::logging;

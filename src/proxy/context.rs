@@ -4,14 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::cancel;
 use super::intake::per_client::PerClient;
+use super::intake::rate_limit::RateLimiter;
 use super::intake::tls::Encryption;
 use super::metrics::ListenerMetrics;
 use super::sessions::registry::Registry;
 use crate::config;
 use crate::net::dial::TcpOptions;
 use crate::probe::ClusterHandle;
+
+/// Requests that one listener hands to several nodes in a second, in the long run. Anybody can make up a key that is
+/// not known, and each makes every such node start a process. With those that come together and those that wait for
+/// their turn, no more than 350 are under way at once.
+const FAN_OUTS_PER_SECOND: u32 = 50;
+
+/// How many of these may come together.
+const FAN_OUT_BURST: u32 = 100;
 
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]
@@ -33,7 +41,7 @@ pub struct ListenerContext {
     /// Socket options of both sides.
     pub tcp: TcpOptions,
     /// Bounds the cancel requests that go to several nodes.
-    pub fan_outs: cancel::Pace,
+    pub cancel_fan_outs: RateLimiter,
     /// Bounds what one client may have.
     pub per_client: PerClient,
     /// Whether nodes are told by a PROXY header for whom they are connected to.
@@ -62,7 +70,7 @@ impl ListenerContext {
             metrics,
             encryption,
             tcp,
-            fan_outs: cancel::Pace::default(),
+            cancel_fan_outs: RateLimiter::new(Duration::from_secs(1) / FAN_OUTS_PER_SECOND, FAN_OUT_BURST),
             per_client: PerClient::new(settings.sessions_max_per_client),
             turn: AtomicU64::new(0),
             settings,

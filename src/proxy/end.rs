@@ -335,6 +335,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_outcome_stands_at_its_own_place() {
+        for (place, outcome) in CancelOutcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, place, "{}", outcome.label());
+        }
+    }
+
+    #[test]
     fn refusals_say_why_and_what_to_do() {
         let end = End::no_node(&NoRoute::NoLeader("no node claims to lead".into()), Some("node1: connection refused"));
         let fatal = end.client_message("write").expect("a client is told");

@@ -25,7 +25,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::oracle::Oracle;
+use self::oracle::{GRACE, Oracle};
 use self::world::World;
 use crate::cluster::fixtures::member;
 use crate::cluster::health::Thresholds;
@@ -43,7 +43,6 @@ const TROUBLED: Duration = Duration::from_secs(120);
 const PEACE: Duration = Duration::from_secs(20);
 
 const INTERVAL: Duration = Duration::from_secs(1);
-const GRACE: Duration = Duration::from_secs(20);
 
 /// In a world at peace: two checks in a row that come to nothing by their timeout, an interval after each, and the answer.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(7);

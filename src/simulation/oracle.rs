@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::GRACE;
 use crate::cluster::node::{Claim, Lsn, Observation};
 use crate::cluster::{AdminState, Moment, NodeId, Topology};
 use crate::routing::{Cause, Rule, Situation, Target, route, why_misplaced};
+
+/// The machine's `leader_grace`.
+pub(super) const GRACE: Duration = Duration::from_secs(20);
 
 /// What the readers of these worlds put up with.
 const LAG_MAX: u64 = 100_000;

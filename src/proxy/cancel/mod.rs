@@ -7,7 +7,6 @@
 use std::io;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -24,14 +23,6 @@ use crate::proxy::sessions::cancel_keys::KeyLocation;
 
 /// A cancel that arrives later than this might hit the session's next query instead.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
-
-/// Requests that one listener hands to several nodes in a second, in the long run. Anybody can make up a key that is
-/// not known, and each makes every such node start a process. With those that come together and those that wait for
-/// their turn, no more than 350 are under way at once.
-const FAN_OUTS_PER_SECOND: u32 = 50;
-
-/// How many of these may come together.
-const FAN_OUT_BURST: u32 = 100;
 
 /// What a node is sent.
 #[derive(Debug, Clone)]
@@ -56,7 +47,7 @@ pub async fn deliver(context: &ListenerContext, key: &CancelKey, request: Reques
     debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
     let outcome = match location {
         KeyLocation::On(node) => hand_over(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
-        KeyLocation::Among(nodes) => match context.fan_outs.next_turn(Instant::now(), deadline) {
+        KeyLocation::Among(nodes) => match context.cancel_fan_outs.next_turn(Instant::now(), deadline) {
             Some(turn) => {
                 sleep_until(turn).await;
                 hand_over(context, nodes, request, deadline, CancelOutcome::FannedOut).await
@@ -92,69 +83,4 @@ async fn hand_over(
         });
     }
     if deliveries.join_all().await.contains(&true) { success } else { CancelOutcome::Failed }
-}
-
-/// Spreads requests evenly over time once a burst of them is used up.
-#[derive(Debug)]
-pub struct Pace {
-    interval: Duration,
-    burst: u32,
-    /// When the last turn that was given would have come had there been no burst.
-    newest: Mutex<Option<Instant>>,
-}
-
-impl Default for Pace {
-    /// That of requests which go to several nodes.
-    fn default() -> Pace {
-        Pace::new(Duration::from_secs(1) / FAN_OUTS_PER_SECOND, FAN_OUT_BURST)
-    }
-}
-
-impl Pace {
-    fn new(interval: Duration, burst: u32) -> Pace {
-        Pace { interval, burst, newest: Mutex::new(None) }
-    }
-
-    /// When whoever asks now may go on; `None` if that is not before the deadline, and then it costs nobody else's turn.
-    fn next_turn(&self, now: Instant, deadline: Instant) -> Option<Instant> {
-        let mut newest = self.newest.lock();
-        let even = newest.map_or(now, |newest| now.max(newest + self.interval));
-        let turn = even.checked_sub(self.interval * (self.burst - 1)).map_or(now, |turn| now.max(turn));
-        (turn < deadline).then(|| {
-            *newest = Some(even);
-            turn
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_outcome_stands_at_its_own_place() {
-        for (place, outcome) in CancelOutcome::ALL.iter().enumerate() {
-            assert_eq!(*outcome as usize, place, "{}", outcome.label());
-        }
-    }
-
-    #[test]
-    fn a_burst_goes_at_once_and_the_rest_waits_its_turn_or_is_turned_away() {
-        let second = Duration::from_secs(1);
-        let pace = Pace::new(second, 3);
-        let start = Instant::now() + second * 100; // an instant has no room below it for the burst otherwise
-        let next = |now: Instant| pace.next_turn(now, now + second * 2);
-        for _ in 0..3 {
-            assert_eq!(next(start), Some(start));
-        }
-        assert_eq!(next(start), Some(start + second));
-        assert_eq!(next(start), None, "its turn would be at the deadline");
-        assert_eq!(next(start), None, "which has cost nobody else's");
-        assert_eq!(next(start + second), Some(start + second * 2));
-        let later = start + second * 60;
-        for _ in 0..3 {
-            assert_eq!(next(later), Some(later), "the burst comes back, and no more than that");
-        }
-        assert_eq!(next(later), Some(later + second));
-    }
 }

@@ -1,10 +1,11 @@
 //! Before it is known what a client wants: [`pending`] bounds such connections, [`proxy_protocol`] learns where they come
 //! from, [`handshake`] reads their first packet and agrees on TLS where [`tls`] says so, [`access`] and [`per_client`] say
-//! whether they may have a session.
+//! whether they may have a session. [`rate_limit`] bounds what any stranger can cause.
 
 pub mod access;
 pub mod handshake;
 pub mod pending;
 pub mod per_client;
 pub mod proxy_protocol;
+pub mod rate_limit;
 pub mod tls;

@@ -10,12 +10,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::pipes::Pipe;
-use super::splice::{MaybePlain, SPLICE_LENGTH_MIN, SpliceHeuristic, TAIL_LENGTH};
+use super::splice::{MaybePlain, SCRATCH_LENGTH, SPLICE_LENGTH_MIN, SpliceHeuristic, TAIL_LENGTH};
 use crate::config::RelayMode;
 use crate::net::Socket;
-
-/// What one read takes at the most. Larger ones save system calls on big results, and cost memory per thread only.
-pub(super) const SCRATCH_LENGTH: usize = 64 * 1024;
 
 /// What one session moves before others have their turn: about a quarter of a millisecond's work.
 const TURN_LENGTH: usize = 1024 * 1024;

@@ -1,8 +1,10 @@
 //! When a direction's bytes pass by user space: `splice(2)` is worth its calls for a stream, not for a conversation.
 
-use super::pump::SCRATCH_LENGTH;
 use crate::config::RelayMode;
 use crate::net::{Socket, Stream};
+
+/// What one read takes at the most. Larger ones save system calls on big results, and cost memory per thread only.
+pub(super) const SCRATCH_LENGTH: usize = 64 * 1024;
 
 /// Reads in a row that filled the scratch buffer, before a direction splices: a single large row is not a stream.
 const FULL_READS: u8 = 3;

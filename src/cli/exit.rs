@@ -1,0 +1,21 @@
+//! Exit codes, from `sysexits.h`.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Something went wrong that no other code names.
+pub(super) const FAILURE: u8 = 1;
+/// The command line makes no sense.
+pub(super) const USAGE: u8 = 64;
+/// A file cannot be read.
+pub(super) const NO_INPUT: u8 = 66;
+/// Whoever asks may not.
+pub(super) const NO_PERMISSION: u8 = 77;
+/// The configuration is faulty.
+pub(super) const CONFIG: u8 = 78;
+
+/// Says what is wrong, and gives the code to end with.
+pub(super) fn failed(code: u8, why: impl Display) -> ExitCode {
+    eprintln!("pgvane: {why}");
+    ExitCode::from(code)
+}
