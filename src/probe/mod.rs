@@ -2,10 +2,12 @@
 
 pub mod checker;
 pub mod discovery;
+pub mod handle;
 pub mod history;
 pub mod metrics;
 pub mod monitor;
 pub mod patroni;
 pub mod sql;
 
-pub use monitor::{ClusterHandle, Monitor};
+pub use handle::ClusterHandle;
+pub use monitor::Monitor;

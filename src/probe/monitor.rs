@@ -4,27 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::checker::{CheckResult, Checker, CheckerError};
 use super::discovery::Discoverer;
+use super::handle::{AdminCommand, COMMANDS_MAX, ClusterHandle, SUSPICIONS_MAX};
 use super::history::History;
 use super::metrics::ClusterMetrics;
 use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
 use crate::cluster::node::{CheckError, Observation};
-use crate::cluster::topology::Topology;
-use crate::cluster::{AdminState, Moment, NodeId};
+use crate::cluster::{Moment, NodeId, Topology};
 use crate::config;
-
-/// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
-const SUSPICIONS_MAX: usize = 64;
-
-/// Operators' words that may wait to be taken in, which takes no time.
-const COMMANDS_MAX: usize = 8;
 
 /// Time between two looks at `/cluster`, which makes Patroni read its DCS.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
@@ -34,89 +28,6 @@ const DISCOVERY_AFTER_CHANGE: Duration = Duration::from_secs(2);
 
 /// Time between two looks at `/cluster` while no member is known.
 const DISCOVERY_INTERVAL_AT_FIRST: Duration = Duration::from_secs(1);
-
-/// What the rest of the program sees of a cluster. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct ClusterHandle {
-    name: Arc<str>,
-    started: Instant,
-    sends_proxy_header: bool,
-    current: Arc<ArcSwap<Topology>>,
-    changes: watch::Receiver<u64>,
-    suspicions: mpsc::Sender<Event>,
-    commands: mpsc::Sender<AdminCommand>,
-    history: Arc<History>,
-}
-
-/// What an operator says of a node, and who waits for its being published.
-#[derive(Debug)]
-struct AdminCommand {
-    node: NodeId,
-    state: AdminState,
-    is_published: oneshot::Sender<()>,
-}
-
-impl ClusterHandle {
-    /// The cluster's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether every connection to its nodes has to begin with a PROXY header.
-    pub fn sends_proxy_header(&self) -> bool {
-        self.sends_proxy_header
-    }
-
-    /// The present moment, on the clock of the pictures.
-    pub fn now(&self) -> Moment {
-        Moment::after_start(self.started.elapsed())
-    }
-
-    /// The changes of lead so far.
-    pub fn history(&self) -> &History {
-        &self.history
-    }
-
-    /// The newest picture.
-    pub fn topology(&self) -> arc_swap::Guard<Arc<Topology>> {
-        self.current.load()
-    }
-
-    /// The newest picture, to keep.
-    pub fn topology_full(&self) -> Arc<Topology> {
-        self.current.load_full()
-    }
-
-    /// Waits until there is a picture newer than generation `seen`. Cancel safe.
-    ///
-    /// Never returns once the monitor has ended, as it does when the process stops.
-    pub async fn newer_than(&self, seen: u64) {
-        let mut changes = self.changes.clone();
-        if changes.wait_for(|generation| *generation > seen).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Reports something that makes a node's role doubtful. All nodes are checked at once; the role itself does not
-    /// change before one of them answers.
-    pub fn suspect(&self, node: NodeId) {
-        // full: a check is on its way already
-        let _ = self.suspicions.try_send(Event::Suspicion(node));
-    }
-
-    /// Reports that a client could get no session on a node: besides what [`ClusterHandle::suspect`] does, others try it
-    /// last for a while.
-    pub fn failed(&self, node: NodeId) {
-        let _ = self.suspicions.try_send(Event::Failure(node));
-    }
-
-    /// Puts a node into an administrative state, and returns once the picture shows it. False if the monitor has ended,
-    /// as it does when the process stops. Cancelled, it may have been done or not.
-    pub async fn administer(&self, node: NodeId, state: AdminState) -> bool {
-        let (is_published, published) = oneshot::channel();
-        self.commands.send(AdminCommand { node, state, is_published }).await.is_ok() && published.await.is_ok()
-    }
-}
 
 /// A cluster's monitor, ready to run.
 pub struct Monitor {
@@ -142,7 +53,7 @@ enum TaskResult {
 }
 
 impl Monitor {
-    /// A monitor, and the view through which others see what it finds. Nobody leads until it has run.
+    /// A monitor, and the handle through which others see what it finds. Nobody leads until it has run.
     ///
     /// Errors: certificates that cannot be read.
     pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterHandle), CheckerError> {
@@ -164,7 +75,7 @@ impl Monitor {
         let name: Arc<str> = cluster.name.as_str().into();
         let history = Arc::new(History::new(metrics.clone()));
         let started = Instant::now();
-        let view = ClusterHandle {
+        let handle = ClusterHandle {
             name: Arc::clone(&name),
             started,
             sends_proxy_header: cluster.sends_proxy_header,
@@ -189,7 +100,7 @@ impl Monitor {
             discovery_due: started,
             running: JoinSet::new(),
         };
-        Ok((monitor, view))
+        Ok((monitor, handle))
     }
 
     /// Runs until it is dropped.
@@ -200,9 +111,9 @@ impl Monitor {
             let wakeup = self.machine.next_wakeup().map(|moment| self.started + moment.since_start());
             tokio::select! {
                 biased;
-                Some(word) = self.commands.recv() => {
-                    self.step(Event::Administered(word.node, word.state));
-                    let _ = word.is_published.send(()); // whoever asked may have gone
+                Some(command) = self.commands.recv() => {
+                    self.step(Event::Administered(command.node, command.state));
+                    let _ = command.is_published.send(()); // whoever asked may have gone
                 }
                 Some(suspicion) = self.suspicions.recv() => self.step(suspicion),
                 Some(finding) = self.running.join_next() => self.take(finding),
