@@ -1,13 +1,19 @@
 //! pgvane points every PostgreSQL connection at the right node of a Patroni cluster.
 //!
-//! # The map, in reading order
+//! # The map
 //!
 //! Knowledge flows one way: [`probe`] asks the nodes; [`cluster`] concludes, purely, who they are and who leads, and
 //! publishes a [`cluster::Topology`]. Connections flow the other way: [`proxy`] accepts them, [`routing`] decides,
 //! purely, where each goes, [`protocol`] understands as much of PostgreSQL's language as that takes.
 //!
-//! Around both: [`config`] says what was asked for, [`net`] and [`tls`] are what connections are made of, [`telemetry`] and [`admin`]
-//! show what happens, [`app`] ties the parts together, [`cli`] is what the user types.
+//! [`config`] says what was asked for, [`net`] and [`tls`] are what connections are made of, [`telemetry`] makes logs and
+//! metrics, [`admin`] shows them, [`app`] ties the parts together, [`cli`] is what the user types.
+//!
+//! Imports run down this line and never back, and no files import each other in a circle (`tests/it/layout.rs`):
+//!
+//! cli → app → admin → proxy → probe → telemetry → config → tls → net → routing → cluster → protocol
+//!
+//! `cluster`, `routing` and `protocol` are pure: no runtime, no sockets, no clock. `simulation` tests them.
 
 pub mod admin;
 pub mod app;

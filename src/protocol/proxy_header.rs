@@ -3,8 +3,8 @@
 //! Specification: `doc/proxy-protocol.txt` of HAProxy. No PostgreSQL client begins as such a header does, so the first
 //! byte tells which it is.
 
-use core::net::{IpAddr, SocketAddr};
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use proxy_header::{Error, ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
 

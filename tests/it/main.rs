@@ -11,7 +11,7 @@
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
-//! - [`purity`]: the parts of the source that must know nothing of sockets and clocks
+//! - [`layout`]: the order of the source: imports run down, and the pure parts know no sockets and clocks
 //! - [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
 mod access;
@@ -24,9 +24,9 @@ mod fake;
 mod faults;
 mod fuzz;
 mod garbage;
+mod layout;
 mod metrics;
 mod operators;
-mod purity;
 mod sql;
 mod stage;
 mod tls;
