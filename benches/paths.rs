@@ -17,7 +17,7 @@ use pgvane::cluster::health::Thresholds;
 use pgvane::cluster::machine::{Action, Event, Machine, Settings};
 use pgvane::cluster::node::{Claim, Observation, Report, SyncStanding, WEIGHT_DEFAULT};
 use pgvane::cluster::{Member, Moment, NodeId, Topology};
-use pgvane::config::RelayMode;
+use pgvane::config::{ClusterIndex, ListenerIndex, RelayMode};
 use pgvane::protocol::framing::Framing;
 use pgvane::protocol::{login, opening};
 use pgvane::proxy::relay::Relay;
@@ -174,7 +174,7 @@ async fn relayed(mode: RelayMode) -> (TcpStream, TcpStream) {
     let ((client, client_inside), (server, server_inside)) = (connected().await, connected().await);
     tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
-        let guard = registry.guard(0, 0, NodeId::new(0));
+        let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
         poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {})).await

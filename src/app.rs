@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::admin::{self, AdminContext};
-use crate::config::Config;
+use crate::config::{ClusterIndex, Config, ListenerIndex};
 use crate::net::Bind;
 use crate::probe::checker::CheckerError;
 use crate::probe::metrics::ProbeMetrics;
@@ -99,7 +99,7 @@ impl App {
         }
         let (mut listeners, mut encryptions) = (Vec::new(), Vec::new());
         for (index, settings) in config.listeners.iter().enumerate() {
-            let view = clusters[settings.cluster].clone();
+            let view = clusters[settings.cluster.0].clone();
             let counters = of_listeners.listener(&settings.name);
             let encryption = Encryption::new(settings, &of_listeners)
                 .map_err(|error| StartError::Tls { listener: settings.name.clone(), error })?;
@@ -107,7 +107,7 @@ impl App {
             encryptions.push(Arc::clone(&encryption));
             let registry = Arc::clone(&registry);
             let context = ListenerContext::new(
-                index,
+                ListenerIndex(index),
                 settings.clone(),
                 config.drain_timeout,
                 view,
@@ -151,18 +151,23 @@ impl App {
         for (index, settings) in self.config.listeners.iter().enumerate() {
             if let Some(rebalance) = settings.rule.rebalance {
                 let rebalancer = Rebalancer {
-                    listener: (index, settings.name.clone()),
+                    listener: (ListenerIndex(index), settings.name.clone()),
                     cluster: settings.cluster,
                     rule: settings.rule.clone(),
                     settings: rebalance,
-                    view: self.clusters[settings.cluster].clone(),
+                    view: self.clusters[settings.cluster.0].clone(),
                     registry: Arc::clone(&self.registry),
                 };
                 background.spawn(rebalancer.run());
             }
         }
         for (index, view) in self.clusters.iter().cloned().enumerate() {
-            background.spawn(apply_every_picture(index, view, Arc::clone(&self.registry), Arc::clone(&rules)));
+            background.spawn(apply_every_topology(
+                ClusterIndex(index),
+                view,
+                Arc::clone(&self.registry),
+                Arc::clone(&rules),
+            ));
         }
         background.spawn(tls::keep_in_step(self.encryptions, reread));
         for monitor in self.monitors {
@@ -191,7 +196,7 @@ impl App {
 }
 
 /// Orders away the sessions that each new picture leaves in the wrong place.
-async fn apply_every_picture(index: usize, view: ClusterHandle, registry: Arc<Registry>, rules: Arc<[Rule]>) {
+async fn apply_every_topology(index: ClusterIndex, view: ClusterHandle, registry: Arc<Registry>, rules: Arc<[Rule]>) {
     loop {
         let topology = view.topology_full();
         registry.apply(index, &topology, &rules);

@@ -28,6 +28,7 @@ use self::scrape::ClusterNow;
 use self::status::Status;
 use self::users::Users;
 use crate::cluster::topology::Topology;
+use crate::config::ClusterIndex;
 use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
 
@@ -64,7 +65,7 @@ async fn stats_page(State(context): State<Arc<AdminContext>>) -> Response {
 
 async fn metrics(State(context): State<Arc<AdminContext>>) -> Response {
     let pictures: Vec<Arc<Topology>> = context.clusters.iter().map(ClusterHandle::topology_full).collect();
-    let loads: Vec<Vec<u32>> = (0..pictures.len()).map(|cluster| context.registry.loads(cluster)).collect();
+    let loads: Vec<Vec<u32>> = (0..pictures.len()).map(|at| context.registry.loads(ClusterIndex(at))).collect();
     let clusters: Vec<ClusterNow<'_>> = context
         .clusters
         .iter()

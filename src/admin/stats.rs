@@ -11,7 +11,7 @@ use crate::cluster::leadership::Leadership;
 use crate::cluster::node::{Report, SyncStanding};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment};
-use crate::config::{self, size_text};
+use crate::config::{self, ClusterIndex, size_text};
 use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
 use crate::proxy::sessions::registry::Census;
@@ -86,7 +86,7 @@ struct Listener {
 impl Page {
     pub(super) fn of(context: &AdminContext) -> Page {
         let clusters = context.clusters.iter().enumerate().map(|(index, view)| {
-            let loads = context.registry.loads(index);
+            let loads = context.registry.loads(ClusterIndex(index));
             cluster(view, &loads)
         });
         let listeners = context.config.listeners.iter().zip(context.census());
@@ -213,7 +213,7 @@ fn lag(lag: Lag) -> String {
 
 fn listener(settings: &config::Listener, context: &AdminContext, census: Census) -> Listener {
     let rule = &settings.rule;
-    let mut leads_to = format!("{} of {}", rule.target.label(), context.config.clusters[settings.cluster].name);
+    let mut leads_to = format!("{} of {}", rule.target.label(), context.config.clusters[settings.cluster.0].name);
     let conditions = rule.tags.iter().map(|(name, value)| format!("{name} = {value}"));
     let lag_limits = [rule.lag_bytes_max.map(size_text), rule.lag_time_max.map(span)];
     for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {

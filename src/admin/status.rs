@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::AdminContext;
 use crate::cluster::topology::Topology;
+use crate::config::ClusterIndex;
 use crate::probe::ClusterHandle;
 
 /// Everything at one moment. Keys may be added; none is renamed.
@@ -86,12 +87,14 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: context.started.elapsed().as_secs(),
             is_stopping: *context.is_stopping.borrow(),
-            clusters: clusters.map(|(index, view)| cluster(view, &context.registry.loads(index))).collect(),
+            clusters: clusters
+                .map(|(index, view)| cluster(view, &context.registry.loads(ClusterIndex(index))))
+                .collect(),
             listeners: listeners
                 .map(|(settings, (name, census))| Listener {
                     name,
                     bind: settings.bind.to_string(),
-                    cluster: context.config.clusters[settings.cluster].name.clone(),
+                    cluster: context.config.clusters[settings.cluster.0].name.clone(),
                     target: settings.rule.target.label().to_owned(),
                     sessions: census.sessions,
                     sessions_max: census.sessions_max,

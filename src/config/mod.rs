@@ -6,6 +6,7 @@
 mod account;
 mod document;
 pub mod fault;
+mod index;
 mod read;
 mod read_access;
 mod read_admin;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use fault::{Fault, Faults};
+pub use index::{ClusterIndex, ListenerIndex};
 use ipnet::IpNet;
 pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
@@ -177,7 +179,7 @@ pub struct Listener {
     /// Where it listens.
     pub bind: Bind,
     /// Index into [`Config::clusters`].
-    pub cluster: usize,
+    pub cluster: ClusterIndex,
     /// Where its sessions go.
     pub rule: Rule,
     /// How long a new connection waits for a node before it is refused.
@@ -361,7 +363,7 @@ impl Listener {
         Listener {
             name: name.to_owned(),
             bind,
-            cluster: 0,
+            cluster: ClusterIndex(0),
             rule: Rule::new(target),
             hold_max: Duration::from_secs(10),
             hold_sessions_max: 1000,

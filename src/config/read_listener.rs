@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::document::{Section, at_least_ms, set};
-use super::{Listener, RelayMode, read_access, read_tls};
+use super::{ClusterIndex, Listener, RelayMode, read_access, read_tls};
 use crate::net::dial::KEEPALIVE_PATIENCE;
 use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Rule, Target};
 
@@ -25,7 +25,7 @@ pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listen
     let mut listener =
         Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
 
-    listener.cluster = cluster_of(&section, clusters);
+    listener.cluster = ClusterIndex(cluster_of(&section, clusters));
     routing(&section, target, &mut listener.rule);
     set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
     set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));

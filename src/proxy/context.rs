@@ -9,7 +9,7 @@ use super::intake::rate_limit::RateLimiter;
 use super::intake::tls::Encryption;
 use super::metrics::ListenerMetrics;
 use super::sessions::registry::Registry;
-use crate::config;
+use crate::config::{self, ListenerIndex};
 use crate::net::dial::TcpOptions;
 use crate::probe::ClusterHandle;
 
@@ -25,7 +25,7 @@ const FAN_OUT_BURST: u32 = 100;
 #[derive(Debug)]
 pub struct ListenerContext {
     /// Index into the configuration's listeners.
-    pub index: usize,
+    pub index: ListenerIndex,
     /// The listener's settings.
     pub settings: config::Listener,
     /// How long a draining session may finish its transaction.
@@ -52,7 +52,7 @@ pub struct ListenerContext {
 impl ListenerContext {
     /// The context of the listener at `index`.
     pub fn new(
-        index: usize,
+        index: ListenerIndex,
         settings: config::Listener,
         drain_timeout: Duration,
         cluster: ClusterHandle,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::account::Account;
+use super::connection::Connection;
 use super::context::ListenerContext;
 use super::session;
 use super::worker::Workers;
@@ -39,7 +39,7 @@ impl Listener {
         info!(listener = %settings.name, address = %settings.bind, "listening");
         let mut accepting = JoinSet::new();
         for (number, bound) in self.bound.into_iter().enumerate() {
-            let thread = index + number;
+            let thread = index.0 + number;
             let accepted = accept(bound, thread, Arc::clone(&self.context), Arc::clone(&workers), stop.clone());
             accepting.spawn_on(accepted, workers.runtime(thread));
         }
@@ -67,7 +67,8 @@ async fn accept(
         };
         let handed_on = accepted.and_then(|(socket, peer)| {
             let context = Arc::clone(&context);
-            workers.spawn(thread, socket, |socket, load| session::serve(Account::open(context, peer, load), socket))
+            workers
+                .spawn(thread, socket, |socket, load| session::serve(Connection::accepted(context, peer, load), socket))
         });
         if let Err(error) = handed_on {
             warn!(%listener, %error, "cannot accept a connection");

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::end::CancelOutcome;
-use super::end_kind::EndKind;
+use strum::VariantArray;
+
+use super::end::{CancelOutcome, EndKind};
 use crate::telemetry::MetricRegistry;
 use crate::tls::Version;
 
@@ -90,11 +91,11 @@ impl ProxyMetrics {
             sessions: self.sessions.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
             hold: self.hold.with_label_values(&[name]),
-            cancels: CancelOutcome::ALL
+            cancels: CancelOutcome::VARIANTS
                 .iter()
                 .map(|way| self.cancels.with_label_values(&[name, way.label()]))
                 .collect(),
-            ends: EndKind::ALL.iter().map(|kind| self.ends.with_label_values(&[name, kind.label()])).collect(),
+            ends: EndKind::VARIANTS.iter().map(|kind| self.ends.with_label_values(&[name, kind.label()])).collect(),
         }
     }
 

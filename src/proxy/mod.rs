@@ -1,21 +1,21 @@
-//! Connections, in the order in which one flows: [`listener`] accepts, [`worker`] runs it, [`session`] is its life and
-//! [`account`] what is noted of it; [`reception`] sees it through [`intake`] and [`admission`], or hands it to [`cancel`];
-//! [`relay`] moves the bytes; [`end`] says how it ended, [`metrics`] counts. [`context`] is what a listener's sessions
-//! share; [`sessions`] knows all of them. Imports run down this line and never back:
+//! Connections, in the order in which one flows: [`listener`] accepts, [`worker`] runs it, [`session`] is its life;
+//! [`connection`] sees it through [`intake`] and [`admission`], or hands it to [`cancel`]; [`relay`] moves the bytes;
+//! [`end`] says how it ended, `client_message` tells the client, [`metrics`] counts. [`context`] is what a listener's
+//! connections share; [`sessions`] knows all that run. Imports run down this line and never back:
 //!
-//! listener → session → reception → account → cancel → admission → relay → context → worker → sessions → intake → metrics → end_kind → end → byte_counters
+//! listener → session → connection → cancel → admission → relay → permit → context → worker → sessions → intake → metrics → client_message → end → byte_counters
 
-pub mod account;
 pub mod admission;
 pub mod byte_counters;
 pub mod cancel;
+mod client_message;
+pub mod connection;
 pub mod context;
 pub mod end;
-pub mod end_kind;
 pub mod intake;
 pub mod listener;
 pub mod metrics;
-pub mod reception;
+pub mod permit;
 pub mod relay;
 pub mod session;
 pub mod sessions;

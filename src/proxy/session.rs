@@ -7,10 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Sleep, sleep};
 
-use super::account::Account;
 use super::admission::Admitted;
+use super::client_message::client_message;
+use super::connection::Connection;
 use super::end::End;
-use super::intake::handshake::{Client, farewell};
+use super::intake::handshake::{Client, say_and_close};
+use super::permit::SessionPermit;
 use super::relay::{Outcome, Relay};
 use super::sessions::control::SessionOrder;
 use super::sessions::registry::SessionGuard;
@@ -24,8 +26,8 @@ const SUSPICIOUS: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
 const READ_ONLY: &[u8; 5] = b"25006";
 
 /// Serves an accepted connection. Never fails: whatever happens becomes the reason of its end.
-pub fn serve(account: Account, socket: Incoming) -> SessionFuture {
-    SessionFuture::Apart(Box::pin(begin(account, socket)))
+pub fn serve(connection: Connection, socket: Incoming) -> SessionFuture {
+    SessionFuture::Apart(Box::pin(begin(connection, socket)))
 }
 
 /// A connection's life: to a node, relayed, last words.
@@ -66,7 +68,7 @@ impl Future for SessionFuture {
 
 /// A connection that has its place on a node.
 pub struct Session {
-    account: Account,
+    connection: Connection,
     relay: Relay,
     guard: SessionGuard,
     /// The newest order that it has taken notice of.
@@ -75,59 +77,65 @@ pub struct Session {
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// Opening, route, connect: see [`Account::admit`]. `None` if that was all.
-async fn begin(mut account: Account, socket: Incoming) -> Option<Session> {
+/// Opening, route, connect: see [`Connection::admit`]. `None` if that was all.
+async fn begin(mut connection: Connection, socket: Incoming) -> Option<Session> {
     // in boxes of less than a kilobyte each: larger ones, glibc's allocator would fill up with what stays, and take others
     // from the system for the next connection
-    match Box::pin(account.admit(socket)).await {
-        Ok((client, admitted)) => Some(Session::of(account, client, admitted)),
+    match Box::pin(connection.establish(socket)).await {
+        Ok((client, admitted)) => Some(Session::of(connection, client, admitted)),
         Err(end) => {
-            account.close(&end);
+            connection.close(&end);
             None
         }
     }
 }
 
 impl Session {
-    fn of(mut account: Account, client: Client, admitted: Admitted) -> Session {
+    fn of(mut connection: Connection, client: Client, admitted: Admitted) -> Session {
         let Admitted { server, mut guard, ready } = admitted;
         if ready.framing.is_none() {
             guard.turns_opaque();
         }
-        account.node = Some(guard.node());
+        connection.node = Some(guard.node());
         let (client, for_server) = client.into_parts();
         guard.control().bytes().add_to_server(for_server.len());
         guard.control().bytes().add_to_client(ready.for_client.len());
         if ready.framing.is_some() {
             guard.control().show_transactions();
         }
-        let mode = account.context.settings.relay;
+        let mode = connection.context().settings.relay;
         let relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
-        Session { account, relay, guard, obeyed: None, deadline: None }
+        Session { connection, relay, guard, obeyed: None, deadline: None }
     }
 
     /// Leaves the server, and then tells the client why.
     async fn end(mut self, end: End) -> Option<Session> {
-        let message = end.client_message(&self.account.context.settings.name);
+        let message = client_message(&end, &self.connection.context().settings.name);
         let words = message.filter(|_| self.relay.can_speak()).map(|fatal| fatal.encode());
         if words.is_some() {
             self.relay.leave_server();
         }
         drop(self.guard);
         match words {
-            Some(words) => Box::pin(farewell(self.relay.client(), &words)).await,
+            Some(words) => Box::pin(say_and_close(self.relay.client(), &words)).await,
             None if matches!(end, End::ServerClosed(_)) => Box::pin(self.relay.finish_for_client()).await,
             None => {}
         }
         drop(self.relay);
-        self.account.close(&end);
+        self.connection.close(&end);
         None
     }
 
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
     /// `select!` would make every idle session larger.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Session { account: Account { context, .. }, relay, guard, obeyed, deadline } = self;
+        let Session {
+            connection: Connection { permit: SessionPermit { context, .. }, .. },
+            relay,
+            guard,
+            obeyed,
+            deadline,
+        } = self;
         while let Poll::Ready(order) = guard.control().poll_order(cx, *obeyed) {
             *obeyed = order;
             relay.set_draining(order.is_some());

@@ -60,7 +60,7 @@ async fn strangers_are_told_that_they_are_and_their_cancels_go_nowhere() {
     let friend = wire_from(FRIEND, &pgvane).await.log_in(&plain_startup()).await;
 
     let end = told(wire_from(STRANGER, &pgvane).await, &plain_startup()).await;
-    says(&end, "28000", "takes no connections from 127.9.9.9");
+    says(&end, "28000", "does not allow connections from 127.9.9.9");
     // one that asks for encryption first cannot hear anything but yes or no
     let mut asking = wire_from(STRANGER, &pgvane).await;
     for request in [gss_request(), ssl_request()] {
@@ -110,10 +110,10 @@ async fn users_and_databases_that_are_not_listed_are_refused() {
     let packet = |parameters: &[(&str, &str)]| startup(PROTOCOL_3_2, parameters);
 
     let end = told(Wire::to(pgvane.write_addr).await, &packet(&[("user", "root"), ("database", "app")])).await;
-    says(&end, "28000", "takes no sessions of user \"root\"");
+    says(&end, "28000", "does not allow user \"root\"");
     metrics::wait_for_ends(&pgvane, "write", "user-not-allowed", 1).await;
     let end = told(Wire::to(pgvane.write_addr).await, &packet(&[("user", "trusting"), ("database", "vault")])).await;
-    says(&end, "28000", "takes no sessions in database \"vault\"");
+    says(&end, "28000", "does not allow database \"vault\"");
     metrics::wait_for_ends(&pgvane, "write", "database-not-allowed", 1).await;
     assert_eq!(cluster[0].postgres.seen().connections, 0, "the server has not been asked");
 
@@ -134,7 +134,7 @@ async fn names_are_looked_at_after_encryption_was_refused_too() {
         let opening = startup(PROTOCOL_3_2, &[("user", user), ("database", "app")]);
         match is_let_in {
             true => drop(client.log_in(&opening).await),
-            false => says(&told(client, &opening).await, "28000", "takes no sessions of user \"root\""),
+            false => says(&told(client, &opening).await, "28000", "does not allow user \"root\""),
         }
     }
     assert_eq!(cluster[0].postgres.seen().startups.len(), 1);
@@ -149,7 +149,7 @@ async fn encryption_that_would_hide_the_names_is_refused_with_a_reason() {
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&ssl_request()).await;
     assert_eq!(client.bytes(1).await, b"N", "though the server says yes");
-    says(&told(client, &plain_startup()).await, "28000", "takes certain users or databases only");
+    says(&told(client, &plain_startup()).await, "28000", "allows certain users or databases only");
     let mut direct = Wire::to(pgvane.write_addr).await;
     direct.send(&[0x16, 3, 1, 0, 200]).await;
     assert_eq!(direct.rest().await, b"", "that one cannot be told");
@@ -223,7 +223,7 @@ async fn a_trusted_proxys_word_is_who_the_client_is() {
         pgvane.wait_for_log(&line, 0, SOON).await.expect("is logged under its own address");
     }
     let stranger = [&header_v2(200)[..], &plain_startup()].concat();
-    says(&told(Wire::to(pgvane.write_addr).await, &stranger).await, "28000", "takes no connections from 192.0.2.200");
+    says(&told(Wire::to(pgvane.write_addr).await, &stranger).await, "28000", "does not allow connections from 192.0.2.200");
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ async fn a_trusted_proxy_that_does_not_say_for_whom_it_speaks_is_told_so() {
     let pgvane = proxied(&cluster, "startup_timeout = \"300ms\"").await;
     for opening in [plain_startup(), startup(2 << 16, &[])] {
         let end = told(Wire::to(pgvane.write_addr).await, &opening).await;
-        says(&end, "08P01", "a connection from 127.0.0.1 must begin with a PROXY protocol header");
+        says(&end, "08P01", "a connection from 127.0.0.1 must start with a PROXY protocol header");
     }
     let mut broken = Wire::to(pgvane.write_addr).await;
     broken.send(b"PROXY TCP4 192.0.2.7 10.0.0.1 12345 65536\r\n").await;
@@ -257,7 +257,7 @@ async fn a_trusted_proxy_that_does_not_say_for_whom_it_speaks_is_told_so() {
     let mut half = Wire::to(pgvane.write_addr).await;
     half.send(&header_v2(7)[..20]).await;
     assert_eq!(half.rest().await, b"");
-    metrics::wait_for_ends(&pgvane, "write", "opening-timed-out", 1).await;
+    metrics::wait_for_ends(&pgvane, "write", "startup-timed-out", 1).await;
 
     let speaks_for_itself = [HEADER_LOCAL, &plain_startup()].concat();
     drop(Wire::to(pgvane.write_addr).await.log_in(&speaks_for_itself).await);
@@ -411,6 +411,6 @@ async fn a_proxy_may_speak_for_its_clients_by_a_unix_socket() {
     let opening = [HEADER_V1, &plain_startup()].concat();
     assert_eq!(Wire::by(&file).await.log_in(&opening).await.value("who").await, "node1");
     let opening = [HEADER_LOCAL, &plain_startup()].concat();
-    says(&told(Wire::by(&file).await, &opening).await, "28000", "takes no connections from unix");
+    says(&told(Wire::by(&file).await, &opening).await, "28000", "does not allow connections from unix");
     drop(pgvane);
 }

@@ -571,7 +571,7 @@ async fn no_more_sessions_are_carried_than_may_and_a_free_place_is_given_again()
     second.send(&plain_startup()).await;
     let end = second.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("53300"));
-    assert!(end.field(b'M').is_some_and(|text| text.contains("as many sessions as it may")), "{end:?}");
+    assert!(end.field(b'M').is_some_and(|text| text.contains("has reached sessions_max (1)")), "{end:?}");
 
     let mut canceller = Wire::to(pgvane.write_addr).await;
     canceller.send(&cancel_request(&first.key)).await;
@@ -608,7 +608,7 @@ async fn openings_that_are_none_end_their_own_connection_and_are_counted() {
     let mut slow = Wire::to(pgvane.write_addr).await;
     slow.send(&plain_startup()[..10]).await;
     assert_eq!(slow.rest().await, b"", "nobody waits for it for ever");
-    metrics::wait_for_ends(&pgvane, "write", "opening-timed-out", 1).await;
+    metrics::wait_for_ends(&pgvane, "write", "startup-timed-out", 1).await;
 
     assert_eq!(bystander.value("who").await, "node1", "the others notice nothing");
     assert_eq!(cluster[0].postgres.seen().startups.len(), 1, "and neither does the server");

@@ -108,8 +108,8 @@ impl Lot {
             4 => visit(startup(2 << 16, &[("user", "trusting")]), Manner::Waits, "not-postgres"),
             5 => visit(whole[..self.below(whole.len())].to_vec(), Manner::Finishes, "client-left-early"),
             6 => visit(whole[..self.below(whole.len())].to_vec(), Manner::Resets, "client-left-early"),
-            7 => visit(whole[..self.below(whole.len())].to_vec(), Manner::Waits, "opening-timed-out"),
-            8 => visit(whole[..whole.len() - 1].to_vec(), Manner::Dawdles, "opening-timed-out"),
+            7 => visit(whole[..self.below(whole.len())].to_vec(), Manner::Waits, "startup-timed-out"),
+            8 => visit(whole[..whole.len() - 1].to_vec(), Manner::Dawdles, "startup-timed-out"),
             9 => visit(ssl_request(), Manner::LeavesAfterNo, "client-left-early"),
             10 => visit(gss_request(), Manner::LeavesAfterNo, "client-left-early"),
             11 => {
@@ -134,7 +134,7 @@ impl Lot {
             17 => {
                 let length = 20 + self.below(500);
                 let says = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x10\0", &self.bytes(length)[..]].concat();
-                Visit { from: PROXY, ..visit(says, Manner::Waits, "opening-timed-out") }
+                Visit { from: PROXY, ..visit(says, Manner::Waits, "startup-timed-out") }
             }
             18 => Visit { from: PROXY, ..visit(Vec::new(), Manner::Resets, "client-left-early") },
             19 => Visit { from: STRANGER, ..visit(whole, Manner::Waits, "address-not-allowed") },

@@ -254,7 +254,7 @@ async fn a_handshake_that_does_not_go_on_is_given_up() {
     let mut garbled = Wire::to(pgvane.write_addr).await;
     garbled.send(&[0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5]).await;
     garbled.rest().await; // perhaps an alert
-    ends(&pgvane, "opening-timed-out", 2).await;
+    ends(&pgvane, "startup-timed-out", 2).await;
     ends(&pgvane, "tls-failed", 1).await;
 }
 

@@ -14,10 +14,9 @@ use crate::net::Stream;
 use crate::probe::ClusterHandle;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, Said, next};
-use crate::protocol::opening::Opening;
 use crate::protocol::sasl::{self, Choice};
 use crate::proxy::end::End;
-use crate::proxy::intake::handshake::Client;
+use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
 use crate::proxy::sessions::registry::SessionGuard;
 use crate::routing::{Cause, Target};
 
@@ -32,8 +31,8 @@ pub enum Verdict {
     NotHere(Failure),
     /// It is over, for the client too.
     Over(End),
-    /// The client, refused encryption, has turned out to want a query cancelled.
-    Cancel,
+    /// The client sent a cancel request after its request for encryption was refused.
+    Cancel(CancelRequest),
 }
 
 /// A session that is ready to be relayed.
@@ -90,17 +89,14 @@ impl Login<'_> {
     /// password: these it bounds itself (`authentication_timeout`).
     pub async fn run(&mut self) -> Verdict {
         loop {
-            if let Opening::Cancel(_) = self.client.opening() {
-                return Verdict::Cancel; // goes to the node that is meant, which need not be this one
-            }
             if let Err(error) = self.server.send(self.client.opening_packet()).await {
                 return Verdict::not_here(format!("the connection broke: {error}"));
             }
             self.guard.control().bytes().add_to_server(self.client.opening_packet().len());
             match self.client.opening() {
-                Opening::Startup(_) => return self.follow_startup().await,
-                Opening::DirectTls => return encrypted(),
-                Opening::Cancel(_) | Opening::Ssl | Opening::Gss => {
+                SessionOpening::Startup(_) => return self.follow_startup().await,
+                SessionOpening::Unread | SessionOpening::DirectTls => return encrypted(),
+                SessionOpening::Ssl | SessionOpening::Gss => {
                     if let Some(verdict) = self.negotiate().await {
                         return verdict;
                     }
@@ -125,9 +121,14 @@ impl Login<'_> {
         }
         self.guard.control().bytes().add_to_client(1);
         let answered = self.client.answer_negotiation(answer, self.listener.startup_timeout).await;
-        match answered.and_then(|()| self.client.take_in(self.listener)) {
+        match answered {
+            Err(end) => return Some(Verdict::Over(end)),
+            Ok(Some(cancel)) => return Some(Verdict::Cancel(cancel)), // for the server that it names, not for this one
+            Ok(None) => {}
+        }
+        match self.client.check_access(self.listener) {
             Err(end) => Some(Verdict::Over(end)),
-            Ok(()) if answer == b'N' && *self.client.opening() == Opening::DirectTls => {
+            Ok(()) if answer == b'N' && *self.client.opening() == SessionOpening::DirectTls => {
                 Some(Verdict::Over(End::ClientLeftEarly)) // was refused TLS and speaks it all the same
             }
             Ok(()) if answer == b'N' => None,

@@ -18,7 +18,7 @@ use crate::net::Stream;
 use crate::net::dial::Destination;
 use crate::proxy::context::ListenerContext;
 use crate::proxy::end::End;
-use crate::proxy::intake::handshake::Client;
+use crate::proxy::intake::handshake::{CancelRequest, Client};
 use crate::proxy::sessions::control::SessionOrder;
 use crate::proxy::sessions::registry::{Held, SessionGuard, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
@@ -44,9 +44,9 @@ pub enum Refused {
     /// The client is to be told in our words, where it can be.
     End(End),
     /// The client is given the words of the last node that refused it.
-    ServerError(BytesMut, End),
-    /// The client wanted no session after all, but a query cancelled.
-    WasCancel,
+    ByServer(BytesMut, End),
+    /// The client sent a cancel request after its request for encryption was refused.
+    IsCancel(CancelRequest),
 }
 
 /// One client on its way to a node.
@@ -93,7 +93,8 @@ impl<'a> Admission<'a> {
                     }
                     Err(Verdict::NotHere(failure)) => self.leave(node, failure),
                     Err(Verdict::Over(end)) => return Err(Refused::End(end)),
-                    Err(Verdict::Cancel | Verdict::Ready(_)) => return Err(Refused::WasCancel),
+                    Err(Verdict::Cancel(request)) => return Err(Refused::IsCancel(request)),
+                    Err(Verdict::Ready(_)) => return Err(Refused::End(End::Lost)),
                 },
                 Err(no_route) => Box::pin(self.hold(topology.generation, &no_route)).await?,
             }
@@ -162,7 +163,7 @@ impl<'a> Admission<'a> {
         if self.held.is_none() {
             let most = self.context.settings.hold_sessions_max;
             let Some(held) = self.context.registry.hold(self.context.index, most) else {
-                return Err(Refused::End(End::HoldFull));
+                return Err(Refused::End(End::HoldFull(most)));
             };
             debug!(listener = %self.context.settings.name, reason = %no_route, "holding a connection");
             self.held = Some(held);
@@ -192,7 +193,7 @@ impl<'a> Admission<'a> {
         let failure = self.newest_failure.take();
         let end = End::no_node(no_route, failure.as_ref().map(|failure| failure.why.as_str()));
         match failure.and_then(|failure| failure.server_error) {
-            Some(words) if *no_route == NoRoute::AllTried => Refused::ServerError(words, end),
+            Some(words) if *no_route == NoRoute::AllTried => Refused::ByServer(words, end),
             _ => Refused::End(end),
         }
     }

@@ -14,36 +14,30 @@ use tracing::debug;
 
 use crate::cluster::NodeId;
 use crate::net::dial::Destination;
-use crate::protocol::CancelKey;
 use crate::proxy::admission::connect::reach;
 use crate::proxy::context::ListenerContext;
 use crate::proxy::end::{CancelOutcome, End};
-use crate::proxy::intake::handshake::Client;
+use crate::proxy::intake::handshake::CancelRequest;
 use crate::proxy::sessions::cancel_keys::KeyLocation;
 
 /// A cancel that arrives later than this might hit the session's next query instead.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
 
-/// What a node is sent.
+/// What a server is sent.
 #[derive(Debug, Clone)]
-pub struct Request {
-    /// What the connection begins with.
-    pub preamble: Vec<u8>,
+struct Delivery {
+    /// What the connection starts with.
+    preamble: Vec<u8>,
     /// The request, as the client sent it.
-    pub packet: Vec<u8>,
-}
-
-impl Request {
-    /// That of a client whose opening packet is one.
-    pub fn of(client: &Client, preamble: Vec<u8>) -> Request {
-        Request { preamble, packet: client.opening_packet().to_vec() }
-    }
+    packet: Vec<u8>,
 }
 
 /// Delivers a request within five seconds or not at all.
-pub async fn deliver(context: &ListenerContext, key: &CancelKey, request: Request) -> End {
+pub async fn deliver(context: &ListenerContext, request: CancelRequest, preamble: Vec<u8>) -> End {
+    let CancelRequest { key, packet } = request;
+    let request = Delivery { preamble, packet };
     let deadline = Instant::now() + DELIVERY_MAX;
-    let location = context.registry.keys().look_up(key, context.index, context.settings.cluster);
+    let location = context.registry.keys().look_up(&key, context.index, context.settings.cluster);
     debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
     let outcome = match location {
         KeyLocation::On(node) => hand_over(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
@@ -63,7 +57,7 @@ pub async fn deliver(context: &ListenerContext, key: &CancelKey, request: Reques
 async fn hand_over(
     context: &ListenerContext,
     nodes: Vec<NodeId>,
-    request: Request,
+    request: Delivery,
     deadline: Instant,
     success: CancelOutcome,
 ) -> CancelOutcome {

@@ -1,4 +1,5 @@
-//! The client's side of a session before the relay: its opening packets, and how it is told that it cannot be served.
+//! The client's side of a connection before the relay: reads its first packets, negotiates TLS where that ends at pgvane,
+//! and tells the client why it gets no session.
 
 use std::io;
 use std::mem;
@@ -14,85 +15,134 @@ use crate::config::Listener;
 use crate::net::{Peer, Socket, Stream};
 use crate::protocol::opening::{self, NotPostgres, Opening, Progress};
 use crate::protocol::startup::{Replication, Who};
-use crate::protocol::{Fatal, application_name};
+use crate::protocol::{CancelKey, Fatal, application_name};
 use crate::proxy::end::End;
 use crate::tls::Acceptor;
 
-/// Answers to a request for encryption, from PostgreSQL's "Message Flow".
+/// Answers to a request for encryption (PostgreSQL's documentation, "Message Flow", "SSL Session Encryption").
 const REFUSED: u8 = b'N';
 const AGREED: u8 = b'S';
 
-/// Requests for encryption that one client may make before it says who it is: SSL and GSSAPI, once each.
+/// Requests for encryption that a client may send before its startup packet: SSL and GSSAPI, once each.
 const NEGOTIATIONS_MAX: usize = 2;
 
-/// How long a refused client gets to read why, before the connection is closed under it.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a client may take to read its last message before the connection is closed.
+const LAST_MESSAGE_MAX: Duration = Duration::from_secs(2);
 
-/// A client that has said what it wants, and is not served yet.
+/// What a connection asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// A session.
+    Session(Client),
+    /// The cancellation of another session's query.
+    Cancel(CancelRequest),
+}
+
+/// A cancel request.
+#[derive(Debug)]
+pub struct CancelRequest {
+    /// Names the session.
+    pub key: CancelKey,
+    /// The packet, as the client sent it.
+    pub packet: Vec<u8>,
+}
+
+/// Why no request could be read.
+#[derive(Debug)]
+pub struct HandshakeError {
+    /// The client, if it can still be told.
+    pub client: Option<Box<Client>>,
+    /// The reason.
+    pub end: End,
+}
+
+impl From<End> for HandshakeError {
+    /// The client cannot be told.
+    fn from(end: End) -> HandshakeError {
+        HandshakeError { client: None, end }
+    }
+}
+
+/// A client that asks for a session and has none yet.
 #[derive(Debug)]
 pub struct Client {
     peer: Peer,
     stream: Stream,
-    /// Bytes received and not yet handed on; begins with the present opening packet.
+    /// Bytes received and not yet passed on; starts with the present packet.
     inbox: BytesMut,
-    opening: Opening,
+    opening: SessionOpening,
     opening_length: usize,
-    /// Whose certificate it has been shown, if that was ours.
+    /// The certificate that the client was shown, if TLS ends at pgvane.
     acceptor: Option<Arc<Acceptor>>,
 }
 
-/// What an opening packet calls for where pgvane itself agrees on encryption.
-enum Step {
-    /// The client has said what it wants.
-    Go,
-    Refuse,
-    ShakeHands(Arc<Acceptor>),
+/// What a client's present packet asks for, where it is not a cancel request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionOpening {
+    /// No packet has been read.
+    Unread,
+    /// A session.
+    Startup(Who),
+    /// TLS (`SSLRequest`).
+    Ssl,
+    /// GSSAPI encryption (`GSSENCRequest`).
+    Gss,
+    /// TLS without asking first (`sslnegotiation=direct`, PostgreSQL 17).
+    DirectTls,
 }
 
-impl Client {
-    /// Reads a connection's first packet, and agrees on encryption where that is ours to do: such a client asks for a
-    /// session or for a cancel. Ends by `deadline`.
-    ///
-    /// The error has the client if it can still be told.
-    pub async fn meet(
+/// What a packet calls for where pgvane itself negotiates encryption.
+enum Step {
+    /// The client has asked for a session.
+    Done,
+    Refuse,
+    Handshake(Arc<Acceptor>),
+}
+
+impl Request {
+    /// Reads a connection's first packet, and negotiates encryption where TLS ends at pgvane. Ends by `deadline`.
+    pub async fn read(
         peer: Peer,
         socket: Socket,
         encryption: &Encryption,
         deadline: Instant,
-    ) -> Result<Client, (Option<Box<Client>>, End)> {
-        let mut client = Client::of(peer, socket.into(), None);
+    ) -> Result<Request, HandshakeError> {
+        let mut client = Client::new(peer, socket.into(), None);
         let offer = encryption.offer();
         if matches!(offer, Offer::PassOn) {
-            let read = timeout_at(deadline, client.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut));
-            return match read {
-                Ok(()) => Ok(client),
-                Err(end) => Err((Some(Box::new(client)), end)),
+            return match timeout_at(deadline, client.read_opening()).await {
+                Ok(Ok(None)) => Ok(Request::Session(client)),
+                Ok(Ok(Some(cancel))) => Ok(Request::Cancel(cancel)),
+                Ok(Err(end)) => Err(HandshakeError { client: Some(Box::new(client)), end }),
+                Err(_) => Err(HandshakeError { client: Some(Box::new(client)), end: End::StartupTimedOut }),
             };
         }
-        let agreed = timeout_at(deadline, Box::pin(client.agree(encryption, offer))).await;
-        agreed.unwrap_or(Err((None, End::OpeningTimedOut)))
+        let negotiated = timeout_at(deadline, Box::pin(client.negotiate(encryption, offer))).await;
+        negotiated.unwrap_or(Err(End::StartupTimedOut.into()))
+    }
+}
+
+impl Client {
+    fn new(peer: Peer, stream: Stream, acceptor: Option<Arc<Acceptor>>) -> Client {
+        Client { peer, stream, inbox: BytesMut::new(), opening: SessionOpening::Unread, opening_length: 0, acceptor }
     }
 
-    fn of(peer: Peer, stream: Stream, acceptor: Option<Arc<Acceptor>>) -> Client {
-        let unsaid = Opening::DirectTls;
-        Client { peer, stream, inbox: BytesMut::new(), opening: unsaid, opening_length: 0, acceptor }
-    }
-
-    async fn agree(mut self, encryption: &Encryption, offer: Offer) -> Result<Client, (Option<Box<Client>>, End)> {
+    async fn negotiate(mut self, encryption: &Encryption, offer: Offer) -> Result<Request, HandshakeError> {
         let mut refusals = 0;
         loop {
-            let read = self.read_opening().await;
-            match read.and_then(|()| self.step(&offer, encryption.is_required(), refusals)) {
-                Ok(Step::Go) => return Ok(self),
+            let step = match self.read_opening().await {
+                Ok(Some(cancel)) => return Ok(Request::Cancel(cancel)),
+                Ok(None) => self.step(&offer, encryption.is_required(), refusals),
+                Err(end) => Err(end),
+            };
+            match step {
+                Ok(Step::Done) => return Ok(Request::Session(self)),
                 Ok(Step::Refuse) => {
                     refusals += 1;
-                    self.answer(REFUSED).await.map_err(|end| (None, end))?;
+                    self.answer(REFUSED).await?;
                 }
-                Ok(Step::ShakeHands(acceptor)) => {
-                    let shaken = self.shake_hands(acceptor, encryption).await;
-                    self = shaken.map_err(|end| (None, end))?;
-                }
-                Err(end) => return Err((Some(Box::new(self)), end)),
+                Ok(Step::Handshake(acceptor)) => self = self.accept_tls(acceptor, encryption).await?,
+                Err(end) => return Err(HandshakeError { client: Some(Box::new(self)), end }),
             }
         }
     }
@@ -100,53 +150,59 @@ impl Client {
     fn step(&self, offer: &Offer, is_required: bool, refusals: usize) -> Result<Step, End> {
         let is_encrypted = self.stream.is_encrypted();
         match (&self.opening, offer) {
-            (_, Offer::PassOn) | (Opening::Cancel(_), _) => Ok(Step::Go),
-            (Opening::Startup(_), _) if is_required && !is_encrypted => Err(End::TlsRequired),
-            (Opening::Startup(_), _) => Ok(Step::Go),
-            (Opening::Ssl | Opening::Gss, _) if is_encrypted || refusals == NEGOTIATIONS_MAX => {
+            (SessionOpening::Unread, _) | (_, Offer::PassOn) => Ok(Step::Done),
+            (SessionOpening::Startup(_), _) if is_required && !is_encrypted => Err(End::TlsRequired),
+            (SessionOpening::Startup(_), _) => Ok(Step::Done),
+            (SessionOpening::Ssl | SessionOpening::Gss, _) if is_encrypted || refusals == NEGOTIATIONS_MAX => {
                 Err(End::NotPostgres(NotPostgres::AskedAgain))
             }
-            (Opening::DirectTls, _) if is_encrypted || refusals > 0 => Err(End::NotPostgres(NotPostgres::AskedAgain)),
-            (Opening::DirectTls, Offer::Refuse) => Err(End::TlsFailed(io::Error::other("this listener has no TLS"))),
-            (Opening::Gss, _) | (Opening::Ssl, Offer::Refuse) => Ok(Step::Refuse),
-            // whoever is in between could have put it there (CVE-2021-23214)
-            (Opening::Ssl, Offer::Accept(_)) if self.inbox.len() > self.opening_length => {
+            (SessionOpening::DirectTls, _) if is_encrypted || refusals > 0 => {
+                Err(End::NotPostgres(NotPostgres::AskedAgain))
+            }
+            (SessionOpening::DirectTls, Offer::Refuse) => {
+                Err(End::TlsFailed(io::Error::other("this listener has no TLS")))
+            }
+            (SessionOpening::Gss, _) | (SessionOpening::Ssl, Offer::Refuse) => Ok(Step::Refuse),
+            // somebody between client and pgvane could have added these bytes (CVE-2021-23214)
+            (SessionOpening::Ssl, Offer::Accept(_)) if self.inbox.len() > self.opening_length => {
                 Err(End::NotPostgres(NotPostgres::DataBeforeTls))
             }
-            (Opening::Ssl | Opening::DirectTls, Offer::Accept(acceptor)) => Ok(Step::ShakeHands(Arc::clone(acceptor))),
+            (SessionOpening::Ssl | SessionOpening::DirectTls, Offer::Accept(acceptor)) => {
+                Ok(Step::Handshake(Arc::clone(acceptor)))
+            }
         }
     }
 
-    async fn shake_hands(mut self, acceptor: Arc<Acceptor>, encryption: &Encryption) -> Result<Client, End> {
-        let is_direct = self.opening == Opening::DirectTls;
+    async fn accept_tls(mut self, acceptor: Arc<Acceptor>, encryption: &Encryption) -> Result<Client, End> {
+        let is_direct = self.opening == SessionOpening::DirectTls;
         if !is_direct {
             self.answer(AGREED).await?;
         }
         let Stream::Plain(socket) = self.stream else { return Err(End::NotPostgres(NotPostgres::AskedAgain)) };
         let accepted = acceptor.accept(socket, &self.inbox).await.map_err(End::TlsFailed)?;
         if is_direct && !accepted.names_postgresql() {
-            let why = "it was begun without asking and PostgreSQL's protocol not named in it (ALPN)";
+            let why = "direct TLS without the ALPN protocol \"postgresql\"";
             return Err(End::TlsFailed(io::Error::other(why)));
         }
         encryption.count_handshake(accepted.version);
-        Ok(Client::of(self.peer, accepted.stream.into(), Some(acceptor)))
+        Ok(Client::new(self.peer, accepted.stream.into(), Some(acceptor)))
     }
 
-    /// Whether the client, which speaks TLS with us, has been shown the certificate that `server` has shown us.
+    /// Whether the client, whose TLS ends at pgvane, was shown the same certificate that `server` has shown to pgvane.
     pub fn has_seen_certificate_of(&self, server: &Stream) -> bool {
         self.acceptor.as_ref().is_some_and(|acceptor| acceptor.certificate().is_that_of(server))
     }
 
-    /// Holds the present opening packet against the listener's lists of users and databases, and puts the client's
-    /// address behind its name where the listener is told to. To be called once for each packet that was read.
-    pub fn take_in(&mut self, listener: &Listener) -> Result<(), End> {
+    /// Checks the present packet's user and database against the listener's allow-lists, and adds the client's address to
+    /// its `application_name` where the listener is configured so. To be called once for each packet that was read.
+    pub fn check_access(&mut self, listener: &Listener) -> Result<(), End> {
         let who = match &self.opening {
-            Opening::Startup(who) => who,
-            Opening::DirectTls if listener.access.asks_for_names() => return Err(End::NamesHidden),
+            SessionOpening::Startup(who) => who,
+            SessionOpening::DirectTls if listener.access.asks_for_names() => return Err(End::NamesHidden),
             _ => return Ok(()),
         };
         listener.access.admit(who)?;
-        // synchronous_standby_names knows replicas and subscribers by this name
+        // synchronous_standby_names lists replicas and subscribers by this name
         let may_be_renamed = who.replication == Replication::None;
         if listener.application_name_add_host
             && may_be_renamed
@@ -160,23 +216,23 @@ impl Client {
         Ok(())
     }
 
-    /// What the client asks for.
-    pub fn opening(&self) -> &Opening {
+    /// What the client's present packet asks for.
+    pub fn opening(&self) -> &SessionOpening {
         &self.opening
     }
 
-    /// Who asks for a session, as far as that was said in clear. To be called once.
+    /// The user, database and application of the startup packet, where it was not encrypted. To be called once.
     pub fn take_who(&mut self) -> Who {
         match &mut self.opening {
-            Opening::Startup(who) => mem::take(who),
+            SessionOpening::Startup(who) => mem::take(who),
             _ => Who::default(),
         }
     }
 
-    /// The present opening packet, as the client sent it. For TLS without asking: all that has come so far.
+    /// The present packet, as the client sent it. For direct TLS: all bytes received so far.
     pub fn opening_packet(&self) -> &[u8] {
         match self.opening {
-            Opening::DirectTls => &self.inbox,
+            SessionOpening::DirectTls => &self.inbox,
             _ => &self.inbox[..self.opening_length],
         }
     }
@@ -186,7 +242,7 @@ impl Client {
         &mut self.stream
     }
 
-    /// Hands over the connection, and what the client has sent beyond its opening packet.
+    /// The connection, and what the client has sent after its present packet.
     pub fn into_parts(mut self) -> (Stream, BytesMut) {
         self.inbox.advance(self.opening_packet().len());
         if self.inbox.is_empty() {
@@ -195,13 +251,15 @@ impl Client {
         (self.stream, self.inbox)
     }
 
-    /// Passes on the answer to the present request for encryption, and reads the next packet if it was refused.
-    pub async fn answer_negotiation(&mut self, answer: u8, patience: Duration) -> Result<(), End> {
+    /// Passes on the server's answer to the present request for encryption, and reads the next packet if it was refused.
+    ///
+    /// Returns the cancel request, if the next packet is one.
+    pub async fn answer_negotiation(&mut self, answer: u8, patience: Duration) -> Result<Option<CancelRequest>, End> {
         self.answer(answer).await?;
         if answer != REFUSED {
-            return Ok(());
+            return Ok(None);
         }
-        timeout(patience, self.read_opening()).await.unwrap_or(Err(End::OpeningTimedOut))
+        timeout(patience, self.read_opening()).await.unwrap_or(Err(End::StartupTimedOut))
     }
 
     async fn answer(&mut self, answer: u8) -> Result<(), End> {
@@ -210,12 +268,22 @@ impl Client {
         self.stream.send(&[answer]).await.map_err(End::ClientFailed)
     }
 
-    async fn read_opening(&mut self) -> Result<(), End> {
+    /// Reads the next packet: into [`Client::opening`], unless it is a cancel request.
+    async fn read_opening(&mut self) -> Result<Option<CancelRequest>, End> {
         loop {
             match opening::read(&self.inbox).map_err(End::NotPostgres)? {
                 Progress::Complete { opening, length } => {
-                    (self.opening, self.opening_length) = (opening, length);
-                    return Ok(());
+                    self.opening_length = length;
+                    self.opening = match opening {
+                        Opening::Cancel(key) => {
+                            return Ok(Some(CancelRequest { key, packet: self.inbox[..length].to_vec() }));
+                        }
+                        Opening::Startup(who) => SessionOpening::Startup(who),
+                        Opening::Ssl => SessionOpening::Ssl,
+                        Opening::Gss => SessionOpening::Gss,
+                        Opening::DirectTls => SessionOpening::DirectTls,
+                    };
+                    return Ok(None);
                 }
                 Progress::Incomplete => self.inbox.reserve(512),
             }
@@ -227,42 +295,43 @@ impl Client {
         }
     }
 
-    /// Waits until the client hangs up. Never returns if it sends something instead. Cancel safe.
+    /// Waits until the client closes. Never returns if it sends something instead. Cancel safe.
     pub async fn closed(&mut self) {
         self.stream.closed().await;
     }
 
-    /// Tells the client that it cannot be served, in the form in which it can hear it: requests for encryption are
-    /// refused first, until it says who it is.
+    /// Tells the client why it gets no session. libpq shows an error only after it has sent its startup packet, so requests
+    /// for encryption are answered with `N` first.
     ///
-    /// A client that speaks TLS without asking cannot be told. Ends within a few seconds.
+    /// A client that uses direct TLS cannot be told. Ends within a few seconds.
     pub async fn refuse(mut self, fatal: &Fatal) {
-        let is_encrypted = self.stream.is_encrypted(); // then there is nothing to be refused first
+        let is_encrypted = self.stream.is_encrypted(); // then the startup packet is the next one
         for _ in 0..NEGOTIATIONS_MAX {
-            if is_encrypted || !matches!(self.opening, Opening::Ssl | Opening::Gss) {
+            if is_encrypted || !matches!(self.opening, SessionOpening::Ssl | SessionOpening::Gss) {
                 break;
             }
-            if self.answer_negotiation(REFUSED, FAREWELL).await.is_err() {
+            let next = self.answer_negotiation(REFUSED, LAST_MESSAGE_MAX).await;
+            if !matches!(next, Ok(None)) {
                 return;
             }
         }
         let is_none = self.opening_length == 0 && self.inbox.first() != Some(&0x16);
-        if is_encrypted || is_none || matches!(self.opening, Opening::Startup(_)) {
-            farewell(&mut self.stream, &fatal.encode()).await;
+        if is_encrypted || is_none || matches!(self.opening, SessionOpening::Startup(_)) {
+            say_and_close(&mut self.stream, &fatal.encode()).await;
         }
     }
 }
 
-/// Sends last words and waits a moment for the client to take them in: closing with unread bytes in the socket
-/// would make the kernel reset the connection, and the words be lost.
-pub async fn farewell(stream: &mut Stream, words: &[u8]) {
+/// Sends a last message and waits a moment until the client has read it and closed: if pgvane closed a socket with unread
+/// bytes in it, the kernel would reset the connection and the message could be lost.
+pub async fn say_and_close(stream: &mut Stream, message: &[u8]) {
     let said = async {
-        stream.write_all(words).await?;
+        stream.write_all(message).await?;
         stream.shutdown().await?;
         let mut sink = [0; 256];
         while stream.read(&mut sink).await? > 0 {}
         io::Result::Ok(())
     };
-    // the client's going away first is no news
-    let _ = timeout(FAREWELL, said).await;
+    // a client that closes first misses nothing
+    let _ = timeout(LAST_MESSAGE_MAX, said).await;
 }

@@ -17,17 +17,17 @@ const LOOK_LENGTH: usize = 256;
 
 /// Whom a connection comes from, and where it was meant to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
+pub struct ClientAddress {
     /// The client.
     pub peer: Peer,
     /// The proxy's address that it connected to; `None` if it came by itself.
     destination: Option<SocketAddr>,
 }
 
-impl Arrival {
+impl ClientAddress {
     /// Of a connection as it is.
-    pub fn of(peer: Peer) -> Arrival {
-        Arrival { peer, destination: None }
+    pub fn of(peer: Peer) -> ClientAddress {
+        ClientAddress { peer, destination: None }
     }
 
     /// Reads the header from a connection that `proxy` made, if it is to be believed. What follows the header stays
@@ -40,18 +40,18 @@ impl Arrival {
         proxy: Peer,
         settings: &ProxyProtocol,
         deadline: Instant,
-    ) -> Result<Arrival, End> {
+    ) -> Result<ClientAddress, End> {
         if !settings.trusted.contain(proxy) {
-            return Ok(Arrival::of(proxy));
+            return Ok(ClientAddress::of(proxy));
         }
-        let header = timeout_at(deadline, header(socket)).await.unwrap_or(Err(End::OpeningTimedOut))?;
+        let header = timeout_at(deadline, header(socket)).await.unwrap_or(Err(End::StartupTimedOut))?;
         match header {
-            Header::Absent if settings.is_required => Err(End::Proxy(ProxyFault::NoHeader(proxy.host()))),
-            Header::Absent | Header::Of(None) => Ok(Arrival::of(proxy)),
+            Header::Absent if settings.is_required => Err(End::ProxyHeader(ProxyFault::NoHeader(proxy.host()))),
+            Header::Absent | Header::Of(None) => Ok(ClientAddress::of(proxy)),
             Header::Of(Some(Ends { source, destination })) => {
-                let arrival = Arrival { peer: source.into(), destination: Some(destination) };
-                debug!(%proxy, peer = %arrival.peer, "a proxy speaks for a client");
-                Ok(arrival)
+                let address = ClientAddress { peer: source.into(), destination: Some(destination) };
+                debug!(%proxy, peer = %address.peer, "a proxy speaks for a client");
+                Ok(address)
             }
         }
     }
@@ -81,10 +81,10 @@ async fn header(socket: &mut Socket) -> Result<Header, End> {
             return Err(End::ClientLeftEarly);
         }
         seen.truncate(taken + more);
-        let read = proxy_header::read(&seen).map_err(|why| End::Proxy(ProxyFault::Malformed(why)))?;
+        let read = proxy_header::read(&seen).map_err(|why| End::ProxyHeader(ProxyFault::Malformed(why)))?;
         let (end, header) = match read {
             Beginning::Other if taken == 0 => return Ok(Header::Absent),
-            Beginning::Other => return Err(End::Proxy(ProxyFault::Malformed(proxy_header::Malformed::Invalid))),
+            Beginning::Other => return Err(End::ProxyHeader(ProxyFault::Malformed(proxy_header::Malformed::Invalid))),
             Beginning::Incomplete => (seen.len(), None),
             Beginning::Header { ends, length } => (length, Some(Header::Of(ends))),
         };
@@ -114,7 +114,7 @@ mod tests {
     }
 
     /// What becomes of a connection that says these portions one after the other, and what is left of them.
-    async fn arrival(settings: &ProxyProtocol, portions: &[&[u8]]) -> (Result<Arrival, End>, Vec<u8>) {
+    async fn address_of(settings: &ProxyProtocol, portions: &[&[u8]]) -> (Result<ClientAddress, End>, Vec<u8>) {
         let (mut far, near) = UnixStream::pair().expect("sockets");
         let mut near = Socket::from(near);
         let portions: Vec<Vec<u8>> = portions.iter().map(|portion| portion.to_vec()).collect();
@@ -128,10 +128,10 @@ mod tests {
         };
         let read = async {
             let deadline = Instant::now() + Duration::from_secs(10);
-            let arrival = Arrival::read(&mut near, PROXY, settings, deadline).await;
+            let address = ClientAddress::read(&mut near, PROXY, settings, deadline).await;
             let mut left = Vec::new();
             near.read_to_end(&mut left).await.expect("is read");
-            (arrival, left)
+            (address, left)
         };
         tokio::join!(said, read).1
     }
@@ -149,32 +149,32 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_not_trusted_is_who_it_is() {
-        let (arrival, left) = arrival(&settings(&["10.0.0.5"], true), &[&header(), OPENING]).await;
-        assert_eq!(arrival.expect("is let in").peer, PROXY);
+        let (address, left) = address_of(&settings(&["10.0.0.5"], true), &[&header(), OPENING]).await;
+        assert_eq!(address.expect("is let in").peer, PROXY);
         assert_eq!(left, [&header(), OPENING].concat(), "and what it says is an opening, or none");
     }
 
     #[tokio::test]
     async fn a_trusted_proxy_has_to_say_for_whom_it_speaks_unless_told_otherwise() {
-        let (refused, left) = arrival(&settings(&["unix"], true), &[OPENING]).await;
-        assert!(matches!(refused, Err(End::Proxy(ProxyFault::NoHeader(_)))), "{refused:?}");
+        let (refused, left) = address_of(&settings(&["unix"], true), &[OPENING]).await;
+        assert!(matches!(refused, Err(End::ProxyHeader(ProxyFault::NoHeader(_)))), "{refused:?}");
         assert_eq!(left, OPENING, "so that it can be told in the right form");
-        let (served, left) = arrival(&settings(&["unix"], false), &[OPENING]).await;
+        let (served, left) = address_of(&settings(&["unix"], false), &[OPENING]).await;
         assert_eq!((served.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
     }
 
     #[tokio::test]
     async fn a_proxy_that_speaks_for_itself_is_who_it_is() {
-        let (arrival, left) = arrival(&settings(&["unix"], true), &[&proxy_header::encode(None), OPENING]).await;
-        assert_eq!((arrival.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
+        let (address, left) = address_of(&settings(&["unix"], true), &[&proxy_header::encode(None), OPENING]).await;
+        assert_eq!((address.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
     }
 
     #[tokio::test]
     async fn half_a_header_and_a_broken_one_are_refused() {
-        let (half, _) = arrival(&settings(&["unix"], true), &[&header()[..20]]).await;
+        let (half, _) = address_of(&settings(&["unix"], true), &[&header()[..20]]).await;
         assert!(matches!(half, Err(End::ClientLeftEarly)), "{half:?}");
-        let (broken, _) = arrival(&settings(&["unix"], true), &[b"PRO", b"XYZ"]).await;
-        assert!(matches!(broken, Err(End::Proxy(ProxyFault::Malformed(_)))), "{broken:?}");
+        let (broken, _) = address_of(&settings(&["unix"], true), &[b"PRO", b"XYZ"]).await;
+        assert!(matches!(broken, Err(End::ProxyHeader(ProxyFault::Malformed(_)))), "{broken:?}");
     }
 
     proptest! {
@@ -199,8 +199,8 @@ mod tests {
             cuts.sort_unstable();
             let portions: Vec<&[u8]> = cuts.windows(2).map(|cut| &said[cut[0]..cut[1]]).collect();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let (arrival, left) = runtime.block_on(arrival(&settings(&["unix"], true), &portions));
-            prop_assert_eq!(arrival.expect("is let in").peer, client().into());
+            let (address, left) = runtime.block_on(address_of(&settings(&["unix"], true), &portions));
+            prop_assert_eq!(address.expect("is let in").peer, client().into());
             prop_assert_eq!(left.as_slice(), OPENING);
         }
     }

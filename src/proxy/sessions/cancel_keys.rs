@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
+use crate::config::{ClusterIndex, ListenerIndex};
 use crate::protocol::CancelKey;
 
 /// Ended sessions that are remembered, lest a cancel that comes too late is taken for one of an encrypted session: as
@@ -50,7 +51,7 @@ pub struct Keys {
 #[derive(Debug, Default)]
 struct Seen {
     /// Cluster and node of running sessions.
-    places: BTreeMap<CancelKey, (usize, NodeId)>,
+    places: BTreeMap<CancelKey, (ClusterIndex, NodeId)>,
     /// Hashes of the keys of those that ended last, newest first.
     ended: VecDeque<u64>,
     hasher: RandomState,
@@ -64,21 +65,21 @@ impl Keys {
     }
 
     /// A session's key has been seen.
-    pub fn add(&self, key: CancelKey, cluster: usize, node: NodeId) {
+    pub fn add(&self, key: CancelKey, cluster: ClusterIndex, node: NodeId) {
         self.seen.lock().places.insert(key, (cluster, node));
     }
 
     /// There is a session whose key could not be seen.
-    pub fn add_unseen(&self, listener: usize, node: NodeId) {
-        self.unseen[listener][node.index()].fetch_add(1, Relaxed);
+    pub fn add_unseen(&self, listener: ListenerIndex, node: NodeId) {
+        self.unseen[listener.0][node.index()].fetch_add(1, Relaxed);
     }
 
     /// The session of a key that was added has ended.
-    pub fn end(&self, key: &SessionKey, listener: usize, node: NodeId) {
+    pub fn end(&self, key: &SessionKey, listener: ListenerIndex, node: NodeId) {
         match key {
             SessionKey::Unknown => {}
             SessionKey::Seen(key) => self.end_seen(key),
-            SessionKey::Unseen => _ = self.unseen[listener][node.index()].fetch_sub(1, Relaxed),
+            SessionKey::Unseen => _ = self.unseen[listener.0][node.index()].fetch_sub(1, Relaxed),
         }
     }
 
@@ -91,7 +92,7 @@ impl Keys {
     }
 
     /// Where the session of this key is, asked for on a listener of this cluster.
-    pub fn look_up(&self, key: &CancelKey, listener: usize, cluster: usize) -> KeyLocation {
+    pub fn look_up(&self, key: &CancelKey, listener: ListenerIndex, cluster: ClusterIndex) -> KeyLocation {
         let seen = self.seen.lock();
         match seen.places.get(key) {
             Some((found, node)) if *found == cluster => return KeyLocation::On(*node),
@@ -99,7 +100,7 @@ impl Keys {
             _ => {}
         }
         drop(seen);
-        let counts = self.unseen[listener].iter().enumerate();
+        let counts = self.unseen[listener.0].iter().enumerate();
         let among: Vec<_> =
             counts.filter(|(_, count)| count.load(Relaxed) > 0).map(|(number, _)| NodeId::new(number)).collect();
         if among.is_empty() { KeyLocation::Nowhere } else { KeyLocation::Among(among) }
@@ -119,43 +120,53 @@ mod tests {
     #[test]
     fn a_session_is_found_from_every_listener_of_its_cluster_while_it_runs() {
         let keys = Keys::new(3);
-        keys.add(key(7), 0, NodeId::new(2));
+        keys.add(key(7), ClusterIndex(0), NodeId::new(2));
         for listener in [0, 1] {
-            assert_eq!(keys.look_up(&key(7), listener, 0), KeyLocation::On(NodeId::new(2)));
+            assert_eq!(
+                keys.look_up(&key(7), ListenerIndex(listener), ClusterIndex(0)),
+                KeyLocation::On(NodeId::new(2))
+            );
         }
-        assert_eq!(keys.look_up(&key(7), 2, 1), KeyLocation::Nowhere, "another cluster's");
-        assert_eq!(keys.look_up(&key(8), 0, 0), KeyLocation::Nowhere, "nobody's");
-        keys.end(&SessionKey::Seen(key(7)), 0, NodeId::new(2));
-        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Nowhere);
+        assert_eq!(keys.look_up(&key(7), ListenerIndex(2), ClusterIndex(1)), KeyLocation::Nowhere, "another cluster's");
+        assert_eq!(keys.look_up(&key(8), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere, "nobody's");
+        keys.end(&SessionKey::Seen(key(7)), ListenerIndex(0), NodeId::new(2));
+        assert_eq!(keys.look_up(&key(7), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
     }
 
     #[test]
     fn an_unknown_key_may_be_that_of_a_session_on_its_listener_whose_key_was_not_seen() {
         let keys = Keys::new(2);
-        keys.add_unseen(0, NodeId::new(1));
-        keys.add_unseen(0, NodeId::new(4));
-        keys.add_unseen(0, NodeId::new(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Among(vec![NodeId::new(1), NodeId::new(4)]));
-        assert_eq!(keys.look_up(&key(7), 1, 0), KeyLocation::Nowhere);
-        keys.end(&SessionKey::Unseen, 0, NodeId::new(1));
-        keys.end(&SessionKey::Unseen, 0, NodeId::new(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Among(vec![NodeId::new(4)]));
-        keys.end(&SessionKey::Unseen, 0, NodeId::new(4));
-        assert_eq!(keys.look_up(&key(7), 0, 0), KeyLocation::Nowhere);
+        keys.add_unseen(ListenerIndex(0), NodeId::new(1));
+        keys.add_unseen(ListenerIndex(0), NodeId::new(4));
+        keys.add_unseen(ListenerIndex(0), NodeId::new(4));
+        assert_eq!(
+            keys.look_up(&key(7), ListenerIndex(0), ClusterIndex(0)),
+            KeyLocation::Among(vec![NodeId::new(1), NodeId::new(4)])
+        );
+        assert_eq!(keys.look_up(&key(7), ListenerIndex(1), ClusterIndex(0)), KeyLocation::Nowhere);
+        keys.end(&SessionKey::Unseen, ListenerIndex(0), NodeId::new(1));
+        keys.end(&SessionKey::Unseen, ListenerIndex(0), NodeId::new(4));
+        assert_eq!(keys.look_up(&key(7), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Among(vec![NodeId::new(4)]));
+        keys.end(&SessionKey::Unseen, ListenerIndex(0), NodeId::new(4));
+        assert_eq!(keys.look_up(&key(7), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
     }
 
     #[test]
     fn a_key_that_was_seen_is_not_taken_for_one_that_was_not() {
         let keys = Keys::new(1);
-        keys.add_unseen(0, NodeId::new(1));
+        keys.add_unseen(ListenerIndex(0), NodeId::new(1));
         let newest = i32::try_from(ENDED_MAX).expect("fits") + 10;
         for process_id in 0..=newest {
-            keys.add(key(process_id), 0, NodeId::new(0));
-            keys.end(&SessionKey::Seen(key(process_id)), 0, NodeId::new(0));
+            keys.add(key(process_id), ClusterIndex(0), NodeId::new(0));
+            keys.end(&SessionKey::Seen(key(process_id)), ListenerIndex(0), NodeId::new(0));
         }
-        assert_eq!(keys.look_up(&key(newest), 0, 0), KeyLocation::Nowhere);
-        assert_eq!(keys.look_up(&key(newest - 100), 0, 0), KeyLocation::Nowhere);
+        assert_eq!(keys.look_up(&key(newest), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
+        assert_eq!(keys.look_up(&key(newest - 100), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
         assert_eq!(keys.seen.lock().ended.len(), ENDED_MAX);
-        assert_eq!(keys.look_up(&key(0), 0, 0), KeyLocation::Among(vec![NodeId::new(1)]), "forgotten by now");
+        assert_eq!(
+            keys.look_up(&key(0), ListenerIndex(0), ClusterIndex(0)),
+            KeyLocation::Among(vec![NodeId::new(1)]),
+            "forgotten by now"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use crate::cluster::NodeId;
+use crate::config::{ClusterIndex, ListenerIndex};
 use crate::proxy::byte_counters::ByteCounters;
 use crate::routing::Cause;
 
@@ -49,9 +50,9 @@ impl SessionOrder {
 #[derive(Debug)]
 pub struct SessionControl {
     /// Index into the configuration's listeners.
-    pub(super) listener: usize,
+    pub(super) listener: ListenerIndex,
     /// Index into the configuration's clusters.
-    pub(super) cluster: usize,
+    pub(super) cluster: ClusterIndex,
     pub(super) node: NodeId,
     order: AtomicU8,
     /// It can be seen when no transaction is open.
@@ -63,7 +64,7 @@ pub struct SessionControl {
 
 impl SessionControl {
     /// The control of a session without orders.
-    pub(super) fn new(listener: usize, cluster: usize, node: NodeId) -> SessionControl {
+    pub(super) fn new(listener: ListenerIndex, cluster: ClusterIndex, node: NodeId) -> SessionControl {
         SessionControl {
             listener,
             cluster,
@@ -151,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_hears_the_highest_order_once() {
-        let control = &SessionControl::new(0, 0, NodeId::new(0));
+        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         control.give(SessionOrder::Drain(Cause::Promotion));
         let ordered = |obeyed| poll_fn(move |cx| control.poll_order(cx, obeyed));
         let drain = Some(SessionOrder::Drain(Cause::Promotion));
@@ -166,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_can_be_withdrawn_and_nothing_else() {
-        let control = &SessionControl::new(0, 0, NodeId::new(0));
+        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let ordered = |obeyed| poll_fn(move |cx| control.poll_order(cx, obeyed));
         let drain = SessionOrder::Drain(Cause::Operator);
         control.give(drain);

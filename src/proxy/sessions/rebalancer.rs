@@ -6,15 +6,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 
 use super::registry::Registry;
+use crate::config::{ClusterIndex, ListenerIndex};
 use crate::probe::ClusterHandle;
 use crate::routing::{Phase, Rebalance, Rule};
 
 /// What it takes to move sessions.
 pub struct Rebalancer {
     /// The listener's index and name.
-    pub listener: (usize, String),
+    pub listener: (ListenerIndex, String),
     /// The listener's cluster, as an index.
-    pub cluster: usize,
+    pub cluster: ClusterIndex,
     /// The listener's rule.
     pub rule: Rule,
     /// How to go about it.

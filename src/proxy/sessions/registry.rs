@@ -12,6 +12,7 @@ use super::control::{SessionControl, SessionOrder};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
+use crate::config::{ClusterIndex, ListenerIndex};
 use crate::protocol::CancelKey;
 use crate::proxy::intake::pending::PendingConnections;
 use crate::routing::{NodeLoad, Reaction, Rule, why_misplaced};
@@ -69,42 +70,42 @@ impl Registry {
     }
 
     /// The connections of a listener that have not yet said what they want.
-    pub fn pending(&self, listener: usize) -> &PendingConnections {
-        &self.listeners[listener].pending
+    pub fn pending(&self, listener: ListenerIndex) -> &PendingConnections {
+        &self.listeners[listener.0].pending
     }
 
     /// Counts a connection in, unless the listener has as many as it may; tells whether it does.
-    pub fn enter(&self, listener: usize, sessions_max: usize) -> bool {
-        claim_place(&self.listeners[listener].sessions, sessions_max)
+    pub fn enter(&self, listener: ListenerIndex, sessions_max: usize) -> bool {
+        claim_place(&self.listeners[listener.0].sessions, sessions_max)
     }
 
     /// Counts out a connection that has been counted in.
-    pub fn leave(&self, listener: usize) {
-        self.listeners[listener].sessions.fetch_sub(1, Relaxed);
+    pub fn leave(&self, listener: ListenerIndex) {
+        self.listeners[listener.0].sessions.fetch_sub(1, Relaxed);
     }
 
     /// Counts a connection as held, unless as many are held as may be.
-    pub fn hold(self: &Arc<Self>, listener: usize, held_max: usize) -> Option<Held> {
-        claim_place(&self.listeners[listener].held, held_max).then(|| Held { registry: Arc::clone(self), listener })
+    pub fn hold(self: &Arc<Self>, listener: ListenerIndex, held_max: usize) -> Option<Held> {
+        claim_place(&self.listeners[listener.0].held, held_max).then(|| Held { registry: Arc::clone(self), listener })
     }
 
     /// Puts a session on a node: it counts as load, gets orders, and its cancel key can be learnt.
-    pub fn guard(self: &Arc<Self>, listener: usize, cluster: usize, node: NodeId) -> SessionGuard {
+    pub fn guard(self: &Arc<Self>, listener: ListenerIndex, cluster: ClusterIndex, node: NodeId) -> SessionGuard {
         let control = Arc::new(SessionControl::new(listener, cluster, node));
         let id = self.next_id.fetch_add(1, Relaxed);
-        self.loads[cluster][node.index()].fetch_add(1, Relaxed);
+        self.loads[cluster.0][node.index()].fetch_add(1, Relaxed);
         self.controls.lock().insert(id, Arc::clone(&control));
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
 
     /// How many sessions a node has now.
-    pub fn load(&self, cluster: usize, node: NodeId) -> u32 {
-        self.loads[cluster][node.index()].load(Relaxed)
+    pub fn load(&self, cluster: ClusterIndex, node: NodeId) -> u32 {
+        self.loads[cluster.0][node.index()].load(Relaxed)
     }
 
     /// How many sessions each node of a cluster has now.
-    pub fn loads(&self, cluster: usize) -> Vec<u32> {
-        self.loads[cluster].iter().map(|load| load.load(Relaxed)).collect()
+    pub fn loads(&self, cluster: ClusterIndex) -> Vec<u32> {
+        self.loads[cluster.0].iter().map(|load| load.load(Relaxed)).collect()
     }
 
     /// The keys by which sessions' queries are cancelled.
@@ -113,8 +114,8 @@ impl Registry {
     }
 
     /// How many connections of a listener wait for a node now.
-    pub fn held(&self, listener: usize) -> usize {
-        self.listeners[listener].held.load(Relaxed)
+    pub fn held(&self, listener: ListenerIndex) -> usize {
+        self.listeners[listener.0].held.load(Relaxed)
     }
 
     /// How many connections there are now, on all listeners.
@@ -139,8 +140,8 @@ impl Registry {
             .collect();
         for control in controls.values() {
             let [to_server, to_client] = control.bytes().read();
-            census[control.listener].bytes_to_server += to_server;
-            census[control.listener].bytes_to_client += to_client;
+            census[control.listener.0].bytes_to_server += to_server;
+            census[control.listener.0].bytes_to_client += to_client;
         }
         census
     }
@@ -159,9 +160,9 @@ impl Registry {
     }
 
     /// What each node of a cluster carries, as it concerns the sessions of one of its listeners.
-    pub fn node_loads(&self, listener: usize, cluster: usize) -> [NodeLoad; NODES_MAX] {
+    pub fn node_loads(&self, listener: ListenerIndex, cluster: ClusterIndex) -> [NodeLoad; NODES_MAX] {
         let mut node_loads = [NodeLoad::default(); NODES_MAX];
-        for (node_load, sessions) in node_loads.iter_mut().zip(&self.loads[cluster]) {
+        for (node_load, sessions) in node_loads.iter_mut().zip(&self.loads[cluster.0]) {
             node_load.sessions = sessions.load(Relaxed);
         }
         for control in self.controls.lock().values().filter(|control| control.listener == listener) {
@@ -173,7 +174,7 @@ impl Registry {
     }
 
     /// Has a session of this listener leave this node between two transactions, the oldest one that can be moved.
-    pub fn move_one(&self, listener: usize, node: NodeId) {
+    pub fn move_one(&self, listener: ListenerIndex, node: NodeId) {
         let controls = self.controls.lock();
         let is_movable = |control: &&Arc<SessionControl>| {
             control.listener == listener && control.node == node && control.is_movable()
@@ -185,9 +186,9 @@ impl Registry {
 
     /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place, and lets go on those
     /// that were draining and are in the right place again.
-    pub fn apply(&self, cluster: usize, topology: &Topology, rules: &[Rule]) {
+    pub fn apply(&self, cluster: ClusterIndex, topology: &Topology, rules: &[Rule]) {
         for control in self.controls.lock().values().filter(|control| control.cluster == cluster) {
-            match order_for(&rules[control.listener], topology, control.node) {
+            match order_for(&rules[control.listener.0], topology, control.node) {
                 Some(order) => control.give(order),
                 None => control.withdraw_drain(),
             }
@@ -213,12 +214,12 @@ fn claim_place(count: &AtomicUsize, most: usize) -> bool {
 #[derive(Debug)]
 pub struct Held {
     registry: Arc<Registry>,
-    listener: usize,
+    listener: ListenerIndex,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.registry.listeners[self.listener].held.fetch_sub(1, Relaxed);
+        self.registry.listeners[self.listener.0].held.fetch_sub(1, Relaxed);
     }
 }
 
@@ -266,11 +267,11 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.now_has(SessionKey::Unknown);
         let registry = &self.registry;
-        registry.loads[self.control.cluster][self.control.node.index()].fetch_sub(1, Relaxed);
+        registry.loads[self.control.cluster.0][self.control.node.index()].fetch_sub(1, Relaxed);
         // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
-        let tally = &registry.listeners[self.control.listener];
+        let tally = &registry.listeners[self.control.listener.0];
         let [to_server, to_client] = self.control.bytes().read();
         tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
@@ -291,44 +292,51 @@ mod tests {
     #[test]
     fn places_are_given_up_to_the_limit_and_come_back() {
         let registry = registry();
-        assert!(registry.enter(0, 1));
-        assert!(!registry.enter(0, 1));
-        assert!(registry.enter(1, 1), "each listener has its own limit");
-        registry.leave(0);
-        assert!(registry.enter(0, 1));
+        assert!(registry.enter(ListenerIndex(0), 1));
+        assert!(!registry.enter(ListenerIndex(0), 1));
+        assert!(registry.enter(ListenerIndex(1), 1), "each listener has its own limit");
+        registry.leave(ListenerIndex(0));
+        assert!(registry.enter(ListenerIndex(0), 1));
     }
 
     #[test]
     fn a_seat_counts_as_load_and_keeps_its_key_while_it_lasts() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut guard = registry.guard(0, 0, NodeId::new(2));
+        let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
         guard.learn_key(key.clone());
-        assert_eq!(registry.load(0, NodeId::new(2)), 1);
-        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::On(NodeId::new(2)));
+        assert_eq!(registry.load(ClusterIndex(0), NodeId::new(2)), 1);
+        assert_eq!(registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)), KeyLocation::On(NodeId::new(2)));
         guard.turns_opaque();
         let other = CancelKey::new(8, &SecretKey::I32(9));
-        assert_eq!(registry.keys().look_up(&other, 0, 0), KeyLocation::Nowhere, "the session has one already");
+        assert_eq!(
+            registry.keys().look_up(&other, ListenerIndex(0), ClusterIndex(0)),
+            KeyLocation::Nowhere,
+            "the session has one already"
+        );
         drop(guard);
-        assert_eq!(registry.load(0, NodeId::new(2)), 0);
-        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::Nowhere);
+        assert_eq!(registry.load(ClusterIndex(0), NodeId::new(2)), 0);
+        assert_eq!(registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
     }
 
     #[test]
     fn an_opaque_session_may_have_any_key_while_it_lasts() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut guard = registry.guard(0, 0, NodeId::new(2));
+        let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
         guard.turns_opaque();
-        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::Among(vec![NodeId::new(2)]));
+        assert_eq!(
+            registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)),
+            KeyLocation::Among(vec![NodeId::new(2)])
+        );
         drop(guard);
-        assert_eq!(registry.keys().look_up(&key, 0, 0), KeyLocation::Nowhere);
+        assert_eq!(registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
     }
 
     #[test]
     fn bytes_stay_counted_after_a_session_has_ended() {
         let registry = registry();
-        let guard = registry.guard(1, 0, NodeId::new(0));
+        let guard = registry.guard(ListenerIndex(1), ClusterIndex(0), NodeId::new(0));
         guard.control().bytes().add_to_client(5);
         assert_eq!(registry.census()[1].bytes_to_client, 5);
         drop(guard);
@@ -338,15 +346,16 @@ mod tests {
     #[test]
     fn the_oldest_session_that_shows_its_transactions_is_moved() {
         let registry = registry();
-        let guards: Vec<SessionGuard> =
-            (0..4).map(|listener| registry.guard(listener / 3, 0, NodeId::new(2))).collect();
-        let node_load = || registry.node_loads(0, 0)[2];
+        let guards: Vec<SessionGuard> = (0..4)
+            .map(|listener| registry.guard(ListenerIndex(listener / 3), ClusterIndex(0), NodeId::new(2)))
+            .collect();
+        let node_load = || registry.node_loads(ListenerIndex(0), ClusterIndex(0))[2];
         assert_eq!(node_load(), NodeLoad { sessions: 4, movable: 0, leaving: 0 }, "none shows its transactions");
-        registry.move_one(0, NodeId::new(2));
+        registry.move_one(ListenerIndex(0), NodeId::new(2));
         assert_eq!(node_load().leaving, 0);
         guards[1..].iter().for_each(|guard| guard.control().show_transactions());
         assert_eq!(node_load(), NodeLoad { sessions: 4, movable: 2, leaving: 0 }, "one is of another listener");
-        registry.move_one(0, NodeId::new(2));
+        registry.move_one(ListenerIndex(0), NodeId::new(2));
         assert!(guards[1].control().is_about_to_move());
         assert_eq!(node_load(), NodeLoad { sessions: 4, movable: 1, leaving: 1 });
     }

@@ -29,14 +29,14 @@ struct Words {
 
 const NO_SERVER: Words = Words {
     sqlstate: "57P03",
-    message: "pgvane: no server for listener \"write\" in time",
+    message: "pgvane: no server for listener \"write\" within hold_max",
     detail: Some("no leader: no node answers its checks."),
-    hint: "The cluster may be failing over: try again. The stats page shows every node's state.",
+    hint: "The cluster may be failing over: try again. The stats page shows the state of every node.",
 };
 
 const SESSIONS_FULL: Words = Words {
     sqlstate: "53300",
-    message: "pgvane: listener \"write\" carries as many sessions as it may",
+    message: "pgvane: listener \"write\" has reached sessions_max (1)",
     detail: None,
     hint: "Close sessions, or raise sessions_max.",
 };
@@ -45,12 +45,12 @@ const LOST_LEAD: Words = Words {
     sqlstate: "57P01",
     message: "pgvane: terminating connection because the server is no longer the leader",
     detail: None,
-    hint: "Connect again to be given another server; while there is none, the new connection is held.",
+    hint: "Connect again: pgvane chooses another server, or waits for one.",
 };
 
 const PROMOTED: Words = Words {
     message: "pgvane: terminating connection because the server's role has changed",
-    detail: Some("No transaction was open; what was asked after the last one was not executed."),
+    detail: Some("No transaction was open. Statements sent after the last transaction were not executed."),
     ..LOST_LEAD
 };
 

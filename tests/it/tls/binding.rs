@@ -54,7 +54,7 @@ const ERRORS: [(&str, &str); 5] = [
         "libpq",
         "channel binding is required, but server did not offer an authentication method that supports channel binding",
     ),
-    ("pgvane, 28000", "FATAL:  pgvane: channel binding cannot reach the server through listener \"write\""),
+    ("pgvane, 28000", "FATAL:  pgvane: channel binding is not possible through listener \"write\""),
     ("libpq", "server does not support SSL, but SSL was required"),
     ("libpq 17 or later", "SSL error: unexpected eof while reading"),
 ];

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::cluster::NodeId;
+use crate::config::{ClusterIndex, ListenerIndex};
 use crate::proxy::sessions::registry::Registry;
 use crate::tls::world::World;
 use crate::tls::{Acceptor, Negotiation, ServerTls, SslMode, TlsSettings};
@@ -67,7 +68,7 @@ async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle
     let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
     let ended = tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, 1));
-        let guard = registry.guard(0, 0, NodeId::new(0));
+        let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let outcome = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {})).await;
@@ -320,7 +321,7 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
         tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
-    let guard = registry.guard(0, 0, NodeId::new(0));
+    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
     let large = large_result();
@@ -359,7 +360,7 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
 async fn a_farewell_leaves_the_close_to_the_server() {
     let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, 1));
-    let guard = registry.guard(0, 0, NodeId::new(0));
+    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));
     let nothing = BytesMut::new;

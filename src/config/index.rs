@@ -1,0 +1,9 @@
+//! Positions in the configuration's lists, so that a listener's is never taken for a cluster's.
+
+/// A position in [`super::Config::listeners`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerIndex(pub usize);
+
+/// A position in [`super::Config::clusters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterIndex(pub usize);

@@ -1,0 +1,155 @@
+//! What a client is told when its connection ends for a reason of pgvane's: SQLSTATE, message, detail, hint.
+//!
+//! The SQLSTATEs are those that PostgreSQL uses for the same situation (documentation, "PostgreSQL Error Codes").
+
+use super::end::{End, ProxyFault};
+use crate::protocol::opening::NotPostgres;
+use crate::protocol::{Fatal, SqlState};
+
+/// What a client may rely on when its session ended between two transactions.
+const NOTHING_WAS_OPEN: &str = "No transaction was open. Statements sent after the last transaction were not executed.";
+
+/// The message for a client of this listener; `None` if there is nothing to tell, or nobody to tell it to.
+pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
+    let fatal = |sqlstate, message: String, hint: &str| {
+        Some(Fatal { sqlstate, message: format!("pgvane: {message}"), detail: None, hint: Some(hint.to_owned()) })
+    };
+    let with_detail = |fatal: Option<Fatal>, detail: String| fatal.map(|fatal| Fatal { detail: Some(detail), ..fatal });
+    match end {
+        End::NoNode(why) => with_detail(
+            fatal(
+                SqlState::CannotConnectNow,
+                format!("no server for listener \"{listener}\" within hold_max"),
+                "The cluster may be failing over: try again. The stats page shows the state of every node.",
+            ),
+            format!("{why}."),
+        ),
+        End::HoldFull(max) => fatal(
+            SqlState::CannotConnectNow,
+            format!("no server for listener \"{listener}\", and it has reached hold_sessions_max ({max})"),
+            "Try again later.",
+        ),
+        End::PendingFull(_) => None,
+        End::SessionsFull(max) => fatal(
+            SqlState::TooManyConnections,
+            format!("listener \"{listener}\" has reached sessions_max ({max})"),
+            "Close sessions, or raise sessions_max.",
+        ),
+        End::ClientFull { host, max } => fatal(
+            SqlState::TooManyConnections,
+            format!("{host} has reached sessions_max_per_client ({max}) of listener \"{listener}\""),
+            "Close sessions, or raise sessions_max_per_client.",
+        ),
+        End::NodesFull => fatal(
+            SqlState::TooManyConnections,
+            format!("every server for listener \"{listener}\" has reached its sessions_max"),
+            "Close sessions, or raise sessions_max of the nodes.",
+        ),
+        End::NotPostgres(why) => {
+            let sqlstate = match why {
+                NotPostgres::Version { .. } => SqlState::FeatureNotSupported,
+                _ => SqlState::ProtocolViolation,
+            };
+            fatal(sqlstate, why.to_string(), "This port uses PostgreSQL's protocol, version 3.")
+        }
+        End::TlsRequired => fatal(
+            SqlState::InvalidAuthorization,
+            format!("listener \"{listener}\" requires TLS"),
+            "Connect with sslmode=require or stricter.",
+        ),
+        End::ChannelBinding => with_detail(
+            fatal(
+                SqlState::InvalidAuthorization,
+                format!("channel binding is not possible through listener \"{listener}\""),
+                "Connect with channel_binding=disable. Or configure pgvane with server_tls = \"disable\", with the \
+                 server's own certificate in [listener.tls], or with tls = \"passthrough\".",
+            ),
+            "TLS with the client ends at pgvane, and the server's certificate is a different one.".to_owned(),
+        ),
+        End::ProxyHeader(ProxyFault::NoHeader(proxy)) => fatal(
+            SqlState::ProtocolViolation,
+            format!("a connection from {proxy} must start with a PROXY protocol header"),
+            "Let the proxy send one (HAProxy: send-proxy-v2), remove its address from proxy_protocol.trusted, or set \
+             proxy_protocol.required = false.",
+        ),
+        End::AddressNotAllowed(host) => fatal(
+            SqlState::InvalidAuthorization,
+            format!("listener \"{listener}\" does not allow connections from {host}"),
+            "The listener's setting \"allow\" lists the allowed networks.",
+        ),
+        End::UserNotAllowed(user) => fatal(
+            SqlState::InvalidAuthorization,
+            format!("listener \"{listener}\" does not allow user {user:?}"),
+            "The listener's setting \"users\" lists the allowed users.",
+        ),
+        End::DatabaseNotAllowed(database) => fatal(
+            SqlState::InvalidAuthorization,
+            format!("listener \"{listener}\" does not allow database {database:?}"),
+            "The listener's setting \"databases\" lists the allowed databases.",
+        ),
+        End::NamesHidden => with_detail(
+            fatal(
+                SqlState::InvalidAuthorization,
+                format!("listener \"{listener}\" allows certain users or databases only, and cannot see them"),
+                "Connect with sslmode=disable and gssencmode=disable, or let TLS end at pgvane.",
+            ),
+            "Encryption between client and server hides them.".to_owned(),
+        ),
+        End::WrongNode(cause) => fatal(
+            SqlState::AdminShutdown,
+            format!("the login ends because {}", cause.reason()),
+            "Connect again: pgvane chooses another server, or waits for one.",
+        ),
+        End::Cut(cause) => terminated(cause.reason(), None),
+        End::Drained(cause) => terminated(cause.reason(), Some(NOTHING_WAS_OPEN)),
+        End::DrainTimedOut(cause) => {
+            terminated(cause.reason(), Some("The transaction did not end within drain_timeout."))
+        }
+        End::Rebalanced => terminated("another server has fewer sessions", Some(NOTHING_WAS_OPEN)),
+        End::Stopped => terminated("the proxy is stopping", None),
+        End::ServerClosed(None) | End::ServerFailed(_) => with_detail(
+            fatal(
+                SqlState::ConnectionFailure,
+                "the connection to the server was lost".to_owned(),
+                "The server or its host may have crashed. Connect again.",
+            ),
+            format!("{end}."),
+        ),
+        End::ClientClosed
+        | End::ClientFailed(_)
+        | End::ClientLeftEarly
+        | End::StartupTimedOut
+        | End::TlsFailed(_)
+        | End::ProxyHeader(ProxyFault::Malformed(_))
+        | End::ClientLeftHeld
+        | End::ServerClosed(Some(_))
+        | End::Cancel(_)
+        | End::Lost => None,
+    }
+}
+
+/// PostgreSQL's own message for a session that an administrator ends, with the reason.
+fn terminated(reason: &str, detail: Option<&str>) -> Option<Fatal> {
+    Some(Fatal {
+        sqlstate: SqlState::AdminShutdown,
+        message: format!("pgvane: terminating connection because {reason}"),
+        detail: detail.map(str::to_owned),
+        hint: Some("Connect again: pgvane chooses another server, or waits for one.".to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::NoRoute;
+
+    #[test]
+    fn refusals_say_why_and_what_to_do() {
+        let end = End::no_node(&NoRoute::NoLeader("no node claims to lead".into()), Some("node1: connection refused"));
+        let fatal = client_message(&end, "write").expect("a client is told");
+        assert_eq!(fatal.sqlstate, SqlState::CannotConnectNow);
+        let detail = fatal.detail.expect("says why");
+        assert_eq!(detail, "no leader: no node claims to lead; last failure: node1: connection refused.");
+        assert!(fatal.hint.is_some());
+    }
+}

@@ -1,0 +1,205 @@
+//! One connection: identify → authorize → admit, then [`super::session`] relays its bytes, then close.
+//!
+//! [`Connection::establish`] is the first half and reads top to bottom; [`Connection::close`] is the last step.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{Instrument, debug, debug_span, info};
+
+use super::admission::{Admission, Admitted, Refused};
+use super::cancel;
+use super::client_message::client_message;
+use super::context::ListenerContext;
+use super::end::{End, ProxyFault};
+use super::intake::handshake::{Client, HandshakeError, Request, say_and_close};
+use super::intake::proxy_protocol::ClientAddress;
+use super::permit::SessionPermit;
+use super::worker::Load;
+use crate::cluster::NodeId;
+use crate::net::{Incoming, Peer, Socket};
+use crate::protocol::startup::Who;
+
+/// How long pgvane waits for the startup packet of a client that it will refuse: libpq shows an error only if it comes
+/// after that packet.
+const REFUSED_STARTUP_MAX: Duration = Duration::from_secs(2);
+
+/// A connection, and what is recorded of it. Dropping it records its end, whatever ended it.
+pub struct Connection {
+    /// Where it was accepted, where it comes from, and its permit to have a session.
+    pub permit: SessionPermit,
+    /// The user, database and application that the client named; for the log.
+    pub who: Who,
+    /// The node that the session is on, or was on.
+    pub node: Option<NodeId>,
+    started: Instant,
+    is_closed: bool,
+    _load: Load,
+}
+
+impl Connection {
+    /// A connection that has just been accepted.
+    pub fn accepted(context: Arc<ListenerContext>, peer: Peer, load: Load) -> Connection {
+        context.metrics.sessions.inc();
+        Connection {
+            permit: SessionPermit::none(context, peer),
+            who: Who::default(),
+            node: None,
+            started: Instant::now(),
+            is_closed: false,
+            _load: load,
+        }
+    }
+
+    /// What all connections of the listener share.
+    pub fn context(&self) -> &Arc<ListenerContext> {
+        &self.permit.context
+    }
+
+    /// From an accepted socket to a session on a node. The error is the connection's end; the client has been told.
+    pub(super) async fn establish(&mut self, socket: Incoming) -> Result<(Client, Admitted), End> {
+        let span = debug_span!("connection", listener = %self.context().settings.name, peer = %self.permit.peer);
+        async {
+            let (request, preamble) = self.receive(socket).await?;
+            match request {
+                Request::Session(client) => self.admit(client, preamble).await,
+                Request::Cancel(request) => Err(Box::pin(cancel::deliver(self.context(), request, preamble)).await),
+            }
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// Identifies and authorizes the client. The connection counts as pending meanwhile.
+    async fn receive(&mut self, socket: Incoming) -> Result<(Request, Vec<u8>), End> {
+        let context = Arc::clone(self.context());
+        let max = context.settings.pending_connections_max;
+        let Some(pending) = context.registry.pending(context.index).enter(max) else {
+            return Err(End::PendingFull(max));
+        };
+        let socket = socket.watch().map_err(End::ClientFailed)?;
+        let received = Box::pin(async {
+            let (request, preamble) = self.identify(socket).await?;
+            Ok((self.authorize(request).await?, preamble))
+        });
+        tokio::select! {
+            received = received => received,
+            () = poll_fn(|cx| pending.poll_evicted(cx)) => Err(End::PendingFull(max)),
+        }
+    }
+
+    /// Learns the client's address and reads what it asks for. Also returned: what connections to nodes have to start
+    /// with.
+    async fn identify(&mut self, mut socket: Socket) -> Result<(Request, Vec<u8>), End> {
+        let context = Arc::clone(self.context());
+        let settings = &context.settings;
+        let mut deadline = Instant::now() + settings.startup_timeout;
+        let (address, mut refusal) = match &settings.proxy_protocol {
+            None => (ClientAddress::of(self.permit.peer), None),
+            Some(proxies) => {
+                match Box::pin(ClientAddress::read(&mut socket, self.permit.peer, proxies, deadline)).await {
+                    Ok(address) => (address, None),
+                    Err(end @ End::ProxyHeader(ProxyFault::NoHeader(_))) => {
+                        (ClientAddress::of(self.permit.peer), Some(end))
+                    }
+                    Err(end) => return Err(end),
+                }
+            }
+        };
+        self.permit.peer = address.peer;
+        if !settings.access.lets_in_from(address.peer) {
+            refusal.get_or_insert(End::AddressNotAllowed(address.peer.host()));
+        }
+        if refusal.is_some() {
+            deadline = deadline.min(Instant::now() + REFUSED_STARTUP_MAX);
+        }
+        let preamble = if context.sends_proxy_header { address.header(&socket) } else { Vec::new() };
+        let read = Request::read(address.peer, socket, &context.encryption, deadline).await;
+        match (read, refusal) {
+            (Ok(request), None) => Ok((request, preamble)),
+            (Ok(Request::Cancel(_)), Some(refusal)) => Err(refusal),
+            (Ok(Request::Session(client)), Some(refusal)) => Err(Box::pin(self.refuse(client, refusal)).await),
+            (Err(HandshakeError { client: Some(client), end }), refusal) => {
+                Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await)
+            }
+            (Err(HandshakeError { client: None, end }), refusal) => Err(refusal.unwrap_or(end)),
+        }
+    }
+
+    /// Checks user and database against the allow-lists, and takes the permit to have a session. Cancel requests need
+    /// neither.
+    async fn authorize(&mut self, request: Request) -> Result<Request, End> {
+        let Request::Session(mut client) = request else { return Ok(request) };
+        let context = Arc::clone(self.context());
+        match client.check_access(&context.settings).and_then(|()| self.permit.acquire()) {
+            Ok(()) => Ok(Request::Session(client)),
+            Err(end) => Err(Box::pin(self.refuse(client, end)).await),
+        }
+    }
+
+    /// Gives the client a session on a node.
+    async fn admit(&mut self, mut client: Client, preamble: Vec<u8>) -> Result<(Client, Admitted), End> {
+        let context = Arc::clone(self.context());
+        let mut admission = Admission::new(&context, &mut client, &preamble);
+        let admitted = tokio::select! {
+            admitted = admission.run() => admitted,
+            () = context.registry.stopped() => Err(Refused::End(End::Stopped)),
+        };
+        drop(admission);
+        self.who = client.take_who();
+        Err(match admitted {
+            Ok(admitted) => return Ok((client, admitted)),
+            Err(Refused::End(end @ End::WrongNode(_))) => {
+                // the client has been authenticated: the error is the next message that it expects
+                if let Some(fatal) = client_message(&end, &context.settings.name) {
+                    Box::pin(say_and_close(client.stream(), &fatal.encode())).await;
+                }
+                end
+            }
+            Err(Refused::End(end)) => Box::pin(self.refuse(client, end)).await,
+            Err(Refused::ByServer(message, end)) => {
+                Box::pin(say_and_close(client.stream(), &message)).await;
+                end
+            }
+            Err(Refused::IsCancel(request)) => Box::pin(cancel::deliver(&context, request, preamble)).await,
+        })
+    }
+
+    async fn refuse(&self, client: Client, end: End) -> End {
+        if let Some(fatal) = client_message(&end, &self.context().settings.name) {
+            client.refuse(&fatal).await;
+        }
+        end
+    }
+
+    /// Records the end: one line in the log, and one more of its kind in the metrics.
+    pub fn close(mut self, end: &End) {
+        self.record(end);
+    }
+
+    fn record(&mut self, end: &End) {
+        self.is_closed = true;
+        let context = self.context();
+        context.metrics.ended(end.kind());
+        let topology = context.cluster.topology();
+        let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
+        let (listener, peer, reason) = (&context.settings.name, self.permit.peer, end.kind().label());
+        let (user, database, application_name) = (self.who.user(), self.who.database(), self.who.application_name());
+        let seconds = self.started.elapsed().as_secs_f64();
+        if end.is_trouble() {
+            info!(%listener, %peer, node, user, database, application_name, seconds, reason, "session ended: {end}");
+        } else {
+            debug!(%listener, %peer, node, user, database, application_name, seconds, reason, "session ended: {end}");
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.is_closed {
+            self.record(&End::Lost);
+        }
+    }
+}
