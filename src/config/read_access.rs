@@ -157,7 +157,7 @@ mod tests {
         let listener = listener(&format!(
             "{TCP}proxy_protocol = {{ trusted = [\"10.0.0.5\", \"2001:db8::/64\"], required = false }}\n\
              allow = [\"10.0.0.0/8\"]\nusers = [\"app\", \"report\"]\ndatabases = [\"shop\", \"replication\"]\n\
-             sessions_max_per_client = 20\nopenings_max = 50\napplication_name_add_host = true"
+             sessions_max_per_client = 20\npending_connections_max = 50\napplication_name_add_host = true"
         ));
         let proxy_protocol = listener.proxy_protocol.expect("is given");
         assert!(!proxy_protocol.is_required);

@@ -65,7 +65,9 @@ impl Connection {
             let (request, preamble) = self.receive(socket).await?;
             match request {
                 Request::Session(client) => self.admit(client, preamble).await,
-                Request::Cancel(request) => Err(Box::pin(cancel::deliver(self.context(), request, preamble)).await),
+                Request::Cancel(request, _client) => {
+                    Err(Box::pin(cancel::deliver(self.context(), request, preamble)).await)
+                }
             }
         }
         .instrument(span)
@@ -119,7 +121,7 @@ impl Connection {
         let read = Request::read(address.peer, socket, &context.encryption, deadline).await;
         match (read, refusal) {
             (Ok(request), None) => Ok((request, preamble)),
-            (Ok(Request::Cancel(_)), Some(refusal)) => Err(refusal),
+            (Ok(Request::Cancel(..)), Some(refusal)) => Err(refusal),
             (Ok(Request::Session(client)), Some(refusal)) => Err(Box::pin(self.refuse(client, refusal)).await),
             (Err(HandshakeError { client: Some(client), end }), refusal) => {
                 Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await)

@@ -85,7 +85,11 @@ async fn one_client_cannot_take_all_places() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener("sessions_max_per_client = 1")).await;
     let first = Session::through(pgvane.write_addr).await;
-    says(&told(Wire::to(pgvane.write_addr).await, &plain_startup()).await, "53300", "sessions of 127.0.0.1 as it may");
+    says(
+        &told(Wire::to(pgvane.write_addr).await, &plain_startup()).await,
+        "53300",
+        "127.0.0.1 has reached sessions_max_per_client (1)",
+    );
     metrics::wait_for_ends(&pgvane, "write", "client-full", 1).await;
     wire_from(FRIEND, &pgvane).await.log_in(&plain_startup()).await;
 
@@ -162,7 +166,7 @@ async fn encryption_that_would_hide_the_names_is_refused_with_a_reason() {
 #[tokio::test]
 async fn who_says_nothing_takes_nobodys_place() {
     let cluster = FakeCluster::of(1).await;
-    let limits = "sessions_max = 1\nopenings_max = 3\nstartup_timeout = \"1h\"";
+    let limits = "sessions_max = 1\npending_connections_max = 3\nstartup_timeout = \"1h\"";
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
     let mut silent = Vec::new();
     for count in [1.0, 2.0, 3.0] {
@@ -211,7 +215,11 @@ async fn a_trusted_proxys_word_is_who_the_client_is() {
         let opening = [header, &plain_startup()].concat();
         let mut session = Wire::to(pgvane.write_addr).await.log_in(&opening).await;
         assert_eq!(session.value("who").await, "node1");
-        says(&told(Wire::to(pgvane.write_addr).await, &opening).await, "53300", "sessions of 192.0.2.");
+        says(
+            &told(Wire::to(pgvane.write_addr).await, &opening).await,
+            "53300",
+            "192.0.2.7 has reached sessions_max_per_client (1)",
+        );
     }
     assert_eq!(
         cluster[0].postgres.seen().startups,
@@ -223,7 +231,11 @@ async fn a_trusted_proxys_word_is_who_the_client_is() {
         pgvane.wait_for_log(&line, 0, SOON).await.expect("is logged under its own address");
     }
     let stranger = [&header_v2(200)[..], &plain_startup()].concat();
-    says(&told(Wire::to(pgvane.write_addr).await, &stranger).await, "28000", "does not allow connections from 192.0.2.200");
+    says(
+        &told(Wire::to(pgvane.write_addr).await, &stranger).await,
+        "28000",
+        "does not allow connections from 192.0.2.200",
+    );
 }
 
 #[tokio::test]

@@ -552,7 +552,7 @@ async fn no_more_connections_wait_than_may() {
     one_too_many.send(&plain_startup()).await;
     let end = one_too_many.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P03"));
-    assert!(end.field(b'M').is_some_and(|text| text.contains("too many connections wait")), "{end:?}");
+    assert!(end.field(b'M').is_some_and(|text| text.contains("has reached hold_sessions_max (2)")), "{end:?}");
     metrics::wait_for_ends(&pgvane, "write", "hold-full", 1).await;
 
     cluster[0].patroni.leads(1);

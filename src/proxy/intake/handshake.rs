@@ -34,8 +34,9 @@ const LAST_MESSAGE_MAX: Duration = Duration::from_secs(2);
 pub enum Request {
     /// A session.
     Session(Client),
-    /// The cancellation of another session's query.
-    Cancel(CancelRequest),
+    /// The cancellation of another session's query; with the connection, which the client waits to be closed once the
+    /// request is delivered.
+    Cancel(CancelRequest, Client),
 }
 
 /// A cancel request.
@@ -112,7 +113,7 @@ impl Request {
         if matches!(offer, Offer::PassOn) {
             return match timeout_at(deadline, client.read_opening()).await {
                 Ok(Ok(None)) => Ok(Request::Session(client)),
-                Ok(Ok(Some(cancel))) => Ok(Request::Cancel(cancel)),
+                Ok(Ok(Some(cancel))) => Ok(Request::Cancel(cancel, client)),
                 Ok(Err(end)) => Err(HandshakeError { client: Some(Box::new(client)), end }),
                 Err(_) => Err(HandshakeError { client: Some(Box::new(client)), end: End::StartupTimedOut }),
             };
@@ -131,7 +132,7 @@ impl Client {
         let mut refusals = 0;
         loop {
             let step = match self.read_opening().await {
-                Ok(Some(cancel)) => return Ok(Request::Cancel(cancel)),
+                Ok(Some(cancel)) => return Ok(Request::Cancel(cancel, self)),
                 Ok(None) => self.step(&offer, encryption.is_required(), refusals),
                 Err(end) => Err(end),
             };
