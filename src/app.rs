@@ -1,13 +1,16 @@
 //! The running program: built from a configuration, run until told to stop, drained.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -144,9 +147,12 @@ impl App {
     }
 
     /// Serves until `stop` comes true, then drains: no new sessions, running ones may end by themselves for
-    /// `drain_timeout`. A second change of `stop` ends the wait. Certificates are read anew when `reread` changes.
-    pub async fn run(self, mut stop: watch::Receiver<bool>, reread: watch::Receiver<()>) {
-        let mut background = JoinSet::new();
+    /// `drain_timeout`. A second change of `stop` ends the wait. Certificates are read again when `reread` changes.
+    ///
+    /// Errors: a background task ended, which none does by itself. pgvane then knows nothing new of its nodes, or serves no
+    /// stats page; it ends its sessions and stops, so that the service manager starts it again.
+    pub async fn run(self, mut stop: watch::Receiver<bool>, reread: watch::Receiver<()>) -> Result<(), TaskEnded> {
+        let mut background = Background::default();
         let rules: Arc<[Rule]> = self.config.listeners.iter().map(|listener| listener.rule.clone()).collect();
         for (index, settings) in self.config.listeners.iter().enumerate() {
             if let Some(rebalance) = settings.rule.rebalance {
@@ -158,20 +164,16 @@ impl App {
                     view: self.clusters[settings.cluster.0].clone(),
                     registry: Arc::clone(&self.registry),
                 };
-                background.spawn(rebalancer.run());
+                background.spawn("rebalancer", rebalancer.run());
             }
         }
         for (index, view) in self.clusters.iter().cloned().enumerate() {
-            background.spawn(apply_every_topology(
-                ClusterIndex(index),
-                view,
-                Arc::clone(&self.registry),
-                Arc::clone(&rules),
-            ));
+            let (registry, rules) = (Arc::clone(&self.registry), Arc::clone(&rules));
+            background.spawn("session orders", apply_every_topology(ClusterIndex(index), view, registry, rules));
         }
-        background.spawn(tls::keep_in_step(self.encryptions, reread));
+        background.spawn("certificate reloading", tls::keep_in_step(self.encryptions, reread));
         for monitor in self.monitors {
-            background.spawn(monitor.run());
+            background.spawn("monitor", monitor.run());
         }
         if let Some(socket) = self.admin {
             let context = AdminContext {
@@ -182,16 +184,52 @@ impl App {
                 started: Instant::now(),
                 is_stopping: stop.clone(),
             };
-            background.spawn(admin::serve(socket, context));
+            background.spawn("stats page", admin::serve(socket, context));
         }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             accepting.spawn(listener.run(Arc::clone(&self.workers), stop.clone()));
         }
-        while accepting.join_next().await.is_some() {}
+        let accepted = async { while accepting.join_next().await.is_some() {} };
+        let ended = tokio::select! {
+            () = accepted => None,
+            ended = background.any_ends() => Some(ended),
+        };
+        let drain_timeout = if ended.is_some() { Duration::ZERO } else { self.config.drain_timeout };
+        drain(self.workers.sessions(), &self.registry, drain_timeout, &mut stop).await;
+        background.tasks.shutdown().await;
+        ended.map_or(Ok(()), Err)
+    }
+}
 
-        drain(self.workers.sessions(), &self.registry, self.config.drain_timeout, &mut stop).await;
-        background.shutdown().await;
+/// A background task ended, by a panic or otherwise: a defect of pgvane.
+#[derive(Debug, Error)]
+#[error("the background task \"{task}\" ended; this is a defect of pgvane")]
+pub struct TaskEnded {
+    task: &'static str,
+}
+
+/// Tasks that run as long as the program, each with its name.
+#[derive(Default)]
+struct Background {
+    tasks: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Background {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.tasks.spawn(task);
+        self.names.insert(handle.id(), name);
+    }
+
+    /// Waits until one of them ends. Cancel safe.
+    async fn any_ends(&mut self) -> TaskEnded {
+        let id = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => error.id(),
+            None => return std::future::pending().await,
+        };
+        TaskEnded { task: self.names.get(&id).copied().unwrap_or("unknown") }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::cluster::AdminState;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::topology::Topology;
 use crate::proxy::sessions::registry::Census;
-use crate::telemetry::{MetricRegistry, registry};
+use crate::telemetry::{MetricRegistry, lines_lost, registry};
 
 /// What a scrape reads of one cluster besides the counters.
 pub struct ClusterNow<'a> {
@@ -21,6 +21,7 @@ pub(super) fn render(counted: &MetricRegistry, clusters: &[ClusterNow<'_>], cens
     let mut families = counted.gather();
     families.extend(of_clusters(clusters).gather());
     families.extend(of_listeners(census).gather());
+    families.extend(of_process().gather());
     registry::render(&families)
 }
 
@@ -66,6 +67,13 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
             sessions.with_label_values(&labels).set(f64::from(cluster.sessions.get(id.index()).copied().unwrap_or(0)));
         }
     }
+    registry
+}
+
+fn of_process() -> MetricRegistry {
+    let registry = MetricRegistry::default();
+    let lost = "Log lines lost because standard error did not take them.";
+    registry.counter("pgvane_log_lines_lost_total", lost, &[]).with_label_values::<&str>(&[]).inc_by(lines_lost());
     registry
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{error, info};
 
 use super::exit::{self, failed};
 use super::memory;
@@ -15,7 +15,10 @@ use crate::telemetry::logging;
 /// Runs until SIGTERM or SIGINT. SIGHUP has certificates read anew.
 pub(super) fn run(config: Config) -> ExitCode {
     memory::joins_small_pieces();
-    logging::start(&config.log);
+    let _log = match logging::start(&config.log) {
+        Ok(guard) => guard,
+        Err(why) => return failed(exit::USAGE, why),
+    };
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
     // for all but the sessions, which have threads of their own
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -29,8 +32,13 @@ pub(super) fn run(config: Config) -> ExitCode {
         };
         match App::build(config).await {
             Ok(app) => {
-                app.run(stop, reread).await;
-                ExitCode::SUCCESS
+                match app.run(stop, reread).await {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(ended) => {
+                        error!("{ended}");
+                        ExitCode::from(exit::SOFTWARE)
+                    }
+                }
             }
             Err(error) => failed(exit::FAILURE, error),
         }

@@ -29,7 +29,6 @@ pub use index::{ClusterIndex, ListenerIndex};
 use ipnet::IpNet;
 pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 pub use units::{duration, size_text};
 
 use crate::cluster::Member;
@@ -292,9 +291,20 @@ fn default_threads() -> usize {
 }
 
 impl Log {
-    /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`.
-    pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
-        EnvFilter::builder().parse(level)
+    /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`. The error is a hint.
+    ///
+    /// A word that is not a level would be taken for the name of a module, and nothing be logged at all: it is refused.
+    pub fn filter(text: &str) -> Result<EnvFilter, String> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let hint = "write error, warn, info, debug or trace, or a filter such as \"info,pgvane::proxy=debug\"";
+        let is_known = |directive: &str| {
+            let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+            LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level.trim()))
+        };
+        if !text.split(',').all(is_known) {
+            return Err(hint.to_owned());
+        }
+        EnvFilter::builder().parse(text).map_err(|_| hint.to_owned())
     }
 }
 

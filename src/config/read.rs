@@ -44,12 +44,8 @@ fn log(root: &Section<'_>) -> Log {
     let defaults = Log::default();
     let Some(section) = root.section("log") else { return defaults };
     let level = section.string("level").unwrap_or(defaults.level);
-    if Log::filter(&level).is_err() {
-        section.fault_at(
-            "level",
-            format!("log.level: \"{level}\" is not a level"),
-            "write error, warn, info, debug or trace, or a filter such as \"info,pgvane::proxy=debug\"",
-        );
+    if let Err(hint) = Log::filter(&level) {
+        section.fault_at("level", format!("log.level: \"{level}\" is not a log level"), hint);
     }
     let is_json = section.choice("format", &[("text", false), ("json", true)]).unwrap_or(defaults.is_json);
     section.finish();

@@ -137,7 +137,7 @@ impl Encryption {
 pub async fn keep_in_step(mut all: Vec<Arc<Encryption>>, mut reread: watch::Receiver<()>) {
     all.retain(|encryption| !encryption.is_settled());
     if all.is_empty() {
-        return;
+        return std::future::pending().await; // there is nothing that could change
     }
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,7 +146,7 @@ pub async fn keep_in_step(mut all: Vec<Arc<Encryption>>, mut reread: watch::Rece
             _ = ticks.tick() => false,
             changed = reread.changed() => match changed {
                 Ok(()) => true,
-                Err(_) => return,
+                Err(_) => return std::future::pending().await, // the program ends
             },
         };
         let all = all.clone();
