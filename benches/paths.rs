@@ -36,6 +36,7 @@ criterion_group! {
 fn report(claim: Claim) -> Arc<Report> {
     Arc::new(Report {
         claim,
+        holds_lock: claim == Claim::Leader,
         state: "running".into(),
         timeline: Some(1),
         position: None,
@@ -44,9 +45,11 @@ fn report(claim: Claim) -> Arc<Report> {
         replication_state: (claim == Claim::Replica).then(|| "streaming".into()),
         sync: SyncStanding::Async,
         tags: BTreeMap::new(),
+        noloadbalance: false,
         name: None,
         scope: Some("bench".into()),
         system_identifier: Some("7000000000000000001".into()),
+        postmaster_start: None,
         server_version: Some(150_008),
         patroni_version: Some("4.1.5".into()),
         paused: false,
@@ -103,7 +106,14 @@ fn routing(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(target.label(), nodes), |bencher| {
                 bencher.iter(|| {
                     turn += 1;
-                    let situation = Situation { tried: &[], turn, load: |node: NodeId| node.index() as u32, now };
+                    let situation = Situation {
+                        tried: &[],
+                        turn,
+                        load: |node: NodeId| node.index() as u32,
+                        now,
+                        came_at: now,
+                        attended_at: now,
+                    };
                     route(black_box(&topology), &rule, &situation).expect("there is a node")
                 });
             });
@@ -173,7 +183,7 @@ async fn connected() -> (TcpStream, TcpStream) {
 async fn relayed(mode: RelayMode) -> (TcpStream, TcpStream) {
     let ((client, client_inside), (server, server_inside)) = (connected().await, connected().await);
     tokio::spawn(async move {
-        let registry = Arc::new(Registry::new(1, 1));
+        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
         let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());

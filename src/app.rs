@@ -91,7 +91,6 @@ impl App {
     pub async fn build(config: Config) -> Result<App, StartError> {
         let metrics = MetricRegistry::with_build_info();
         let (of_clusters, of_listeners) = (ProbeMetrics::new(&metrics), ProxyMetrics::new(&metrics));
-        let registry = Arc::new(Registry::new(config.listeners.len(), config.clusters.len()));
         let mut monitors = Vec::new();
         let mut clusters = Vec::new();
         for cluster in &config.clusters {
@@ -100,6 +99,8 @@ impl App {
             monitors.push(monitor);
             clusters.push(view);
         }
+        let nodes = clusters.iter().map(|view| Arc::clone(view.sessions())).collect();
+        let registry = Arc::new(Registry::new(config.listeners.len(), nodes));
         let (mut listeners, mut encryptions) = (Vec::new(), Vec::new());
         for (index, settings) in config.listeners.iter().enumerate() {
             let view = clusters[settings.cluster.0].clone();

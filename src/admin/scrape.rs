@@ -26,7 +26,8 @@ pub(super) fn render(counted: &MetricRegistry, clusters: &[ClusterNow<'_>], cens
 }
 
 /// Roles that a node can show; each has its series for each node, 1 for the present one.
-const ROLES: [&str; 7] = ["leader", "lock-holder", "standby-leader", "replica", "out-of-service", "foreign", "unknown"];
+const ROLES: [&str; 8] =
+    ["leader", "lock-holder", "unlocked-primary", "standby-leader", "replica", "out-of-service", "foreign", "unknown"];
 
 fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
     let registry = MetricRegistry::default();
@@ -38,6 +39,7 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
     let state =
         gauge("pgvane_node_admin_state", "1 for what operators have made of the node.", &["cluster", "node", "state"]);
     let up = gauge("pgvane_node_up", "1 while the node's checks are answered.", &node);
+    let reachable = gauge("pgvane_node_reachable", "0 while clients cannot get a session on the node, else 1.", &node);
     let lag = gauge("pgvane_node_lag_bytes", "How far a replica's replay is behind the leader.", &node);
     let lag_time = gauge("pgvane_node_lag_seconds", "The same as time since the last replayed commit.", &node);
     let timeline = gauge("pgvane_node_timeline", "PostgreSQL's timeline.", &node);
@@ -59,6 +61,7 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
                 state.with_label_values(&[labels[0], labels[1], one.label()]).set(truth(one == view.admin));
             }
             up.with_label_values(&labels).set(truth(view.health.label() == "up"));
+            reachable.with_label_values(&labels).set(truth(view.way_failure.is_none()));
             let behind = view.lag.unwrap_or_default();
             lag.with_label_values(&labels).set(behind.bytes as f64);
             lag_time.with_label_values(&labels).set(behind.time.as_secs_f64());

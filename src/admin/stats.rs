@@ -110,7 +110,7 @@ fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
             let why = why_writes_wait(topology).unwrap_or_default();
             ("vacant", format!("{why}: new writes wait for another leader"))
         }
-        Leadership::Led { leader, since, .. } if topology.doubted => {
+        Leadership::Led { leader, since, .. } if topology.doubted_at.is_some() => {
             ("doubted", format!("{} has led for {}, and is being checked anew", node_name(*leader), span(now - *since)))
         }
         Leadership::Led { leader, since, .. } => {

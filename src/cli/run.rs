@@ -31,15 +31,13 @@ pub(super) fn run(config: Config) -> ExitCode {
             Err(error) => return failed(exit::FAILURE, format!("cannot listen for signals: {error}")),
         };
         match App::build(config).await {
-            Ok(app) => {
-                match app.run(stop, reread).await {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(ended) => {
-                        error!("{ended}");
-                        ExitCode::from(exit::SOFTWARE)
-                    }
+            Ok(app) => match app.run(stop, reread).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(ended) => {
+                    error!("{ended}");
+                    ExitCode::from(exit::SOFTWARE)
                 }
-            }
+            },
             Err(error) => failed(exit::FAILURE, error),
         }
     })

@@ -29,6 +29,7 @@ pub fn settle(silence: CheckError, known: Option<&Report>, leads: bool, word: &R
         claim,
         // what only Patroni can tell is still as it was last told
         tags: known.tags,
+        noloadbalance: known.noloadbalance,
         sync: known.sync,
         name: known.name,
         scope: known.scope.or(word.scope),
@@ -38,6 +39,7 @@ pub fn settle(silence: CheckError, known: Option<&Report>, leads: bool, word: &R
         pending_restart: known.pending_restart,
         // and of what PostgreSQL did not say, being in no state to say it, what is known stays
         system_identifier: word.system_identifier.or(known.system_identifier),
+        postmaster_start: known.postmaster_start,
         server_version: word.server_version.or(known.server_version),
         timeline: word.timeline.or(known.timeline),
         patroni_error: Some(silence),
@@ -92,10 +94,10 @@ mod tests {
     #[test]
     fn what_only_patroni_tells_stays() {
         let mut known = report(Claim::Replica, 6);
-        known.tags.insert("noloadbalance".into(), "true".into());
+        known.noloadbalance = true;
         known.paused = true;
         let settled = settle(SILENCE, Some(&known), false, &word(Claim::Replica)).expect("is authoritative");
-        assert!(settled.asks_for_no_reads() && settled.paused);
+        assert!(settled.noloadbalance && settled.paused);
         assert_eq!(settled.timeline, Some(7), "PostgreSQL's own word is newer");
         assert_eq!(settled.patroni_version, known.patroni_version);
         assert_eq!(settled.patroni_error, Some(SILENCE));

@@ -14,6 +14,7 @@ pub(crate) fn at_ms(ms: u64) -> Moment {
 pub(crate) fn report(claim: Claim, timeline: u32) -> Report {
     Report {
         claim,
+        holds_lock: matches!(claim, Claim::Leader | Claim::LockHolder | Claim::StandbyLeader),
         state: "running".into(),
         timeline: Some(timeline),
         position: Some(Lsn(1000)),
@@ -22,9 +23,11 @@ pub(crate) fn report(claim: Claim, timeline: u32) -> Report {
         replication_state: (claim == Claim::Replica).then(|| "streaming".into()),
         sync: SyncStanding::Async,
         tags: BTreeMap::new(),
+        noloadbalance: false,
         name: None,
         scope: Some("demo".into()),
         system_identifier: Some("7000000000000000001".into()),
+        postmaster_start: None,
         server_version: Some(150_008),
         patroni_version: Some("4.1.5".into()),
         paused: false,

@@ -3,6 +3,8 @@
 //! A node list kept by hand, or a copied DCS prefix, can name a node of another cluster. Its role is none of our
 //! business, and a write sent to it would be lost to ours.
 
+use std::sync::Arc;
+
 use super::node::Report;
 
 /// What is known of the cluster's identity.
@@ -12,58 +14,96 @@ pub struct Identity {
     pub scope: Option<String>,
     /// The system identifier that the nodes have agreed on.
     system_identifier: Option<String>,
+    /// The scope of the nodes that have agreed on it.
+    agreed_scope: Option<String>,
 }
 
-/// One node's vote.
-#[derive(Debug, Clone, Copy)]
-pub struct Vote<'a> {
+/// One vote on which cluster this is: that of a node which the operator has named.
+#[derive(Debug, Clone)]
+pub struct Vote {
     /// Whether a check of it has come to its end, answered or not.
     pub is_checked: bool,
-    /// Its newest answer.
-    pub report: Option<&'a Report>,
+    /// What it says, if it answers.
+    pub report: Option<Arc<Report>>,
+    /// It has stated before what was agreed on.
+    pub has_belonged: bool,
+}
+
+impl Vote {
+    /// Of one that has answered, and that the operator has named as the way to the cluster.
+    pub fn answered(report: Arc<Report>) -> Vote {
+        Vote { is_checked: true, report: Some(report), has_belonged: true }
+    }
 }
 
 impl Identity {
     /// An identity of which only the scope is known, or nothing.
     pub fn new(scope: Option<String>) -> Identity {
-        Identity { scope, system_identifier: None }
+        Identity { scope, ..Identity::default() }
     }
 
-    /// Takes the nodes' newest answers into account.
+    /// The system identifier that the nodes have agreed on, if they have.
+    pub fn system_identifier(&self) -> Option<&str> {
+        self.system_identifier.as_deref()
+    }
+
+    /// Takes the present answers of those who have a vote into account.
     ///
-    /// The system identifier is the one that more than half of the nodes state. Without such a majority it stays what
-    /// it was; if it has never been settled, the one stated most often will do, once every node has been checked.
-    pub fn reconsider(&mut self, votes: &[Vote<'_>]) {
+    /// The system identifier is the one that more than half of all voters state. Where it has never been settled, the one
+    /// stated most often will do once all have been checked. Once settled it changes only when every voter that answers
+    /// states the same other one, and one of them has belonged to the cluster: the cluster was made again, as by
+    /// `pg_upgrade`, and its other nodes are down.
+    pub fn reconsider(&mut self, votes: &[Vote]) {
+        let stated = self.stated(votes);
         let mut tally: Vec<(&str, usize)> = Vec::new();
-        let stated = votes.iter().filter_map(|vote| {
-            let report = vote.report.filter(|report| self.why_other_scope(report).is_none())?;
-            report.system_identifier.as_deref()
-        });
-        for identifier in stated {
-            match tally.iter_mut().find(|(known, _)| *known == identifier) {
+        for identifier in &stated {
+            match tally.iter_mut().find(|(known, _)| known == identifier) {
                 Some((_, count)) => *count += 1,
                 None => tally.push((identifier, 1)),
             }
         }
         tally.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let is_made_again = |identifier: &str| self.is_of_agreed_scope(votes, identifier);
         let settled = match tally.as_slice() {
             [(first, count), ..] if *count * 2 > votes.len() => Some(*first),
+            [(only, _)] if all_checked(votes) && is_made_again(only) => Some(*only),
             _ if self.system_identifier.is_some() => return,
-            [(first, _)] if all_checked(votes) => Some(*first),
             [(first, most), (_, next), ..] if most > next && all_checked(votes) => Some(*first),
             _ => None,
         };
-        self.system_identifier = settled.map(str::to_owned);
+        let Some(settled) = settled.map(str::to_owned) else { return };
+        self.agreed_scope = scope_of(votes, &settled).or(self.agreed_scope.take());
+        self.system_identifier = Some(settled);
+    }
+
+    /// Whether those who state this identifier are of the cluster that was agreed on before, if there was one.
+    fn is_of_agreed_scope(&self, votes: &[Vote], identifier: &str) -> bool {
+        let scope = scope_of(votes, identifier);
+        let is_same_scope = self.agreed_scope.is_none() || scope.is_none() || scope == self.agreed_scope;
+        let states_it = |vote: &&Vote| {
+            vote.report.as_ref().is_some_and(|report| report.system_identifier.as_deref() == Some(identifier))
+        };
+        self.system_identifier.is_none()
+            || (is_same_scope && votes.iter().filter(states_it).any(|vote| vote.has_belonged))
+    }
+
+    fn stated<'v>(&self, votes: &'v [Vote]) -> Vec<&'v str> {
+        let of_scope = votes.iter().filter_map(|vote| {
+            let report = vote.report.as_deref()?;
+            self.why_other_scope(report).is_none().then_some(report)
+        });
+        of_scope.filter_map(|report| report.system_identifier.as_deref()).collect()
     }
 
     /// Whether claims may be believed: the identifier is settled, or nobody states one and all have been asked.
-    pub fn is_settled(&self, votes: &[Vote<'_>]) -> bool {
-        let nobody_states_one = || votes.iter().all(|vote| vote.report.is_none_or(|r| r.system_identifier.is_none()));
+    pub fn is_settled(&self, votes: &[Vote]) -> bool {
+        let nobody_states_one =
+            || votes.iter().all(|vote| vote.report.as_ref().is_none_or(|report| report.system_identifier.is_none()));
         self.system_identifier.is_some() || (all_checked(votes) && nobody_states_one())
     }
 
     /// Why a node that says this does not belong to the cluster; `None` if it does, as far as is known.
-    pub fn why_foreign(&self, report: &Report, votes: &[Vote<'_>]) -> Option<String> {
+    pub fn why_foreign(&self, report: &Report, votes: &[Vote]) -> Option<String> {
         if let Some(why) = self.why_other_scope(report) {
             return Some(why);
         }
@@ -88,7 +128,13 @@ impl Identity {
     }
 }
 
-fn all_checked(votes: &[Vote<'_>]) -> bool {
+/// The scope that goes with this system identifier.
+fn scope_of(votes: &[Vote], identifier: &str) -> Option<String> {
+    let mut reports = votes.iter().filter_map(|vote| vote.report.as_deref());
+    reports.find(|report| report.system_identifier.as_deref() == Some(identifier))?.scope.clone()
+}
+
+fn all_checked(votes: &[Vote]) -> bool {
     votes.iter().all(|vote| vote.is_checked)
 }
 
@@ -102,14 +148,14 @@ mod tests {
         Report { system_identifier: Some(identifier.to_owned()), ..report(Claim::Replica, 1) }
     }
 
-    fn vote(report: &Report) -> Vote<'_> {
-        Vote { is_checked: true, report: Some(report) }
+    fn vote(report: &Report) -> Vote {
+        Vote::answered(Arc::new(report.clone()))
     }
 
-    const UNREACHABLE: Vote<'static> = Vote { is_checked: true, report: None };
-    const UNCHECKED: Vote<'static> = Vote { is_checked: false, report: None };
+    const UNREACHABLE: Vote = Vote { is_checked: true, report: None, has_belonged: false };
+    const UNCHECKED: Vote = Vote { is_checked: false, report: None, has_belonged: false };
 
-    fn settled(votes: &[Vote<'_>]) -> Option<String> {
+    fn settled(votes: &[Vote]) -> Option<String> {
         let mut identity = Identity::default();
         identity.reconsider(votes);
         identity.system_identifier
@@ -151,14 +197,20 @@ mod tests {
     }
 
     #[test]
-    fn once_settled_it_takes_a_majority_to_change_it() {
+    fn once_settled_it_changes_only_when_nobody_who_answers_stands_by_it() {
         let (old, new) = (of("1"), of("2"));
         let mut identity = Identity::default();
         identity.reconsider(&[vote(&old), vote(&old), vote(&old)]);
+        identity.reconsider(&[vote(&new), vote(&old), UNREACHABLE]);
+        assert_eq!(identity.system_identifier(), Some("1"), "one still says so");
+        let of_another = Report { scope: Some("another".into()), ..of("2") };
+        identity.reconsider(&[vote(&of_another), UNREACHABLE, UNREACHABLE]);
+        assert_eq!(identity.system_identifier(), Some("1"), "that is another cluster");
+        let stranger = Vote { has_belonged: false, ..vote(&new) };
+        identity.reconsider(&[stranger, UNREACHABLE, UNREACHABLE]);
+        assert_eq!(identity.system_identifier(), Some("1"), "that has never been one of them");
         identity.reconsider(&[vote(&new), UNREACHABLE, UNREACHABLE]);
-        assert_eq!(identity.system_identifier.as_deref(), Some("1"));
-        identity.reconsider(&[vote(&new), vote(&new), UNREACHABLE]);
-        assert_eq!(identity.system_identifier.as_deref(), Some("2"), "the cluster was made anew");
+        assert_eq!(identity.system_identifier(), Some("2"), "it was made again, and its other nodes are down");
     }
 
     #[test]

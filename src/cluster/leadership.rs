@@ -50,6 +50,8 @@ pub enum Vacancy {
     Unchecked,
     /// This node holds Patroni's leader lock, but its PostgreSQL does not take writes (yet, or any more).
     NotReady(NodeId),
+    /// This node runs as a primary, and does not hold the leader lock; nor does another.
+    Unlocked(NodeId),
     /// This node led, and has been silent for longer than the grace.
     Silent(NodeId),
     /// Nodes answer, and none of them claims the lead.
@@ -85,6 +87,8 @@ pub struct Candidate<'a> {
     pub health: &'a Health,
     /// When the first answer of its present, uninterrupted claim to the lead came in.
     pub claims_since: Option<Moment>,
+    /// When the first answer came in by which its Patroni has held the leader lock without interruption.
+    pub lock_since: Option<Moment>,
 }
 
 /// A claim that has not lapsed.
@@ -99,8 +103,9 @@ struct Standing {
 /// Decides who leads at `now`.
 ///
 /// - A claim stands for `grace` after the newest answer that made it was asked for; silence alone ends it no sooner.
-/// - A claim that PostgreSQL alone keeps up, its Patroni being silent, does not stand against another node whose
-///   Patroni answers that it holds the lock: a frozen Patroni cannot demote its primary, and has lost the lock.
+/// - A claim does not stand against another node whose Patroni answers that it holds the lock, if PostgreSQL alone keeps
+///   the claim up, its Patroni being silent, or if the claim was last made before that lock was seen: only one node holds
+///   the lock, and a frozen Patroni cannot demote its primary.
 /// - One standing claim: that node leads.
 /// - Several: the one on a strictly newer timeline leads, provided that each other claim was last made *before*
 ///   the newer one appeared. A promotion begins a new timeline, so an old leader's claim that is merely stale is
@@ -144,14 +149,20 @@ fn standing_claim(node: &Candidate<'_>, now: Moment, grace: Duration) -> Option<
     })
 }
 
-/// Whether a node claims the lead by PostgreSQL's word only, while another holds the lock by Patroni's.
+/// Whether another node has been seen to hold the leader lock since this node was last known to.
 fn is_without_lock(node: &Candidate<'_>, candidates: &[Candidate<'_>]) -> bool {
-    let has_lock = |other: &Candidate<'_>| match other.health {
-        Health::Answering { report, .. } => report.patroni_error.is_none() && report.claim.holds_lock(),
-        _ => false,
-    };
-    let is_by_postgresql = node.health.report().is_some_and(|report| report.patroni_error.is_some());
-    is_by_postgresql && candidates.iter().any(|other| other.id != node.id && has_lock(other))
+    candidates
+        .iter()
+        .filter(|other| other.id != node.id)
+        .any(|other| has_taken_lock_from(other.health, other.lock_since, node.health))
+}
+
+/// Whether a node has been seen to hold the leader lock since another last said that it led.
+pub(super) fn has_taken_lock_from(holder: &Health, lock_since: Option<Moment>, other: &Health) -> bool {
+    let (Health::Answering { .. }, Some(lock_since)) = (holder, lock_since) else { return false };
+    let Some(report) = other.report() else { return false };
+    let is_by_patroni = report.holds_lock && report.patroni_error.is_none();
+    !is_by_patroni || other.answer_asked_at().is_some_and(|asked_at| asked_at < lock_since)
 }
 
 fn winner(standing: &[Standing]) -> Option<Standing> {
@@ -169,6 +180,9 @@ fn vacancy(previous: &Leadership, candidates: &[Candidate<'_>]) -> Vacancy {
 
     if let Some(holder) = candidates.iter().find(|node| claim_of(node) == Some(Claim::LockHolder)) {
         return Vacancy::NotReady(holder.id);
+    }
+    if let Some(primary) = candidates.iter().find(|node| claim_of(node) == Some(Claim::UnlockedPrimary)) {
+        return Vacancy::Unlocked(primary.id);
     }
     let lapsed = candidates.iter().find(|node| claim_of(node) == Some(Claim::Leader));
     match (lapsed, previous) {
@@ -210,9 +224,22 @@ mod tests {
         let candidates: Vec<Candidate<'_>> = nodes
             .iter()
             .enumerate()
-            .map(|(id, (health, claims_since))| Candidate { id: NodeId::new(id), health, claims_since: *claims_since })
+            .map(|(id, (health, claims_since))| Candidate {
+                id: NodeId::new(id),
+                health,
+                claims_since: *claims_since,
+                lock_since: claims_since.or_else(|| lock_seen(health)).filter(|_| has_lock(health)),
+            })
             .collect();
         decide(previous, &candidates, at_ms(now_ms), GRACE)
+    }
+
+    fn has_lock(health: &Health) -> bool {
+        health.report().is_some_and(|report| report.holds_lock && report.patroni_error.is_none())
+    }
+
+    fn lock_seen(health: &Health) -> Option<Moment> {
+        health.answer_asked_at().filter(|_| has_lock(health))
     }
 
     #[test]
@@ -263,7 +290,7 @@ mod tests {
         let newer = answering(leader(2), 4000, 4500);
         assert_eq!(decided(&NOBODY, &[alone.clone(), newer], 5001).leader(), Some(NodeId::new(1)), "though it goes on");
         let mut promoted = (*replica(2)).clone();
-        promoted.claim = Claim::LockHolder;
+        (promoted.claim, promoted.holds_lock) = (Claim::LockHolder, true);
         let vacant = decided(&NOBODY, &[alone.clone(), answering(Arc::new(promoted), 0, 4500)], 5001);
         assert!(
             matches!(vacant, Leadership::Vacant { why: Vacancy::NotReady(id), .. } if id == NodeId::new(1)),
@@ -275,8 +302,32 @@ mod tests {
 
     #[test]
     fn equal_or_unknown_timelines_settle_nothing() {
-        let equal = [silent(leader(3), 0), answering(leader(3), 4000, 4000)];
-        assert_eq!(decided(&NOBODY, &equal, 4001).leader(), None);
+        let primary = Arc::new(Report { holds_lock: false, ..(*leader(3)).clone() });
+        let equal = [silent(Arc::clone(&primary), 0), answering(primary, 4000, 4000)];
+        assert_eq!(decided(&NOBODY, &equal, 4001).leader(), None, "by PostgreSQL's answers alone");
+        let with_lock = [silent(leader(3), 0), answering(leader(3), 4000, 4000)];
+        assert_eq!(decided(&NOBODY, &with_lock, 4001).leader(), Some(NodeId::new(1)), "only one holds the lock");
+    }
+
+    #[test]
+    fn a_lock_that_is_seen_elsewhere_ends_an_older_claim() {
+        let mut report = (*replica(1)).clone();
+        (report.claim, report.holds_lock) = (Claim::LockHolder, true);
+        let being_promoted = answering(Arc::new(report), 0, 5000);
+        let older = [answering(leader(1), 0, 4000), being_promoted.clone()];
+        let vacant = decided(&NOBODY, &older, 5001);
+        assert!(matches!(vacant, Leadership::Vacant { why: Vacancy::NotReady(id), .. } if id == NodeId::new(1)));
+        let newer = [answering(leader(1), 0, 6000), being_promoted];
+        assert_eq!(decided(&NOBODY, &newer, 6001).leader(), Some(NodeId::new(0)), "it has said so since");
+    }
+
+    #[test]
+    fn a_primary_without_the_lock_is_no_leader() {
+        let mut report = (*leader(1)).clone();
+        (report.claim, report.holds_lock) = (Claim::UnlockedPrimary, false);
+        let led = decided(&NOBODY, &[answering(leader(1), 0, 0)], 1);
+        let vacant = decided(&led, &[answering(Arc::new(report), 0, 1000)], 1001);
+        assert_eq!(vacant, Leadership::Vacant { since: at_ms(1001), why: Vacancy::Unlocked(NodeId::new(0)) });
     }
 
     #[test]

@@ -14,8 +14,9 @@ use super::identity::{Identity, Vote};
 use super::lag::Lag;
 use super::leadership::{Candidate, Leadership, decide};
 use super::moment::Moment;
-use super::node::{Claim, Lsn, Member, NodeId, Observation};
+use super::node::{Claim, Lsn, Member, NodeId, NodeSet, Observation, Report};
 use super::roster::{Entry, Roster};
+use super::suspicion::Suspicion;
 use super::topology::{NodeView, Topology};
 
 /// How long checks stay fast after the lead has changed hands.
@@ -49,12 +50,19 @@ pub enum Event {
     Tick,
     /// A check has come to its end.
     Checked(Observation),
-    /// A session met something that makes this node's role doubtful: a refusal, a reset, an unexpected end.
-    Suspicion(NodeId),
-    /// A client could get no session on this node. A suspicion, and others are to try it last for a while.
-    Failure(NodeId),
-    /// What discovery has found.
-    Discovered(Discovery),
+    /// A session met something that makes this node's role doubtful.
+    Suspicion(NodeId, Suspicion),
+    /// A client could get no session on this node, and why. Others are to try it last for a while. It may be a suspicion, too.
+    Failure(NodeId, String, Option<Suspicion>),
+    /// A client got a session on this node, on which others had failed.
+    Served(NodeId),
+    /// A node said at a login whether it is in recovery, and that is not what is believed: an answer that is newer is to
+    /// settle it.
+    LoginHint(NodeId, bool),
+    /// pgvane was suspended: what is known may be as old as that.
+    Overslept,
+    /// What discovery has found, and which nodes have sessions.
+    Discovered(Discovery, NodeSet),
     /// An operator has said what is to become of a node.
     Administered(NodeId, AdminState),
 }
@@ -64,6 +72,9 @@ pub enum Event {
 pub struct Discovery {
     /// The members. Static ones stay, whatever it says.
     pub members: Vec<Member>,
+    /// What the REST APIs that the operator has named say of themselves. Where the operator has named no nodes, these say
+    /// which cluster is meant.
+    pub named: Vec<Arc<Report>>,
     /// A switchover that is planned for later, in words.
     pub scheduled_switchover: Option<String>,
 }
@@ -116,6 +127,37 @@ pub enum Change {
         /// Several nodes claim the lead.
         is_contested: bool,
     },
+    /// Clients get no session on this node, though its checks may be answered.
+    WayFailed {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// Clients get sessions on this node again.
+    WayRestored {
+        /// Which.
+        node: NodeId,
+        /// After they had got none for so long.
+        after: Duration,
+    },
+    /// There are more nodes than pgvane can tell apart: this member is left out.
+    NoRoom {
+        /// Its name.
+        name: String,
+    },
+    /// The nodes agree on another system identifier than before: the cluster has been made again.
+    Rebuilt {
+        /// The system identifier until now.
+        from: String,
+        /// The system identifier now.
+        to: String,
+    },
+    /// What a node says at logins of its recovery was refuted by an answer that is newer: a pooler stands before it.
+    LoginHintRefuted {
+        /// Which.
+        node: NodeId,
+    },
     /// A node's role or health has changed.
     Node {
         /// Which.
@@ -139,6 +181,8 @@ pub struct Machine {
     generation: u64,
     /// When the leader last became doubtful; cleared by a check of it that was sent after.
     doubted_at: Option<Moment>,
+    /// What the REST APIs that the operator has named said of themselves last.
+    named: Vec<Arc<Report>>,
     /// Checks stay fast until then.
     settled_at: Moment,
     /// The end of the WAL as the last leader stated it.
@@ -157,6 +201,7 @@ impl Machine {
             last_leader: None,
             generation: 0,
             doubted_at: None,
+            named: Vec::new(),
             settled_at: now,
             wal_end: None,
             scheduled_switchover: None,
@@ -169,7 +214,7 @@ impl Machine {
         Topology {
             generation: self.generation,
             leadership: self.leadership.clone(),
-            doubted: self.doubted_at.is_some() && self.leadership.leader().is_some(),
+            doubted_at: self.doubted_at.filter(|_| self.leadership.leader().is_some()),
             scheduled_switchover: self.scheduled_switchover.clone(),
             nodes: self.roster.all().iter().map(|entry| entry.view.clone()).collect(),
         }
@@ -194,13 +239,33 @@ impl Machine {
         };
         let is_news = match event {
             Event::Tick => false,
-            Event::Suspicion(node) => self.doubt(node, now),
-            Event::Failure(node) => self.roster.entry_mut(node).fails_client(now) | self.doubt(node, now),
+            Event::Suspicion(node, suspicion) => self.suspect(node, suspicion, now),
+            Event::Failure(node, why, suspicion) => {
+                let is_news = self.roster.entry_mut(node).fails_client(&why, now);
+                if is_news {
+                    actions.push(Action::Tell(Change::WayFailed { node, why }));
+                }
+                is_news | suspicion.is_some_and(|suspicion| self.suspect(node, suspicion, now))
+            }
+            Event::Served(node) => match self.roster.entry_mut(node).serves_client() {
+                Some(since) => {
+                    actions.push(Action::Tell(Change::WayRestored { node, after: now - since }));
+                    true
+                }
+                None => false,
+            },
+            Event::LoginHint(node, in_recovery) => self.take_login_hint(node, in_recovery, now),
+            Event::Overslept => self.oversleep(now),
             Event::Checked(observation) => {
                 self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now))
             }
-            Event::Discovered(discovery) => {
-                self.noting_changes(now, &mut actions, |machine| machine.take_discovery(discovery, now))
+            Event::Discovered(discovery, busy) => {
+                let mut left_out = Vec::new();
+                let is_news = self.noting_changes(now, &mut actions, |machine| {
+                    machine.take_discovery(discovery, busy, &mut left_out, now)
+                });
+                actions.extend(left_out.into_iter().map(|name| Action::Tell(Change::NoRoom { name })));
+                is_news
             }
             Event::Administered(node, state) => {
                 self.noting_changes(now, &mut actions, |machine| machine.roster.administer(node, state, now))
@@ -245,6 +310,7 @@ impl Machine {
             return false;
         }
         entry.newest_asked_at = entry.newest_asked_at.max(Some(asked_at));
+        entry.view.check_asked_at = entry.newest_asked_at;
         // The report then describes the node at some moment after PostgreSQL was asked, not after Patroni was.
         let (outcome, described_at) = match (outcome, second_opinion) {
             (Err(silence), Some(second)) => {
@@ -256,6 +322,7 @@ impl Machine {
             (outcome, _) => (outcome, asked_at),
         };
         let has_answered = outcome.is_ok();
+        let outcome = outcome.map(|report| with_known_facts(report, entry.view.health.report()));
         let health = mem::replace(&mut entry.view.health, Health::UNKNOWN);
         entry.view.health = health.after(outcome, described_at, now, self.settings.thresholds);
         entry.view.checked_at = Some(now);
@@ -263,7 +330,9 @@ impl Machine {
             self.doubted_at = None;
         }
         if has_answered {
-            self.roster.entry_mut(id).forget_failures(asked_at, self.settings.interval);
+            let entry = self.roster.entry_mut(id);
+            entry.forget_failures(asked_at, self.settings.interval);
+            entry.settle_login_hint(asked_at, now);
             self.measure_lag(id, now);
         }
         true
@@ -278,10 +347,17 @@ impl Machine {
     ) -> bool {
         let before = self.standings();
         let is_news = take(self);
-        self.roster.remove_duplicates();
-        self.reconsider_identity(now);
+        self.roster.remove_duplicates(now);
+        self.reconsider_identity(now, actions);
         actions.extend(self.changes_since(&before));
         is_news
+    }
+
+    /// Has all nodes checked, unless suspicions of this kind have done so often enough. True if the leader has become
+    /// doubtful by that.
+    fn suspect(&mut self, id: NodeId, suspicion: Suspicion, now: Moment) -> bool {
+        let interval = self.settings.interval;
+        self.roster.entry_mut(id).suspicions.admits(suspicion, now, interval) && self.doubt(id, now)
     }
 
     fn doubt(&mut self, id: NodeId, now: Moment) -> bool {
@@ -289,30 +365,72 @@ impl Machine {
             entry.timetable.hurry(now);
         }
         let is_leader = self.leadership.leader() == Some(id);
-        let is_news = is_leader && self.doubted_at.is_none();
         if is_leader {
             self.doubted_at = Some(now);
         }
-        is_news
+        is_leader
     }
 
-    fn take_discovery(&mut self, discovery: Discovery, now: Moment) -> bool {
+    /// Whoever logs in there waits for the answer, so the node itself is asked in any case.
+    fn take_login_hint(&mut self, id: NodeId, in_recovery: bool, now: Moment) -> bool {
+        let entry = self.roster.entry_mut(id);
+        entry.login_hint = Some((now, in_recovery));
+        entry.timetable.hurry(now);
+        self.suspect(id, Suspicion::HotStandby, now)
+    }
+
+    fn oversleep(&mut self, now: Moment) -> bool {
+        match self.leadership.leader() {
+            Some(leader) => self.doubt(leader, now),
+            None => false,
+        }
+    }
+
+    fn take_discovery(&mut self, discovery: Discovery, busy: NodeSet, left_out: &mut Vec<String>, now: Moment) -> bool {
         let is_planned_anew = self.scheduled_switchover != discovery.scheduled_switchover;
         self.scheduled_switchover = discovery.scheduled_switchover;
-        self.roster.take_list(discovery.members, now) || is_planned_anew
+        self.named = discovery.named;
+        let taken = self.roster.take_list(discovery.members, busy, now);
+        *left_out = taken.left_out;
+        taken.is_news || is_planned_anew
     }
 
     // ---- what follows from it ------------------------------------------------------------------------------
 
-    fn reconsider_identity(&mut self, now: Moment) {
-        let votes: Vec<Vote<'_>> = self.roster.present().map(|(_, entry)| vote(entry)).collect();
+    fn reconsider_identity(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        let votes = self.votes();
+        let before = self.identity.system_identifier().map(str::to_owned);
         self.identity.reconsider(&votes);
         self.identity_is_settled = self.identity.is_settled(&votes);
-        let foreign: Vec<Option<String>> =
-            votes.iter().map(|vote| self.identity.why_foreign(vote.report?, &votes)).collect();
-        for ((_, entry), why) in self.roster.present_mut().zip(foreign) {
+        if let (Some(from), Some(to)) = (before, self.identity.system_identifier())
+            && from != to
+        {
+            actions.push(Action::Tell(Change::Rebuilt { from, to: to.to_owned() }));
+        }
+        let wrong_addresses = self.roster.wrong_addresses();
+        let why_foreign = |id: NodeId, entry: &Entry| {
+            let wrong_address = wrong_addresses.iter().find(|(wrong, _)| *wrong == id).map(|(_, why)| why.clone());
+            wrong_address.or_else(|| self.identity.why_foreign(entry.view.health.report()?, &votes))
+        };
+        let foreign: Vec<Option<String>> = self.roster.present().map(|(id, entry)| why_foreign(id, entry)).collect();
+        for ((id, entry), why) in self.roster.present_mut().zip(foreign) {
+            let refuted_before = entry.view.login_hint_refuted_at;
+            entry.has_belonged |= why.is_none() && self.identity_is_settled && entry.view.health.report().is_some();
             entry.view.foreign = why;
             entry.review(now);
+            if entry.view.login_hint_refuted_at == Some(now) && refuted_before != Some(now) {
+                actions.push(Action::Tell(Change::LoginHintRefuted { node: id }));
+            }
+        }
+    }
+
+    /// Those who say which cluster this is: the nodes that the operator has named; where there are none, the REST APIs.
+    fn votes(&self) -> Vec<Vote> {
+        let named: Vec<Vote> =
+            self.roster.present().filter(|(_, entry)| entry.is_static).map(|(_, entry)| vote(entry)).collect();
+        match named.is_empty() {
+            false => named,
+            true => self.named.iter().map(|report| Vote::answered(Arc::clone(report))).collect(),
         }
     }
 
@@ -325,6 +443,7 @@ impl Machine {
                 id,
                 health: if believed(entry) { &entry.view.health } else { &Health::UNKNOWN },
                 claims_since: entry.claims_since,
+                lock_since: entry.view.lock_since.filter(|_| believed(entry)),
             })
             .collect();
         let next = decide(&self.leadership, &candidates, now, self.settings.leader_grace);
@@ -356,13 +475,21 @@ impl Machine {
                 from: from.or(self.last_leader),
                 to: *leader,
                 timeline: *timeline,
-                leaderless: previous.leaderless_since().map_or(Duration::ZERO, |since| now - since),
+                leaderless: self.leaderless(previous, now),
             },
             (_, Some(from)) => {
                 Change::LeadLost { from, why: why(), last_seen: self.last_good(from, now), is_contested }
             }
             (_, None) => Change::StillLeaderless { why: why(), is_contested },
         }
+    }
+
+    /// For how long nobody has led, as far as is known: since the last good answer of the leader before, which may have lost
+    /// the lead right after.
+    fn leaderless(&self, previous: &Leadership, now: Moment) -> Duration {
+        let Some(since) = previous.leaderless_since() else { return Duration::ZERO };
+        let last_led_at = self.last_leader.and_then(|leader| self.roster.entry(leader).last_led_at);
+        now - last_led_at.map_or(since, |last_led_at| last_led_at.min(since))
     }
 
     /// How long ago a leader was last asked that still led: as far as we know, it may have lost the lead right after.
@@ -440,8 +567,29 @@ impl Machine {
     }
 }
 
-fn vote(entry: &Entry) -> Vote<'_> {
-    Vote { is_checked: entry.view.checked_at.is_some(), report: entry.view.health.report().map(Arc::as_ref) }
+/// A node that has fallen silent has no vote: what it said last may be of another time.
+fn vote(entry: &Entry) -> Vote {
+    let answers = matches!(entry.view.health, Health::Answering { .. });
+    Vote {
+        is_checked: entry.view.checked_at.is_some(),
+        report: entry.view.health.report().filter(|_| answers).cloned(),
+        has_belonged: entry.has_belonged,
+    }
+}
+
+/// Patroni's answer has gaps while it cannot query its PostgreSQL (state "unknown"): what does not change with a query is
+/// still as it was last said.
+fn with_known_facts(report: Arc<Report>, known: Option<&Arc<Report>>) -> Arc<Report> {
+    let Some(known) = known.filter(|known| report.state == "unknown" && known.claim == report.claim) else {
+        return report;
+    };
+    let mut whole = Report::clone(&report);
+    whole.timeline = whole.timeline.or(known.timeline);
+    whole.position = whole.position.or(known.position);
+    whole.system_identifier = whole.system_identifier.or_else(|| known.system_identifier.clone());
+    whole.postmaster_start = whole.postmaster_start.or_else(|| known.postmaster_start.clone());
+    whole.server_version = whole.server_version.or(known.server_version);
+    Arc::new(whole)
 }
 
 /// How far a standby is behind. Bytes and time are read together: the time since the last replayed commit grows on an
@@ -466,7 +614,7 @@ fn same_kind(a: &Leadership, b: &Leadership) -> bool {
 mod tests {
     use super::*;
     use crate::cluster::fixtures::{at_ms, leader, member, replica};
-    use crate::cluster::node::{CheckError, Report};
+    use crate::cluster::node::CheckError;
 
     const LEADER: NodeId = NodeId::new(0);
     const REPLICA: NodeId = NodeId::new(1);
@@ -541,18 +689,18 @@ mod tests {
         bench.checks_in(Duration::from_secs(5));
         let earlier = bench.now;
         bench.now = bench.now + Duration::from_millis(3);
-        let sent = bench.machine.handle(Event::Suspicion(LEADER), bench.now);
-        assert!(bench.machine.topology().doubted);
+        let sent = bench.machine.handle(Event::Suspicion(LEADER, Suspicion::ConnectionLost), bench.now);
+        assert!(bench.machine.topology().doubted_at.is_some());
         let late = Observation { node: LEADER, asked_at: earlier, outcome: Ok(leader(1)), second_opinion: None };
         bench.machine.handle(Event::Checked(late), bench.now);
-        assert!(bench.machine.topology().doubted, "that was asked before the doubt arose");
+        assert!(bench.machine.topology().doubted_at.is_some(), "that was asked before the doubt arose");
         let asks =
             |node| sent.iter().any(|action| matches!(action, Action::Check { node: asked, .. } if *asked == node));
         assert!(asks(LEADER) && asks(REPLICA), "all nodes are asked at once: {sent:?}");
         let fresh =
             Observation { node: LEADER, asked_at: bench.now, outcome: Err(CheckError::TimedOut), second_opinion: None };
         bench.machine.handle(Event::Checked(fresh), bench.now);
-        assert!(!bench.machine.topology().doubted, "silence is no word against it");
+        assert!(!bench.machine.topology().doubted_at.is_some(), "silence is no word against it");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
     }
 
@@ -563,15 +711,15 @@ mod tests {
         bench.checks_in(Duration::from_secs(5));
         let fails = |bench: &Bench| bench.machine.topology().node(REPLICA).fails_clients;
         let generation = bench.machine.topology().generation;
-        bench.feed(Event::Failure(REPLICA));
+        bench.feed(Event::Failure(REPLICA, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
         assert!(fails(&bench) && bench.machine.topology().generation > generation, "it is published");
-        assert!(!bench.machine.topology().doubted, "of the leader it says nothing");
+        assert!(!bench.machine.topology().doubted_at.is_some(), "of the leader it says nothing");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
         bench.checks_in(Duration::from_millis(800));
         assert!(fails(&bench), "its Patroni answers, but that is not what failed");
         bench.checks_in(Duration::from_millis(1500));
         assert!(!fails(&bench), "it may be tried again");
-        bench.feed(Event::Failure(LEADER));
+        bench.feed(Event::Failure(LEADER, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
         assert_eq!(bench.machine.topology().leader(), Some(LEADER), "no role changes by that");
     }
 
@@ -579,7 +727,7 @@ mod tests {
     fn suspicion_of_a_replica_casts_no_doubt_on_the_leader() {
         let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
         bench.feed(Event::Tick);
-        bench.machine.handle(Event::Suspicion(REPLICA), bench.now);
-        assert!(!bench.machine.topology().doubted);
+        bench.machine.handle(Event::Suspicion(REPLICA, Suspicion::ConnectionLost), bench.now);
+        assert!(!bench.machine.topology().doubted_at.is_some());
     }
 }

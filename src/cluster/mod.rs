@@ -16,6 +16,7 @@ pub mod moment;
 pub mod node;
 mod roster;
 pub mod schedule;
+pub mod suspicion;
 pub mod topology;
 
 #[cfg(test)]
@@ -23,5 +24,6 @@ pub(crate) mod fixtures;
 
 pub use admin_state::AdminState;
 pub use moment::Moment;
-pub use node::{Member, NodeId};
+pub use node::{Member, NodeId, NodeSet};
+pub use suspicion::Suspicion;
 pub use topology::Topology;

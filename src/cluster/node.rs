@@ -11,6 +11,22 @@ use super::moment::Moment;
 /// tables a fixed size, so that counting a session takes no lock.
 pub const NODES_MAX: usize = 128;
 
+/// Some of a cluster's nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeSet(u128);
+
+impl NodeSet {
+    /// Puts a node into it.
+    pub fn insert(&mut self, node: NodeId) {
+        self.0 |= 1 << node.index();
+    }
+
+    /// Whether a node is in it.
+    pub fn contains(self, node: NodeId) -> bool {
+        self.0 & (1 << node.index()) != 0
+    }
+}
+
 /// A node's number within its cluster, valid for the life of the process and smaller than [`NODES_MAX`]. A byte: every
 /// session carries some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,7 +90,10 @@ pub enum Claim {
     StandbyLeader,
     /// In recovery, running.
     Replica,
-    /// Says that it serves nobody: stopped, starting, being created, or a primary without the lock.
+    /// Runs as a primary, and does not hold the leader lock: its Patroni has just started, or has lost its DCS. It gets no
+    /// new write sessions. It keeps those that it has, until another node holds the lock or its PostgreSQL stops.
+    UnlockedPrimary,
+    /// Says that it serves nobody: stopped, starting, or being created.
     OutOfService,
 }
 
@@ -84,12 +103,7 @@ impl Claim {
     /// A lock holder keeps its sessions: a restart of PostgreSQL ends them by itself, and a slow answer to
     /// Patroni's own query must not.
     pub fn keeps_writers(self) -> bool {
-        matches!(self, Claim::Leader | Claim::LockHolder)
-    }
-
-    /// Whether a node whose Patroni says this holds the leader lock.
-    pub fn holds_lock(self) -> bool {
-        matches!(self, Claim::Leader | Claim::LockHolder | Claim::StandbyLeader)
+        matches!(self, Claim::Leader | Claim::LockHolder | Claim::UnlockedPrimary)
     }
 
     /// The word for it in logs, metrics and on the stats page.
@@ -99,6 +113,7 @@ impl Claim {
             Claim::LockHolder => "lock-holder",
             Claim::StandbyLeader => "standby-leader",
             Claim::Replica => "replica",
+            Claim::UnlockedPrimary => "unlocked-primary",
             Claim::OutOfService => "out-of-service",
         }
     }
@@ -121,6 +136,8 @@ pub enum SyncStanding {
 pub struct Report {
     /// The part it plays.
     pub claim: Claim,
+    /// Patroni says that the node holds the leader lock. Never so by PostgreSQL's answer alone.
+    pub holds_lock: bool,
     /// PostgreSQL's state in Patroni's words: `running`, `starting`, `stopping`, …
     pub state: String,
     /// PostgreSQL's timeline.
@@ -137,12 +154,17 @@ pub struct Report {
     pub sync: SyncStanding,
     /// The node's tags from Patroni's configuration, values as text.
     pub tags: BTreeMap<String, String>,
+    /// The node asks, by Patroni's `noloadbalance` tag, to be given no reads.
+    pub noloadbalance: bool,
     /// The member's name by its own word (since Patroni 4).
     pub name: Option<String>,
     /// Patroni's `scope`, the cluster's name.
     pub scope: Option<String>,
     /// `system_identifier` of pg_controldata.
     pub system_identifier: Option<String>,
+    /// When its postmaster started, as Patroni prints it, to the microsecond: with the system identifier it tells a server
+    /// from every other.
+    pub postmaster_start: Option<String>,
     /// PostgreSQL's version number, 150008 for 15.8.
     pub server_version: Option<u32>,
     /// Patroni's version.
@@ -163,6 +185,7 @@ impl Report {
     pub fn bare(claim: Claim, state: &str) -> Report {
         Report {
             claim,
+            holds_lock: false,
             state: state.to_owned(),
             timeline: None,
             position: None,
@@ -171,9 +194,11 @@ impl Report {
             replication_state: None,
             sync: SyncStanding::Async,
             tags: BTreeMap::new(),
+            noloadbalance: false,
             name: None,
             scope: None,
             system_identifier: None,
+            postmaster_start: None,
             server_version: None,
             patroni_version: None,
             paused: false,
@@ -181,11 +206,6 @@ impl Report {
             pending_restart: false,
             patroni_error: None,
         }
-    }
-
-    /// Whether the node asks, by Patroni's `noloadbalance` tag, to be given no reads.
-    pub fn asks_for_no_reads(&self) -> bool {
-        self.tags.get("noloadbalance").is_some_and(|value| value == "true")
     }
 }
 

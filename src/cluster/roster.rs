@@ -8,9 +8,13 @@ use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::LagMeter;
 use super::moment::Moment;
-use super::node::{Claim, Member, NODES_MAX, NodeId};
+use super::node::{Claim, Member, NODES_MAX, NodeId, NodeSet};
 use super::schedule::Timetable;
-use super::topology::NodeView;
+use super::suspicion::SuspicionRates;
+use super::topology::{NodeView, WayFailure};
+
+/// How long the number of a node that has left is kept, at least: whoever was just being sent there has long arrived.
+const NUMBER_KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// One member.
 pub(super) struct Entry {
@@ -18,7 +22,7 @@ pub(super) struct Entry {
     pub(super) timetable: Timetable,
     pub(super) lag_meter: LagMeter,
     /// Named by the operator: stays, whatever discovery says.
-    is_static: bool,
+    pub(super) is_static: bool,
     /// When the first answer of the present, uninterrupted claim to the lead came in.
     pub(super) claims_since: Option<Moment>,
     /// When its newest answer was asked for in which it led.
@@ -29,6 +33,14 @@ pub(super) struct Entry {
     served_as: Option<Claim>,
     /// When a client last failed to get a session on it.
     failed_at: Option<Moment>,
+    /// It has been a node of the cluster that the nodes have agreed on.
+    pub(super) has_belonged: bool,
+    /// When it left, if it has.
+    departed_at: Option<Moment>,
+    /// How often suspicions may have it checked.
+    pub(super) suspicions: SuspicionRates,
+    /// When a login there last said whether it is in recovery, and what, while that contradicted what was believed.
+    pub(super) login_hint: Option<(Moment, bool)>,
 }
 
 impl Entry {
@@ -43,13 +55,28 @@ impl Entry {
             newest_asked_at: None,
             served_as: None,
             failed_at: None,
+            has_belonged: false,
+            departed_at: None,
+            suspicions: SuspicionRates::default(),
+            login_hint: None,
         }
     }
 
-    /// Notes that a client could get no session. True if that is new.
-    pub(super) fn fails_client(&mut self, now: Moment) -> bool {
+    /// Notes that a client could get no session. True if that, or the reason, is new.
+    pub(super) fn fails_client(&mut self, why: &str, now: Moment) -> bool {
         self.failed_at = Some(now);
-        !mem::replace(&mut self.view.fails_clients, true)
+        let is_known = self.view.way_failure.as_ref().is_some_and(|failure| failure.why == why);
+        if !is_known {
+            let since = self.view.way_failure.as_ref().map_or(now, |failure| failure.since);
+            self.view.way_failure = Some(Arc::new(WayFailure { why: why.to_owned(), since }));
+        }
+        !mem::replace(&mut self.view.fails_clients, true) | !is_known
+    }
+
+    /// Notes that a client got a session. Returns since when others had got none.
+    pub(super) fn serves_client(&mut self) -> Option<Moment> {
+        (self.failed_at, self.view.fails_clients) = (None, false);
+        self.view.way_failure.take().map(|failure| failure.since)
     }
 
     /// Forgets that clients have failed, if this good answer was asked for long enough after the last one that did: the
@@ -60,6 +87,21 @@ impl Entry {
         }
     }
 
+    /// Holds what was said at a login against an answer that was asked for after it.
+    pub(super) fn settle_login_hint(&mut self, asked_at: Moment, now: Moment) {
+        let Some((_, in_recovery)) = self.login_hint.filter(|(hinted_at, _)| asked_at >= *hinted_at) else { return };
+        self.login_hint = None;
+        let is_refuted = self.view.believed_in_recovery() == Some(!in_recovery);
+        self.view.login_hint_refuted_at = is_refuted.then_some(now);
+    }
+
+    fn departs(&mut self, now: Moment) {
+        self.view.departed = true;
+        self.claims_since = None;
+        self.view.lock_since = None;
+        self.departed_at = Some(now);
+    }
+
     /// Brings up to date what follows from the node's claim alone.
     pub(super) fn review(&mut self, now: Moment) {
         let claim = self.view.claim();
@@ -67,6 +109,9 @@ impl Entry {
         if self.claims_since.is_some() {
             self.last_led_at = self.view.health.answer_asked_at();
         }
+        let holds_lock =
+            self.view.foreign.is_none() && self.view.health.report().is_some_and(|report| report.holds_lock);
+        self.view.lock_since = holds_lock.then(|| self.view.lock_since.unwrap_or(now));
         let serves_as = claim.filter(|_| matches!(self.view.health, Health::Answering { .. }));
         if serves_as != self.served_as {
             self.served_as = serves_as;
@@ -75,7 +120,7 @@ impl Entry {
     }
 }
 
-/// All members, past and present. Numbers are never given to another node.
+/// All members, past and present. A number is given to another node only when nothing refers to it any more.
 pub(super) struct Roster {
     entries: Vec<Entry>,
     seed: u64,
@@ -86,7 +131,7 @@ impl Roster {
     pub(super) fn new(static_members: Vec<Member>, seed: u64, now: Moment) -> Roster {
         let mut roster = Roster { entries: Vec::new(), seed };
         for member in static_members {
-            roster.admit(member, true, now);
+            roster.admit(member, true, NodeSet::default(), now);
         }
         roster
     }
@@ -130,81 +175,171 @@ impl Roster {
         present.map(|(id, entry)| (NodeId::new(id), entry))
     }
 
-    /// Takes over the list that discovery has found. True if anything changes.
+    /// Takes over the list that discovery has found; `busy` nodes have sessions. True if anything changes.
     ///
-    /// A discovered node that is not listed any more leaves once it has stopped answering: the list may be stale, an
-    /// answer is not. One that is listed at another address leaves at once.
-    pub(super) fn take_list(&mut self, members: Vec<Member>, now: Moment) -> bool {
-        let mut changed = false;
+    /// A member is the same node under the same name, wherever it is: it takes its new address, and keeps its number and its
+    /// sessions. A discovered node that is not listed any more leaves once it has stopped answering: the list may be stale,
+    /// an answer is not.
+    pub(super) fn take_list(&mut self, members: Vec<Member>, busy: NodeSet, now: Moment) -> ListTaken {
+        let mut taken = ListTaken::default();
         for (_, entry) in self.present_mut().filter(|(_, entry)| !entry.is_static) {
-            let is_listed = members.iter().any(|member| is_same_place(member, &entry.view.member));
-            let has_moved = !is_listed && members.iter().any(|member| member.name == entry.view.member.name);
+            let listed = members.iter().find(|member| has_name(&entry.view, &member.name));
             let answers = matches!(entry.view.health, Health::Answering { .. });
-            if !is_listed && (has_moved || !answers) {
-                entry.view.departed = true;
-                entry.claims_since = None;
-                changed = true;
+            match listed {
+                Some(member) if !is_same_place(member, &entry.view.member) => {
+                    let name = entry.view.member.name.clone();
+                    entry.view.member = Arc::new(Member { name, ..member.clone() });
+                    entry.timetable.hurry(now);
+                    taken.is_news = true;
+                }
+                None if !answers => {
+                    entry.departs(now);
+                    taken.is_news = true;
+                }
+                Some(_) | None => {}
             }
         }
         for member in members {
-            changed |= self.admit(member, false, now);
+            match self.admit(member, false, busy, now) {
+                Admitted::New => taken.is_news = true,
+                Admitted::Known => {}
+                Admitted::NoRoom(member) => taken.left_out.push(member.name),
+            }
         }
-        changed
+        taken
     }
 
-    /// Lets discovered members go that an operator's node has turned out to be, by the name that it states.
-    pub(super) fn remove_duplicates(&mut self) {
-        let known: Vec<NodeView> =
-            self.present().filter(|(_, entry)| entry.is_static).map(|(_, entry)| entry.view.clone()).collect();
-        for (_, entry) in self.present_mut().filter(|(_, entry)| !entry.is_static) {
-            if known.iter().any(|known| is_same_node(known, &entry.view.member)) {
-                entry.view.departed = true;
-                entry.claims_since = None;
+    /// Lets discovered members go that turn out to be a node which is known already: by the name that a node states, or
+    /// because both state the same system identifier and the same start of their postmaster.
+    pub(super) fn remove_duplicates(&mut self, now: Moment) {
+        let known: Vec<(usize, NodeView, bool)> =
+            self.present().map(|(id, entry)| (id.index(), entry.view.clone(), entry.is_static)).collect();
+        for (id, entry) in self.present_mut().filter(|(_, entry)| !entry.is_static) {
+            let comes_first = |other: usize, is_static: bool| is_static || other < id.index();
+            let is_double = known.iter().any(|(other, view, is_static)| {
+                *other != id.index()
+                    && comes_first(*other, *is_static)
+                    && ((*is_static && is_same_node(view, &entry.view.member)) || is_same_server(view, &entry.view))
+            });
+            if is_double {
+                entry.departs(now);
             }
         }
     }
 
-    /// Takes a member in, or back in. False if it is known already, or if there is no place left.
-    fn admit(&mut self, member: Member, is_static: bool, now: Moment) -> bool {
-        let place = self.entries.iter().position(|entry| is_same_place(&entry.view.member, &member));
-        if place.is_some_and(|id| !self.entries[id].view.departed) {
-            return false;
+    /// Why each node that the operator has named is at the wrong address, by what its Patroni says: it states the name of
+    /// another, or it is a server that another node is already.
+    pub(super) fn wrong_addresses(&self) -> Vec<(NodeId, String)> {
+        let named: Vec<(NodeId, &NodeView)> =
+            self.present().filter(|(_, entry)| entry.is_static).map(|(id, entry)| (id, &entry.view)).collect();
+        let why_wrong = |id: NodeId, view: &NodeView| {
+            let stated = view.health.report()?.name.as_deref();
+            let others = || named.iter().filter(|(other, _)| *other != id);
+            if let Some(stated) = stated
+                && stated != view.member.name
+                && others().any(|(_, other)| other.member.name == stated)
+            {
+                return Some(format!("{} is {stated}, not {}", view.member.patroni_url, view.member.name));
+            }
+            let is_first = |other: NodeId| stated != Some(view.member.name.as_str()) && other < id;
+            let double = others().find(|(other, of)| {
+                is_same_server(of, view) && (is_first(*other) || stated_name(of) == Some(of.member.name.as_str()))
+            });
+            double.map(|(_, other)| format!("it is the same server as {}", other.member.name))
+        };
+        named.iter().filter_map(|(id, view)| Some((*id, why_wrong(*id, view)?))).collect()
+    }
+
+    /// Takes a member in, or back in. Where every number is given out, a node that has left and has no sessions any more
+    /// makes room.
+    fn admit(&mut self, member: Member, is_static: bool, busy: NodeSet, now: Moment) -> Admitted {
+        let is_known = |entry: &Entry| match entry.is_static || is_static {
+            true => is_same_node(&entry.view, &member),
+            false => has_name(&entry.view, &member.name) || is_same_place(&entry.view.member, &member),
+        };
+        if self.present().any(|(_, entry)| is_known(entry) && !(is_static && entry.is_static)) {
+            return Admitted::Known;
         }
-        let is_taken = self.present().any(|(_, entry)| entry.is_static && is_same_node(&entry.view, &member));
-        if is_taken || (place.is_none() && self.entries.len() == NODES_MAX) {
-            return false;
-        }
-        let id = place.unwrap_or(self.entries.len());
+        let came_back = self
+            .entries
+            .iter()
+            .position(|entry| entry.view.departed && !entry.is_static && entry.view.member.name == member.name);
+        let next = || Some(self.entries.len()).filter(|id| *id < NODES_MAX);
+        let Some(id) = came_back.or_else(next).or_else(|| self.free_number(busy, now)) else {
+            return Admitted::NoRoom(member);
+        };
         let seed = self.seed.wrapping_add(id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut entry = Entry::new(member, is_static, now, seed);
         match self.entries.get_mut(id) {
             Some(departed) => {
-                entry.view.admin = departed.view.admin; // it was not the operator who let it go
+                if departed.view.member.name == entry.view.member.name {
+                    entry.view.admin = departed.view.admin; // it was not the operator who let it go
+                }
                 *departed = entry;
             }
             None => self.entries.push(entry),
         }
-        true
+        Admitted::New
     }
+
+    /// The number of the node that left first, of those that left a while ago and have no sessions.
+    fn free_number(&self, busy: NodeSet, now: Moment) -> Option<usize> {
+        let left = self.entries.iter().enumerate().filter_map(|(id, entry)| Some((entry.departed_at?, id)));
+        let is_free =
+            |(left_at, id): &(Moment, usize)| now - *left_at >= NUMBER_KEPT_FOR && !busy.contains(NodeId::new(*id));
+        left.filter(is_free).min().map(|(_, id)| id)
+    }
+}
+
+/// What has become of a list of members.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ListTaken {
+    /// Something has changed.
+    pub(super) is_news: bool,
+    /// Members for whom there is no room, by name.
+    pub(super) left_out: Vec<String>,
+}
+
+enum Admitted {
+    New,
+    Known,
+    NoRoom(Member),
+}
+
+/// The name that a node's Patroni states.
+fn stated_name(view: &NodeView) -> Option<&str> {
+    view.health.report()?.name.as_deref()
+}
+
+fn has_name(view: &NodeView, name: &str) -> bool {
+    view.member.name == name || stated_name(view) == Some(name)
 }
 
 /// Whether a discovered member is a node that is known already, under another name or at another address.
 fn is_same_node(known: &NodeView, found: &Member) -> bool {
-    let own_name = known.health.report().and_then(|report| report.name.as_deref());
-    let member = &known.member;
-    [Some(member.name.as_str()), own_name].contains(&Some(found.name.as_str()))
-        || member.address == found.address
-        || member.patroni_url == found.patroni_url
+    has_name(known, &found.name)
+        || known.member.address == found.address
+        || known.member.patroni_url == found.patroni_url
+}
+
+/// Whether two nodes are one server, by what they state of it.
+fn is_same_server(a: &NodeView, b: &NodeView) -> bool {
+    let facts = |view: &NodeView| {
+        let report = view.health.report()?;
+        Some((report.system_identifier.clone()?, report.postmaster_start.clone()?))
+    };
+    facts(a).is_some_and(|stated| facts(b) == Some(stated))
 }
 
 fn is_same_place(a: &Member, b: &Member) -> bool {
-    a.name == b.name && a.address == b.address && a.patroni_url == b.patroni_url
+    a.address == b.address && a.patroni_url == b.patroni_url
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::fixtures::{at_ms, member, replica};
+    use crate::cluster::node::Report;
 
     fn roster(names: &[&str]) -> Roster {
         Roster::new(names.iter().map(|name| member(name)).collect(), 7, at_ms(0))
@@ -217,42 +352,99 @@ mod tests {
     #[test]
     fn static_members_stay_and_discovered_ones_come_and_go() {
         let mut roster = roster(&["a"]);
-        assert!(roster.take_list(vec![member("b"), member("c")], at_ms(1)));
+        assert!(roster.take_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(1)).is_news);
         assert_eq!(present(&roster), ["a", "b", "c"]);
-        assert!(roster.take_list(vec![member("c")], at_ms(2)));
+        assert!(roster.take_list(vec![member("c")], NodeSet::default(), at_ms(2)).is_news);
         assert_eq!(present(&roster), ["a", "c"]);
-        assert!(roster.take_list(vec![member("b"), member("c")], at_ms(3)), "b comes back to its number");
+        assert!(
+            roster.take_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(3)).is_news,
+            "b comes back to its number"
+        );
         assert_eq!(roster.present().map(|(id, _)| id.index()).collect::<Vec<_>>(), [0, 1, 2]);
-        assert!(!roster.take_list(vec![member("b"), member("c")], at_ms(4)));
+        assert!(!roster.take_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(4)).is_news);
     }
 
     #[test]
     fn a_node_that_still_answers_is_not_let_go_for_a_stale_list() {
         let mut roster = roster(&[]);
-        roster.take_list(vec![member("a"), member("b")], at_ms(1));
+        roster.take_list(vec![member("a"), member("b")], NodeSet::default(), at_ms(1));
         roster.entry_mut(NodeId::new(0)).view.health =
             Health::Answering { report: replica(1), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
-        roster.take_list(vec![member("b")], at_ms(3));
+        roster.take_list(vec![member("b")], NodeSet::default(), at_ms(3));
         assert_eq!(present(&roster), ["a", "b"]);
     }
 
     #[test]
-    fn a_node_at_a_new_address_is_a_new_node() {
+    fn a_node_at_a_new_address_is_the_same_node() {
         let mut roster = roster(&[]);
-        roster.take_list(vec![member("a")], at_ms(1));
+        roster.take_list(vec![member("a")], NodeSet::default(), at_ms(1));
         let moved = Member { address: "elsewhere:5432".into(), ..member("a") };
-        roster.take_list(vec![moved], at_ms(2));
-        assert_eq!(roster.present().map(|(id, _)| id.index()).collect::<Vec<_>>(), [1]);
+        assert!(roster.take_list(vec![moved.clone()], NodeSet::default(), at_ms(2)).is_news);
+        assert_eq!(
+            roster.present().map(|(id, _)| id.index()).collect::<Vec<_>>(),
+            [0],
+            "its sessions are still its own"
+        );
+        assert_eq!(roster.entry(NodeId::new(0)).view.member.address, "elsewhere:5432");
+        assert!(!roster.take_list(vec![moved], NodeSet::default(), at_ms(3)).is_news);
+    }
+
+    #[test]
+    fn a_number_is_given_again_once_nobody_is_there_any_more_and_a_full_list_is_told() {
+        let mut roster = roster(&[]);
+        let name = |number: usize| format!("pod-{number}");
+        let mut busy = NodeSet::default();
+        busy.insert(NodeId::new(0));
+        for number in 0..NODES_MAX {
+            let taken = roster.take_list(vec![member(&name(number))], busy, at_ms(number as u64));
+            assert!(taken.is_news && taken.left_out.is_empty(), "{number}");
+        }
+        let soon = roster.take_list(vec![member(&name(NODES_MAX))], busy, at_ms(1000));
+        assert_eq!(soon.left_out, [name(NODES_MAX)], "a session may still be on its way to the first ones");
+        let later = at_ms(1000) + NUMBER_KEPT_FOR;
+        assert!(roster.take_list(vec![member(&name(NODES_MAX))], busy, later).left_out.is_empty());
+        let (id, _) = roster.present().next().expect("it is there");
+        assert_eq!(id.index(), 1, "the first one still has a session");
+    }
+
+    #[test]
+    fn one_server_under_two_names_is_one_node() {
+        let mut roster = roster(&["pg1.example.org"]);
+        roster.take_list(vec![member("10.0.0.1")], NodeSet::default(), at_ms(1));
+        let mut said = (*replica(1)).clone();
+        said.postmaster_start = Some("2026-11-25 19:00:00.123456+00:00".into());
+        for id in [0, 1] {
+            let report = Arc::new(said.clone());
+            roster.entry_mut(NodeId::new(id)).view.health =
+                Health::Answering { report, asked_at: at_ms(2), since: at_ms(2), missed: 0 };
+        }
+        roster.remove_duplicates(at_ms(3));
+        assert_eq!(present(&roster), ["pg1.example.org"]);
+    }
+
+    #[test]
+    fn nodes_whose_patronis_state_each_others_names_are_at_the_wrong_addresses() {
+        let mut roster = roster(&["a", "b", "c"]);
+        let mut states = |id: usize, name: &str| {
+            let report = Arc::new(Report { name: Some(name.into()), ..(*replica(1)).clone() });
+            roster.entry_mut(NodeId::new(id)).view.health =
+                Health::Answering { report, asked_at: at_ms(2), since: at_ms(2), missed: 0 };
+        };
+        states(0, "b");
+        states(1, "a");
+        states(2, "another-name-for-c");
+        let wrong: Vec<usize> = roster.wrong_addresses().iter().map(|(id, _)| id.index()).collect();
+        assert_eq!(wrong, [0, 1]);
     }
 
     #[test]
     fn what_an_operator_has_said_of_a_node_outlives_its_absence() {
         let mut roster = roster(&[]);
-        roster.take_list(vec![member("a")], at_ms(1));
+        roster.take_list(vec![member("a")], NodeSet::default(), at_ms(1));
         assert!(roster.administer(NodeId::new(0), AdminState::Drain, at_ms(2)));
         assert!(!roster.administer(NodeId::new(0), AdminState::Drain, at_ms(3)), "no news");
-        roster.take_list(Vec::new(), at_ms(4));
-        roster.take_list(vec![member("a")], at_ms(5));
+        roster.take_list(Vec::new(), NodeSet::default(), at_ms(4));
+        roster.take_list(vec![member("a")], NodeSet::default(), at_ms(5));
         assert_eq!(roster.entry(NodeId::new(0)).view.admin, AdminState::Drain);
     }
 
@@ -271,19 +463,25 @@ mod tests {
         let mut roster = roster(&["a"]);
         let same_name = Member { address: "10.0.0.1:5432".into(), ..member("a") };
         let same_address = Member { name: "other".into(), ..member("a") };
-        assert!(!roster.take_list(vec![same_name, same_address], at_ms(1)));
+        assert!(!roster.take_list(vec![same_name, same_address], NodeSet::default(), at_ms(1)).is_news);
     }
 
     #[test]
     fn a_static_node_under_another_name_is_recognised_by_the_name_that_it_states() {
         let mut roster = roster(&["pg1.example.org"]);
-        assert!(roster.take_list(vec![member("node1")], at_ms(1)), "it has not answered yet");
+        assert!(
+            roster.take_list(vec![member("node1")], NodeSet::default(), at_ms(1)).is_news,
+            "it has not answered yet"
+        );
         let mut said = (*replica(1)).clone();
         said.name = Some("node1".into());
         roster.entry_mut(NodeId::new(0)).view.health =
             Health::Answering { report: said.into(), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
-        roster.remove_duplicates();
+        roster.remove_duplicates(at_ms(3));
         assert_eq!(present(&roster), ["pg1.example.org"]);
-        assert!(!roster.take_list(vec![member("node1")], at_ms(3)), "and is not taken in again");
+        assert!(
+            !roster.take_list(vec![member("node1")], NodeSet::default(), at_ms(3)).is_news,
+            "and is not taken in again"
+        );
     }
 }

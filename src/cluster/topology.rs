@@ -2,13 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::Lag;
-use super::leadership::{Leadership, Vacancy};
+use super::leadership::{self, Leadership, Vacancy};
 use super::moment::Moment;
 use super::node::{Claim, Member, NodeId};
+
+/// How long a node's login hints are ignored after one of them was refuted: a pooler tells the same until it connects to its
+/// server again.
+const LOGIN_HINTS_IGNORED_FOR: Duration = Duration::from_secs(60);
 
 /// All that is known of a cluster at one moment.
 #[derive(Debug, Clone)]
@@ -17,9 +22,9 @@ pub struct Topology {
     pub generation: u64,
     /// Who leads.
     pub leadership: Leadership,
-    /// Something happened that makes the leader doubtful, and no check has answered since. New writes wait for
-    /// that answer; sessions stay.
-    pub doubted: bool,
+    /// When something happened that makes the leader doubtful, if no check of it has ended that was asked after that. New
+    /// writes wait for such a check, or for one that was asked after they came; sessions stay.
+    pub doubted_at: Option<Moment>,
     /// A switchover that is planned for later, in words, as `/cluster` tells it.
     pub scheduled_switchover: Option<String>,
     /// The nodes; a [`NodeId`] is an index into this. Nodes that have left keep their place.
@@ -41,6 +46,8 @@ pub struct NodeView {
     pub serving_since: Option<Moment>,
     /// A client has just failed to get a session on it: others try it last.
     pub fails_clients: bool,
+    /// Why clients get no session on it, from the first one that failed until one succeeds.
+    pub way_failure: Option<Arc<WayFailure>>,
     /// What operators have made of it.
     pub admin: AdminState,
     /// Why its answers are not accepted: it belongs to another cluster.
@@ -49,6 +56,22 @@ pub struct NodeView {
     pub departed: bool,
     /// When the last check of it came to an end.
     pub checked_at: Option<Moment>,
+    /// When the newest of its checks that have ended was asked, answered or not.
+    pub check_asked_at: Option<Moment>,
+    /// When the first answer came in by which its Patroni has held the leader lock without interruption.
+    pub lock_since: Option<Moment>,
+    /// When an answer that was asked for after what the node said of its recovery at a login said the opposite: what is said
+    /// at logins there comes from a pooler that remembers another server.
+    pub login_hint_refuted_at: Option<Moment>,
+}
+
+/// Why clients get no session on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WayFailure {
+    /// The newest reason; goes behind the node's name.
+    pub why: String,
+    /// When the first client failed.
+    pub since: Moment,
 }
 
 /// Whether a running write session may stay where it is.
@@ -66,7 +89,7 @@ impl Topology {
     /// The picture before the first check: nodes are known by name only and nobody leads.
     pub fn unchecked(nodes: Vec<NodeView>) -> Topology {
         let leadership = Leadership::Vacant { since: Moment::START, why: Vacancy::Unchecked };
-        Topology { generation: 0, leadership, doubted: false, scheduled_switchover: None, nodes }
+        Topology { generation: 0, leadership, doubted_at: None, scheduled_switchover: None, nodes }
     }
 
     /// The node that leads, whether doubted or not.
@@ -91,16 +114,32 @@ impl Topology {
             Some(leader) => WriterVerdict::Superseded(leader),
             None => match self.node(id).claim() {
                 Some(claim) if !claim.keeps_writers() => WriterVerdict::LostLead,
-                _ => WriterVerdict::Keep,
+                _ => self.lock_taken_from(id).map_or(WriterVerdict::Keep, WriterVerdict::Superseded),
             },
         }
     }
 
-    /// Why there is no leader to write to, for people. `None` while there is one that is not doubted.
+    /// The node that has been seen to hold Patroni's leader lock since `id` was last known to.
+    fn lock_taken_from(&self, id: NodeId) -> Option<NodeId> {
+        let health = &self.node(id).health;
+        let mut others = self.members().filter(|(other, node)| *other != id && node.foreign.is_none());
+        others.find(|(_, holder)| holder.has_taken_lock_from(health)).map(|(other, _)| other)
+    }
+
+    /// Whether a new write that came at `came_at` has to wait for a check of the leader. Any one check that was asked after
+    /// it came will do, whatever is suspected meanwhile.
+    pub fn is_doubted_for(&self, came_at: Moment) -> bool {
+        let asked_since = |moment: Moment| {
+            let checked = self.leader().and_then(|leader| self.node(leader).check_asked_at);
+            checked.is_some_and(|asked_at| asked_at >= moment)
+        };
+        self.doubted_at.is_some_and(|doubted_at| !asked_since(doubted_at)) && !asked_since(came_at)
+    }
+
+    /// Why there is no leader to write to, for people. `None` while there is one, doubted or not.
     pub fn why_no_leader(&self) -> Option<String> {
         let name = |id: &NodeId| &self.node(*id).member.name;
         match &self.leadership {
-            Leadership::Led { leader, .. } if self.doubted => Some(format!("{} is being checked anew", name(leader))),
             Leadership::Led { .. } => None,
             Leadership::Contested { claimants, .. } => {
                 let names: Vec<&str> = claimants.iter().map(|id| name(id).as_str()).collect();
@@ -108,8 +147,14 @@ impl Topology {
             }
             Leadership::Vacant { why, .. } => Some(match why {
                 Vacancy::Unchecked => "the first checks are still under way".to_owned(),
+                Vacancy::Unclaimed | Vacancy::Unreachable if self.foreign_leader().is_some() => {
+                    self.foreign_leader().unwrap_or_default()
+                }
                 Vacancy::Unreachable => "no node answers its checks".to_owned(),
                 Vacancy::Unclaimed => "no node claims to lead".to_owned(),
+                Vacancy::Unlocked(id) => {
+                    format!("{} runs as a primary, but does not hold the leader lock", name(id))
+                }
                 Vacancy::Silent(id) => format!("{} led and has stopped answering its checks", name(id)),
                 Vacancy::NotReady(id) => match self.node(*id).health.report() {
                     Some(report) if report.state == "running" => {
@@ -125,6 +170,17 @@ impl Topology {
     }
 }
 
+impl Topology {
+    /// A node that claims to lead and is not believed, with the reason.
+    fn foreign_leader(&self) -> Option<String> {
+        self.members().find_map(|(_, node)| {
+            let why = node.foreign.as_ref()?;
+            let claims = matches!(&node.health, Health::Answering { report, .. } if report.claim == Claim::Leader);
+            claims.then(|| format!("{} claims to lead, but {why}", node.member.name))
+        })
+    }
+}
+
 impl NodeView {
     /// A node of which only the name is known.
     pub fn unchecked(member: Arc<Member>) -> NodeView {
@@ -135,11 +191,25 @@ impl NodeView {
             recent_lag: None,
             serving_since: None,
             fails_clients: false,
+            way_failure: None,
             admin: AdminState::Ready,
             foreign: None,
             departed: false,
             checked_at: None,
+            check_asked_at: None,
+            lock_since: None,
+            login_hint_refuted_at: None,
         }
+    }
+
+    /// Whether this node has been seen to hold the leader lock since another, of this health, last said that it led.
+    pub fn has_taken_lock_from(&self, other: &Health) -> bool {
+        leadership::has_taken_lock_from(&self.health, self.lock_since, other)
+    }
+
+    /// Whether what the node says of its recovery at logins is known to come from a pooler that remembers another server.
+    pub fn login_hints_are_stale(&self, now: Moment) -> bool {
+        self.login_hint_refuted_at.is_some_and(|refuted_at| now - refuted_at < LOGIN_HINTS_IGNORED_FOR)
     }
 
     /// What the node's newest answer claims; nothing if it has not answered, or belongs elsewhere.
@@ -153,7 +223,7 @@ impl NodeView {
     /// Whether its PostgreSQL should be in recovery, as far as that can be told.
     pub fn believed_in_recovery(&self) -> Option<bool> {
         match self.claim()? {
-            Claim::Leader => Some(false),
+            Claim::Leader | Claim::UnlockedPrimary => Some(false),
             Claim::Replica | Claim::StandbyLeader => Some(true),
             Claim::LockHolder | Claim::OutOfService => None,
         }

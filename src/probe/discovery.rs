@@ -118,8 +118,11 @@ mod tests {
 
     #[tokio::test]
     async fn members_outside_the_allowed_networks_are_left_out() {
-        let found =
-            Discovery { members: vec![at("10.1.2.3:5432"), at("192.168.0.1:5432")], scheduled_switchover: None };
+        let found = Discovery {
+            members: vec![at("10.1.2.3:5432"), at("192.168.0.1:5432")],
+            named: Vec::new(),
+            scheduled_switchover: None,
+        };
         let kept = discoverer(&["10.0.0.0/8"], &[]).admissible(found.clone()).await;
         assert_eq!(kept.members, [at("10.1.2.3:5432")]);
         assert_eq!(discoverer(&[], &[]).admissible(found).await.members.len(), 2, "no list allows everyone");

@@ -1,30 +1,39 @@
 //! What the rest of the program sees of a cluster, and what it tells the monitor.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::history::History;
+use super::node_sessions::NodeSessions;
 use crate::cluster::machine::Event;
-use crate::cluster::{AdminState, Moment, NodeId, Topology};
+use crate::cluster::{AdminState, Moment, NodeId, Suspicion, Topology};
 
 /// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
-pub(super) const SUSPICIONS_MAX: usize = 64;
+pub(super) const EVENTS_MAX: usize = 64;
 
 /// Operators' commands that may wait to be taken in, which takes no time.
 pub(super) const COMMANDS_MAX: usize = 8;
+
+/// After such a time without a look at the nodes' checks `/readyz` fails: the monitor looks several times a second.
+const UNATTENDED_AFTER: Duration = Duration::from_secs(5);
 
 /// What the rest of the program sees of a cluster. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ClusterHandle {
     pub(super) name: Arc<str>,
-    pub(super) started: Instant,
+    pub(super) clock: Clock,
+    /// When the monitor last attended to its checks, in microseconds of the clock.
+    pub(super) attended_at: Arc<AtomicU64>,
+    pub(super) sessions: Arc<NodeSessions>,
     pub(super) sends_proxy_header: bool,
     pub(super) current: Arc<ArcSwap<Topology>>,
     pub(super) changes: watch::Receiver<u64>,
-    pub(super) suspicions: mpsc::Sender<Event>,
+    pub(super) events: mpsc::Sender<Event>,
     pub(super) commands: mpsc::Sender<AdminCommand>,
     pub(super) history: Arc<History>,
 }
@@ -50,7 +59,7 @@ impl ClusterHandle {
 
     /// The present moment, on the clock of the topologies.
     pub fn now(&self) -> Moment {
-        Moment::after_start(self.started.elapsed())
+        self.clock.now()
     }
 
     /// The changes of lead so far.
@@ -78,17 +87,51 @@ impl ClusterHandle {
         }
     }
 
-    /// Reports something that makes a node's role doubtful. All nodes are checked at once; the role itself does not
-    /// change before one of them answers.
-    pub fn suspect(&self, node: NodeId) {
-        // full: a check is on its way already
-        let _ = self.suspicions.try_send(Event::Suspicion(node));
+    /// When the monitor last attended to the nodes' checks.
+    pub fn attended_at(&self) -> Moment {
+        Moment::after_start(Duration::from_micros(self.attended_at.load(Relaxed)))
     }
 
-    /// Reports that a client could get no session on a node: besides what [`ClusterHandle::suspect`] does, others try it
-    /// last for a while.
-    pub fn failed(&self, node: NodeId) {
-        let _ = self.suspicions.try_send(Event::Failure(node));
+    /// Whether no check has been attended to for so long that pgvane must have been suspended, or its monitor be stuck.
+    pub fn is_unattended(&self) -> bool {
+        self.now() - self.attended_at() > UNATTENDED_AFTER
+    }
+
+    /// The sessions on each node.
+    pub fn sessions(&self) -> &Arc<NodeSessions> {
+        &self.sessions
+    }
+
+    /// Reports something that makes a node's role doubtful. All nodes are checked at once, unless this kind of suspicion
+    /// has caused that often enough; the role itself does not change before one of them answers.
+    pub fn suspect(&self, node: NodeId, suspicion: Suspicion) {
+        // full: a check is on its way already
+        let _ = self.events.try_send(Event::Suspicion(node, suspicion));
+    }
+
+    /// Reports that a client could get no session on a node, and why: besides what [`ClusterHandle::suspect`] does, others try
+    /// it last for a while, and operators are told.
+    pub fn failed(&self, node: NodeId, why: &str, suspicion: Option<Suspicion>) {
+        let _ = self.events.try_send(Event::Failure(node, why.to_owned(), suspicion));
+    }
+
+    /// Reports that a client got a session on a node on which others had failed.
+    pub fn served(&self, node: NodeId) {
+        let _ = self.events.try_send(Event::Served(node));
+    }
+
+    /// Reports what a node said at a login of its recovery, where that is not what is believed, and waits until a check of it
+    /// has ended that was asked after this. Returns what is known then. Cancel safe; the caller bounds the wait.
+    pub async fn settle_login_hint(&self, node: NodeId, in_recovery: bool) -> (Moment, Arc<Topology>) {
+        let hinted_at = self.now();
+        let _ = self.events.send(Event::LoginHint(node, in_recovery)).await;
+        loop {
+            let topology = self.topology_full();
+            if topology.node(node).check_asked_at.is_some_and(|asked_at| asked_at >= hinted_at) {
+                return (hinted_at, topology);
+            }
+            self.newer_than(topology.generation).await;
+        }
     }
 
     /// Puts a node into an administrative state, and returns once the topology shows it. False if the monitor has ended,

@@ -1,13 +1,16 @@
 //! Finding out: questions to the nodes, and the task that drives a cluster's machine with the answers.
 
 pub mod checker;
+pub mod clock;
 pub mod discovery;
 pub mod handle;
 pub mod history;
 pub mod metrics;
 pub mod monitor;
+pub mod node_sessions;
 pub mod patroni;
 pub mod sql;
 
 pub use handle::ClusterHandle;
 pub use monitor::Monitor;
+pub use node_sessions::NodeSessions;

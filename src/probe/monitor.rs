@@ -1,6 +1,7 @@
 //! Drives one cluster's machine: gives it the time, sends the checks it asks for, publishes what it concludes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -10,15 +11,23 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::checker::{CheckResult, Checker, CheckerError};
+use super::clock::Clock;
 use super::discovery::Discoverer;
-use super::handle::{AdminCommand, COMMANDS_MAX, ClusterHandle, SUSPICIONS_MAX};
+use super::handle::{AdminCommand, COMMANDS_MAX, ClusterHandle, EVENTS_MAX};
 use super::history::History;
 use super::metrics::ClusterMetrics;
+use super::node_sessions::NodeSessions;
 use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
-use crate::cluster::node::{CheckError, Observation};
+use crate::cluster::node::{CheckError, NODES_MAX, Observation};
 use crate::cluster::{Moment, NodeId, Topology};
 use crate::config;
+
+/// How often the monitor attends to its checks at the least, and notes that it does.
+const ATTENTION_INTERVAL: Duration = Duration::from_millis(500);
+
+/// If it has not for so long, the process was suspended.
+const OVERSLEPT_AFTER: Duration = Duration::from_millis(1500);
 
 /// Time between two looks at `/cluster`, which makes Patroni read its DCS.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(30);
@@ -35,10 +44,12 @@ pub struct Monitor {
     machine: Machine,
     checker: Checker,
     discovery: Option<Discoverer>,
-    started: Instant,
+    clock: Clock,
+    attended_at: Arc<AtomicU64>,
+    sessions: Arc<NodeSessions>,
     current: Arc<ArcSwap<Topology>>,
     announce: watch::Sender<u64>,
-    suspicions: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Event>,
     commands: mpsc::Receiver<AdminCommand>,
     metrics: ClusterMetrics,
     history: Arc<History>,
@@ -70,19 +81,22 @@ impl Monitor {
         let machine = Machine::new(settings, cluster.nodes.clone(), Moment::START);
         let current = Arc::new(ArcSwap::from_pointee(machine.topology()));
         let (announce, changes) = watch::channel(0);
-        let (suspicion_sender, suspicions) = mpsc::channel(SUSPICIONS_MAX);
+        let (event_sender, events) = mpsc::channel(EVENTS_MAX);
         let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
         let name: Arc<str> = cluster.name.as_str().into();
         let history = Arc::new(History::new(metrics.clone()));
-        let started = Instant::now();
+        let clock = Clock::start();
+        let (attended_at, sessions) = (Arc::default(), Arc::<NodeSessions>::default());
         let handle = ClusterHandle {
             name: Arc::clone(&name),
-            started,
+            clock,
+            attended_at: Arc::clone(&attended_at),
+            sessions: Arc::clone(&sessions),
             sends_proxy_header: cluster.sends_proxy_header,
             history: Arc::clone(&history),
             current: Arc::clone(&current),
             changes,
-            suspicions: suspicion_sender,
+            events: event_sender,
             commands: command_sender,
         };
         let monitor = Monitor {
@@ -90,14 +104,16 @@ impl Monitor {
             machine,
             discovery: discovery.map(|(settings, patroni)| Discoverer::new(settings, patroni)),
             checker,
-            started,
+            clock,
+            attended_at,
+            sessions,
             current,
             announce,
-            suspicions,
+            events,
             commands,
             metrics,
             history,
-            discovery_due: started,
+            discovery_due: Instant::now(),
             running: JoinSet::new(),
         };
         Ok((monitor, handle))
@@ -107,24 +123,42 @@ impl Monitor {
     pub async fn run(mut self) {
         let discovers = self.discovery.is_some();
         self.step(Event::Tick);
+        self.attend();
         loop {
-            let wakeup = self.machine.next_wakeup().map(|moment| self.started + moment.since_start());
+            let wakeup = self.machine.next_wakeup().map(|moment| self.clock.instant(moment));
+            let at_the_latest = Instant::now() + ATTENTION_INTERVAL;
+            let wakeup = wakeup.map_or(at_the_latest, |wakeup| wakeup.min(at_the_latest));
             tokio::select! {
                 biased;
                 Some(command) = self.commands.recv() => {
                     self.step(Event::Administered(command.node, command.state));
                     let _ = command.is_published.send(()); // whoever asked may have gone
                 }
-                Some(suspicion) = self.suspicions.recv() => self.step(suspicion),
+                Some(event) = self.events.recv() => self.step(event),
                 Some(finding) = self.running.join_next() => self.take(finding),
-                () = sleep_until(wakeup) => self.step(Event::Tick),
+                () = tokio::time::sleep_until(wakeup) => self.step(Event::Tick),
                 () = tokio::time::sleep_until(self.discovery_due), if discovers => self.look_for_members(),
             }
+            self.attend();
         }
     }
 
     fn now(&self) -> Moment {
-        Moment::after_start(self.started.elapsed())
+        self.clock.now()
+    }
+
+    /// Notes that the checks are attended to. Where that is long after the last time, the process was suspended: the leader
+    /// is doubted before anybody is routed to it by what was known before.
+    fn attend(&mut self) {
+        let now = self.now();
+        let last = Moment::after_start(Duration::from_micros(self.attended_at.load(Relaxed)));
+        if now - last > OVERSLEPT_AFTER {
+            let seconds = (now - last).as_secs_f64();
+            warn!(cluster = %self.name, seconds, "pgvane was suspended; all nodes are checked again");
+            self.step(Event::Overslept);
+        }
+        let now = u64::try_from(now.since_start().as_micros()).unwrap_or(u64::MAX);
+        self.attended_at.store(now, Relaxed);
     }
 
     fn take(&mut self, finding: Result<TaskResult, tokio::task::JoinError>) {
@@ -134,7 +168,8 @@ impl Monitor {
                 self.step(Event::Checked(observation));
             }
             Ok(TaskResult::Discovered(Ok(discovery))) => {
-                self.step(Event::Discovered(discovery));
+                let busy = self.sessions.busy();
+                self.step(Event::Discovered(discovery, busy));
                 let topology = self.current.load();
                 self.checker.keep_only(|node| !topology.node(node).departed);
             }
@@ -162,11 +197,10 @@ impl Monitor {
 
     fn check(&mut self, node: NodeId, asked_at: Moment) {
         let inquiry = self.checker.inquiry(node, self.machine.member(node));
-        let started = self.started;
+        let clock = self.clock;
         self.running.spawn(async move {
             let sent = Instant::now();
-            let CheckResult { outcome, second_opinion } =
-                inquiry.carry_out(|| Moment::after_start(started.elapsed())).await;
+            let CheckResult { outcome, second_opinion } = inquiry.carry_out(|| clock.now()).await;
             let observation = Observation { node, asked_at, outcome, second_opinion };
             TaskResult::Checked { observation, took: sent.elapsed() }
         });
@@ -208,9 +242,27 @@ impl Monitor {
                 info!(%cluster, reason = why, "still no leader");
                 self.alarm(*is_contested, why);
             }
+            Change::WayFailed { node, why } => {
+                warn!(%cluster, node = name(node), reason = why, "clients cannot reach this node's PostgreSQL");
+            }
+            Change::WayRestored { node, after } => {
+                let failed_seconds = after.as_secs_f64();
+                info!(%cluster, node = name(node), failed_seconds, "clients reach this node's PostgreSQL again");
+            }
+            Change::NoRoom { name } => error!(
+                %cluster, node = name, max = NODES_MAX, "node left out: the cluster has too many nodes"
+            ),
+            Change::Rebuilt { from, to } => warn!(
+                %cluster, from, to, "the cluster has another system identifier than before: it was created again"
+            ),
+            Change::LoginHintRefuted { node } => {
+                let reason = "in_hot_standby at login contradicts Patroni, which was asked after it";
+                warn!(%cluster, node = name(node), reason, "login parameter ignored: is the node's address a pooler?");
+            }
             Change::Node { node, from, to } => info!(%cluster, node = name(node), from, to, "node changed"),
         }
-        let is_of_lead = !matches!(change, Change::Node { .. });
+        let is_of_lead =
+            matches!(change, Change::LeadTaken { .. } | Change::LeadLost { .. } | Change::StillLeaderless { .. });
         if is_of_lead {
             self.discovery_due = self.discovery_due.min(Instant::now() + DISCOVERY_AFTER_CHANGE);
         }
@@ -220,12 +272,5 @@ impl Monitor {
         if is_contested {
             error!(cluster = %self.name, reason = why, "split brain: writes are held until it is resolved");
         }
-    }
-}
-
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }

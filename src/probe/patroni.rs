@@ -174,6 +174,7 @@ struct StatusAnswer {
     #[serde(default)]
     pending_restart: bool,
     database_system_identifier: Option<String>,
+    postmaster_start_time: Option<String>,
     #[serde(default)]
     tags: BTreeMap<String, serde_json::Value>,
     patroni: Option<PatroniAnswer>,
@@ -199,6 +200,9 @@ impl StatusAnswer {
     fn report(self, holds_lock: bool, now: Timestamp) -> Report {
         let PatroniAnswer { version, scope, name } = self.patroni.unwrap_or_default();
         Report {
+            holds_lock,
+            noloadbalance: self.tags.get("noloadbalance").is_some_and(is_true),
+            postmaster_start: self.postmaster_start_time,
             claim: claim(holds_lock, self.role.as_deref().unwrap_or_default(), &self.state),
             state: self.state,
             timeline: self.timeline.filter(|timeline| *timeline > 0),
@@ -226,13 +230,30 @@ impl StatusAnswer {
 }
 
 /// What the lock, the role and the state together amount to. Patroni 3 says `master` where 4 says `primary`.
+///
+/// "unknown" is the state of a PostgreSQL that runs and did not answer Patroni's own query, because Patroni's connection
+/// was terminated or none was left: it is what Patroni last knew it to be.
 fn claim(holds_lock: bool, role: &str, state: &str) -> Claim {
     match (holds_lock, role, state) {
-        (true, "primary" | "master", "running") => Claim::Leader,
+        (true, "primary" | "master", "running" | "unknown") => Claim::Leader,
         (true, ..) => Claim::LockHolder,
-        (false, "standby_leader", "running") => Claim::StandbyLeader,
-        (false, "replica", "running") => Claim::Replica,
+        (false, "standby_leader", "running" | "unknown") => Claim::StandbyLeader,
+        (false, "replica", "running" | "unknown") => Claim::Replica,
+        (false, "primary" | "master", "running" | "unknown") => Claim::UnlockedPrimary,
         _ => Claim::OutOfService,
+    }
+}
+
+/// Whether Python, in which Patroni is written, takes a tag's value for true: every text but the empty one, "false" and
+/// "no" among them, and every number but zero.
+fn is_true(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::Null => false,
+        serde_json::Value::Bool(value) => *value,
+        serde_json::Value::Number(number) => number.as_f64() != Some(0.0),
+        serde_json::Value::String(text) => !text.is_empty(),
+        serde_json::Value::Array(items) => !items.is_empty(),
+        serde_json::Value::Object(fields) => !fields.is_empty(),
     }
 }
 
@@ -270,7 +291,7 @@ impl ClusterAnswer {
             format!("switchover from {from} to {to} planned for {}", planned.at)
         });
         let members = self.members.into_iter().filter_map(MemberAnswer::member).collect();
-        Discovery { members, scheduled_switchover }
+        Discovery { members, named: Vec::new(), scheduled_switchover }
     }
 }
 
@@ -340,7 +361,7 @@ mod tests {
         assert_eq!((replica.position, replica.received), (Some(Lsn(67_110_000)), Some(Lsn(67_110_128))));
         assert_eq!(replica.replay_delay, Some(Duration::from_millis(4_500)));
         assert_eq!(replica.sync, SyncStanding::Sync);
-        assert!(replica.asks_for_no_reads() && replica.paused);
+        assert!(replica.noloadbalance && replica.paused);
         assert_eq!(replica.tags["dc"], "east");
     }
 
@@ -348,9 +369,9 @@ mod tests {
     fn the_lock_alone_does_not_make_a_leader() {
         assert_eq!(claim(true, "master", "running"), Claim::Leader, "Patroni 3");
         assert_eq!(claim(true, "primary", "stopping"), Claim::LockHolder);
-        assert_eq!(claim(true, "primary", "unknown"), Claim::LockHolder);
+        assert_eq!(claim(true, "primary", "unknown"), Claim::Leader, "Patroni could not ask");
         assert_eq!(claim(true, "replica", "running"), Claim::LockHolder, "being promoted");
-        assert_eq!(claim(false, "primary", "running"), Claim::OutOfService, "has lost the lock");
+        assert_eq!(claim(false, "primary", "running"), Claim::UnlockedPrimary, "its Patroni has just started");
         assert_eq!(claim(false, "standby_leader", "running"), Claim::StandbyLeader);
         assert_eq!(claim(false, "replica", "starting"), Claim::OutOfService);
     }
@@ -371,7 +392,7 @@ mod tests {
             "scheduled_switchover": {"at": "2026-11-22T03:00:00+00:00", "from": "node1"}}"#,
         )
         .expect("is a cluster");
-        let Discovery { members, scheduled_switchover } = answer.discovery();
+        let Discovery { members, scheduled_switchover, .. } = answer.discovery();
         let planned = "switchover from node1 to any replica planned for 2026-11-22T03:00:00+00:00";
         assert_eq!(scheduled_switchover.as_deref(), Some(planned));
         assert_eq!(members[0].patroni_url, "http://10.0.0.1:8008");

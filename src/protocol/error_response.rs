@@ -69,13 +69,25 @@ impl Fatal {
     }
 }
 
-/// The SQLSTATE in the body of an `ErrorResponse`; `None` if it has none within these bytes.
+/// What an `ErrorResponse` of a server says, as far as a proxy has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerError {
+    /// Its SQLSTATE.
+    pub sqlstate: [u8; 5],
+    /// The server ends the session with it (FATAL or PANIC). Any client can have any SQLSTATE raised with a lower severity.
+    pub is_fatal: bool,
+}
+
+/// Reads the body of an `ErrorResponse`; `None` if there is no SQLSTATE within these bytes.
 ///
-/// A body cut short is fine: PostgreSQL writes the code right after the severity.
-pub fn sqlstate_in(body: &[u8]) -> Option<[u8; 5]> {
-    body.split(|byte| *byte == 0)
-        .take_while(|field| !field.is_empty())
-        .find_map(|field| field.strip_prefix(b"C")?.try_into().ok())
+/// A body cut short is fine: PostgreSQL writes the code right after the severity. The severity is in field `V`, and for
+/// servers before 9.6 in field `S`, where it may be translated.
+pub fn read_error(body: &[u8]) -> Option<ServerError> {
+    let fields = || body.split(|byte| *byte == 0).take_while(|field| !field.is_empty());
+    let sqlstate = fields().find_map(|field| field.strip_prefix(b"C")?.try_into().ok())?;
+    let severity = |name: &[u8]| fields().find_map(|field| field.strip_prefix(name));
+    let severity = severity(b"V").or_else(|| severity(b"S")).unwrap_or_default();
+    Some(ServerError { sqlstate, is_fatal: severity == b"FATAL" || severity == b"PANIC" })
 }
 
 #[cfg(test)]
@@ -93,14 +105,18 @@ mod tests {
         let bytes = fatal.encode();
         assert_eq!(bytes[0], b'E');
         assert_eq!(u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize, bytes.len() - 1);
-        assert_eq!(sqlstate_in(&bytes[5..]), Some(*b"57P03"));
+        assert_eq!(read_error(&bytes[5..]), Some(ServerError { sqlstate: *b"57P03", is_fatal: true }));
         assert!(bytes.windows(17).any(|window| window == b"node1 is stopping"));
     }
 
     #[test]
     fn a_code_is_found_behind_a_translated_severity_and_before_a_cut() {
-        assert_eq!(sqlstate_in("SFATALE\0VFATAL\0C57P01\0Mdas".as_bytes()), Some(*b"57P01"));
-        assert_eq!(sqlstate_in(b"SFATAL\0VFATAL\0C57"), None);
-        assert_eq!(sqlstate_in(b"SFATAL\0\0C57P01\0"), None);
+        let fatal = |sqlstate| Some(ServerError { sqlstate, is_fatal: true });
+        assert_eq!(read_error("SFATALE\0VFATAL\0C57P01\0Mdas".as_bytes()), fatal(*b"57P01"));
+        assert_eq!(read_error(b"SFATAL\0C57P01\0Mold"), fatal(*b"57P01"), "before PostgreSQL 9.6");
+        let raised = ServerError { sqlstate: *b"57P01", is_fatal: false };
+        assert_eq!(read_error(b"SERROR\0VERROR\0C57P01\0Mby a function"), Some(raised));
+        assert_eq!(read_error(b"SFATAL\0VFATAL\0C57"), None);
+        assert_eq!(read_error(b"SFATAL\0\0C57P01\0"), None);
     }
 }

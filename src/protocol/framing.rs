@@ -3,7 +3,7 @@
 
 use std::mem;
 
-use super::error_response::sqlstate_in;
+use super::error_response::{ServerError, read_error};
 use super::requests::Requests;
 use super::walk::Walk;
 
@@ -46,7 +46,7 @@ pub struct Framing {
     kept: [u8; KEPT_MAX],
     /// As the last `ReadyForQuery` told it; nothing if the session has not come so far.
     transaction: Option<Transaction>,
-    newest_error: Option<[u8; 5]>,
+    newest_error: Option<ServerError>,
     /// An error that no `ReadyForQuery` has followed.
     last_error: Option<[u8; 5]>,
     requests: Requests,
@@ -176,7 +176,7 @@ impl Framing {
     }
 
     /// The SQLSTATE of the newest `ErrorResponse` since this was last asked.
-    pub fn take_error(&mut self) -> Option<[u8; 5]> {
+    pub fn take_error(&mut self) -> Option<ServerError> {
         self.newest_error.take()
     }
 
@@ -216,8 +216,9 @@ impl Framing {
                 self.last_error = None;
             }
             (ERROR_RESPONSE, body) => {
-                self.last_error = sqlstate_in(body);
-                self.newest_error = self.last_error.or(self.newest_error);
+                let error = read_error(body);
+                self.last_error = error.map(|error| error.sqlstate);
+                self.newest_error = error.or(self.newest_error);
             }
             (COPY_IN_RESPONSE, _) => self.requests.copy_begins(),
             _ => {}
@@ -323,7 +324,7 @@ mod tests {
         let fatal = Fatal { sqlstate: SqlState::AdminShutdown, message: "m".repeat(500), detail: None, hint: None };
         let mut framing = Framing::default();
         framing.follow(&fatal.encode());
-        assert_eq!(framing.take_error(), Some(*b"57P01"));
+        assert_eq!(framing.take_error().map(|error| error.sqlstate), Some(*b"57P01"));
         assert_eq!(framing.take_error(), None);
         assert_eq!(framing.last_error(), Some(*b"57P01"));
     }
@@ -333,7 +334,7 @@ mod tests {
         let mut framing = ready();
         framing.ask(&query());
         framing.follow(&[message(b'E', b"SERROR\0VERROR\0C22012\0Mdivision\0\0"), message(b'Z', b"I")].concat());
-        assert_eq!(framing.take_error(), Some(*b"22012"));
+        assert_eq!(framing.take_error().map(|error| error.sqlstate), Some(*b"22012"));
         assert_eq!(framing.last_error(), None);
     }
 

@@ -4,7 +4,7 @@
 //! held back, thrown away, and the client's opening sent to another node. [`next`] tells what comes next.
 
 use super::cancel::CancelKey;
-use super::error_response::sqlstate_in;
+use super::error_response::{ServerError, read_error};
 
 const HEADER_LENGTH: usize = 5;
 
@@ -22,8 +22,8 @@ pub enum Said {
     Key(CancelKey),
     /// `in_hot_standby`, reported at login since PostgreSQL 14: whether the server is in recovery.
     InHotStandby(bool),
-    /// An error, with its SQLSTATE. What follows is the end.
-    Error([u8; 5]),
+    /// An error. What follows is the end.
+    Error(ServerError),
     /// `ReadyForQuery`: the login is complete.
     Ready,
     /// Something that needs no attention.
@@ -56,6 +56,18 @@ pub fn next(received: &[u8]) -> Next {
     }
 }
 
+/// Whether these bytes are one whole message or several.
+pub fn is_whole_message(mut bytes: &[u8]) -> bool {
+    while let Some((&[_, ref length @ ..], _)) = bytes.split_first_chunk::<HEADER_LENGTH>() {
+        match bytes.get(u32::from_be_bytes(*length) as usize + 1..) {
+            Some([]) => return true,
+            Some(rest) => bytes = rest,
+            None => return false,
+        }
+    }
+    false
+}
+
 fn meaning(kind: u8, body: &[u8]) -> Said {
     match kind {
         b'R' if body == [0, 0, 0, 0] => Said::LetIn,
@@ -66,7 +78,7 @@ fn meaning(kind: u8, body: &[u8]) -> Said {
             b"in_hot_standby\0off\0" => Said::InHotStandby(false),
             _ => Said::Other,
         },
-        b'E' => Said::Error(sqlstate_in(body).unwrap_or(*b"XX000")),
+        b'E' => Said::Error(read_error(body).unwrap_or(ServerError { sqlstate: *b"XX000", is_fatal: true })),
         b'Z' => Said::Ready,
         _ => Said::Other,
     }
@@ -101,7 +113,10 @@ mod tests {
         assert_eq!(said(b'R', &[0, 0, 0, 10, b'S', 0, 0]), Said::Challenge);
         assert_eq!(said(b'S', b"in_hot_standby\0on\0"), Said::InHotStandby(true));
         assert_eq!(said(b'S', b"server_version\x0015.8\0"), Said::Other);
-        assert_eq!(said(b'E', b"SFATAL\0VFATAL\0C57P03\0Mstarting up\0\0"), Said::Error(*b"57P03"));
+        assert_eq!(
+            said(b'E', b"SFATAL\0VFATAL\0C57P03\0Mstarting up\0\0"),
+            Said::Error(ServerError { sqlstate: *b"57P03", is_fatal: true })
+        );
         assert_eq!(said(b'Z', b"I"), Said::Ready);
         assert!(matches!(said(b'K', &[0; 8]), Said::Key(_)));
     }

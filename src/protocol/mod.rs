@@ -13,4 +13,4 @@ pub mod startup;
 mod walk;
 
 pub use cancel::CancelKey;
-pub use error_response::{Fatal, SqlState};
+pub use error_response::{Fatal, ServerError, SqlState};

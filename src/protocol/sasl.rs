@@ -51,6 +51,15 @@ pub fn without_plus(message: &[u8]) -> Option<Vec<u8>> {
     Some([&[AUTHENTICATION][..], &length.to_be_bytes(), &SASL, &list].concat())
 }
 
+/// Whether an answer to this authentication request fits every server that sends the same one: the offer of SASL
+/// mechanisms, to which the client answers with a nonce of its own, and the request for a plain password. All others
+/// contain something that only the server which sent it can check.
+pub fn fits_any_server(message: &[u8]) -> bool {
+    const CLEARTEXT_PASSWORD: [u8; 4] = 3u32.to_be_bytes();
+    message.first() == Some(&AUTHENTICATION)
+        && message.get(5..9).is_some_and(|code| code == SASL || code == CLEARTEXT_PASSWORD)
+}
+
 /// What the client has chosen; `answer` is what it has said since the offer.
 pub fn choice(answer: &[u8]) -> Choice {
     match answer.first() {

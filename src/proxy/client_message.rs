@@ -95,6 +95,11 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             ),
             "Encryption between client and server hides them.".to_owned(),
         ),
+        End::LoginBroken(why) => fatal(
+            SqlState::AdminShutdown,
+            format!("the login failed: {why}"),
+            "Connect again: pgvane chooses another server, or waits for one.",
+        ),
         End::WrongNode(cause) => fatal(
             SqlState::AdminShutdown,
             format!("the login ends because {}", cause.reason()),

@@ -53,6 +53,11 @@ impl Connection {
         }
     }
 
+    /// How long it has lasted.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// What all connections of the listener share.
     pub fn context(&self) -> &Arc<ListenerContext> {
         &self.permit.context
@@ -153,7 +158,7 @@ impl Connection {
         self.who = client.take_who();
         Err(match admitted {
             Ok(admitted) => return Ok((client, admitted)),
-            Err(Refused::End(end @ End::WrongNode(_))) => {
+            Err(Refused::End(end @ (End::WrongNode(_) | End::LoginBroken(_)))) => {
                 // the client has been authenticated: the error is the next message that it expects
                 if let Some(fatal) = client_message(&end, &context.settings.name) {
                     Box::pin(say_and_close(client.stream(), &fatal.encode())).await;

@@ -88,6 +88,9 @@ pub enum End {
     /// Every server that could be used has reached its `sessions_max`.
     #[error("every available server has reached its sessions_max")]
     NodesFull,
+    /// The server was lost in the middle of the login, when the client could not be sent to another any more.
+    #[error("the login failed: {0}")]
+    LoginBroken(String),
     /// The server stated another role, after it had authenticated the client.
     #[error("the server's answer at login shows that {}", .0.reason())]
     WrongNode(Cause),
@@ -220,6 +223,7 @@ impl End {
             | End::SessionsFull(_)
             | End::ClientFull { .. }
             | End::NodesFull
+            | End::LoginBroken(_)
             | End::WrongNode(_)
             | End::Cut(_)
             | End::Drained(_)

@@ -16,6 +16,7 @@ pub struct ProxyMetrics {
     sessions: IntCounterVec,
     ends: IntCounterVec,
     retries: IntCounterVec,
+    login_hints_ignored: IntCounterVec,
     cancels: IntCounterVec,
     hold: HistogramVec,
     handshakes: IntCounterVec,
@@ -30,6 +31,8 @@ pub struct ListenerMetrics {
     pub sessions: IntCounter,
     /// Attempts on a node that failed without the client's seeing it.
     pub retries: IntCounter,
+    /// Logins at which the server said of its recovery what a newer check refuted.
+    pub login_hints_ignored: IntCounter,
     /// How long new connections were held before they got a node, for those that were.
     pub hold: Histogram,
     cancels: Vec<IntCounter>,
@@ -61,6 +64,11 @@ impl ProxyMetrics {
                 "Attempts on a node that failed and were made good elsewhere or later, unseen by the client.",
                 &by_listener,
             ),
+            login_hints_ignored: registry.counter(
+                "pgvane_login_hints_ignored_total",
+                "Logins at which in_hot_standby contradicted a newer check, as it does behind a pooler.",
+                &by_listener,
+            ),
             cancels: registry.counter("pgvane_cancels_total", "Cancel requests, by outcome.", &["listener", "outcome"]),
             hold: registry.wait_histogram(
                 "pgvane_hold_seconds",
@@ -90,6 +98,7 @@ impl ProxyMetrics {
         ListenerMetrics {
             sessions: self.sessions.with_label_values(&[name]),
             retries: self.retries.with_label_values(&[name]),
+            login_hints_ignored: self.login_hints_ignored.with_label_values(&[name]),
             hold: self.hold.with_label_values(&[name]),
             cancels: CancelOutcome::VARIANTS
                 .iter()

@@ -1,9 +1,11 @@
 //! One connection from its first byte to its last line in the log.
 
 use std::future::Future;
+use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
@@ -16,14 +18,20 @@ use super::permit::SessionPermit;
 use super::relay::{Outcome, Relay};
 use super::sessions::control::SessionOrder;
 use super::sessions::registry::SessionGuard;
+use crate::cluster::Suspicion;
 use crate::net::Incoming;
+use crate::protocol::ServerError;
 use crate::routing::Target;
 
-/// SQLSTATEs that cast doubt on the role of the node that sends them: it shuts down, crashes, or starts.
-const SUSPICIOUS: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
+/// SQLSTATEs with which a server ends a session because it shuts down, crashed, or starts.
+const SHUTTING_DOWN: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
 
-/// It refuses to write. Of a leader that is suspicious; of others it is their nature.
+/// `read_only_sql_transaction`: the server refuses to write.
 const READ_ONLY: &[u8; 5] = b"25006";
+
+/// An encrypted session that has lasted for so long has been authenticated: PostgreSQL ends it after
+/// `authentication_timeout`, a minute by default, otherwise. Before that, its end may be the doing of any stranger.
+const AUTHENTICATED_AFTER: Duration = Duration::from_secs(65);
 
 /// Serves an accepted connection. Never fails: whatever happens becomes the reason of its end.
 pub fn serve(connection: Connection, socket: Incoming) -> SessionFuture {
@@ -109,7 +117,7 @@ impl Session {
     }
 
     /// Leaves the server, and then tells the client why.
-    async fn end(mut self, end: End) -> Option<Session> {
+    async fn end(mut self, mut end: End) -> Option<Session> {
         let message = client_message(&end, &self.connection.context().settings.name);
         let words = message.filter(|_| self.relay.can_speak()).map(|fatal| fatal.encode());
         if words.is_some() {
@@ -118,7 +126,9 @@ impl Session {
         drop(self.guard);
         match words {
             Some(words) => Box::pin(say_and_close(self.relay.client(), &words)).await,
-            None if matches!(end, End::ServerClosed(_)) => Box::pin(self.relay.finish_for_client()).await,
+            None if matches!(end, End::ServerClosed(_)) || self.relay.is_opaque() => {
+                end = Box::pin(finish(&mut self.relay, end)).await;
+            }
             None => {}
         }
         drop(self.relay);
@@ -129,6 +139,7 @@ impl Session {
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
     /// `select!` would make every idle session larger.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let connection_age = self.connection.age();
         let Session {
             connection: Connection { permit: SessionPermit { context, .. }, .. },
             relay,
@@ -153,14 +164,22 @@ impl Session {
         {
             return Poll::Ready(End::DrainTimedOut(*cause));
         }
-        let suspect = || context.cluster.suspect(guard.node());
-        let is_suspicious = |code: [u8; 5]| {
-            let is_to_write = context.settings.rule.target == Target::Leader;
-            SUSPICIOUS.contains(&&code) || (is_to_write && code == *READ_ONLY)
+        let is_authenticated = !relay.is_opaque() || connection_age >= AUTHENTICATED_AFTER;
+        let suspect = |suspicion| context.cluster.suspect(guard.node(), suspicion);
+        let on_error = |error: ServerError| match error {
+            ServerError { sqlstate, is_fatal: true } if SHUTTING_DOWN.contains(&&sqlstate) => {
+                suspect(Suspicion::ShuttingDown);
+            }
+            ServerError { sqlstate, .. } if sqlstate == *READ_ONLY => {
+                if context.settings.rule.target == Target::Leader {
+                    suspect(Suspicion::ReadOnly);
+                }
+            }
+            ServerError { .. } => {}
         };
-        let on_error = |code: [u8; 5]| {
-            if is_suspicious(code) {
-                suspect();
+        let lost = || {
+            if is_authenticated {
+                suspect(Suspicion::ConnectionLost);
             }
         };
         relay.poll(cx, guard.control().bytes(), on_error).map(|outcome| match outcome {
@@ -172,16 +191,35 @@ impl Session {
                 _ => End::Lost,
             },
             Outcome::ServerClosed(code) => {
-                if code.is_none_or(is_suspicious) {
-                    suspect();
+                if code.is_none() {
+                    lost();
                 }
                 End::ServerClosed(code)
             }
             Outcome::ServerFailed(error) => {
-                suspect();
+                lost();
                 End::ServerFailed(error)
             }
         })
+    }
+}
+
+/// Passes the server's close on to the client, and lets the client finish what it sends.
+///
+/// What the two said last cannot be seen in an encrypted session. Where both close within a moment, that is how such a
+/// session ends when nothing is wrong, in whichever order the packets come.
+async fn finish(relay: &mut Relay, end: End) -> End {
+    let is_opaque = relay.is_opaque();
+    match end {
+        End::ServerClosed(code) => {
+            let client_closed = relay.finish_for_client().await;
+            if is_opaque && client_closed { End::ClientClosed } else { End::ServerClosed(code) }
+        }
+        End::ServerFailed(error) if is_opaque && error.kind() == io::ErrorKind::ConnectionReset => {
+            if relay.finish_for_client().await { End::ClientClosed } else { End::ServerFailed(error) }
+        }
+        End::ClientFailed(error) if is_opaque && error.kind() == io::ErrorKind::ConnectionReset => End::ClientClosed,
+        other => other,
     }
 }
 

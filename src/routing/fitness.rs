@@ -51,6 +51,7 @@ fn role_unfit(topology: &Topology, id: NodeId, rule: &Rule) -> Option<Fitness> {
     let cause_of_role = (is_leader || node.claim() == Some(Claim::StandbyLeader)).then_some(Cause::Promotion);
     match (rule.target, node.claim()) {
         (Target::Any, Some(Claim::Leader)) if is_leader => None,
+        (Target::Any, Some(Claim::StandbyLeader)) => None, // it serves reads, as Patroni's /read-only says
         (Target::Leader, _) | (_, None) => unfit(node.role_label(), None),
         (Target::StandbyLeader, Some(Claim::StandbyLeader)) => None,
         (Target::StandbyLeader, Some(Claim::Replica)) => unfit(node.role_label(), Cause::Promotion),
@@ -63,7 +64,7 @@ fn condition_unfit(node: &NodeView, rule: &Rule) -> Option<Fitness> {
     let report = node.health.report()?;
     let is_standby = report.claim == Claim::Replica;
     let lag = node.recent_lag.unwrap_or_default();
-    if is_standby && report.asks_for_no_reads() {
+    if is_standby && report.noloadbalance {
         return unfit("tagged noloadbalance", Cause::Standing);
     }
     if let Some((name, value)) = rule.tags.iter().find(|(name, value)| report.tags.get(*name) != Some(*value)) {
@@ -89,24 +90,24 @@ fn condition_unfit(node: &NodeView, rule: &Rule) -> Option<Fitness> {
 pub fn why_misplaced(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cause> {
     let by_operator = topology.node(id).admin.why_unfit().map(|_| Cause::Operator);
     let causes = [by_operator, why_misplaced_by_state(rule, topology, id)];
-    causes.into_iter().flatten().max_by_key(|cause| rule.reactions.to(*cause))
+    causes.into_iter().flatten().max_by_key(|cause| (rule.reactions.to(*cause), cause.rank()))
 }
 
 fn why_misplaced_by_state(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cause> {
     let node = topology.node(id);
-    if node.departed {
-        return Some(Cause::Departure);
-    }
     let by_role = match rule.target {
         Target::Leader => match topology.verdict_on_writers(id) {
             WriterVerdict::Keep => None,
             WriterVerdict::LostLead | WriterVerdict::Superseded(_) => Some(Cause::LostLead),
         },
+        _ if node.departed => None,
         _ if topology.leader() == Some(id) && rule.accepts_leader() => None,
+        _ if node.claim() == Some(Claim::StandbyLeader) && rule.accepts_leader() => None,
         _ => match by_state(topology, id, rule) {
             Fitness::Unfit { cause, .. } => cause,
             Fitness::Fresh | Fitness::Silent => None,
         },
     };
-    by_role.or_else(|| node.health.silent_since().map(|_| Cause::Silence))
+    let by_departure = || node.departed.then_some(Cause::Departure);
+    by_role.or_else(by_departure).or_else(|| node.health.silent_since().map(|_| Cause::Silence))
 }

@@ -14,8 +14,13 @@ pub use fitness::why_misplaced;
 pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
 
+use crate::cluster::health::Health;
+use crate::cluster::node::Claim;
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment, NodeId};
+
+/// How often pgvane attends to the nodes' checks, at the least: several times as often, unless it is suspended.
+const ATTENDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The least share that a node gets which has just come back, in hundredths of its weight.
 const SLOW_START_LEAST: u64 = 5;
@@ -30,6 +35,11 @@ pub struct Situation<'a, Load: Fn(NodeId) -> u32> {
     pub load: Load,
     /// Now.
     pub now: Moment,
+    /// When the client came.
+    pub came_at: Moment,
+    /// When pgvane last attended to the nodes' checks. If that is long ago, it was suspended, and what it knows may be as
+    /// old as that.
+    pub attended_at: Moment,
 }
 
 /// Why there is no node for a session, in words for people.
@@ -63,7 +73,7 @@ pub fn route<Load: Fn(NodeId) -> u32>(
     situation: &Situation<'_, Load>,
 ) -> Result<NodeId, NoRoute> {
     let pools = match rule.target {
-        Target::Leader => vec![vec![certain_leader(topology)?]],
+        Target::Leader => vec![vec![certain_leader(topology, situation)?]],
         _ => reading_pools(topology, rule),
     };
     if pools.iter().all(Vec::is_empty) {
@@ -97,13 +107,23 @@ fn has_room(choice: &Choice, topology: &Topology) -> bool {
     choice.load < topology.node(choice.node).member.sessions_max
 }
 
-fn certain_leader(topology: &Topology) -> Result<NodeId, NoRoute> {
-    match (topology.leader(), topology.why_no_leader()) {
-        (Some(leader), None) => match topology.node(leader).admin.why_unfit() {
-            None => Ok(leader),
-            Some(why) => Err(NoRoute::NoneFit(format!("{} leads and is {why}", topology.node(leader).member.name))),
-        },
-        (_, why) => Err(NoRoute::NoLeader(why.unwrap_or_default())),
+fn certain_leader<Load: Fn(NodeId) -> u32>(
+    topology: &Topology,
+    situation: &Situation<'_, Load>,
+) -> Result<NodeId, NoRoute> {
+    let Some(leader) = topology.leader() else {
+        return Err(NoRoute::NoLeader(topology.why_no_leader().unwrap_or_default()));
+    };
+    let name = &topology.node(leader).member.name;
+    if situation.now - situation.attended_at > ATTENDED_WITHIN {
+        return Err(NoRoute::NoLeader(format!("pgvane was suspended, and {name} is being checked again")));
+    }
+    if topology.is_doubted_for(situation.came_at) {
+        return Err(NoRoute::NoLeader(format!("{name} is being checked again")));
+    }
+    match topology.node(leader).admin.why_unfit() {
+        None => Ok(leader),
+        Some(why) => Err(NoRoute::NoneFit(format!("{name} leads and is {why}"))),
     }
 }
 
@@ -130,7 +150,14 @@ fn stand_in(topology: &Topology, rule: &Rule) -> Option<NodeId> {
     let may = |leader: &NodeId| {
         rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
     };
-    topology.leader().filter(may)
+    topology.leader().or_else(|| standby_leader(topology)).filter(may)
+}
+
+/// The node that leads a standby cluster, which nobody leads otherwise.
+fn standby_leader(topology: &Topology) -> Option<NodeId> {
+    let is_one =
+        |node: &NodeView| node.claim() == Some(Claim::StandbyLeader) && matches!(node.health, Health::Answering { .. });
+    topology.members().find(|(_, node)| is_one(node)).map(|(id, _)| id)
 }
 
 fn choice<Load: Fn(NodeId) -> u32>(
@@ -201,11 +228,21 @@ mod tests {
     }
 
     fn routed(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Result<NodeId, NoRoute> {
-        route(topology, rule, &Situation { tried, turn: 0, load: |_| 0, now: at_ms(1) })
+        route(
+            topology,
+            rule,
+            &Situation { tried, turn: 0, load: |_| 0, now: at_ms(1), came_at: at_ms(1), attended_at: at_ms(1) },
+        )
     }
 
     fn readers(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Vec<usize> {
-        let at_turn = |turn| route(topology, rule, &Situation { tried, turn, load: |_| 0, now: at_ms(1) });
+        let at_turn = |turn| {
+            route(
+                topology,
+                rule,
+                &Situation { tried, turn, load: |_| 0, now: at_ms(1), came_at: at_ms(1), attended_at: at_ms(1) },
+            )
+        };
         (0..4).filter_map(|turn| at_turn(turn).ok()).map(|id| id.index()).collect()
     }
 
@@ -219,7 +256,7 @@ mod tests {
     fn writes_go_to_the_leader_unless_it_is_doubted() {
         let mut topology = three();
         assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId::new(0)));
-        topology.doubted = true;
+        topology.doubted_at = Some(at_ms(1));
         assert!(matches!(routed(&topology, &Rule::new(Target::Leader), &[]), Err(NoRoute::NoLeader(_))));
     }
 
@@ -233,7 +270,7 @@ mod tests {
         let mut topology = three();
         topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
         topology.nodes[2] = replica_with(|report| {
-            report.tags.insert("noloadbalance".into(), "true".into());
+            report.noloadbalance = true;
         });
         assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
         let Err(refusal) = routed(&topology, &strict(read()), &[]) else { panic!("nobody is fit") };
@@ -306,7 +343,11 @@ mod tests {
         let small = |name: &str| Arc::new(Member { sessions_max: 5, ..member(name) });
         (topology.nodes[1].member, topology.nodes[2].member) = (small("b"), small("c"));
         let with_load = |load: fn(NodeId) -> u32| {
-            route(&topology, &strict(read()), &Situation { tried: &[], turn: 0, load, now: at_ms(1) })
+            route(
+                &topology,
+                &strict(read()),
+                &Situation { tried: &[], turn: 0, load, now: at_ms(1), came_at: at_ms(1), attended_at: at_ms(1) },
+            )
         };
         assert_eq!(with_load(|id| if id == NodeId::new(1) { 5 } else { 4 }), Ok(NodeId::new(2)));
         assert_eq!(with_load(|_| 5), Err(NoRoute::AllFull));
@@ -319,7 +360,13 @@ mod tests {
         topology.nodes[2].serving_since = Some(at_ms(90_000));
         let rule = Rule { balance: Balance::Random, slow_start: Duration::from_secs(60), ..strict(read()) };
         let share_at = |now| {
-            let at = |turn| route(&topology, &rule, &Situation { tried: &[], turn, load: |_| 0, now });
+            let at = |turn| {
+                route(
+                    &topology,
+                    &rule,
+                    &Situation { tried: &[], turn, load: |_| 0, now, came_at: now, attended_at: now },
+                )
+            };
             (0..1000).filter(|turn| at(*turn) == Ok(NodeId::new(2))).count()
         };
         let (early, half, full) = (share_at(at_ms(91_000)), share_at(at_ms(120_000)), share_at(at_ms(150_000)));

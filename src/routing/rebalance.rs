@@ -99,7 +99,7 @@ struct Imbalance<'a, F: Fn(NodeId) -> NodeLoad> {
 impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
     fn new(topology: &Topology, rule: &Rule, node_load: &'a F, now: Moment) -> Imbalance<'a, F> {
         let load = |id| node_load(id).lasting();
-        let situation = Situation { tried: &[], turn: 0, load, now };
+        let situation = Situation { tried: &[], turn: 0, load, now, came_at: now, attended_at: now };
         let sharing = choices_of(&reading_pools(topology, rule)[0], topology, rule, &situation);
         let takers: Vec<Choice> = sharing.iter().copied().filter(|choice| has_room(choice, topology)).collect();
         let stand_in = stand_in(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
@@ -203,7 +203,11 @@ mod tests {
         fn moves(&mut self, from: NodeId) -> NodeId {
             self.sessions.borrow_mut()[from.index()] -= 1;
             let load = |id: NodeId| self.sessions.borrow()[id.index()];
-            let to = route(&self.topology, &self.rule, &Situation { tried: &[], turn: 0, load, now: self.now });
+            let to = route(
+                &self.topology,
+                &self.rule,
+                &Situation { tried: &[], turn: 0, load, now: self.now, came_at: self.now, attended_at: self.now },
+            );
             let to = to.expect("there are replicas");
             self.sessions.borrow_mut()[to.index()] += 1;
             to

@@ -100,6 +100,11 @@ impl Cause {
         }
     }
 
+    /// Its rank among causes with the same reaction: a lost lead outranks all others, for its sessions must not write.
+    pub fn rank(self) -> u8 {
+        (Cause::ALL.len() - 1) as u8 - self as u8
+    }
+
     /// What the client is told, after "because".
     pub fn reason(self) -> &'static str {
         match self {
@@ -192,6 +197,11 @@ impl Rule {
             _ if in_recovery || self.accepts_leader() => None,
             _ => Some(Cause::Promotion),
         }
+    }
+
+    /// Whether more than one node may serve.
+    pub fn has_alternatives(&self) -> bool {
+        !matches!(self.target, Target::Leader | Target::StandbyLeader)
     }
 
     /// Whether a session on the leader is in the right place.

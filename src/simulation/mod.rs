@@ -31,7 +31,7 @@ use crate::cluster::fixtures::member;
 use crate::cluster::health::Thresholds;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::machine::{Action, Discovery, Event, Machine, Settings};
-use crate::cluster::{AdminState, Moment, NodeId, Topology};
+use crate::cluster::{AdminState, Member, Moment, NodeId, NodeSet, Suspicion, Topology};
 
 /// Seeds that every test run tries; each is a world of its own.
 const SEEDS: u64 = 2_000;
@@ -54,6 +54,8 @@ struct Run {
     topology: Arc<Topology>,
     /// Since when the world has had one leader that can be heard, and the machine another belief.
     wrong_since: Option<Moment>,
+    /// A client causes suspicions all the time.
+    is_careless: bool,
 }
 
 impl Run {
@@ -74,7 +76,8 @@ impl Run {
         let members = (0..named).map(|id| member(&format!("node{id}"))).collect();
         let machine = Machine::new(settings, members, Moment::START);
         let topology = Arc::new(machine.topology());
-        Run { world, machine, oracle: Oracle::default(), topology, wrong_since: None }
+        let is_careless = world.dice.one_in(4);
+        Run { world, machine, oracle: Oracle::default(), topology, wrong_since: None, is_careless }
     }
 
     fn feed(&mut self, event: Event) -> Result<(), String> {
@@ -93,6 +96,9 @@ impl Run {
                     }
                     self.oracle.forget_departed(&topology);
                     self.topology = topology;
+                    if let (Some(doubted_at), Some(leader)) = (self.topology.doubted_at, self.topology.leader()) {
+                        self.oracle.suspected = Some((leader, doubted_at));
+                    }
                 }
                 Action::Tell(_) => {}
             }
@@ -117,15 +123,21 @@ impl Run {
             if self.world.now >= next_life {
                 self.world.live();
                 if every.is_some_and(|every| self.world.dice.one_in(every.as_millis() as u64 / 100)) {
+                    let before = self.world.now;
                     self.world.trouble();
+                    if self.world.now - before > Duration::from_millis(1500) {
+                        self.feed(Event::Overslept)?;
+                    }
                 }
                 next_life = self.world.now + Duration::from_millis(100);
             }
             let due = self.world.mail.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
             let event = match due.then(|| self.world.mail.pop_first()).flatten() {
                 Some((_, observation)) => Event::Checked(observation),
-                None if self.world.dice.one_in(500) => Event::Discovered(self.list(every.is_some())),
-                None if self.world.dice.one_in(200) => self.some_suspicion(),
+                None if self.world.dice.one_in(500) => {
+                    Event::Discovered(self.list(every.is_some()), NodeSet::default())
+                }
+                None if self.world.dice.one_in(if self.is_careless { 2 } else { 200 }) => self.some_suspicion(),
                 None if self.world.dice.one_in(200) => {
                     self.administer()?;
                     continue;
@@ -143,17 +155,30 @@ impl Run {
     /// What `/cluster` tells: all members, or, if it is stale, some of them.
     fn list(&mut self, is_stale: bool) -> Discovery {
         let count = self.world.nodes.len();
-        let listed = (0..count).filter(|_| !(is_stale && self.world.dice.one_in(4)));
-        Discovery { members: listed.map(|id| member(&format!("node{id}"))).collect(), scheduled_switchover: None }
+        let listed: Vec<usize> = (0..count).filter(|_| !(is_stale && self.world.dice.one_in(4))).collect();
+        let moves = is_stale && self.world.dice.one_in(5);
+        let at = |id: usize| {
+            let whole = member(&format!("node{id}"));
+            let address =
+                if moves { format!("{}:{}", whole.address, self.world.posted) } else { whole.address.clone() };
+            Member { address, ..whole }
+        };
+        Discovery { members: listed.into_iter().map(at).collect(), ..Discovery::default() }
     }
 
     fn some_suspicion(&mut self) -> Event {
         let node = NodeId::new(self.world.any_node());
-        if self.topology.leader() == Some(node) {
-            self.oracle.suspected = Some((node, self.world.now));
+        if node.index() >= self.topology.nodes.len() {
+            return Event::Tick; // nobody has heard of it yet
         }
-        let is_known = node.index() < self.topology.nodes.len();
-        if is_known && self.world.dice.one_in(2) { Event::Failure(node) } else { Event::Suspicion(node) }
+        const KINDS: [Suspicion; 4] =
+            [Suspicion::ConnectFailed, Suspicion::ConnectionLost, Suspicion::ShuttingDown, Suspicion::ReadOnly];
+        let kind = KINDS[self.world.dice.roll(4) as usize];
+        match self.world.dice.roll(3) {
+            0 => Event::Failure(node, "refused".to_owned(), Some(kind)),
+            1 => Event::LoginHint(node, self.world.dice.one_in(2)),
+            _ => Event::Suspicion(node, kind),
+        }
     }
 
     /// An operator says something of a node, and nobody else's part changes by that.
@@ -161,9 +186,9 @@ impl Run {
         let node = NodeId::new(self.world.dice.roll(self.topology.nodes.len() as u64) as usize);
         let state = AdminState::ALL[self.world.dice.roll(3) as usize];
         self.feed(Event::Tick)?;
-        let before = (self.topology.leadership.clone(), self.topology.doubted);
+        let before = (self.topology.leadership.clone(), self.topology.doubted_at);
         self.feed(Event::Administered(node, state))?;
-        if before != (self.topology.leadership.clone(), self.topology.doubted) {
+        if before != (self.topology.leadership.clone(), self.topology.doubted_at) {
             return Err(format!("an operator has made {node:?} {state:?}, and the lead has changed"));
         }
         Ok(())
@@ -191,7 +216,7 @@ fn simulate(seed: u64) -> Result<Topology, String> {
     let pace = run.world.dice.ms(500, 20_000);
     let outcome = run.until(troubled_until, Some(pace)).and_then(|()| {
         run.world.make_peace();
-        let whole = Event::Discovered(run.list(false));
+        let whole = Event::Discovered(run.list(false), NodeSet::default());
         run.feed(whole)?;
         run.until(run.world.now + PEACE, None)
     });

@@ -26,6 +26,8 @@ pub(super) struct Noted {
     pub(super) claims_since: Option<Moment>,
     /// It is Patroni's word, not PostgreSQL's.
     pub(super) by_patroni: bool,
+    /// When the first answer of the present run of answers came in by which its Patroni holds the lock.
+    pub(super) lock_since: Option<Moment>,
 }
 
 #[derive(Default)]
@@ -65,13 +67,17 @@ impl Oracle {
             return;
         }
         let claims_since = (claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
+        let by_patroni = observation.outcome.is_ok();
+        let has_lock = by_patroni && holds_lock(claim);
+        let lock_since = has_lock.then(|| before.and_then(|noted| noted.lock_since).unwrap_or(now));
         let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
         let position = report.position.map_or(0, |Lsn(position)| position);
         let end = leader.and_then(|leader| self.noted.get(&leader.index())).map_or(0, |leader| leader.position);
         let lag = end.saturating_sub(position);
-        let by_patroni = observation.outcome.is_ok();
-        self.noted
-            .insert(id, Noted { asked_at: described_at, claim, is_stranger, position, lag, claims_since, by_patroni });
+        self.noted.insert(
+            id,
+            Noted { asked_at: described_at, claim, is_stranger, position, lag, claims_since, by_patroni, lock_since },
+        );
     }
 
     pub(super) fn forget_departed(&mut self, topology: &Topology) {
@@ -92,7 +98,7 @@ impl Oracle {
         if self.somebody_has_led {
             self.judge_sessions(topology)?;
         }
-        self.judge_routes(topology)?;
+        self.judge_routes(topology, now)?;
         for (id, view) in topology.members() {
             let known = view.health.answer_asked_at();
             let noted = self.noted.get(&id.index()).map(|noted| noted.asked_at);
@@ -117,6 +123,10 @@ impl Oracle {
         if now - noted.asked_at > GRACE + Duration::from_millis(5) {
             return Err(format!("{leader:?} leads by an answer older than the grace"));
         }
+        let answers = |id: usize| topology.node(NodeId::new(id)).health.silence().is_none();
+        if let Some(holder) = self.lock_taken_from(leader).find(|holder| answers(*holder)) {
+            return Err(format!("{leader:?} leads and NodeId::new({holder}) has been seen to hold the lock since"));
+        }
         let rival = self.noted.iter().find(|(id, other)| {
             let is_fresh = now - other.asked_at <= GRACE;
             !other.is_stranger
@@ -128,7 +138,7 @@ impl Oracle {
         });
         let lock = self.noted.iter().find(|(id, other)| {
             let answers = topology.node(NodeId::new(**id)).health.silence().is_none();
-            **id != leader.index() && !other.is_stranger && other.by_patroni && other.claim.holds_lock() && answers
+            **id != leader.index() && !other.is_stranger && other.by_patroni && holds_lock(other.claim) && answers
         });
         if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
             return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId::new({holder}) holds the lock"));
@@ -150,9 +160,12 @@ impl Oracle {
                     None => true,
                     Some(Cause::LostLead) => {
                         let by_its_own_word = noted.is_some_and(|noted| {
-                            noted.is_stranger || !matches!(noted.claim, Claim::Leader | Claim::LockHolder)
+                            noted.is_stranger
+                                || !matches!(noted.claim, Claim::Leader | Claim::LockHolder | Claim::UnlockedPrimary)
                         });
-                        by_its_own_word || topology.leader().is_some_and(|other| other != id)
+                        by_its_own_word
+                            || topology.leader().is_some_and(|other| other != id)
+                            || self.lock_taken_from(id).next().is_some()
                     }
                     Some(Cause::Promotion) => leads && target == Target::Replica,
                     Some(Cause::Lag) => view.recent_lag.is_some_and(|lag| lag.bytes > LAG_MAX),
@@ -168,6 +181,17 @@ impl Oracle {
         Ok(())
     }
 
+    /// The nodes that have been seen to hold the lock since this one last said that it led.
+    fn lock_taken_from(&self, id: NodeId) -> impl Iterator<Item = usize> {
+        let noted = self.noted.get(&id.index());
+        let has_taken = move |other: &Noted| {
+            let (Some(since), Some(noted)) = (other.lock_since, noted) else { return false };
+            noted.lock_since.is_none() || noted.asked_at < since
+        };
+        let others = self.noted.iter().filter(move |(other, of)| **other != id.index() && !of.is_stranger);
+        others.filter(move |(_, of)| has_taken(of)).map(|(other, _)| *other)
+    }
+
     pub(super) fn is_out_of_service(&self, id: NodeId) -> bool {
         self.administered.get(&id.index()).is_some_and(|state| *state != AdminState::Ready)
     }
@@ -181,10 +205,14 @@ impl Oracle {
         }
     }
 
-    pub(super) fn judge_routes(&self, topology: &Topology) -> Result<(), String> {
+    pub(super) fn judge_routes(&self, topology: &Topology, now: Moment) -> Result<(), String> {
         let rule = |target| Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
         let routed = |target, turn| {
-            route(topology, &rule(target), &Situation { tried: &[], turn, load: |_| 0, now: Moment::START })
+            route(
+                topology,
+                &rule(target),
+                &Situation { tried: &[], turn, load: |_| 0, now, came_at: now, attended_at: now },
+            )
         };
         for turn in 0..topology.nodes.len() as u64 {
             let (writer, reader) = (routed(Target::Leader, turn), routed(Target::Replica, turn));
@@ -204,6 +232,10 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+fn holds_lock(claim: Claim) -> bool {
+    matches!(claim, Claim::Leader | Claim::LockHolder | Claim::StandbyLeader)
 }
 
 /// What PostgreSQL's word is worth while Patroni is silent, in view of what the node said last: it takes the lead

@@ -52,6 +52,8 @@ pub(super) struct RealNode {
     pub(super) is_mute: bool,
     /// Replays nothing, and falls behind.
     pub(super) is_stuck: bool,
+    /// Until when its Patroni has just been started again, and has not taken its lock yet.
+    pub(super) patroni_starts_until: Moment,
     /// A node of another cluster that got into the list: claims the lead of its own all the time.
     pub(super) is_stranger: bool,
 }
@@ -85,6 +87,7 @@ impl World {
             is_cut_off: false,
             is_mute: false,
             is_stuck: false,
+            patroni_starts_until: Moment::START,
             is_stranger: false,
         };
         let mut nodes: Vec<RealNode> = (0..count).map(node).collect();
@@ -142,7 +145,7 @@ impl World {
     /// Something goes wrong, or right again.
     pub(super) fn trouble(&mut self) {
         let id = self.any_node();
-        match self.dice.roll(12) {
+        match self.dice.roll(15) {
             0 => self.nodes[id].is_cut_off = !self.nodes[id].is_cut_off,
             1 => self.nodes[id].is_mute = !self.nodes[id].is_mute,
             2 => self.nodes[id].sees_dcs = !self.nodes[id].sees_dcs,
@@ -152,6 +155,9 @@ impl World {
             6 => self.nodes[id].is_stuck = !self.nodes[id].is_stuck,
             // the proxy's machine is suspended: its clock goes on without it
             7 => self.now = self.now + self.dice.ms(1_000, 120_000),
+            // as `pre_promote` does that takes its time
+            9 => self.nodes[id].busy_until = self.now + self.dice.ms(4_000, 12_000),
+            10 | 11 => self.nodes[id].patroni_starts_until = self.now + self.dice.ms(50, 1_000),
             8 => self.nodes[id].busy_until = self.now + self.dice.ms(100, 8_000),
             _ => self.switch_over(id),
         }
@@ -203,7 +209,9 @@ impl World {
         }
         let is_ready = node.busy_until <= self.now;
         let believes_in_lock = node.is_primary && node.lock_renewed.is_some();
-        let claim = match (believes_in_lock, is_ready) {
+        let has_just_started = node.patroni_starts_until > self.now;
+        let claim = match (believes_in_lock && !has_just_started, is_ready) {
+            (false, true) if node.is_primary && has_just_started => Claim::UnlockedPrimary,
             (true, true) => Claim::Leader,
             (true, false) => Claim::LockHolder,
             (false, true) if !node.is_primary => Claim::Replica,
@@ -228,7 +236,7 @@ impl World {
             _ => Claim::Replica, // in recovery, being promoted or not
         };
         let word = report(claim, node.timeline);
-        Some(Report { position: Some(Lsn(node.position)), patroni_version: None, ..word })
+        Some(Report { position: Some(Lsn(node.position)), patroni_version: None, holds_lock: false, ..word })
     }
 
     /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.

@@ -22,8 +22,8 @@ pub enum ReachFailure {
 }
 
 impl ReachFailure {
-    /// Whether this casts doubt on the node's role: what settings or certificates forbid does not.
-    pub fn is_suspicious(&self) -> bool {
+    /// Whether trying again may help: what settings or certificates forbid stays forbidden.
+    pub fn is_passing(&self) -> bool {
         match self {
             ReachFailure::Connect(_) | ReachFailure::Silent => true,
             ReachFailure::Encryption(failure) => {

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use self::connect::reach;
-use self::login::{Failure, Login, Ready, Verdict};
-use crate::cluster::NodeId;
+use self::login::{Login, LoginOutcome, NodeFailure, Ready, Way};
 use crate::cluster::topology::Topology;
+use crate::cluster::{Moment, NodeId, Suspicion};
 use crate::net::Stream;
 use crate::net::dial::Destination;
 use crate::proxy::context::ListenerContext;
@@ -22,6 +22,9 @@ use crate::proxy::intake::handshake::{CancelRequest, Client};
 use crate::proxy::sessions::control::SessionOrder;
 use crate::proxy::sessions::registry::{Held, SessionGuard, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
+
+/// How long a node may take for its first answer where another can be tried instead: PostgreSQL needs a few milliseconds.
+const ANSWER_TIMEOUT_WITH_ALTERNATIVES: Duration = Duration::from_secs(2);
 
 /// First wait before a node that has just failed is tried again, if nothing new is learnt meanwhile.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -56,12 +59,16 @@ pub struct Admission<'a> {
     /// What every connection to a node begins with.
     preamble: &'a [u8],
     started: Instant,
+    /// The same on the clock of the checks.
+    came_at: Moment,
     /// Nodes that have failed for this client since something was last learnt.
     tried: Vec<NodeId>,
     retry_wait: Duration,
     /// When those that have failed, or were full, are tried again.
     retry_at: Option<Instant>,
-    newest_failure: Option<Failure>,
+    newest_failure: Option<NodeFailure>,
+    /// One of those that have failed may do better a moment later.
+    may_try_again: bool,
     held: Option<Held>,
 }
 
@@ -73,10 +80,12 @@ impl<'a> Admission<'a> {
             client,
             preamble,
             started: Instant::now(),
+            came_at: context.cluster.now(),
             tried: Vec::new(),
             retry_wait: RETRY_FIRST,
             retry_at: None,
             newest_failure: None,
+            may_try_again: false,
             held: None,
         }
     }
@@ -88,13 +97,13 @@ impl<'a> Admission<'a> {
             match self.route(&topology) {
                 Ok(node) => match Box::pin(self.attempt(node, &topology)).await {
                     Ok(admitted) => {
-                        self.note_success();
+                        self.note_success(node, &topology);
                         return Ok(admitted);
                     }
-                    Err(Verdict::NotHere(failure)) => self.leave(node, failure),
-                    Err(Verdict::Over(end)) => return Err(Refused::End(end)),
-                    Err(Verdict::Cancel(request)) => return Err(Refused::IsCancel(request)),
-                    Err(Verdict::Ready(_)) => return Err(Refused::End(End::Lost)),
+                    Err(LoginOutcome::TryElsewhere(failure)) => self.leave(node, failure),
+                    Err(LoginOutcome::End(end)) => return Err(Refused::End(end)),
+                    Err(LoginOutcome::Cancel(request)) => return Err(Refused::IsCancel(request)),
+                    Err(LoginOutcome::Ready(_)) => return Err(Refused::End(End::Lost)),
                 },
                 Err(no_route) => Box::pin(self.hold(topology.generation, &no_route)).await?,
             }
@@ -104,11 +113,18 @@ impl<'a> Admission<'a> {
     fn route(&self, topology: &Topology) -> Result<NodeId, NoRoute> {
         let (context, cluster) = (self.context, self.context.settings.cluster);
         let load = |node| context.registry.load(cluster, node);
-        let situation = Situation { tried: &self.tried, turn: context.next_turn(), load, now: context.cluster.now() };
+        let situation = Situation {
+            tried: &self.tried,
+            turn: context.next_turn(),
+            load,
+            now: context.cluster.now(),
+            came_at: self.came_at,
+            attended_at: context.cluster.attended_at(),
+        };
         route(topology, &context.settings.rule, &situation)
     }
 
-    async fn attempt(&mut self, node: NodeId, topology: &Topology) -> Result<Admitted, Verdict> {
+    async fn attempt(&mut self, node: NodeId, topology: &Topology) -> Result<Admitted, LoginOutcome> {
         let context = self.context;
         let listener = &context.settings;
         let address = &topology.node(node).member.address;
@@ -119,45 +135,58 @@ impl<'a> Admission<'a> {
         let to = Destination { address, options: context.tcp, preamble: self.preamble };
         let mut server = tokio::select! {
             reached = reach(&to, &tls, patience) => reached.map_err(|failure| {
-                let is_suspicious = failure.is_suspicious();
-                Verdict::NotHere(Failure { why: failure.to_string(), server_error: None, is_suspicious })
+                let suspicion = failure.is_passing().then_some(Suspicion::ConnectFailed);
+                let way = if failure.is_passing() { Way::Fails } else { Way::Misconfigured };
+                LoginOutcome::TryElsewhere(NodeFailure { way, ..NodeFailure::new(failure.to_string(), suspicion) })
             })?,
-            () = self.client.closed() => return Err(Verdict::Over(End::ClientLeftHeld)),
+            () = self.client.closed() => return Err(LoginOutcome::End(End::ClientLeftHeld)),
         };
         // from here on orders reach the guard; one that came before it was taken is seen in the picture itself
         if let Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) =
             order_for(&listener.rule, &context.cluster.topology(), node)
         {
-            return Err(Verdict::NotHere(Failure {
-                why: format!("will not do any more: {}", cause.reason()),
-                server_error: None,
-                is_suspicious: false,
-            }));
+            let why = format!("is no longer eligible: {}", cause.reason());
+            return Err(LoginOutcome::TryElsewhere(NodeFailure::new(why, None)));
         }
         let cluster = &context.cluster;
-        let mut login = Login { client: self.client, server: &mut server, guard: &mut guard, listener, cluster };
+        let (metrics, answer_timeout) = (&context.metrics, self.answer_timeout(topology));
+        let (client, server_stream, guard_ref) = (&mut *self.client, &mut server, &mut guard);
+        let mut login =
+            Login { client, server: server_stream, guard: guard_ref, listener, cluster, metrics, answer_timeout };
         match login.run().await {
-            Verdict::Ready(ready) => Ok(Admitted { server, guard, ready }),
+            LoginOutcome::Ready(ready) => Ok(Admitted { server, guard, ready }),
             other => Err(other),
         }
     }
 
-    /// Leaves a node that will not do.
-    fn leave(&mut self, node: NodeId, failure: Failure) {
+    /// How long a node may take for its first answer: less where another can be tried instead.
+    fn answer_timeout(&self, topology: &Topology) -> Duration {
+        let listener = &self.context.settings;
+        let untried = topology.members().filter(|(id, node)| !self.tried.contains(id) && !node.fails_clients).count();
+        match listener.rule.has_alternatives() && untried > 1 {
+            true => listener.login_timeout.min(ANSWER_TIMEOUT_WITH_ALTERNATIVES),
+            false => listener.login_timeout,
+        }
+    }
+
+    /// Leaves a node that cannot take the session.
+    fn leave(&mut self, node: NodeId, failure: NodeFailure) {
         let name = &self.context.cluster.topology().node(node).member.name.clone();
         debug!(listener = %self.context.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.context.metrics.retries.inc();
-        if failure.is_suspicious {
-            self.context.cluster.failed(node);
+        if failure.way != Way::Open {
+            self.context.cluster.failed(node, &failure.why, failure.suspicion);
         }
+        self.may_try_again |= failure.way != Way::Misconfigured;
         self.tried.push(node);
-        self.newest_failure = Some(Failure { why: format!("{name} {}", failure.why), ..failure });
+        self.newest_failure = Some(NodeFailure { why: format!("{name} {}", failure.why), ..failure });
     }
 
     /// Waits until something is learnt, or it is time to try again. The error is the end of all waiting.
     async fn hold(&mut self, seen: u64, no_route: &NoRoute) -> Result<(), Refused> {
         let deadline = self.started + self.context.settings.hold_max;
-        if Instant::now() >= deadline {
+        let is_hopeless = *no_route == NoRoute::AllTried && !self.may_try_again;
+        if is_hopeless || Instant::now() >= deadline {
             return Err(self.give_up(no_route));
         }
         if self.held.is_none() {
@@ -198,7 +227,10 @@ impl<'a> Admission<'a> {
         }
     }
 
-    fn note_success(&self) {
+    fn note_success(&self, node: NodeId, topology: &Topology) {
+        if topology.node(node).way_failure.is_some() {
+            self.context.cluster.served(node);
+        }
         if self.context.settings.rule.target == Target::Leader {
             self.context.cluster.history().session_ready();
         }

@@ -75,6 +75,18 @@ pub struct Client {
     opening_length: usize,
     /// The certificate that the client was shown, if TLS ends at pgvane.
     acceptor: Option<Arc<Acceptor>>,
+    /// The first proof that it was asked for.
+    asked: Option<Asked>,
+}
+
+/// A node's first question for a proof, and the client's answer if it has given one. Another node that asks the same can be
+/// given the same answer.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The message as the client was sent it.
+    pub question: BytesMut,
+    /// The message that the client answered with.
+    pub answer: Option<BytesMut>,
 }
 
 /// What a client's present packet asks for, where it is not a cancel request.
@@ -125,7 +137,15 @@ impl Request {
 
 impl Client {
     fn new(peer: Peer, stream: Stream, acceptor: Option<Arc<Acceptor>>) -> Client {
-        Client { peer, stream, inbox: BytesMut::new(), opening: SessionOpening::Unread, opening_length: 0, acceptor }
+        Client {
+            peer,
+            stream,
+            inbox: BytesMut::new(),
+            opening: SessionOpening::Unread,
+            opening_length: 0,
+            acceptor,
+            asked: None,
+        }
     }
 
     async fn negotiate(mut self, encryption: &Encryption, offer: Offer) -> Result<Request, HandshakeError> {
@@ -235,6 +255,23 @@ impl Client {
         match self.opening {
             SessionOpening::DirectTls => &self.inbox,
             _ => &self.inbox[..self.opening_length],
+        }
+    }
+
+    /// What it was first asked for as a proof, if it was.
+    pub fn asked(&self) -> Option<&Asked> {
+        self.asked.as_ref()
+    }
+
+    /// Notes what it is asked first.
+    pub fn ask(&mut self, question: &[u8]) {
+        self.asked = Some(Asked { question: BytesMut::from(question), answer: None });
+    }
+
+    /// Notes its answer to that.
+    pub fn answers(&mut self, message: &[u8]) {
+        if let Some(asked) = &mut self.asked {
+            asked.answer.get_or_insert_with(|| BytesMut::from(message));
         }
     }
 

@@ -19,11 +19,12 @@ use std::time::Duration;
 use bytes::BytesMut;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use self::pump::{Chunk, EndOfStream, Flow, Pump, PumpError};
 use crate::config::RelayMode;
 use crate::net::Stream;
+use crate::protocol::ServerError;
 use crate::protocol::framing::Framing;
 use crate::proxy::byte_counters::ByteCounters;
 
@@ -32,6 +33,9 @@ const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// How long a client may go on sending after its server has closed.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Both sides of a session close within such a time where one closes because the other does.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// How a relay ended.
 #[derive(Debug)]
@@ -108,7 +112,7 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
         bytes: &ByteCounters,
-        mut on_error: impl FnMut([u8; 5]),
+        mut on_error: impl FnMut(ServerError),
     ) -> Poll<Outcome> {
         loop {
             let is_over = self.is_draining && self.is_between_transactions();
@@ -194,7 +198,7 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
         bytes: &ByteCounters,
-        on_error: &mut impl FnMut([u8; 5]),
+        on_error: &mut impl FnMut(ServerError),
     ) -> Poll<Outcome> {
         let Relay { client, server, down, framing, .. } = self;
         let polled = down.poll(cx, server, client, |chunk| {
@@ -204,8 +208,8 @@ impl Relay {
                     Chunk::Read(bytes) => framing.follow(bytes),
                     Chunk::Spliced(length) => framing.pass(length),
                 }
-                if let Some(code) = framing.take_error() {
-                    on_error(code);
+                if let Some(error) = framing.take_error() {
+                    on_error(error);
                 }
             }
             Flow::More
@@ -260,12 +264,23 @@ impl Relay {
         &mut self.client
     }
 
-    /// After the server has closed: passes the close on, and lets the client finish what it is sending.
-    pub async fn finish_for_client(&mut self) {
-        if self.client.shutdown().await.is_ok() && !self.server_is_deaf {
-            let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Flow::More));
-            // whichever side breaks now, the session is over all the same
-            let _ = timeout(LINGER, rest).await;
+    /// Whether the session is encrypted between client and server, so that nothing of it can be seen.
+    pub fn is_opaque(&self) -> bool {
+        self.framing.is_none()
+    }
+
+    /// After the server has closed: passes the close on, and lets the client finish what it is sending. Returns whether the
+    /// client closed in a moment.
+    pub async fn finish_for_client(&mut self) -> bool {
+        let started = Instant::now();
+        if self.client.shutdown().await.is_err() {
+            return true; // it has closed before
         }
+        if self.server_is_deaf {
+            return timeout(A_MOMENT, self.client.closed()).await.is_ok();
+        }
+        let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Flow::More));
+        // whichever side fails now, the session is over all the same
+        timeout(LINGER, rest).await.is_ok() && started.elapsed() < A_MOMENT
     }
 }

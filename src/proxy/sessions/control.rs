@@ -28,14 +28,14 @@ impl SessionOrder {
     fn to_byte(self) -> u8 {
         match self {
             SessionOrder::Move => 0x10,
-            SessionOrder::Drain(cause) => 0x20 | cause as u8,
+            SessionOrder::Drain(cause) => 0x20 | cause.rank(),
             SessionOrder::Stop => 0x30,
-            SessionOrder::Cut(cause) => 0x40 | cause as u8,
+            SessionOrder::Cut(cause) => 0x40 | cause.rank(),
         }
     }
 
     fn from_byte(byte: u8) -> Option<SessionOrder> {
-        let cause = Cause::ALL.get(usize::from(byte & 0x0f)).copied();
+        let cause = Cause::ALL.into_iter().find(|cause| cause.rank() == byte & 0x0f);
         match byte & 0xf0 {
             0x10 => Some(SessionOrder::Move),
             0x20 => cause.map(SessionOrder::Drain),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
 use crate::config::{ClusterIndex, ListenerIndex};
+use crate::probe::NodeSessions;
 use crate::protocol::CancelKey;
 use crate::proxy::intake::pending::PendingConnections;
 use crate::routing::{NodeLoad, Reaction, Rule, why_misplaced};
@@ -48,7 +49,7 @@ struct ListenerTally {
 pub struct Registry {
     listeners: Vec<ListenerTally>,
     /// Sessions on each node, by cluster and node number.
-    loads: Vec<[AtomicU32; NODES_MAX]>,
+    nodes: Vec<Arc<NodeSessions>>,
     /// In the order in which they were registered.
     controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
     keys: Keys,
@@ -57,11 +58,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry for so many listeners and clusters.
-    pub fn new(listeners: usize, clusters: usize) -> Registry {
+    /// An empty registry for so many listeners, and clusters whose sessions are counted here.
+    pub fn new(listeners: usize, nodes: Vec<Arc<NodeSessions>>) -> Registry {
         Registry {
             listeners: (0..listeners).map(|_| ListenerTally::default()).collect(),
-            loads: (0..clusters).map(|_| std::array::from_fn(|_| AtomicU32::new(0))).collect(),
+            nodes,
             controls: Mutex::default(),
             keys: Keys::new(listeners),
             next_id: AtomicU64::new(1),
@@ -93,19 +94,19 @@ impl Registry {
     pub fn guard(self: &Arc<Self>, listener: ListenerIndex, cluster: ClusterIndex, node: NodeId) -> SessionGuard {
         let control = Arc::new(SessionControl::new(listener, cluster, node));
         let id = self.next_id.fetch_add(1, Relaxed);
-        self.loads[cluster.0][node.index()].fetch_add(1, Relaxed);
+        self.nodes[cluster.0].add(node);
         self.controls.lock().insert(id, Arc::clone(&control));
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
 
     /// How many sessions a node has now.
     pub fn load(&self, cluster: ClusterIndex, node: NodeId) -> u32 {
-        self.loads[cluster.0][node.index()].load(Relaxed)
+        self.nodes[cluster.0].on(node)
     }
 
     /// How many sessions each node of a cluster has now.
     pub fn loads(&self, cluster: ClusterIndex) -> Vec<u32> {
-        self.loads[cluster.0].iter().map(|load| load.load(Relaxed)).collect()
+        self.nodes[cluster.0].all()
     }
 
     /// The keys by which sessions' queries are cancelled.
@@ -162,8 +163,8 @@ impl Registry {
     /// What each node of a cluster carries, as it concerns the sessions of one of its listeners.
     pub fn node_loads(&self, listener: ListenerIndex, cluster: ClusterIndex) -> [NodeLoad; NODES_MAX] {
         let mut node_loads = [NodeLoad::default(); NODES_MAX];
-        for (node_load, sessions) in node_loads.iter_mut().zip(&self.loads[cluster.0]) {
-            node_load.sessions = sessions.load(Relaxed);
+        for (node_load, sessions) in node_loads.iter_mut().zip(self.nodes[cluster.0].all()) {
+            node_load.sessions = sessions;
         }
         for control in self.controls.lock().values().filter(|control| control.listener == listener) {
             let node_load = &mut node_loads[control.node.index()];
@@ -267,7 +268,7 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.now_has(SessionKey::Unknown);
         let registry = &self.registry;
-        registry.loads[self.control.cluster.0][self.control.node.index()].fetch_sub(1, Relaxed);
+        registry.nodes[self.control.cluster.0].remove(self.control.node);
         // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
@@ -286,7 +287,7 @@ mod tests {
     use super::*;
 
     fn registry() -> Arc<Registry> {
-        Arc::new(Registry::new(2, 1))
+        Arc::new(Registry::new(2, vec![Arc::default()]))
     }
 
     #[test]

@@ -18,7 +18,7 @@ async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
 /// Whoever says nothing, and is sent something last, is not kept until the deadline.
 #[tokio::test]
 async fn a_session_that_is_drained_before_its_client_has_the_welcome_ends_once_it_has_it() {
-    let registry = Arc::new(Registry::new(1, 1));
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let [(mut client, client_inside), (server_inside, _server)] =
         [connected(Way::Tcp).await, connected(Way::Tcp).await];
@@ -50,7 +50,7 @@ async fn reads(stream: &mut Stream, expected: &[u8]) {
 
 #[tokio::test]
 async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
-    let registry = Arc::new(Registry::new(1, 1));
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
@@ -63,7 +63,7 @@ async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
 
 #[tokio::test]
 async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() {
-    let registry = Arc::new(Registry::new(1, 1));
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
@@ -79,7 +79,7 @@ async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() 
 
 #[tokio::test]
 async fn a_drain_that_is_called_off_passes_on_what_it_held_back() {
-    let registry = Arc::new(Registry::new(1, 1));
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
@@ -104,7 +104,7 @@ async fn bulk_data_flows_into_a_draining_session_to_its_end() {
             [message(b'c', b""), message(b'S', b"")].concat(),
         ),
     ] {
-        let registry = Arc::new(Registry::new(1, 1));
+        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
         let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
         client.send(&begin).await.expect("goes");
@@ -248,7 +248,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (answered, done) = runtime.block_on(async {
-            let registry = Arc::new(Registry::new(1, 1));
+            let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
             let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
             let (client, server, mut relay) = session(ways).await;
             let client = tokio::spawn(Pipeliner { depth, length, is_extended, chunk }.work(client));

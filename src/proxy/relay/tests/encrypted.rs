@@ -11,7 +11,7 @@ async fn what_encryption_holds_back_is_sent_on() {
             tokio::join!(connected(Way::Tls), connected(Way::Tcp));
         SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket option");
         SockRef::from(client_inside.socket()).set_send_buffer_size(4096).expect("a socket option");
-        let registry = Arc::new(Registry::new(1, 1));
+        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
         let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
@@ -40,7 +40,7 @@ async fn what_encryption_holds_back_is_sent_on() {
 async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     let ((mut client, client_inside), (server_inside, mut server)) =
         tokio::join!(connected(Way::Tls), connected(Way::Tcp));
-    let registry = Arc::new(Registry::new(1, 1));
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, framing, nothing(), nothing());

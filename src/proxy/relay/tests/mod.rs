@@ -67,7 +67,7 @@ async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle
     let [client, server] = ways.map(connected);
     let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
     let ended = tokio::spawn(async move {
-        let registry = Arc::new(Registry::new(1, 1));
+        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
         let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
@@ -320,7 +320,7 @@ async fn until_rest(relay: &mut Relay, bytes: &ByteCounters) -> Option<Outcome> 
 async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
         tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
-    let registry = Arc::new(Registry::new(1, 1));
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
@@ -359,7 +359,7 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
 #[tokio::test]
 async fn a_farewell_leaves_the_close_to_the_server() {
     let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
-    let registry = Arc::new(Registry::new(1, 1));
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));

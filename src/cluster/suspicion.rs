@@ -1,0 +1,81 @@
+//! Suspicions: what sessions meet that makes a node's role doubtful, and how often each kind may cause a check.
+//!
+//! A suspicion changes no role. It has all nodes checked, and new writes wait for the answer; so whoever can cause one at
+//! will could slow everybody down. Each kind therefore has a rate of its own for each node: a few at once, and then one
+//! for each interval of the regular checks. A suspicion beyond its rate is ignored: the regular check comes as soon.
+
+use std::time::Duration;
+
+use super::moment::Moment;
+
+/// Suspicions of one kind that may come together.
+const BURST: u32 = 3;
+
+/// What a session met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Suspicion {
+    /// The node refused a connection, reset it, or did not answer it in time.
+    ConnectFailed,
+    /// The node closed a connection, or let it fail, in a session whose client it had authenticated.
+    ConnectionLost,
+    /// The node ended a session, or refused one, with a FATAL error that says it shuts down, crashed or starts:
+    /// 57P01, 57P02, 57P03.
+    ShuttingDown,
+    /// The node refused to write (25006). Any client with a read-only transaction can cause this.
+    ReadOnly,
+    /// The node said at login (`in_hot_standby`) that its role is not the one that is believed. A pooler in front of it may
+    /// tell what was true long ago.
+    HotStandby,
+    /// pgvane itself was suspended, and does not know what happened meanwhile.
+    Overslept,
+}
+
+impl Suspicion {
+    const COUNT: usize = 6;
+}
+
+/// The rates of one node's suspicions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SuspicionRates([Rate; Suspicion::COUNT]);
+
+impl SuspicionRates {
+    /// Whether a suspicion of this kind may cause a check now; counts it if so.
+    pub(super) fn admits(&mut self, suspicion: Suspicion, now: Moment, interval: Duration) -> bool {
+        self.0[suspicion as usize].admits(now, interval)
+    }
+}
+
+/// A burst, and then one for each interval.
+#[derive(Debug, Clone, Default)]
+struct Rate {
+    /// When the last one that was admitted would have been due if all came evenly.
+    even: Option<Moment>,
+}
+
+impl Rate {
+    fn admits(&mut self, now: Moment, interval: Duration) -> bool {
+        let due = self.even.map_or(now, |even| now.max(even + interval));
+        let is_admitted = due - now <= interval * (BURST - 1);
+        if is_admitted {
+            self.even = Some(due);
+        }
+        is_admitted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::fixtures::at_ms;
+
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_flood_of_one_kind_causes_one_check_an_interval_and_hides_no_other_kind() {
+        let mut rates = SuspicionRates::default();
+        let admitted = (0..10_000).step_by(5).filter(|ms| rates.admits(Suspicion::ReadOnly, at_ms(*ms), INTERVAL));
+        assert_eq!(admitted.count(), 3 + 9, "three at once, then one a second");
+        assert!(rates.admits(Suspicion::ConnectFailed, at_ms(10_000), INTERVAL));
+        assert!(rates.admits(Suspicion::ReadOnly, at_ms(20_000), INTERVAL), "quiet for a while");
+    }
+}
