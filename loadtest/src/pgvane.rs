@@ -1,10 +1,11 @@
 //! pgvane in front of a lab's nodes: the program itself, started from its binary with a file made for the test.
 
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -45,6 +46,7 @@ pub struct PgvaneBuilder {
     read_lines: String,
     more: String,
     environment: Vec<(String, String)>,
+    error_output: Option<Arc<File>>,
 }
 
 impl Pgvane {
@@ -62,6 +64,7 @@ impl Pgvane {
             read_lines: String::new(),
             more: String::new(),
             environment: Vec::new(),
+            error_output: None,
         }
     }
 
@@ -211,6 +214,12 @@ impl PgvaneBuilder {
         self
     }
 
+    /// Where its log goes, in place of a file beside its configuration.
+    pub fn log_to(mut self, file: File) -> Self {
+        self.error_output = Some(Arc::new(file));
+        self
+    }
+
     /// Starts it with its files in `directory`, most often the lab's, and waits until `/readyz` answers 200.
     pub async fn start(self, directory: &Path) -> Result<Pgvane> {
         let pgvane = self.spawn(directory)?;
@@ -238,7 +247,14 @@ impl PgvaneBuilder {
             None => Command::new(binary),
         };
         command.args(["run", "--config"]).arg(&config).envs(self.environment);
-        let process = Process::start("pgvane", command, directory, &config.with_extension("log"))?;
+        let log = config.with_extension("log");
+        let process = match self.error_output {
+            None => Process::start("pgvane", command, directory, &log)?,
+            Some(file) => {
+                let file = file.try_clone().doing(|| "opening its log twice".to_owned())?;
+                Process::start_with("pgvane", command, directory, &log, file)?
+            }
+        };
         Ok(Pgvane { write_addr, read_addr, admin_addr, config, process })
     }
 

@@ -21,10 +21,15 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` in `directory` with both outputs appended to `log`, in a process group of its own.
-    pub fn start(name: &str, mut command: Command, directory: &Path, log: &Path) -> Result<Self> {
-        let output =
-            File::options().create(true).append(true).open(log).doing(|| format!("opening {}", log.display()))?;
+    pub fn start(name: &str, command: Command, directory: &Path, log: &Path) -> Result<Self> {
+        let output = open_log(log)?;
         let errors = output.try_clone().doing(|| format!("opening {} twice", log.display()))?;
+        Process::start_with(name, command, directory, log, errors)
+    }
+
+    /// The same with another standard error.
+    pub fn start_with(name: &str, mut command: Command, directory: &Path, log: &Path, errors: File) -> Result<Self> {
+        let output = open_log(log)?;
         let child = command
             .current_dir(directory)
             .process_group(0)
@@ -99,6 +104,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn open_log(log: &Path) -> Result<File> {
+    File::options().create(true).append(true).open(log).doing(|| format!("opening {}", log.display()))
 }
 
 /// The account that database servers run under: PostgreSQL refuses to run as root.

@@ -54,6 +54,8 @@ pub enum Vacancy {
     Unlocked(NodeId),
     /// This node led, and has been silent for longer than the grace.
     Silent(NodeId),
+    /// Nodes answer, and all that do belong to another cluster, as far as is known.
+    Foreign,
     /// Nodes answer, and none of them claims the lead.
     Unclaimed,
     /// No node answers.
@@ -85,6 +87,8 @@ pub struct Candidate<'a> {
     pub id: NodeId,
     /// What is known of it.
     pub health: &'a Health,
+    /// It belongs to the cluster, as far as that is settled; otherwise its claims count for nothing.
+    pub is_believed: bool,
     /// When the first answer of its present, uninterrupted claim to the lead came in.
     pub claims_since: Option<Moment>,
     /// When the first answer came in by which its Patroni has held the leader lock without interruption.
@@ -138,7 +142,7 @@ pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, 
 }
 
 fn standing_claim(node: &Candidate<'_>, now: Moment, grace: Duration) -> Option<Standing> {
-    let report = node.health.report()?;
+    let report = node.health.report().filter(|_| node.is_believed)?;
     let newest_asked_at = node.health.answer_asked_at()?;
     let stands = report.claim == Claim::Leader && now - newest_asked_at <= grace;
     stands.then(|| Standing {
@@ -175,7 +179,7 @@ fn winner(standing: &[Standing]) -> Option<Standing> {
 }
 
 fn vacancy(previous: &Leadership, candidates: &[Candidate<'_>]) -> Vacancy {
-    let claim_of = |node: &Candidate<'_>| node.health.report().map(|report| report.claim);
+    let claim_of = |node: &Candidate<'_>| node.health.report().filter(|_| node.is_believed).map(|report| report.claim);
     let is_silent = |node: &&Candidate<'_>| node.health.silence().is_some();
 
     if let Some(holder) = candidates.iter().find(|node| claim_of(node) == Some(Claim::LockHolder)) {
@@ -193,6 +197,7 @@ fn vacancy(previous: &Leadership, candidates: &[Candidate<'_>]) -> Vacancy {
             Vacancy::Unchecked
         }
         _ if candidates.iter().all(|node| is_silent(&node)) => Vacancy::Unreachable,
+        _ if !candidates.iter().any(|node| node.is_believed && !is_silent(&node)) => Vacancy::Foreign,
         _ => Vacancy::Unclaimed,
     }
 }
@@ -227,6 +232,7 @@ mod tests {
             .map(|(id, (health, claims_since))| Candidate {
                 id: NodeId::new(id),
                 health,
+                is_believed: true,
                 claims_since: *claims_since,
                 lock_since: claims_since.or_else(|| lock_seen(health)).filter(|_| has_lock(health)),
             })

@@ -22,6 +22,9 @@ use super::topology::{NodeView, Topology};
 /// How long checks stay fast after the lead has changed hands.
 const SETTLING: Duration = Duration::from_secs(3);
 
+/// However rare the regular checks are, suspicions of one kind may have a node checked so often in the long run.
+const SUSPICION_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
 /// A lock holder that is being promoted is asked this many times as often as the fast interval says: it is the one
 /// node whose next answer ends the outage.
 const PROMOTION_HASTE: u32 = 4;
@@ -257,7 +260,13 @@ impl Machine {
             Event::LoginHint(node, in_recovery) => self.take_login_hint(node, in_recovery, now),
             Event::Overslept => self.oversleep(now),
             Event::Checked(observation) => {
-                self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now))
+                let node = observation.node;
+                let was_refuted = self.roster.entry(node).view.login_hint_refuted_at.is_some();
+                let is_news = self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now));
+                if !was_refuted && self.roster.entry(node).view.login_hint_refuted_at.is_some() {
+                    actions.push(Action::Tell(Change::LoginHintRefuted { node }));
+                }
+                is_news
             }
             Event::Discovered(discovery, busy) => {
                 let mut left_out = Vec::new();
@@ -356,7 +365,7 @@ impl Machine {
     /// Has all nodes checked, unless suspicions of this kind have done so often enough. True if the leader has become
     /// doubtful by that.
     fn suspect(&mut self, id: NodeId, suspicion: Suspicion, now: Moment) -> bool {
-        let interval = self.settings.interval;
+        let interval = self.settings.interval.min(SUSPICION_INTERVAL_MAX);
         self.roster.entry_mut(id).suspicions.admits(suspicion, now, interval) && self.doubt(id, now)
     }
 
@@ -413,14 +422,10 @@ impl Machine {
             wrong_address.or_else(|| self.identity.why_foreign(entry.view.health.report()?, &votes))
         };
         let foreign: Vec<Option<String>> = self.roster.present().map(|(id, entry)| why_foreign(id, entry)).collect();
-        for ((id, entry), why) in self.roster.present_mut().zip(foreign) {
-            let refuted_before = entry.view.login_hint_refuted_at;
+        for ((_, entry), why) in self.roster.present_mut().zip(foreign) {
             entry.has_belonged |= why.is_none() && self.identity_is_settled && entry.view.health.report().is_some();
             entry.view.foreign = why;
             entry.review(now);
-            if entry.view.login_hint_refuted_at == Some(now) && refuted_before != Some(now) {
-                actions.push(Action::Tell(Change::LoginHintRefuted { node: id }));
-            }
         }
     }
 
@@ -441,7 +446,8 @@ impl Machine {
             .present()
             .map(|(id, entry)| Candidate {
                 id,
-                health: if believed(entry) { &entry.view.health } else { &Health::UNKNOWN },
+                health: &entry.view.health,
+                is_believed: believed(entry),
                 claims_since: entry.claims_since,
                 lock_since: entry.view.lock_since.filter(|_| believed(entry)),
             })

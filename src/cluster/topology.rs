@@ -147,9 +147,10 @@ impl Topology {
             }
             Leadership::Vacant { why, .. } => Some(match why {
                 Vacancy::Unchecked => "the first checks are still under way".to_owned(),
-                Vacancy::Unclaimed | Vacancy::Unreachable if self.foreign_leader().is_some() => {
+                Vacancy::Foreign | Vacancy::Unclaimed | Vacancy::Unreachable if self.foreign_leader().is_some() => {
                     self.foreign_leader().unwrap_or_default()
                 }
+                Vacancy::Foreign => self.why_all_foreign(),
                 Vacancy::Unreachable => "no node answers its checks".to_owned(),
                 Vacancy::Unclaimed => "no node claims to lead".to_owned(),
                 Vacancy::Unlocked(id) => {
@@ -171,6 +172,16 @@ impl Topology {
 }
 
 impl Topology {
+    /// Why each node that answers counts for nothing.
+    fn why_all_foreign(&self) -> String {
+        let why = |node: &NodeView| Some(format!("{}: {}", node.member.name, node.foreign.as_ref()?));
+        let all: Vec<String> = self.members().filter_map(|(_, node)| why(node)).collect();
+        match all.is_empty() {
+            true => "it is not yet known which cluster this is".to_owned(),
+            false => format!("every node that answers belongs to another cluster ({})", all.join("; ")),
+        }
+    }
+
     /// A node that claims to lead and is not believed, with the reason.
     fn foreign_leader(&self) -> Option<String> {
         self.members().find_map(|(_, node)| {

@@ -155,6 +155,8 @@ pub struct Sql {
 pub struct Discovery {
     /// REST APIs to ask, besides those of members that have been found.
     pub urls: Vec<String>,
+    /// The operator has named no node: the REST APIs at these URLs say which cluster is meant.
+    pub urls_say_which_cluster: bool,
     /// Networks in which members may be; anywhere if empty.
     pub allow: Vec<IpNet>,
     /// From `host:port` as the cluster knows it to `host:port` as we reach it, for PostgreSQL and Patroni alike.
@@ -265,6 +267,7 @@ impl Config {
         let mut cluster = Cluster::named("main");
         cluster.discovery = Some(Discovery {
             urls: urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+            urls_say_which_cluster: true,
             allow: Vec::new(),
             address_map: BTreeMap::new(),
         });

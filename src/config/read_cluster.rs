@@ -92,7 +92,7 @@ fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {
         section.fault_at(key, format!("{key} means nothing without discovery"), "add discover = true, or remove it");
     }
     let urls = nodes.iter().map(|node| node.patroni_url.clone()).collect();
-    is_on.then_some(Discovery { urls, allow, address_map })
+    is_on.then_some(Discovery { urls, urls_say_which_cluster: nodes.is_empty(), allow, address_map })
 }
 
 fn patroni_tls(section: Section<'_>) -> PatroniTls {

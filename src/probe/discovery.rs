@@ -1,13 +1,15 @@
 //! Finds a cluster's members by asking its Patronis, and decides which of them to believe in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::patroni::Patroni;
 use crate::cluster::Member;
 use crate::cluster::machine::Discovery;
-use crate::cluster::node::CheckError;
+use crate::cluster::node::{CheckError, Report};
 use crate::config;
 
 /// Asks `/cluster`, maps the addresses that it tells, and leaves out those that are not allowed.
@@ -31,11 +33,32 @@ impl Discoverer {
         let configured = self.settings.urls.iter().filter(|url| !known_urls.contains(url)).cloned();
         for url in known_urls.iter().cloned().chain(configured) {
             match self.patroni.cluster(&url).await {
-                Ok(found) => return Ok(self.admissible(found).await),
+                Ok(found) => {
+                    let named = self.named().await;
+                    return Ok(Discovery { named, ..self.admissible(found).await });
+                }
                 Err(silence) => newest_failure = silence,
             }
         }
         Err(newest_failure)
+    }
+
+    /// What the REST APIs that the operator has named say of themselves, where that decides which cluster is meant: what one
+    /// of them says of others is a claim, which those others confirm or do not.
+    async fn named(&self) -> Vec<Arc<Report>> {
+        if !self.settings.urls_say_which_cluster {
+            return Vec::new();
+        }
+        let mut asked = JoinSet::new();
+        for url in self.settings.urls.clone() {
+            let patroni = self.patroni.clone();
+            asked.spawn(async move { patroni.check(&url).await.ok() });
+        }
+        let mut reports = Vec::new();
+        while let Some(answered) = asked.join_next().await {
+            reports.extend(answered.ok().flatten().map(Arc::new));
+        }
+        reports
     }
 
     async fn admissible(&self, found: Discovery) -> Discovery {
@@ -90,6 +113,7 @@ mod tests {
     fn discoverer(allow: &[&str], map: &[(&str, &str)]) -> Discoverer {
         let settings = config::Discovery {
             urls: Vec::new(),
+            urls_say_which_cluster: false,
             allow: allow.iter().map(|net| net.parse().expect("is a network")).collect(),
             address_map: map
                 .iter()

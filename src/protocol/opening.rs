@@ -11,7 +11,7 @@ use pgwire::messages::{DecodeContext, Message, ProtocolVersion};
 
 use super::cancel::CancelKey;
 use super::proxy_header::{self, Beginning};
-use super::startup::Who;
+use super::startup::{StartupError, Who};
 
 /// `MAX_STARTUP_PACKET_LENGTH` of PostgreSQL's `pqcomm.h`: longer first packets are refused by the server as well.
 pub const PACKET_LENGTH_MAX: usize = 10_000;
@@ -42,6 +42,8 @@ pub enum Opening {
 pub enum Progress {
     /// More bytes are needed.
     Incomplete,
+    /// The client takes its leave before it has asked for anything.
+    Left,
     /// A whole packet, `length` bytes long; what follows belongs to the next one.
     Complete {
         /// What it asks for.
@@ -50,6 +52,9 @@ pub enum Progress {
         length: usize,
     },
 }
+
+/// `Terminate`: what a client library sends that closes before it has sent a startup packet.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// Why bytes are not the opening of a PostgreSQL connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,12 +70,24 @@ pub enum NotPostgres {
         /// The protocol's minor version.
         minor: u16,
     },
-    /// The packet's inside does not hold together; with what is wrong.
+    /// The startup packet is malformed; with what is wrong.
     Malformed(String),
+    /// The startup packet names no user.
+    NoUser,
+    /// The cancel request is malformed.
+    Cancel,
     /// A request for encryption where that has been agreed on, or refused for good.
     AskedAgain,
     /// Bytes in clear behind a request for TLS that is granted.
     DataBeforeTls,
+}
+
+impl NotPostgres {
+    /// Whether the client is told. PostgreSQL closes the connection without a word where the length is wrong or a cancel
+    /// request is malformed, and so a client that is none hears nothing that it cannot understand.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, NotPostgres::Length(_) | NotPostgres::Cancel)
+    }
 }
 
 impl fmt::Display for NotPostgres {
@@ -79,9 +96,11 @@ impl fmt::Display for NotPostgres {
             NotPostgres::Length(length) => write!(f, "invalid length of startup packet: {length}"),
             NotPostgres::ProxyHeader => f.write_str("a PROXY protocol header from an address that is not trusted"),
             NotPostgres::Version { major, minor } => {
-                write!(f, "unsupported frontend protocol {major}.{minor}: 3.0 or later is needed")
+                write!(f, "unsupported frontend protocol {major}.{minor}: server supports 3.0 and later")
             }
-            NotPostgres::Malformed(cause) => write!(f, "invalid startup packet: {cause}"),
+            NotPostgres::Malformed(cause) => write!(f, "invalid startup packet layout: {cause}"),
+            NotPostgres::NoUser => f.write_str("no PostgreSQL user name specified in startup packet"),
+            NotPostgres::Cancel => f.write_str("invalid length of cancel request packet"),
             NotPostgres::AskedAgain => f.write_str("encryption was asked for again"),
             NotPostgres::DataBeforeTls => f.write_str(
                 "received unencrypted data after a request for TLS: a fault of the client's, or somebody in between",
@@ -96,6 +115,9 @@ impl fmt::Display for NotPostgres {
 pub fn read(received: &[u8]) -> Result<Progress, NotPostgres> {
     if received.first() == Some(&TLS_HANDSHAKE) {
         return Ok(Progress::Complete { opening: Opening::DirectTls, length: 0 });
+    }
+    if received.starts_with(TERMINATE) {
+        return Ok(Progress::Left);
     }
     let Some((length_word, _)) = received.split_first_chunk::<4>() else { return Ok(Progress::Incomplete) };
     let announced = u32::from_be_bytes(*length_word);
@@ -124,8 +146,8 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
         // pgwire's decoder looks at what lies behind a packet too: it gets a copy of exactly the packet
         let mut exactly = BytesMut::from(packet);
         let request = CancelRequest::decode(&mut exactly, &DecodeContext::new(ProtocolVersion::PROTOCOL3_2))
-            .map_err(|error| NotPostgres::Malformed(error.to_string()))?
-            .ok_or_else(|| NotPostgres::Malformed("cancel request too short".to_owned()))?;
+            .map_err(|_| NotPostgres::Cancel)?
+            .ok_or(NotPostgres::Cancel)?;
         return Ok(Opening::Cancel(CancelKey::new(request.pid, &request.secret_key)));
     }
     let version = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
@@ -133,7 +155,10 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     if major != Startup::PG_PROTOCOL_LATEST {
         return Err(NotPostgres::Version { major, minor });
     }
-    Who::read(packet).map(Opening::Startup).map_err(|why| NotPostgres::Malformed(why.to_owned()))
+    Who::read(packet).map(Opening::Startup).map_err(|error| match error {
+        StartupError::NoUser => NotPostgres::NoUser,
+        StartupError::Malformed(why) => NotPostgres::Malformed(why.to_owned()),
+    })
 }
 
 #[cfg(test)]
@@ -160,7 +185,7 @@ mod tests {
                 assert_eq!(length, bytes.len());
                 opening
             }
-            Progress::Incomplete => panic!("the packet is whole"),
+            Progress::Incomplete | Progress::Left => panic!("the packet is whole"),
         }
     }
 
@@ -194,7 +219,7 @@ mod tests {
         assert_eq!(read(b"PROXY TCP4 192.0"), Err(NotPostgres::ProxyHeader));
         assert_eq!(read(&proxy_header::encode(None)), Err(NotPostgres::ProxyHeader));
         assert_eq!(read(&request(2 << 16)), Err(NotPostgres::Version { major: 2, minor: 0 }));
-        assert!(matches!(read(&startup(&[("database", "x")])), Err(NotPostgres::Malformed(_))));
+        assert_eq!(read(&startup(&[("database", "x")])), Err(NotPostgres::NoUser));
         let short_cancel = [&16u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &[0; 8]].concat();
         assert!(read(&short_cancel).is_ok());
         let too_short = [&12u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &[0; 4]].concat();

@@ -29,6 +29,15 @@ pub enum Replication {
     Logical,
 }
 
+/// What is wrong with a startup packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StartupError {
+    /// It names no user.
+    NoUser,
+    /// Its parameters cannot be told apart; why.
+    Malformed(&'static str),
+}
+
 impl Who {
     /// Who bears these names, and wants an ordinary session.
     pub fn new(user: &str, database: &str, application_name: &str) -> Who {
@@ -39,24 +48,25 @@ impl Who {
     }
 
     /// Reads one whole startup packet. Errors: what is wrong with it.
-    pub(super) fn read(packet: &[u8]) -> Result<Who, &'static str> {
-        let (mut user, mut database, mut application_name, mut replication) = (None, None, None, Replication::None);
+    pub(super) fn read(packet: &[u8]) -> Result<Who, StartupError> {
+        let (mut user, mut database, mut application_name) = (None, None, None);
+        let mut walsender = Walsender::default();
         for parameter in parameters(packet) {
-            let (name, value) = parameter?;
+            let (name, value) = parameter.map_err(StartupError::Malformed)?;
             let value = &packet[value];
             match name {
                 b"user" => user = Some(value),
                 b"database" => database = Some(value),
                 b"application_name" => application_name = Some(value),
-                b"replication" => replication = Replication::of(&String::from_utf8_lossy(value)),
+                b"replication" => walsender.is_told(&String::from_utf8_lossy(value)),
                 _ => {}
             }
         }
-        let user = user.filter(|user| !user.is_empty()).ok_or("no user name")?;
+        let user = user.filter(|user| !user.is_empty()).ok_or(StartupError::NoUser)?;
         let database = database.filter(|name| !name.is_empty()).unwrap_or(user);
         let [user, database, application_name] =
             [user, database, application_name.unwrap_or_default()].map(String::from_utf8_lossy);
-        Ok(Who { replication, ..Who::new(&user, &database, &application_name) })
+        Ok(Who { replication: walsender.replication(), ..Who::new(&user, &database, &application_name) })
     }
 
     /// The role to log in as.
@@ -82,18 +92,32 @@ impl fmt::Debug for Who {
     }
 }
 
-impl Replication {
-    /// False is false, in any of the spellings that PostgreSQL's `parse_bool` takes. What is neither that nor
-    /// `database`, PostgreSQL takes for true or refuses.
-    fn of(value: &str) -> Replication {
+/// What PostgreSQL notes of `replication` as it reads a startup packet (`am_walsender`, `am_db_walsender`): where it comes
+/// twice, `database` is not forgotten.
+#[derive(Default)]
+struct Walsender {
+    is_one: bool,
+    has_database: bool,
+}
+
+impl Walsender {
+    /// False is false, in any of the spellings that PostgreSQL's `parse_bool` takes. What is neither that nor `database`,
+    /// PostgreSQL takes for true or refuses.
+    fn is_told(&mut self, value: &str) {
         if value == "database" {
-            return Replication::Logical;
+            (self.is_one, self.has_database) = (true, true);
+            return;
         }
         let value = value.to_ascii_lowercase();
         let is_short_for = |word: &str, length_min| value.len() >= length_min && word.starts_with(&value);
-        match is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0" {
-            true => Replication::None,
-            false => Replication::Physical,
+        self.is_one = !(is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0");
+    }
+
+    fn replication(&self) -> Replication {
+        match (self.is_one, self.has_database) {
+            (false, _) => Replication::None,
+            (true, false) => Replication::Physical,
+            (true, true) => Replication::Logical,
         }
     }
 }
@@ -186,16 +210,29 @@ mod tests {
         }
     }
 
+    /// As in PostgreSQL, where `replication=true` behind `replication=database` is a session in that database.
+    #[test]
+    fn a_doubled_key_is_read_as_postgresql_reads_it() {
+        let of_replication = |values: &[&str]| {
+            let listed: Vec<(&str, &str)> = values.iter().map(|value| ("replication", *value)).collect();
+            Who::read(&of(&[&[("user", "app")][..], &listed].concat())).expect("is sound").replication
+        };
+        assert_eq!(of_replication(&["database", "true"]), Replication::Logical);
+        assert_eq!(of_replication(&["true", "database"]), Replication::Logical);
+        assert_eq!(of_replication(&["database", "off"]), Replication::None);
+        assert_eq!(of_replication(&["off", "on"]), Replication::Physical);
+    }
+
     #[test]
     fn what_does_not_hold_together_is_refused() {
         for (listed, why) in [
-            (&b"database\0x\0\0"[..], "no user name"),
-            (b"user\0\0\0", "no user name"),
-            (b"user\0app\0", "a parameter is not terminated"),
-            (b"user\0app\0database", "a parameter is not terminated"),
-            (b"user\0app\0database\0shop", "a parameter is not terminated"),
-            (b"user\0app\0\0database\0shop\0\0", "expected terminator as last byte"),
-            (b"", "a parameter is not terminated"),
+            (&b"database\0x\0\0"[..], StartupError::NoUser),
+            (b"user\0\0\0", StartupError::NoUser),
+            (b"user\0app\0", StartupError::Malformed("a parameter is not terminated")),
+            (b"user\0app\0database", StartupError::Malformed("a parameter is not terminated")),
+            (b"user\0app\0database\0shop", StartupError::Malformed("a parameter is not terminated")),
+            (b"user\0app\0\0database\0shop\0\0", StartupError::Malformed("expected terminator as last byte")),
+            (b"", StartupError::Malformed("a parameter is not terminated")),
         ] {
             assert_eq!(Who::read(&packet(listed)), Err(why), "{}", listed.escape_ascii());
         }

@@ -45,10 +45,16 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             format!("every server for listener \"{listener}\" has reached its sessions_max"),
             "Close sessions, or raise sessions_max of the nodes.",
         ),
-        End::NotPostgres(why) => {
+        End::NotPostgres(why) if why.is_told() => {
             let sqlstate = match why {
                 NotPostgres::Version { .. } => SqlState::FeatureNotSupported,
-                _ => SqlState::ProtocolViolation,
+                NotPostgres::NoUser => SqlState::InvalidAuthorization,
+                NotPostgres::Length(_)
+                | NotPostgres::Cancel
+                | NotPostgres::ProxyHeader
+                | NotPostgres::Malformed(_)
+                | NotPostgres::AskedAgain
+                | NotPostgres::DataBeforeTls => SqlState::ProtocolViolation,
             };
             fatal(sqlstate, why.to_string(), "This port uses PostgreSQL's protocol, version 3.")
         }
@@ -121,6 +127,7 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             format!("{end}."),
         ),
         End::ClientClosed
+        | End::NotPostgres(_)
         | End::ClientFailed(_)
         | End::ClientLeftEarly
         | End::StartupTimedOut

@@ -116,10 +116,11 @@ async fn who_waits_in_vain_is_told_why() {
 // ---- the wrong node -------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_leader_in_recovery_is_left_unseen_while_no_proof_was_asked_for() {
+async fn a_leader_in_recovery_whose_patroni_is_frozen_is_left_unseen_while_no_proof_was_asked_for() {
     let cluster = FakeCluster::of(2).await;
     cluster[0].postgres.is_in_recovery(true);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    cluster[0].patroni.freezes();
 
     let client = tokio::spawn(Session::through(pgvane.write_addr));
     metrics::wait_for(&pgvane, HELD, 1.0).await;
@@ -130,11 +131,12 @@ async fn a_leader_in_recovery_is_left_unseen_while_no_proof_was_asked_for() {
 }
 
 #[tokio::test]
-async fn a_leader_in_recovery_after_a_proof_ends_the_login_with_a_reason() {
+async fn a_leader_in_recovery_after_a_proof_ends_the_login_with_a_reason_unless_patroni_knows_better() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].postgres.usually(Manner::Challenges);
     cluster[0].postgres.is_in_recovery(true);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    cluster[0].patroni.freezes();
 
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&plain_startup()).await;
@@ -147,6 +149,24 @@ async fn a_leader_in_recovery_after_a_proof_ends_the_login_with_a_reason() {
     assert!(rest.iter().all(|message| message.kind != b'Z'), "never ready, but came {rest:?}");
     assert_eq!(rest.last().and_then(Message::sqlstate).as_deref(), Some("57P01"), "{rest:?}");
     metrics::wait_for_ends(&pgvane, "write", "wrong-node", 1).await;
+}
+
+/// As behind a PgBouncer, which tells each client what its server said when PgBouncer first connected to it.
+#[tokio::test]
+async fn what_a_login_says_of_recovery_does_not_outvote_a_patroni_that_was_asked_after_it() {
+    let cluster = FakeCluster::of(2).await.rarely_checked();
+    cluster[0].postgres.is_in_recovery(true);
+    cluster[1].postgres.is_in_recovery(false);
+    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"")).await;
+    let checks = metrics::value(&pgvane, CHECKS).await;
+    for _ in 0..20 {
+        assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
+        assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node2");
+    }
+    let asked = metrics::value(&pgvane, CHECKS).await - checks;
+    assert!((1.0..=4.0).contains(&asked), "once for each node, and then it is known: {asked} checks");
+    metrics::wait_for(&pgvane, "pgvane_login_hints_ignored_total{listener=\"write\"}", 20.0).await;
+    assert!(pgvane.log_text().contains("is the node's address a pooler?"), "{}", pgvane.log_text());
 }
 
 #[tokio::test]
@@ -195,6 +215,7 @@ async fn a_replica_that_says_at_login_that_it_leads_is_left_for_another_and_chec
     cluster[1].postgres.is_in_recovery(false);
     let strict = "fallback = \"none\"\nbalance = \"round-robin\"";
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener(strict)).await;
+    cluster[1].patroni.freezes();
     let checks = metrics::value(&pgvane, CHECKS).await;
     for _ in 0..4 {
         assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node3");
@@ -209,6 +230,7 @@ async fn a_replica_that_says_after_a_proof_that_it_leads_ends_the_login_with_a_r
     cluster[1].postgres.usually(Manner::Challenges);
     cluster[1].postgres.is_in_recovery(false);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"")).await;
+    cluster[1].patroni.freezes();
     let checks = metrics::value(&pgvane, CHECKS).await;
     let mut client = Wire::to(pgvane.read_addr).await;
     client.send(&plain_startup()).await;
@@ -594,8 +616,10 @@ async fn openings_that_are_none_end_their_own_connection_and_are_counted() {
     for not_postgres in [b"GET / HTTP/1.1\r\nHost: db\r\n\r\n".to_vec(), noise(64), startup(2 << 16, &[])] {
         let mut client = Wire::to(pgvane.write_addr).await;
         client.send(&not_postgres).await;
-        let end = client.fatal().await;
-        assert!(matches!(end.sqlstate().as_deref(), Some("08P01" | "0A000")), "{end:?}");
+        match not_postgres.len() {
+            9 => assert_eq!(client.fatal().await.sqlstate().as_deref(), Some("0A000"), "an old version is told"),
+            _ => assert_eq!(client.rest().await, b"", "as PostgreSQL does it"),
+        }
     }
     metrics::wait_for_ends(&pgvane, "write", "not-postgres", 3).await;
 

@@ -4,6 +4,7 @@
 //! - [`sql`]: roles learnt from PostgreSQL itself, alone or beside Patroni
 //! - [`garbage`]: before clients that are none
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
+//! - [`neighbours`]: before fakes that behave as neighbours and strangers do in the field
 //! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
@@ -26,6 +27,7 @@ mod fuzz;
 mod garbage;
 mod layout;
 mod metrics;
+mod neighbours;
 mod operators;
 mod sql;
 mod stage;

@@ -323,6 +323,7 @@ impl Client {
                     };
                     return Ok(None);
                 }
+                Progress::Left => return Err(End::ClientLeftEarly),
                 Progress::Incomplete => self.inbox.reserve(512),
             }
             match self.stream.read_buf(&mut self.inbox).await {

@@ -15,6 +15,9 @@ pub struct FakePatroni {
     accepting: JoinHandle<()>,
 }
 
+/// In place of a status: there is no answer.
+const FROZEN: u16 = 0;
+
 #[derive(Default)]
 struct Script {
     status: u16,
@@ -62,6 +65,11 @@ impl FakePatroni {
         (script.status, script.node) = (status, node);
     }
 
+    /// Accepts connections from now on and answers none, as a frozen process does.
+    pub fn freezes(&self) {
+        self.script.lock().expect("no test panics with this lock").status = FROZEN;
+    }
+
     /// Answers `GET /cluster` with these members.
     pub fn tells_members(&self, members: &Value) {
         let cluster = json!({"members": members, "scope": "fake"});
@@ -99,11 +107,15 @@ async fn answer(stream: TcpStream, script: &Mutex<Script>) -> std::io::Result<()
     let (status, body) = {
         let script = script.lock().expect("no test panics with this lock");
         match (request.split(' ').nth(1), &script.cluster) {
+            (Some("/primary"), _) if script.status == FROZEN => (FROZEN, String::new()),
             (Some("/primary"), _) => (script.status, script.node.to_string()),
             (Some("/cluster"), Some(cluster)) => (200, cluster.to_string()),
             _ => (404, "{}".to_owned()),
         }
     };
+    if status == FROZEN {
+        return std::future::pending().await;
+    }
     let head = format!("HTTP/1.0 {status} Whatever\r\nServer: BaseHTTP/0.6\r\nContent-Type: application/json\r\n\r\n");
     let mut stream = lines.into_inner();
     stream.write_all((head + &body).as_bytes()).await?;

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use pgvane_loadtest::ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -19,11 +18,20 @@ pub enum Manner {
     /// Refuses encryption, lets everybody in, and answers queries:
     /// `who` with a row that holds the server's name; `begin` and `commit` with the transaction's new state;
     /// `half` with the first half of a row, and nothing after it; `long` with [`LONG_ANSWER`] bytes in a row, after the
-    /// client has finished sending; `fail` with an error, `write` with that of one that only reads; `vanish` by closing without a word;
+    /// client has finished sending; `fail` with an error, `raise 57P01` with one that a function of the user's has raised, `write` with that of one that only reads; `vanish` by closing without a word;
     /// `shut down` by saying that it does, and closing; anything else with success.
     Serves,
     /// The same, but asks for a proof first, in the manner of SCRAM, and takes any.
     Challenges,
+    /// Asks for a proof, and closes the connection when it has been given one.
+    VanishesAfterProof,
+    /// The same as [`Manner::Challenges`], but takes a message that comes in two pieces for an attack, as PgBouncer before
+    /// 1.19 does.
+    ReadsWholeMessages,
+    /// Asks for a proof, and says nothing more when it has been given one.
+    FreezesAfterProof,
+    /// Sends notices without end, and is never ready.
+    Babbles,
     /// Refuses the session with this SQLSTATE.
     Refuses(&'static str),
     /// Takes the connection and never says a word.
@@ -33,6 +41,9 @@ pub enum Manner {
     /// Agrees to encryption, asked for or begun without asking; instead of a handshake every byte comes back.
     Encrypts,
 }
+
+/// `AuthenticationSASL`, as a server asks it that takes SCRAM.
+const CHALLENGE: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
 
 /// Of the row that answers `long`; more than all buffers on the way hold.
 pub const LONG_ANSWER: usize = 8 << 20;
@@ -62,6 +73,8 @@ pub struct Seen {
     pub connections: usize,
     /// Startup packets.
     pub startups: Vec<Vec<u8>>,
+    /// What clients have answered when they were asked for a proof.
+    pub proofs: Vec<Vec<u8>>,
     /// Cancel requests.
     pub cancels: Vec<Vec<u8>>,
 }
@@ -71,9 +84,10 @@ impl FakePostgres {
         let seen = Seen::default();
         let script = Script { usual: Manner::Serves, next: VecDeque::new(), is_in_recovery: false, seen };
         let shared = Arc::new(Shared { name: name.to_owned(), script: Mutex::new(script) });
-        let mut postgres = FakePostgres { address: ports::free().expect("a port"), shared, accepting: None };
-        postgres.opens().await;
-        postgres
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("is bound");
+        let accepting = Some(tokio::spawn(accept(listener, Arc::clone(&shared))));
+        FakePostgres { address, shared, accepting }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -168,9 +182,29 @@ async fn attend(mut stream: TcpStream, manner: Manner, shared: &Shared) -> io::R
 }
 
 async fn serve(mut stream: TcpStream, manner: Manner, shared: &Shared) -> io::Result<()> {
-    if manner == Manner::Challenges {
-        stream.write_all(&message(b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0")).await?;
-        read_message(&mut stream).await?;
+    match manner {
+        Manner::Challenges | Manner::VanishesAfterProof | Manner::FreezesAfterProof => {
+            stream.write_all(&message(b'R', CHALLENGE)).await?;
+            let (_, proof) = read_message(&mut stream).await?;
+            shared.script().seen.proofs.push(proof);
+        }
+        Manner::ReadsWholeMessages => {
+            stream.write_all(&message(b'R', CHALLENGE)).await?;
+            if !read_at_once(&mut stream).await? {
+                return stream.write_all(&fatal("08P01", "client sent partial pkt in startup phase")).await;
+            }
+        }
+        Manner::Babbles => loop {
+            stream
+                .write_all(&message(b'N', &[b"SNOTICE\0Mblah\0".as_slice(), &[b'x'; 1000], b"\0\0"].concat()))
+                .await?;
+        },
+        _ => {}
+    }
+    match manner {
+        Manner::VanishesAfterProof => return Ok(()),
+        Manner::FreezesAfterProof => return stay_until_closed(&mut stream).await,
+        _ => {}
     }
     let in_recovery = if shared.script().is_in_recovery { "on" } else { "off" };
     let welcome = [
@@ -188,6 +222,10 @@ async fn serve(mut stream: TcpStream, manner: Manner, shared: &Shared) -> io::Re
             (b'X', _) | (b'Q', b"vanish\0") => return Ok(()),
             (b'Q', b"write\0") => {
                 stream.write_all(&[error("25006", "cannot execute INSERT"), ready(transaction)].concat()).await?;
+                continue;
+            }
+            (b'Q', b"raise 57P01\0") => {
+                stream.write_all(&[error("57P01", "raised by a function"), ready(transaction)].concat()).await?;
                 continue;
             }
             (b'Q', b"fail\0") => {
@@ -228,6 +266,19 @@ async fn read_opening(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     packet.resize(length as usize, 0);
     stream.read_exact(&mut packet[4..]).await?;
     Ok(packet)
+}
+
+/// Whether one read brings whole messages only.
+async fn read_at_once(stream: &mut TcpStream) -> io::Result<bool> {
+    let mut bytes = vec![0; 4096];
+    let length = stream.read(&mut bytes).await?;
+    let mut rest = &bytes[..length];
+    while let Some((header, _)) = rest.split_first_chunk::<5>() {
+        let whole = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize + 1;
+        let Some(behind) = rest.get(whole..) else { return Ok(false) };
+        rest = behind;
+    }
+    Ok(rest.is_empty() && length > 0)
 }
 
 async fn read_message(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
