@@ -223,7 +223,7 @@ mod tests {
         let short_cancel = [&16u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &[0; 8]].concat();
         assert!(read(&short_cancel).is_ok());
         let too_short = [&12u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &[0; 4]].concat();
-        assert!(matches!(read(&too_short), Err(NotPostgres::Malformed(_))));
+        assert!(matches!(read(&too_short), Err(NotPostgres::Cancel)));
     }
 
     proptest! {
