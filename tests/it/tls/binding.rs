@@ -1,5 +1,5 @@
 //! Channel binding: psql of two versions with every `channel_binding` and `sslmode`, before every way in which pgvane can
-//! stand in between, and real servers. Each cell of the table in ARCHITECTURE.md is what has happened here.
+//! stand in between, and real servers. Each cell of the table in docs/tls.md is what has happened here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -187,7 +187,7 @@ async fn rows(pgvanes: &[(Proxy, Pgvane)]) -> Vec<Row> {
     rows
 }
 
-/// The table as ARCHITECTURE.md has it. Rows that differ in nothing but the version are one.
+/// The table as docs/tls.md has it. Rows that differ in nothing but the version are one.
 fn table(rows: &[Row]) -> String {
     let mut text =
         "| pgvane | client | psql | `channel_binding=disable` | `prefer` | `require` |\n|---|---|---|---|---|---|\n"
@@ -228,8 +228,8 @@ async fn the_table_in_the_documentation_is_what_psql_meets_with() {
     let pgvanes = standing_in_between(&lab, &files).await;
     let rows = rows(&pgvanes).await;
     let table = table(&rows);
-    let documentation = include_str!("../../../ARCHITECTURE.md");
-    assert!(documentation.contains(&table), "ARCHITECTURE.md should have this:\n\n{table}");
+    let documentation = include_str!("../../../docs/tls.md");
+    assert!(documentation.contains(&table), "docs/tls.md should have this:\n\n{table}");
 
     // libpq's default comes again in clear, to whoever takes it so
     let (_, encrypted) = pgvanes.iter().find(|(proxy, _)| *proxy == Proxy::ServerEncrypted).expect("is one of all");
