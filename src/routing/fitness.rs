@@ -85,7 +85,7 @@ fn condition_unfit(node: &NodeView, rule: &Rule) -> Option<Fitness> {
 }
 
 /// Why a running session of this listener is in the wrong place on `id`; `None` if it is in the right one. This is
-/// the table "What happens to sessions" of ARCHITECTURE.md, up to the listener's reactions; of two causes it is the one
+/// the table "What happens to sessions" of docs/sessions.md, up to the listener's reactions; of two causes it is the one
 /// with the stronger reaction.
 pub fn why_misplaced(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cause> {
     let by_operator = topology.node(id).admin.why_unfit().map(|_| Cause::Operator);
