@@ -10,10 +10,10 @@ SECONDS ?= 60
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab build demo test failover bench fuzz clean
+.PHONY: help setup lab build demo test test-long failover bench fuzz clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install what building and testing need (Debian; quick when it is all there)
 	@scripts/setup
@@ -36,6 +36,9 @@ test: setup ## what continuous integration runs
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
+
+test-long: setup ## what is slow and rarely breaks: silent peers, slow readers, long faults
+	$(CARGO) test --workspace --locked -- --ignored
 
 failover: lab ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
 	$(CARGO) build --release --locked --workspace

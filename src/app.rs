@@ -172,6 +172,8 @@ impl App {
             let (registry, rules) = (Arc::clone(&self.registry), Arc::clone(&rules));
             background.spawn("session orders", apply_every_topology(ClusterIndex(index), view, registry, rules));
         }
+        let registry = Arc::clone(&self.registry);
+        background.spawn("search for dead peers", async move { registry.sweep().await });
         background.spawn("certificate reloading", tls::keep_in_step(self.encryptions, reread));
         for monitor in self.monitors {
             background.spawn("monitor", monitor.run());

@@ -12,8 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-/// How long keepalive asks before it gives a connection up. Linux lets `TCP_USER_TIMEOUT` take the place of the number
-/// of questions (`tcp(7)`), so it must not be shorter than the idle time and this.
+/// How long keepalive asks, at the least, before it gives a connection up.
 pub const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The time between two keepalive questions.
@@ -24,17 +23,23 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct TcpOptions {
     /// Idle time after which the kernel asks whether the other side is still there.
     pub keepalive: Duration,
-    /// How long sent data may stay unacknowledged.
-    pub user_timeout: Duration,
+    /// How long a peer may leave everything unanswered. On an idle connection keepalive sees to that.
+    pub unacknowledged_max: Duration,
+    /// Has the kernel give the connection up after this time as well where data is not acknowledged, *even by a living peer
+    /// that does not read* (`TCP_USER_TIMEOUT`): for connections on which no answer may be late, not for sessions.
+    pub ends_with_shut_window: bool,
 }
 
 impl TcpOptions {
     /// Sets the options on a socket. Set on a listening socket, they are inherited by what it accepts.
     pub fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
-        let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(KEEPALIVE_INTERVAL);
+        let patience = self.unacknowledged_max.saturating_sub(self.keepalive).max(KEEPALIVE_INTERVAL);
+        let questions = patience.as_secs().div_ceil(KEEPALIVE_INTERVAL.as_secs()).min(127) as u32;
+        let keepalive =
+            TcpKeepalive::new().with_time(self.keepalive).with_interval(KEEPALIVE_INTERVAL).with_retries(questions);
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(self.user_timeout))
+        socket.set_tcp_user_timeout(self.ends_with_shut_window.then_some(self.unacknowledged_max))
     }
 }
 
@@ -134,8 +139,11 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    const OPTIONS: TcpOptions =
-        TcpOptions { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(60) };
+    const OPTIONS: TcpOptions = TcpOptions {
+        keepalive: Duration::from_secs(30),
+        unacknowledged_max: Duration::from_secs(60),
+        ends_with_shut_window: false,
+    };
 
     /// A server with room for one connection that it has not accepted yet.
     fn narrow() -> TcpListener {

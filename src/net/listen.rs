@@ -108,8 +108,11 @@ mod tests {
 
     use super::*;
 
-    const OPTIONS: TcpOptions =
-        TcpOptions { keepalive: Duration::from_secs(30), user_timeout: Duration::from_secs(60) };
+    const OPTIONS: TcpOptions = TcpOptions {
+        keepalive: Duration::from_secs(30),
+        unacknowledged_max: Duration::from_secs(60),
+        ends_with_shut_window: false,
+    };
 
     fn port(bound: &[BoundListener]) -> SocketAddr {
         let Some(BoundListener::Tcp(listener)) = bound.first() else { panic!("listens by TCP") };

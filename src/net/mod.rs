@@ -9,6 +9,7 @@ pub(crate) mod networks;
 mod peer;
 mod socket;
 mod stream;
+pub mod tcp_info;
 mod unix_listener;
 
 pub use bind::{Bind, UnixBind};

@@ -118,7 +118,7 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
         }
         End::Rebalanced => terminated("another server has fewer sessions", Some(NOTHING_WAS_OPEN)),
         End::Stopped => terminated("the proxy is stopping", None),
-        End::ServerClosed(None) | End::ServerFailed(_) => with_detail(
+        End::ServerClosed(None) | End::ServerFailed(_) | End::ServerUnresponsive(_) => with_detail(
             fatal(
                 SqlState::ConnectionFailure,
                 "the connection to the server was lost".to_owned(),
@@ -129,6 +129,7 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
         End::ClientClosed
         | End::NotPostgres(_)
         | End::ClientFailed(_)
+        | End::ClientUnresponsive(_)
         | End::ClientLeftEarly
         | End::StartupTimedOut
         | End::TlsFailed(_)

@@ -60,7 +60,11 @@ impl ListenerContext {
         metrics: ListenerMetrics,
         encryption: Arc<Encryption>,
     ) -> ListenerContext {
-        let tcp = TcpOptions { keepalive: settings.tcp_keepalive, user_timeout: settings.tcp_user_timeout };
+        let tcp = TcpOptions {
+            keepalive: settings.tcp_keepalive,
+            unacknowledged_max: settings.tcp_user_timeout,
+            ends_with_shut_window: false,
+        };
         ListenerContext {
             index,
             drain_timeout,

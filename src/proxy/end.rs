@@ -1,6 +1,7 @@
 //! How connections end: each end once, with its text for operators and its name for metrics and logs.
 
 use std::io;
+use std::time::Duration;
 
 use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 use thiserror::Error;
@@ -68,6 +69,12 @@ pub enum End {
     /// The connection to the server failed.
     #[error("the connection to the server failed: {0}")]
     ServerFailed(#[source] io::Error),
+    /// The client's host has not acknowledged anything for this time.
+    #[error("the client has acknowledged nothing for {} s (tcp_user_timeout)", .0.as_secs())]
+    ClientUnresponsive(Duration),
+    /// The server's host has not acknowledged anything for this time.
+    #[error("the server has acknowledged nothing for {} s (tcp_user_timeout)", .0.as_secs())]
+    ServerUnresponsive(Duration),
     /// No server was available within `hold_max`; with the reason.
     #[error("no server within hold_max: {0}")]
     NoNode(String),
@@ -218,6 +225,8 @@ impl End {
             | End::PendingFull(_)
             | End::ServerClosed(_)
             | End::ServerFailed(_)
+            | End::ClientUnresponsive(_)
+            | End::ServerUnresponsive(_)
             | End::NoNode(_)
             | End::HoldFull(_)
             | End::SessionsFull(_)

@@ -16,10 +16,11 @@ use super::end::End;
 use super::intake::handshake::{Client, say_and_close};
 use super::permit::SessionPermit;
 use super::relay::{Outcome, Relay};
-use super::sessions::control::SessionOrder;
+use super::sessions::control::{SessionControl, SessionOrder};
 use super::sessions::registry::SessionGuard;
 use crate::cluster::Suspicion;
 use crate::net::Incoming;
+use crate::net::tcp_info::{Peering, peering};
 use crate::protocol::ServerError;
 use crate::routing::Target;
 
@@ -159,6 +160,14 @@ impl Session {
                 Some(SessionOrder::Move) | None => *deadline = None,
             }
         }
+        if guard.control().take_peering()
+            && let Some(end) = unresponsive_peer(relay, guard.control(), context.settings.tcp_user_timeout)
+        {
+            if matches!(end, End::ServerUnresponsive(_)) {
+                context.cluster.suspect(guard.node(), Suspicion::ConnectionLost);
+            }
+            return Poll::Ready(end);
+        }
         if let (Some(SessionOrder::Drain(cause)), Some(deadline)) = (&obeyed, deadline)
             && deadline.as_mut().poll(cx).is_ready()
         {
@@ -201,6 +210,18 @@ impl Session {
                 End::ServerFailed(error)
             }
         })
+    }
+}
+
+/// The end of a session of which a peer does not acknowledge any more.
+fn unresponsive_peer(relay: &Relay, control: &SessionControl, max: Duration) -> Option<End> {
+    // of a Unix socket the kernel knows by itself
+    let [client, server] = relay.sockets().map(|socket| peering(socket, max).unwrap_or(Peering::Confirmed));
+    control.note_peering([client, server] == [Peering::Confirmed; 2]);
+    match (client, server) {
+        (_, Peering::Unresponsive(time)) => Some(End::ServerUnresponsive(time)),
+        (Peering::Unresponsive(time), _) => Some(End::ClientUnresponsive(time)),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pgvane_loadtest::bench::usage;
 use serde_json::json;
 
-use crate::fake::{FakeCluster, Manner};
+use crate::fake::{FakeCluster, LONG_ANSWER, MANY_ROWS, Manner};
 use crate::metrics;
 use crate::wire::{SOON, Session, Wire, message, plain_startup};
 
@@ -279,6 +279,24 @@ async fn a_closed_port_of_the_leaders_postgresql_is_told_to_operators() {
     cluster.postgres_of(0).opens().await;
     Session::through(pgvane.write_addr).await;
     metrics::wait_for(&pgvane, REACHABLE, 1.0).await;
+}
+
+// ---- slow peers -----------------------------------------------------------------------------------------------------
+
+/// The kernel's own timer for unacknowledged data (`TCP_USER_TIMEOUT`) also counts the time in which a window is shut.
+#[tokio::test]
+#[ignore = "takes three quarters of a minute: make test-long"]
+async fn a_client_that_does_not_read_for_longer_than_every_timeout_goes_on_afterwards() {
+    let cluster = FakeCluster::of(1).await;
+    let limits = "tcp_keepalive = \"1s\"\ntcp_user_timeout = \"31s\"";
+    let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
+    let mut pager = Session::through(pgvane.write_addr).await;
+    pager.wire.send(&crate::wire::query("many")).await;
+    // how long it does not read is the very fault here: there is no condition to wait for
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    let answer = pager.wire.messages_until(b'Z').await;
+    assert_eq!(answer.iter().map(|message| message.body.len()).sum::<usize>() / LONG_ANSWER, MANY_ROWS);
+    assert_eq!(pager.value("who").await, "node1");
 }
 
 // ---- the log --------------------------------------------------------------------------------------------------------

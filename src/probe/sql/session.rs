@@ -29,7 +29,11 @@ const LOGIN_MAX: Duration = Duration::from_secs(60);
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// A kernel acknowledges at once, even for a frozen server: what stays unacknowledged for so long went to a dead host.
-const TCP: TcpOptions = TcpOptions { keepalive: Duration::from_secs(10), user_timeout: Duration::from_secs(5) };
+const TCP: TcpOptions = TcpOptions {
+    keepalive: Duration::from_secs(10),
+    unacknowledged_max: Duration::from_secs(5),
+    ends_with_shut_window: true,
+};
 
 /// A session, logged in. Dropping it closes it with Terminate.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 
 use self::pump::{Chunk, EndOfStream, Flow, Pump, PumpError};
 use crate::config::RelayMode;
-use crate::net::Stream;
+use crate::net::{Socket, Stream};
 use crate::protocol::ServerError;
 use crate::protocol::framing::Framing;
 use crate::proxy::byte_counters::ByteCounters;
@@ -187,6 +187,10 @@ impl Relay {
         }
         match up.poll(cx, client, server, see) {
             Poll::Ready(Err(PumpError::Read(error))) => return Some(Outcome::ClientFailed(error)),
+            // the kernel gave the connection up: the server has closed nothing
+            Poll::Ready(Err(PumpError::Write(error))) if error.kind() == io::ErrorKind::TimedOut => {
+                return Some(Outcome::ServerFailed(error));
+            }
             Poll::Ready(Err(PumpError::Write(_))) => self.server_is_deaf = true,
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
@@ -262,6 +266,11 @@ impl Relay {
     /// The client's connection, for last words.
     pub fn client(&mut self) -> &mut Stream {
         &mut self.client
+    }
+
+    /// The peers' sockets: the client's and the server's.
+    pub fn sockets(&self) -> [&Socket; 2] {
+        [self.client.socket(), self.server.socket()]
     }
 
     /// Whether the session is encrypted between client and server, so that nothing of it can be seen.

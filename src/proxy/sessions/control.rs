@@ -1,6 +1,6 @@
 //! A running session as others see it, and the orders by which they move it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -57,6 +57,12 @@ pub struct SessionControl {
     order: AtomicU8,
     /// It can be seen when no transaction is open.
     shows_transactions: AtomicBool,
+    /// The bytes that it had moved when it was last looked at, the lower half of the number.
+    swept_bytes: AtomicU32,
+    /// Its peers are to be asked whether they still acknowledge.
+    is_due_for_peering: AtomicBool,
+    /// A peer had not acknowledged everything when it was last asked.
+    is_unconfirmed: AtomicBool,
     /// The session's, to be told of an order.
     waker: Mutex<Option<Waker>>,
     bytes: ByteCounters,
@@ -71,6 +77,9 @@ impl SessionControl {
             node,
             order: AtomicU8::new(0),
             shows_transactions: AtomicBool::new(false),
+            swept_bytes: AtomicU32::new(0),
+            is_due_for_peering: AtomicBool::new(false),
+            is_unconfirmed: AtomicBool::new(false),
             waker: Mutex::new(None),
             bytes: ByteCounters::default(),
         }
@@ -84,6 +93,28 @@ impl SessionControl {
     /// Notes that the session shows when no transaction is open.
     pub fn show_transactions(&self) {
         self.shows_transactions.store(true, Relaxed);
+    }
+
+    /// Has the session ask whether its peers still acknowledge, if bytes have moved since the last time, or some were not
+    /// acknowledged then. A session at rest is left alone: keepalive sees to that.
+    pub(super) fn sweep(&self) {
+        let [to_server, to_client] = self.bytes.read();
+        let moved = to_server.wrapping_add(to_client) as u32;
+        let has_moved = self.swept_bytes.swap(moved, Relaxed) != moved;
+        if has_moved || self.is_unconfirmed.load(Relaxed) {
+            self.is_due_for_peering.store(true, Relaxed);
+            self.wake();
+        }
+    }
+
+    /// Whether the session is to ask its peers now.
+    pub fn take_peering(&self) -> bool {
+        self.is_due_for_peering.load(Relaxed) && self.is_due_for_peering.swap(false, Relaxed)
+    }
+
+    /// Notes whether both peers have acknowledged everything.
+    pub fn note_peering(&self, is_confirmed: bool) {
+        self.is_unconfirmed.store(!is_confirmed, Relaxed);
     }
 
     /// Waits until the order is another than `obeyed`, and tells it; `None` if the old one was withdrawn. One task only

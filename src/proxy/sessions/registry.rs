@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,9 @@ use crate::probe::NodeSessions;
 use crate::protocol::CancelKey;
 use crate::proxy::intake::pending::PendingConnections;
 use crate::routing::{NodeLoad, Reaction, Rule, why_misplaced};
+
+/// How often it is looked for peers that do not acknowledge any more.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A listener's numbers at one moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -152,6 +156,19 @@ impl Registry {
         self.stop.cancel();
         for control in self.controls.lock().values() {
             control.give(SessionOrder::Stop);
+        }
+    }
+
+    /// Has the sessions that are in use ask whether their peers still acknowledge, every few seconds. Runs until it is
+    /// dropped.
+    pub async fn sweep(&self) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for control in self.controls.lock().values() {
+                control.sweep();
+            }
         }
     }
 

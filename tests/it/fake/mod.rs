@@ -4,7 +4,7 @@ mod patroni;
 mod postgres;
 
 pub use patroni::FakePatroni;
-pub use postgres::{FakePostgres, LONG_ANSWER, Manner};
+pub use postgres::{FakePostgres, LONG_ANSWER, MANY_ROWS, Manner};
 
 use std::ops::Index;
 

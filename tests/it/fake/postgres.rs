@@ -17,7 +17,7 @@ use crate::wire::{cancel_request, error, fatal, gss_request, message, parameter_
 pub enum Manner {
     /// Refuses encryption, lets everybody in, and answers queries:
     /// `who` with a row that holds the server's name; `begin` and `commit` with the transaction's new state;
-    /// `half` with the first half of a row, and nothing after it; `long` with [`LONG_ANSWER`] bytes in a row, after the
+    /// `half` with the first half of a row, and nothing after it; `many` with [`MANY_ROWS`] rows of [`LONG_ANSWER`] bytes, `long` with one of them, after the
     /// client has finished sending; `fail` with an error, `raise 57P01` with one that a function of the user's has raised, `write` with that of one that only reads; `vanish` by closing without a word;
     /// `shut down` by saying that it does, and closing; anything else with success.
     Serves,
@@ -44,6 +44,9 @@ pub enum Manner {
 
 /// `AuthenticationSASL`, as a server asks it that takes SCRAM.
 const CHALLENGE: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
+
+/// How many such rows answer `many`.
+pub const MANY_ROWS: usize = 8;
 
 /// Of the row that answers `long`; more than all buffers on the way hold.
 pub const LONG_ANSWER: usize = 8 << 20;
@@ -238,6 +241,7 @@ async fn serve(mut stream: TcpStream, manner: Manner, shared: &Shared) -> io::Re
                 stream.write_all(&row(b"a row of which nobody will ever see the end")[..20]).await?;
                 return stay_until_closed(&mut stream).await;
             }
+            (b'Q', b"many\0") => row(&vec![b'x'; LONG_ANSWER]).repeat(MANY_ROWS),
             (b'Q', b"long\0") => {
                 stay_until_closed(&mut stream).await?;
                 row(&vec![b'x'; LONG_ANSWER])
