@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, timeout_at};
@@ -81,6 +82,7 @@ pub struct App {
     listeners: Vec<Listener>,
     encryptions: Vec<Arc<Encryption>>,
     admin: Option<TcpListener>,
+    admin_thread: Workers,
     workers: Arc<Workers>,
     registry: Arc<Registry>,
     metrics: MetricRegistry,
@@ -126,13 +128,14 @@ impl App {
             })?);
         }
         let admin = match config.admin.as_ref().map(|admin| admin.bind) {
-            Some(address) => Some(TcpListener::bind(address).await.map_err(|error| StartError::Bind {
+            Some(address) => Some(listen(address).map_err(|error| StartError::Bind {
                 owner: "[admin]".to_owned(),
                 address: address.into(),
                 error,
             })?),
             None => None,
         };
+        let admin_thread = Workers::start(1).map_err(StartError::Threads)?;
         let workers = Arc::new(Workers::start(config.threads).map_err(StartError::Threads)?);
         Ok(App {
             config: Arc::new(config),
@@ -141,6 +144,7 @@ impl App {
             listeners,
             encryptions,
             admin,
+            admin_thread,
             workers,
             registry,
             metrics,
@@ -187,7 +191,9 @@ impl App {
                 started: Instant::now(),
                 is_stopping: stop.clone(),
             };
-            background.spawn("stats page", admin::serve(socket, context));
+            // on a thread of its own: however long a page takes, the checks are on time
+            let runtime = Workers::runtime(&self.admin_thread, 0).clone();
+            background.spawn_on("stats page", admin::serve(socket, context), &runtime);
         }
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
@@ -203,6 +209,13 @@ impl App {
         background.tasks.shutdown().await;
         ended.map_or(Ok(()), Err)
     }
+}
+
+/// Listens, for a runtime to watch.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpListener::bind(address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// A background task ended, by a panic or otherwise: a defect of pgvane.
@@ -222,6 +235,11 @@ struct Background {
 impl Background {
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let handle = self.tasks.spawn(task);
+        self.names.insert(handle.id(), name);
+    }
+
+    fn spawn_on(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static, runtime: &Handle) {
+        let handle = self.tasks.spawn_on(task, runtime);
         self.names.insert(handle.id(), name);
     }
 

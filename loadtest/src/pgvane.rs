@@ -47,6 +47,7 @@ pub struct PgvaneBuilder {
     more: String,
     environment: Vec<(String, String)>,
     error_output: Option<Arc<File>>,
+    descriptors_max: Option<u32>,
 }
 
 impl Pgvane {
@@ -65,6 +66,7 @@ impl Pgvane {
             more: String::new(),
             environment: Vec::new(),
             error_output: None,
+            descriptors_max: None,
         }
     }
 
@@ -214,6 +216,12 @@ impl PgvaneBuilder {
         self
     }
 
+    /// How many file descriptors it may have, by the hard limit too.
+    pub fn descriptors_max(mut self, max: u32) -> Self {
+        self.descriptors_max = Some(max);
+        self
+    }
+
     /// Where its log goes, in place of a file beside its configuration.
     pub fn log_to(mut self, file: File) -> Self {
         self.error_output = Some(Arc::new(file));
@@ -244,7 +252,14 @@ impl PgvaneBuilder {
         let binary = self.binary.canonicalize().doing(|| format!("looking for {}", self.binary.display()))?;
         let mut command = match &self.place {
             Some(place) => place.command(&binary)?,
-            None => Command::new(binary),
+            None => match self.descriptors_max {
+                Some(max) => {
+                    let mut command = Command::new("prlimit");
+                    command.arg(format!("--nofile={max}:{max}")).arg(binary);
+                    command
+                }
+                None => Command::new(binary),
+            },
         };
         command.args(["run", "--config"]).arg(&config).envs(self.environment);
         let log = config.with_extension("log");

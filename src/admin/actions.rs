@@ -8,11 +8,11 @@ use axum::extract::{ConnectInfo, Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::answer::json;
 use super::context::AdminContext;
-use super::users::{Denied, PENALTY, Users};
+use super::users::{Denied, Users};
 use crate::cluster::{AdminState, NodeId};
 use crate::probe::ClusterHandle;
 
@@ -33,7 +33,7 @@ struct Done<'a> {
 
 /// Why nothing has been done.
 #[derive(Debug)]
-enum Refusal {
+pub(super) enum Refusal {
     CrossSite,
     Denied(Denied),
     NoCluster(String),
@@ -98,18 +98,12 @@ pub(super) async fn set_state(
     };
     match outcome {
         Ok(done) => json(&done),
-        Err(refusal) => {
-            if let Refusal::Denied(Denied::Wrong(user)) = &refusal {
-                warn!(user, %peer, "wrong name or password for the admin API");
-                tokio::time::sleep(PENALTY).await;
-            }
-            refusal.into_response()
-        }
+        Err(refusal) => refusal.into_response(),
     }
 }
 
 /// The user who asks, if one may.
-fn who<'u>(users: &'u Users, headers: &HeaderMap) -> Result<&'u str, Refusal> {
+pub(super) fn who<'u>(users: &'u Users, headers: &HeaderMap) -> Result<&'u str, Refusal> {
     match is_cross_site(headers) {
         true => Err(Refusal::CrossSite),
         false => users.authenticate(headers).map_err(Refusal::Denied),

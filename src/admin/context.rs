@@ -42,6 +42,9 @@ impl AdminContext {
         if *self.is_stopping.borrow() {
             return Some("stopping".to_owned());
         }
+        if let Some(cluster) = self.clusters.iter().find(|cluster| cluster.is_unattended()) {
+            return Some(format!("no check of cluster \"{}\" has been attended to for some seconds", cluster.name()));
+        }
         let blind = self
             .clusters
             .iter()

@@ -4,13 +4,14 @@
 mod actions;
 mod answer;
 mod context;
+mod protection;
 mod scrape;
+mod server;
 mod stats;
 pub mod status;
 mod users;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use askama::Template;
@@ -19,11 +20,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use tokio::net::TcpListener;
-use tracing::{error, info};
 
 use self::answer::json;
 pub use self::context::AdminContext;
+use self::protection::Protection;
 use self::scrape::ClusterNow;
 use self::status::Status;
 use self::users::Users;
@@ -32,12 +32,11 @@ use crate::config::ClusterIndex;
 use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
 
-/// Serves until it is dropped.
-pub async fn serve(socket: TcpListener, context: AdminContext) {
-    if let Ok(address) = socket.local_addr() {
-        info!(%address, "stats page and metrics");
-    }
-    let users = context.config.admin.iter().flat_map(|admin| admin.users.clone()).collect();
+/// Serves until it is dropped. Needs a runtime around it that may be busy without harm to the checks.
+pub async fn serve(socket: std::net::TcpListener, context: AdminContext) {
+    let admin = context.config.admin.clone().unwrap_or_default();
+    let users = Arc::new(Users::new(admin.users));
+    let protection = Arc::new(Protection::new(Arc::clone(&users), admin.requires_login));
     let router = Router::new()
         .route("/", get(stats_page))
         .route("/stats", get(stats_page))
@@ -48,12 +47,10 @@ pub async fn serve(socket: TcpListener, context: AdminContext) {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
         .layer(DefaultBodyLimit::max(actions::BODY_LENGTH_MAX))
-        .layer(Extension(Arc::new(Users::new(users))))
+        .layer(Extension(users))
+        .layer(axum::middleware::from_fn_with_state(protection, protection::protect))
         .with_state(Arc::new(context));
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    if let Err(error) = axum::serve(socket, service).await {
-        error!(%error, "the stats page is no longer served");
-    }
+    server::serve(socket, router).await;
 }
 
 async fn stats_page(State(context): State<Arc<AdminContext>>) -> Response {

@@ -8,6 +8,7 @@ mod node;
 mod run;
 mod status;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -62,15 +63,17 @@ enum Command {
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
 struct Source {
     /// Configuration file
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", required_unless_present = "patroni", conflicts_with = "patroni")]
     config: Option<PathBuf>,
     /// Do without a file: find the nodes through these Patroni REST APIs, and listen on ports 6432 (leader), 6433
     /// (replicas) and 8404 (stats)
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     patroni: Vec<String>,
+    /// With --patroni: where to serve the stats page, such as 0.0.0.0:8404; on this host only if not given
+    #[arg(long, value_name = "IP:PORT", requires = "patroni")]
+    admin: Option<SocketAddr>,
 }
 
 /// Runs the program: reads the command line and does what it says.
@@ -120,7 +123,13 @@ impl Source {
     fn config(self) -> Result<Config, ExitCode> {
         match self.config {
             Some(file) => read(&file),
-            None => Config::from_patroni_urls(&self.patroni).map_err(|faults| failed(exit::USAGE, faults)),
+            None => {
+                let config = Config::from_patroni_urls(&self.patroni).map_err(|faults| failed(exit::USAGE, faults));
+                config.map(|config| match self.admin {
+                    Some(bind) => config.with_admin_at(bind),
+                    None => config,
+                })
+            }
         }
     }
 }

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use super::exit::{self, failed};
 use super::memory;
 use crate::app::App;
 use crate::config::Config;
+use crate::net::descriptors;
 use crate::telemetry::logging;
 
 /// Runs until SIGTERM or SIGINT. SIGHUP has certificates read anew.
@@ -19,6 +20,10 @@ pub(super) fn run(config: Config) -> ExitCode {
         Ok(guard) => guard,
         Err(why) => return failed(exit::USAGE, why),
     };
+    match descriptors::raise_limit() {
+        Ok(limit) => debug!(limit, "file descriptors"),
+        Err(error) => warn!(%error, "cannot raise the limit of file descriptors"),
+    }
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
     // for all but the sessions, which have threads of their own
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -70,6 +70,8 @@ pub struct Admin {
     pub bind: SocketAddr,
     /// Who may change things; nobody if empty.
     pub users: Vec<AdminUser>,
+    /// Whether the page and the API are for users only. Health checks and metrics are for everybody.
+    pub requires_login: bool,
 }
 
 /// Somebody who may change things.
@@ -286,6 +288,14 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The same, with the stats page at this address.
+    pub fn with_admin_at(mut self, bind: SocketAddr) -> Config {
+        self.admin = self.admin.map(|admin| Admin { bind, ..admin });
+        self
+    }
+}
+
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// As many as the process may run at once.
@@ -313,7 +323,9 @@ impl Log {
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { bind: SocketAddr::from((Ipv4Addr::UNSPECIFIED, default_port::ADMIN)), users: Vec::new() }
+        // what it shows is of use to a stranger: who wants it on the network says so
+        let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, default_port::ADMIN));
+        Admin { bind, users: Vec::new(), requires_login: false }
     }
 }
 

@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_smallest_file_has_every_default() {
         let config = config("test.toml", SMALLEST).expect("is valid");
-        assert_eq!(config.admin, Some(Admin { bind: SocketAddr::from(([0, 0, 0, 0], 8404)), users: Vec::new() }));
+        assert_eq!(config.admin, Some(Admin::default()));
         assert_eq!(config.clusters[0].nodes[0].patroni_url, "http://10.0.0.1:8008");
         assert_eq!(config.clusters[0].nodes[0].name, "10.0.0.1:5432");
         assert_eq!(config.listeners[0].name, "leader");

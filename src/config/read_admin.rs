@@ -20,6 +20,14 @@ pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
         None => {}
     }
     admin.users = section.sections("users").into_iter().filter_map(user).collect();
+    admin.requires_login = section.boolean("require_login").unwrap_or(false);
+    if admin.requires_login && !section.has("users") {
+        section.fault_at(
+            "require_login",
+            "admin.require_login needs users",
+            "add [[admin.users]] with name and password",
+        );
+    }
     distinct(&section, "users", &admin.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>());
     section.finish();
     is_enabled.then_some(admin)

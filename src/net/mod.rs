@@ -2,6 +2,7 @@
 //! one with TLS around it.
 
 mod bind;
+pub mod descriptors;
 pub mod dial;
 mod encrypted;
 pub mod listen;

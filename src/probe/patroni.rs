@@ -20,7 +20,7 @@ use crate::config::PatroniTls;
 
 /// The longest answer that is read. A node's status has one to a few kilobytes, more with many replicas; a
 /// `/cluster` answer some hundred bytes per member.
-const ANSWER_LENGTH_MAX: usize = 1 << 20;
+const ANSWER_LENGTH_MAX: usize = 64 << 10;
 
 /// A client for Patroni's REST APIs.
 #[derive(Debug, Clone)]

@@ -35,6 +35,11 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             format!("listener \"{listener}\" has reached sessions_max ({max})"),
             "Close sessions, or raise sessions_max.",
         ),
+        End::DescriptorsFull(max) => fatal(
+            SqlState::TooManyConnections,
+            format!("the proxy has no file descriptors left for another session (limit {max})"),
+            "Close sessions, or raise the limit (ulimit -n, LimitNOFILE=) of the pgvane process.",
+        ),
         End::ClientFull { host, max } => fatal(
             SqlState::TooManyConnections,
             format!("{host} has reached sessions_max_per_client ({max}) of listener \"{listener}\""),

@@ -82,7 +82,7 @@ impl Connection {
     /// Identifies and authorizes the client. The connection counts as pending meanwhile.
     async fn receive(&mut self, socket: Incoming) -> Result<(Request, Vec<u8>), End> {
         let context = Arc::clone(self.context());
-        let max = context.settings.pending_connections_max;
+        let max = context.registry.pending_max(context.settings.pending_connections_max);
         let Some(pending) = context.registry.pending(context.index).enter(max) else {
             return Err(End::PendingFull(max));
         };

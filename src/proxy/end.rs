@@ -84,6 +84,9 @@ pub enum End {
     /// The listener has reached `sessions_max`.
     #[error("the listener has reached sessions_max ({0})")]
     SessionsFull(usize),
+    /// The process has too few file descriptors left for another session.
+    #[error("no file descriptors are left for another session (limit {0})")]
+    DescriptorsFull(usize),
     /// The client's address has reached `sessions_max_per_client`.
     #[error("{host} has reached sessions_max_per_client ({max})")]
     ClientFull {
@@ -230,6 +233,7 @@ impl End {
             | End::NoNode(_)
             | End::HoldFull(_)
             | End::SessionsFull(_)
+            | End::DescriptorsFull(_)
             | End::ClientFull { .. }
             | End::NodesFull
             | End::LoginBroken(_)

@@ -29,6 +29,10 @@ impl SessionPermit {
         if !per_client.enter(self.peer) {
             return Err(End::ClientFull { host: self.peer.host(), max: settings.sessions_max_per_client });
         }
+        if !registry.has_descriptors() {
+            per_client.leave(self.peer);
+            return Err(End::DescriptorsFull(registry.descriptors_max()));
+        }
         if !registry.enter(*index, settings.sessions_max) {
             per_client.leave(self.peer);
             return Err(End::SessionsFull(settings.sessions_max));

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use pgvane_loadtest::bench::usage;
+use pgvane_loadtest::wait;
 use serde_json::json;
 
 use crate::fake::{FakeCluster, LONG_ANSWER, MANY_ROWS, Manner};
@@ -322,4 +323,90 @@ async fn a_log_that_cannot_be_written_blinds_nobody() {
         cluster.switch_over(1, 0);
         metrics::wait_for(&pgvane, "pgvane_node_role{cluster=\"main\",node=\"node1\",role=\"leader\"}", 1.0).await;
     }
+}
+
+// ---- the admin port -------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn connections_to_the_stats_page_that_say_nothing_stop_neither_it_nor_the_checks() {
+    let cluster = FakeCluster::of(2).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let mut silent = Vec::new();
+    for _ in 0..1000 {
+        silent.push(tokio::net::TcpStream::connect(pgvane.admin_addr).await.expect("is accepted"));
+    }
+    // the oldest of the silent ones is closed for it, once that has had a second
+    let served = wait::until("the stats page", SOON, || async {
+        let answer = pgvane.admin_get("/readyz").await.map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+    });
+    served.await.expect("is served");
+    cluster.switch_over(0, 1);
+    assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node2");
+    let mut first = silent.swap_remove(0);
+    let mut byte = [0];
+    let closed = tokio::io::AsyncReadExt::read(&mut first, &mut byte);
+    assert!(matches!(tokio::time::timeout(SOON, closed).await, Ok(Ok(0) | Err(_))), "it is not kept for ever");
+}
+
+#[tokio::test]
+async fn the_stats_page_answers_as_health_checks_ask_and_tells_browsers_what_it_is() {
+    let cluster = FakeCluster::of(1).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    for (method, path) in [("OPTIONS", "/readyz"), ("HEAD", "/readyz"), ("GET", "/readyz/"), ("GET", "/stats/")] {
+        let mut client = Wire::to(pgvane.admin_addr).await;
+        client.send(format!("{method} {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await;
+        let answer = String::from_utf8_lossy(&client.rest().await).into_owned();
+        assert!(answer.starts_with("HTTP/1.0 200"), "{method} {path}: {answer}");
+        assert!(answer.contains("frame-ancestors 'none'") && answer.contains("nosniff"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_for_users_only_is_for_users_only_and_guessing_is_slow() {
+    let cluster = FakeCluster::of(1).await;
+    let users = "require_login = true\nusers = [{ name = \"ops\", password = \"open sesame\" }]";
+    let pgvane = cluster.pgvane(|pgvane| pgvane.admin(users)).await;
+    let ask = async |path: &str, credentials: &str| {
+        let mut client = Wire::to(pgvane.admin_addr).await;
+        let line =
+            if credentials.is_empty() { String::new() } else { format!("Authorization: Basic {credentials}\r\n") };
+        client.send(format!("GET {path} HTTP/1.0\r\n{line}\r\n").as_bytes()).await;
+        String::from_utf8_lossy(&client.rest().await).into_owned()
+    };
+    for path in ["/", "/stats", "/api/status", "/api/events"] {
+        assert!(ask(path, "").await.starts_with("HTTP/1.0 401"), "{path}");
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert!(ask(path, "").await.starts_with("HTTP/1.0 200"), "{path}");
+    }
+    assert!(ask("/", "b3BzOm9wZW4gc2VzYW1l").await.starts_with("HTTP/1.0 200"), "ops:open sesame");
+    for _ in 0..5 {
+        assert!(ask("/", "b3BzOndyb25n").await.starts_with("HTTP/1.0 401"), "ops:wrong");
+    }
+    assert!(ask("/", "b3BzOndyb25n").await.starts_with("HTTP/1.0 429"), "not even looked at");
+    let told = pgvane.log_text().matches("wrong name or password").count();
+    assert_eq!(told, 2, "the first one, and that it is too many: {}", pgvane.log_text());
+}
+
+#[tokio::test]
+async fn without_descriptors_for_another_session_it_is_refused_and_the_checks_go_on() {
+    let cluster = FakeCluster::of(2).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.descriptors_max(256)).await;
+    let mut sessions = Vec::new();
+    let refused = loop {
+        let mut client = Wire::to(pgvane.write_addr).await;
+        client.send(&plain_startup()).await;
+        let first = client.message().await.expect("an answer");
+        if first.kind == b'E' {
+            break first;
+        }
+        sessions.push(client);
+    };
+    assert_eq!(refused.sqlstate().as_deref(), Some("53300"), "{refused:?}");
+    assert!((20..=60).contains(&sessions.len()), "{} sessions", sessions.len());
+    cluster.switch_over(0, 1);
+    metrics::wait_for(&pgvane, "pgvane_node_role{cluster=\"main\",node=\"node2\",role=\"leader\"}", 1.0).await;
+    drop(sessions);
+    assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node2");
 }

@@ -226,7 +226,7 @@ async fn the_command_line_says_what_is_wrong_and_ends_accordingly() {
         assert!(answer.err.contains(words), "{command:?}: {words:?} is not in {}", answer.err);
     }
     let log = pgvane.log_text();
-    assert_eq!(log.matches("wrong name or password for the admin API").count(), 2, "{log}");
+    assert_eq!(log.matches("wrong name or password for the admin port").count(), 1, "{log}");
     assert_eq!(metrics::value(&pgvane, &state_of("node2", "ready")).await, 1.0, "nothing has changed");
 
     let status = run(&["status", "--admin", &format!("http://{}", pgvane.admin_addr)]).await;

@@ -14,10 +14,15 @@ use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
 use crate::config::{ClusterIndex, ListenerIndex};
+use crate::net::descriptors;
 use crate::probe::NodeSessions;
 use crate::protocol::CancelKey;
 use crate::proxy::intake::pending::PendingConnections;
 use crate::routing::{NodeLoad, Reaction, Rule, why_misplaced};
+
+/// Descriptors that sessions leave alone: 64 connections to the stats page, the checks, the pipes of 16 streams at rest, and
+/// what the process itself needs.
+const DESCRIPTORS_RESERVED: usize = 160;
 
 /// How often it is looked for peers that do not acknowledge any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,6 +62,8 @@ pub struct Registry {
     /// In the order in which they were registered.
     controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
     keys: Keys,
+    /// File descriptors that the process may have.
+    descriptors_max: usize,
     next_id: AtomicU64,
     stop: CancellationToken,
 }
@@ -69,6 +76,7 @@ impl Registry {
             nodes,
             controls: Mutex::default(),
             keys: Keys::new(listeners),
+            descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
             stop: CancellationToken::new(),
         }
@@ -77,6 +85,24 @@ impl Registry {
     /// The connections of a listener that have not yet said what they want.
     pub fn pending(&self, listener: ListenerIndex) -> &PendingConnections {
         &self.listeners[listener.0].pending
+    }
+
+    /// Whether there are descriptors for another session: two for each session, one for each connection that is pending, and
+    /// some for the checks and the stats page, which must go on whatever clients do.
+    pub fn has_descriptors(&self) -> bool {
+        let pending: usize = self.listeners.iter().map(|tally| tally.pending.count()).sum();
+        self.sessions() * 2 + pending + DESCRIPTORS_RESERVED + 2 <= self.descriptors_max
+    }
+
+    /// How many connections of a listener may be pending: not more than there are descriptors for.
+    pub fn pending_max(&self, configured: usize) -> usize {
+        let share = self.descriptors_max.saturating_sub(DESCRIPTORS_RESERVED) / (4 * self.listeners.len().max(1));
+        configured.min(share.max(1))
+    }
+
+    /// Descriptors that the process may have.
+    pub fn descriptors_max(&self) -> usize {
+        self.descriptors_max
     }
 
     /// Counts a connection in, unless the listener has as many as it may; tells whether it does.
