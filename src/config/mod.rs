@@ -268,7 +268,7 @@ impl Config {
         }
         let mut cluster = Cluster::named("main");
         cluster.discovery = Some(Discovery {
-            urls: urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect(),
+            urls: urls.iter().map(|url| read_cluster::base_of(url)).collect(),
             urls_say_which_cluster: true,
             allow: Vec::new(),
             address_map: BTreeMap::new(),
@@ -390,7 +390,8 @@ impl Listener {
             bind,
             cluster: ClusterIndex(0),
             rule: Rule::new(target),
-            hold_max: Duration::from_secs(10),
+            // a crash with Patroni's default ttl of 30 s, and the promotion after it
+            hold_max: Duration::from_secs(40),
             hold_sessions_max: 1000,
             sessions_max: 10_000,
             sessions_max_per_client: usize::MAX,

@@ -244,6 +244,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rest_api_has_an_address_of_its_own_and_no_path() {
+        let node = |patroni: &str| format!("[[cluster.node]]\naddress = \"10.0.0.9:5432\"\npatroni = \"{patroni}\"\n");
+        let with = |patroni: &str| SMALLEST.replace("[[listener]]", &(node(patroni) + "[[listener]]"));
+        let config =
+            Config::from_toml("test.toml", &with("http://10.0.0.9:8008/patroni")).expect("as Patroni prints it");
+        assert_eq!(config.clusters[0].nodes[1].patroni_url, "http://10.0.0.9:8008");
+        for wrong in ["http://10.0.0.9:8008/primary", "http://10.0.0.1:8008", "http://10.0.0.1:8008/"] {
+            assert!(Config::from_toml("test.toml", &with(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn node_addresses_may_be_names_and_ipv6() {
         for good in ["pg1:5432", "10.0.0.1:5432", "[::1]:5432"] {
             assert!(is_host_and_port(good), "{good}");

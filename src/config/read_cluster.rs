@@ -64,6 +64,10 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
         );
     }
     distinct(&section, "node", &cluster.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>());
+    if asks_patroni {
+        let urls: Vec<&str> = cluster.nodes.iter().map(|node| node.patroni_url.as_str()).collect();
+        distinct(&section, "patroni", &urls);
+    }
     distinct(&section, "address", &cluster.nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>());
     section.finish();
     cluster
@@ -130,15 +134,29 @@ fn node(section: Section<'_>) -> Option<Member> {
 
     let address = address?;
     let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-    let patroni_url =
-        given_url.map_or_else(|| format!("http://{host}:{PATRONI_PORT}"), |url| url.trim_end_matches('/').to_owned());
+    let patroni_url = given_url.map_or_else(|| format!("http://{host}:{PATRONI_PORT}"), |url| base_of(&url));
     Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address, weight, sessions_max })
+}
+
+/// The base of a REST API. Patroni itself prints its `api_url` with the path of a health check, `/patroni`.
+pub(super) fn base_of(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    url.strip_suffix("/patroni").unwrap_or(url).to_owned()
 }
 
 /// Checks the URL of a REST API.
 pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
     let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let parses = reqwest::Url::parse(url).is_ok_and(|url| url.has_host() && url.query().is_none());
+    let parsed = reqwest::Url::parse(url).ok();
+    let parses = parsed.as_ref().is_some_and(|url| url.has_host() && url.query().is_none());
+    // Patroni answers 200 to everything below /patroni, whatever the node's role
+    if parses && parsed.is_some_and(|url| !matches!(url.path(), "/" | "/patroni" | "/patroni/")) {
+        return Err(Fault {
+            line: None,
+            message: format!("\"{url}\" has a path"),
+            hint: Some(format!("write the address of the REST API alone, for example http://10.0.0.1:{PATRONI_PORT}")),
+        });
+    }
     match host {
         Some(host) if parses && !host.is_empty() => Ok(()),
         _ => Err(Fault {

@@ -1,6 +1,6 @@
 //! An encrypted connection whose end is that of the connection below it, and which is never left without a farewell.
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -47,7 +47,7 @@ impl Encrypted {
             unread.map(|unread| unread.is_ok_and(|bytes| !bytes.is_empty()))
         });
         if has_more.await {
-            pending::<()>().await;
+            self.socket().closed_behind_unread().await;
         }
     }
 

@@ -8,11 +8,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net as unix;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+/// How often it is looked whether a client has closed that has sent something which is not read yet.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A connected socket.
 #[derive(Debug)]
@@ -99,14 +104,14 @@ impl Socket {
         }
     }
 
-    /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.
-    /// Cancel safe.
+    /// Waits until the other side has closed, or the connection has failed, whether there is something to be read before that
+    /// or not. Cancel safe.
     pub async fn closed(&self) {
         let mut has_more = false;
-        poll_fn(|cx| {
+        let unread = poll_fn(|cx| {
             while !has_more {
                 if ready!(self.poll_read_ready(cx)).is_err() {
-                    return Poll::Ready(());
+                    return Poll::Ready(false);
                 }
                 let peek = || Ok(rustix::net::recv(self, &mut [MaybeUninit::uninit()], RecvFlags::PEEK)?.1);
                 match self.try_io(Interest::READABLE, peek) {
@@ -115,12 +120,28 @@ impl Socket {
                     Err(_) => {}
                 }
                 if !has_more {
-                    return Poll::Ready(());
+                    return Poll::Ready(false);
                 }
             }
-            Poll::Pending
-        })
-        .await;
+            Poll::Ready(true)
+        });
+        if unread.await {
+            self.closed_behind_unread().await;
+        }
+    }
+
+    /// Waits until the other side has closed, though there is something to be read before that. Looks now and then, for the
+    /// runtime tells of nothing new while there is something unread. Cancel safe.
+    pub async fn closed_behind_unread(&self) {
+        while !self.is_closed_by_peer() {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    fn is_closed_by_peer(&self) -> bool {
+        let mut poll = [PollFd::new(self, PollFlags::RDHUP)];
+        let looked = rustix::event::poll(&mut poll, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        looked.is_ok() && poll[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     }
 }
 

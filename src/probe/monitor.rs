@@ -259,6 +259,9 @@ impl Monitor {
                 let reason = "in_hot_standby at login contradicts Patroni, which was asked after it";
                 warn!(%cluster, node = name(node), reason, "login parameter ignored: is the node's address a pooler?");
             }
+            Change::Node { node, from, to } if to.contains("(silent: ") => {
+                warn!(%cluster, node = name(node), from, to, "node lost: its checks are not answered");
+            }
             Change::Node { node, from, to } => info!(%cluster, node = name(node), from, to, "node changed"),
         }
         let is_of_lead =

@@ -10,6 +10,8 @@ use std::time::Duration;
 use std::{fmt, fs, io};
 
 use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use reqwest::header::DATE;
 use reqwest::{Certificate, Client, ClientBuilder, Identity, StatusCode};
 use serde::Deserialize;
 
@@ -52,11 +54,12 @@ impl Patroni {
     /// Asks a node for its report. Ends within the client's timeout. Not cancel safe in spirit: an answer that is
     /// half read leaves a traceback in Patroni's log, so let it come to its end.
     pub async fn check(&self, base_url: &str) -> Result<Report, CheckError> {
-        let (status, body) = self.get(&format!("{base_url}/primary")).await?;
+        let Answered { status, body, date } = self.get(&format!("{base_url}/primary")).await?;
         let answer: StatusAnswer = parse(&body)?;
         match status {
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {
-                Ok(answer.report(status == StatusCode::OK, Timestamp::now()))
+                // by the clock of the node, which the time stamps in the answer are of, too
+                Ok(answer.report(status == StatusCode::OK, date.unwrap_or_else(Timestamp::now)))
             }
             other => Err(CheckError::Garbled(format!("HTTP status {other}"))),
         }
@@ -64,7 +67,7 @@ impl Patroni {
 
     /// Asks a node for the cluster's members, as the DCS has them. Patroni reads the DCS for this: ask rarely.
     pub async fn cluster(&self, base_url: &str) -> Result<Discovery, CheckError> {
-        let (status, body) = self.get(&format!("{base_url}/cluster")).await?;
+        let Answered { status, body, .. } = self.get(&format!("{base_url}/cluster")).await?;
         if status != StatusCode::OK {
             return Err(CheckError::Garbled(format!("HTTP status {status} for /cluster")));
         }
@@ -72,7 +75,7 @@ impl Patroni {
         Ok(answer.discovery())
     }
 
-    async fn get(&self, url: &str) -> Result<(StatusCode, Vec<u8>), CheckError> {
+    async fn get(&self, url: &str) -> Result<Answered, CheckError> {
         let whole_answer = async {
             let mut response = self.http.get(url).send().await.map_err(|error| silence(&error))?;
             let mut body = Vec::with_capacity(2048);
@@ -82,10 +85,19 @@ impl Patroni {
                 }
                 body.extend_from_slice(&chunk);
             }
-            Ok((response.status(), body))
+            let date = response.headers().get(DATE).and_then(|date| rfc2822::parse(date.to_str().ok()?).ok());
+            Ok(Answered { status: response.status(), body, date: date.map(|date| date.timestamp()) })
         };
         tokio::time::timeout(self.timeout, whole_answer).await.unwrap_or(Err(CheckError::TimedOut))
     }
+}
+
+/// An answer, read whole.
+struct Answered {
+    status: StatusCode,
+    body: Vec<u8>,
+    /// When it was given, by the clock of who gave it, to the second.
+    date: Option<Timestamp>,
 }
 
 /// The settings that all our HTTP questions share.

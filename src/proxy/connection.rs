@@ -26,6 +26,9 @@ use crate::protocol::startup::Who;
 /// after that packet.
 const REFUSED_STARTUP_MAX: Duration = Duration::from_secs(2);
 
+/// Connections from addresses that are not allowed which may be pending at once, to be told so.
+const REFUSED_MAX: usize = 50;
+
 /// A connection, and what is recorded of it. Dropping it records its end, whatever ended it.
 pub struct Connection {
     /// Where it was accepted, where it comes from, and its permit to have a session.
@@ -82,8 +85,17 @@ impl Connection {
     /// Identifies and authorizes the client. The connection counts as pending meanwhile.
     async fn receive(&mut self, socket: Incoming) -> Result<(Request, Vec<u8>), End> {
         let context = Arc::clone(self.context());
-        let max = context.registry.pending_max(context.settings.pending_connections_max);
-        let Some(pending) = context.registry.pending(context.index).enter(max) else {
+        // who is not allowed is told so, and takes no place of those who are
+        let is_refused =
+            context.settings.proxy_protocol.is_none() && !context.settings.access.lets_in_from(self.permit.peer);
+        let (places, max) = match is_refused {
+            true => (context.registry.refused(context.index), REFUSED_MAX),
+            false => (
+                context.registry.pending(context.index),
+                context.registry.pending_max(context.settings.pending_connections_max),
+            ),
+        };
+        let Some(pending) = places.enter(max) else {
             return Err(End::PendingFull(max));
         };
         let socket = socket.watch().map_err(End::ClientFailed)?;
@@ -193,14 +205,27 @@ impl Connection {
         let topology = context.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
         let (listener, peer, reason) = (&context.settings.name, self.permit.peer, end.kind().label());
-        let (user, database, application_name) = (self.who.user(), self.who.database(), self.who.application_name());
+        let names = [self.who.user(), self.who.database(), self.who.application_name()];
+        let [user, database, application_name] = names.map(cut_to_name_length);
         let seconds = self.started.elapsed().as_secs_f64();
-        if end.is_trouble() {
-            info!(%listener, %peer, node, user, database, application_name, seconds, reason, "session ended: {end}");
+        let admitted = end.is_trouble().then(|| context.log_limit.admit(end.kind())).flatten();
+        if let Some(suppressed) = admitted {
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            info!(
+                %listener, %peer, node, user, database, application_name, seconds, reason, suppressed,
+                "session ended: {end}"
+            );
         } else {
             debug!(%listener, %peer, node, user, database, application_name, seconds, reason, "session ended: {end}");
         }
     }
+}
+
+/// As much of a name as PostgreSQL keeps of one (`NAMEDATALEN`): a client may send ten thousand bytes of it.
+fn cut_to_name_length(name: &str) -> &str {
+    const NAME_LENGTH_MAX: usize = 63;
+    let end = (0..=name.len().min(NAME_LENGTH_MAX)).rev().find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or_default()]
 }
 
 impl Drop for Connection {

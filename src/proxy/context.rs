@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::intake::per_client::PerClient;
 use super::intake::rate_limit::RateLimiter;
 use super::intake::tls::Encryption;
+use super::log_limit::LogLimit;
 use super::metrics::ListenerMetrics;
 use super::sessions::registry::Registry;
 use crate::config::{self, ListenerIndex};
@@ -42,6 +43,8 @@ pub struct ListenerContext {
     pub tcp: TcpOptions,
     /// Bounds the cancel requests that go to several nodes.
     pub cancel_fan_outs: RateLimiter,
+    /// Bounds how often the same end is logged.
+    pub log_limit: LogLimit,
     /// Bounds what one client may have.
     pub per_client: PerClient,
     /// Whether nodes are told by a PROXY header for whom they are connected to.
@@ -75,6 +78,7 @@ impl ListenerContext {
             encryption,
             tcp,
             cancel_fan_outs: RateLimiter::new(Duration::from_secs(1) / FAN_OUTS_PER_SECOND, FAN_OUT_BURST),
+            log_limit: LogLimit::default(),
             per_client: PerClient::new(settings.sessions_max_per_client),
             turn: AtomicU64::new(0),
             settings,

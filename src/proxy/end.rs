@@ -48,10 +48,10 @@ pub enum End {
     #[error("connections from {0} are not allowed")]
     AddressNotAllowed(String),
     /// The user is not in the listener's `users`.
-    #[error("user {0:?} is not allowed")]
+    #[error("user {:?} is not allowed", short(.0))]
     UserNotAllowed(String),
     /// The database is not in the listener's `databases`.
-    #[error("database {0:?} is not allowed")]
+    #[error("database {:?} is not allowed", short(.0))]
     DatabaseNotAllowed(String),
     /// The listener restricts users or databases, and encryption to the server would hide them.
     #[error("encryption between client and server would hide user and database, which this listener restricts")]
@@ -176,6 +176,11 @@ impl CancelOutcome {
             CancelOutcome::Failed => "cancel request not sent: no server could be reached",
         }
     }
+}
+
+/// The beginning of a name that a stranger may have chosen.
+fn short(name: &str) -> String {
+    name.chars().take(63).collect()
 }
 
 fn server_closed(sqlstate: Option<&[u8; 5]>) -> String {

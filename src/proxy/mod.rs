@@ -3,7 +3,7 @@
 //! [`end`] says how it ended, `client_message` tells the client, [`metrics`] counts. [`context`] is what a listener's
 //! connections share; [`sessions`] knows all that run. Imports run down this line and never back:
 //!
-//! listener → session → connection → cancel → admission → relay → permit → context → worker → sessions → intake → metrics → client_message → end → byte_counters
+//! listener → session → connection → cancel → admission → relay → permit → context → worker → sessions → intake → metrics → log_limit → client_message → end → byte_counters
 
 pub mod admission;
 pub mod byte_counters;
@@ -14,6 +14,7 @@ pub mod context;
 pub mod end;
 pub mod intake;
 pub mod listener;
+mod log_limit;
 pub mod metrics;
 pub mod permit;
 pub mod relay;

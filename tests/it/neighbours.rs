@@ -410,3 +410,56 @@ async fn without_descriptors_for_another_session_it_is_refused_and_the_checks_go
     drop(sessions);
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node2");
 }
+
+// ---- strangers in numbers -------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_client_that_has_gone_keeps_no_place_though_it_sent_a_byte_too_many() {
+    let cluster = FakeCluster::of(1).await;
+    cluster[0].patroni.follows();
+    let pgvane = cluster.spawn_pgvane(|pgvane| pgvane.hold_max("60s"));
+    let pgvane = pgvane.wait_until_ready(SOON).await.expect("is ready");
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut client = Wire::to(pgvane.write_addr).await;
+        client.send(&[&plain_startup()[..], b"x"].concat()).await;
+        clients.push(client);
+    }
+    metrics::wait_for(&pgvane, HELD, 50.0).await;
+    drop(clients);
+    metrics::wait_for(&pgvane, HELD, 0.0).await;
+    metrics::wait_for_ends(&pgvane, "write", "client-left-held", 50).await;
+}
+
+#[tokio::test]
+async fn refusals_in_numbers_fill_no_log() {
+    let cluster = FakeCluster::of(1).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener("users = [\"app\"]")).await;
+    let log = pgvane.log_text().len();
+    let name = "x".repeat(9000);
+    let parameters = ["user\0".as_bytes(), name.as_bytes(), b"\0\0"].concat();
+    let length = u32::try_from(parameters.len() + 8).expect("is short");
+    let startup = [&length.to_be_bytes()[..], &196_608u32.to_be_bytes(), &parameters].concat();
+    for _ in 0..100 {
+        let mut stranger = Wire::to(pgvane.write_addr).await;
+        stranger.send(&startup).await;
+        assert_eq!(stranger.fatal().await.sqlstate().as_deref(), Some("28000"));
+    }
+    metrics::wait_for_ends(&pgvane, "write", "user-not-allowed", 100).await;
+    let written = pgvane.log_text().len() - log;
+    assert!((1_000..20_000).contains(&written), "{written} bytes for a hundred refusals of nine kilobytes each");
+}
+
+#[tokio::test]
+async fn strangers_in_numbers_turn_no_honest_client_away() {
+    let cluster = FakeCluster::of(1).await;
+    let pgvane =
+        cluster.pgvane(|pgvane| pgvane.write_listener("allow = [\"127.0.0.1\"]\npending_connections_max = 20")).await;
+    let mut strangers = Vec::new();
+    for _ in 0..200 {
+        strangers.push(Wire::from("127.9.9.9".parse().expect("an address"), pgvane.write_addr).await.0);
+    }
+    for _ in 0..20 {
+        assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
+    }
+}

@@ -47,6 +47,7 @@ pub struct Census {
 #[derive(Debug, Default)]
 struct ListenerTally {
     pending: PendingConnections,
+    refused: PendingConnections,
     sessions: AtomicUsize,
     held: AtomicUsize,
     ended_bytes_to_server: AtomicU64,
@@ -85,6 +86,11 @@ impl Registry {
     /// The connections of a listener that have not yet said what they want.
     pub fn pending(&self, listener: ListenerIndex) -> &PendingConnections {
         &self.listeners[listener.0].pending
+    }
+
+    /// The connections of a listener that will be refused because of their address, and have not been told yet.
+    pub fn refused(&self, listener: ListenerIndex) -> &PendingConnections {
+        &self.listeners[listener.0].refused
     }
 
     /// Whether there are descriptors for another session: two for each session, one for each connection that is pending, and
