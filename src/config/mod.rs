@@ -172,6 +172,8 @@ pub struct PatroniTls {
     pub ca_file: Option<PathBuf>,
     /// PEM file with our certificate and key, for APIs that want one.
     pub client_identity_file: Option<PathBuf>,
+    /// Whatever certificate an API shows is believed.
+    pub verifies_nothing: bool,
 }
 
 /// One port.

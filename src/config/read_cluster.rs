@@ -108,7 +108,12 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
         }
         path
     };
-    let tls = PatroniTls { ca_file: file("ca_file"), client_identity_file: file("client_identity_file") };
+    let verifies_nothing = section.choice("verify", &[("full", false), ("none", true)]).unwrap_or(false);
+    let (ca_file, client_identity_file) = (file("ca_file"), file("client_identity_file"));
+    if verifies_nothing && ca_file.is_some() {
+        section.fault_at("verify", "verify = \"none\" and ca_file contradict each other", "remove one of them");
+    }
+    let tls = PatroniTls { ca_file, client_identity_file, verifies_nothing };
     section.finish();
     tls
 }

@@ -12,13 +12,15 @@ use std::{fmt, fs, io};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::DATE;
-use reqwest::{Certificate, Client, ClientBuilder, Identity, StatusCode};
+use reqwest::{Client, ClientBuilder, Identity, StatusCode};
 use serde::Deserialize;
+use tracing::warn;
 
 use crate::cluster::Member;
 use crate::cluster::machine::Discovery;
 use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding, WEIGHT_DEFAULT};
 use crate::config::PatroniTls;
+use crate::tls::{RestTrust, rest_client};
 
 /// The longest answer that is read. A node's status has one to a few kilobytes, more with many replicas; a
 /// `/cluster` answer some hundred bytes per member.
@@ -37,15 +39,26 @@ impl Patroni {
     ///
     /// Errors: certificates that cannot be read.
     pub fn new(timeout: Duration, speaks_https: bool, tls: &PatroniTls) -> Result<Patroni, PatroniTlsError> {
-        let mut builder = if speaks_https { http_client() } else { http_client().tls_certs_only([]) };
-        let read = |file: &Path| fs::read(file).map_err(|error| PatroniTlsError::new(Some(file), &error));
-        if let Some(file) = &tls.ca_file {
-            let bundle = Certificate::from_pem_bundle(&read(file)?);
-            builder = builder.tls_certs_only(bundle.map_err(|error| PatroniTlsError::new(Some(file), &error))?);
-        }
-        if let Some(file) = &tls.client_identity_file {
-            let identity = Identity::from_pem(&read(file)?);
-            builder = builder.identity(identity.map_err(|error| PatroniTlsError::new(Some(file), &error))?);
+        let identity = tls.client_identity_file.as_deref();
+        let trust = match &tls.ca_file {
+            Some(file) => Some(RestTrust::File(file)),
+            None => tls.verifies_nothing.then_some(RestTrust::Nothing),
+        };
+        let builder = match (trust, identity) {
+            (Some(trust), identity) => {
+                let config = rest_client(trust, identity).map_err(|error| PatroniTlsError::new(None, &error))?;
+                http_client().tls_backend_preconfigured(config)
+            }
+            (None, Some(file)) => {
+                let pem = fs::read(file).map_err(|error| PatroniTlsError::new(Some(file), &error))?;
+                let identity = Identity::from_pem(&pem);
+                http_client().identity(identity.map_err(|error| PatroniTlsError::new(Some(file), &error))?)
+            }
+            (None, None) if speaks_https => http_client(),
+            (None, None) => http_client().tls_certs_only([]),
+        };
+        if trust == Some(RestTrust::Nothing) {
+            warn!("patroni_tls.verify = \"none\": whoever is between pgvane and a REST API can say who leads");
         }
         let http = builder.build().map_err(|error| PatroniTlsError::new(None, &error))?;
         Ok(Patroni { http, timeout })

@@ -50,6 +50,13 @@ impl Certificate {
     }
 }
 
+/// From when and until when a certificate holds, in seconds of Unix time; `None` if it is no certificate.
+pub(super) fn validity(der: &[u8]) -> Option<(u64, u64)> {
+    let certificate = decoded(der).ok()?;
+    let validity = certificate.tbs_certificate().validity();
+    Some((validity.not_before.to_unix_duration().as_secs(), validity.not_after.to_unix_duration().as_secs()))
+}
+
 /// With the profile that does not insist on what webpki does not insist on either.
 fn decoded(der: &[u8]) -> der::Result<CertificateInner<Raw>> {
     CertificateInner::from_der(der)

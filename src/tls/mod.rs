@@ -12,6 +12,7 @@ mod certificate;
 mod negotiate;
 mod reloading;
 mod to_clients;
+mod to_rest;
 mod to_servers;
 mod verify;
 
@@ -26,6 +27,7 @@ pub use certificate::{Certificate, binding_of};
 pub use negotiate::NegotiationFailure;
 pub use reloading::{FromFiles, Look, Reloading};
 pub use to_clients::{Acceptor, ClientTls, Terminate, VerifyClient, Version};
+pub use to_rest::{RestTrust, rest_client};
 pub use to_servers::{Negotiation, ServerTls, SslMode, TlsSettings};
 
 /// The name of PostgreSQL's protocol within TLS (ALPN), as IANA registers it; PostgreSQL knows it since version 17.

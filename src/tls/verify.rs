@@ -10,6 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::certificate::validity;
+
 /// Whether the certificate has to name the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {
@@ -55,6 +57,17 @@ impl Verifier {
     }
 }
 
+/// Whether a certificate that is trusted itself holds now. Of all others webpki asks that.
+fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let now = now.as_secs();
+    match validity(certificate) {
+        Some((from, _)) if now < from => Err(Error::InvalidCertificate(CertificateError::NotValidYet)),
+        Some((_, until)) if now > until => Err(Error::InvalidCertificate(CertificateError::Expired)),
+        Some(_) => Ok(()),
+        None => Err(Error::InvalidCertificate(CertificateError::BadEncoding)),
+    }
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -66,6 +79,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         if chain.trusted.iter().any(|trusted| trusted == certificate) {
+            check_validity(certificate, now)?;
             if chain.names == Names::Checked {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, host)?;
             }

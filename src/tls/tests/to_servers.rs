@@ -105,6 +105,48 @@ async fn a_self_signed_certificate_that_is_named_itself_is_trusted() {
 }
 
 #[tokio::test]
+async fn a_self_signed_certificate_that_has_expired_is_refused_though_it_is_trusted() {
+    let world = World::new();
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+    let own = params.self_signed(&key).expect("a certificate");
+    let file = world.file("expired.pem", &own.pem());
+    for mode in [SslMode::VerifyCa, SslMode::VerifyFull] {
+        let server = acceptor(&own, &key, None);
+        let refused = met(&settings(mode, Some(file.clone())), "localhost", Some(server)).await.expect_err("refused");
+        assert!(refused.contains("xpired"), "{mode:?}: {refused}");
+    }
+}
+
+/// As `openssl req -x509` makes one, which is what most REST APIs of Patroni have.
+#[tokio::test]
+async fn a_rest_api_with_a_self_signed_certificate_is_trusted_by_it_and_by_no_other() {
+    let (world, key) = (World::new(), KeyPair::generate().expect("a key"));
+    let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own = params.self_signed(&key).expect("a certificate");
+    let (own_file, other_file) = (world.file("own.pem", &own.pem()), world.ca_file());
+    for (trust, is_met) in
+        [(RestTrust::File(&own_file), true), (RestTrust::File(&other_file), false), (RestTrust::Nothing, true)]
+    {
+        let config = rest_client(trust, None).expect("can be read");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connects");
+        let (accepted, _) = listener.accept().await.expect("accepts");
+        let server = acceptor(&own, &key, None);
+        let serving = tokio::spawn(async move { server.accept(accepted).await.is_ok() });
+        let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+        let met = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, client).await;
+        assert_eq!(met.is_ok(), is_met, "{trust:?}");
+        drop(met);
+        serving.await.expect("does not panic");
+    }
+}
+
+#[tokio::test]
 async fn a_client_certificate_is_shown_where_it_is_asked_for() {
     let world = World::new();
     let identity = Some(world.identity("client", "pgvane"));
