@@ -142,6 +142,8 @@ pub struct Sql {
     pub user: String,
     /// Its password; `None` where pg_hba.conf asks for none, or for a certificate.
     pub password: Option<Secret>,
+    /// The weakest proof of the password that is given, in libpq's words.
+    pub require_auth: RequireAuth,
     /// The database to connect to.
     pub database: String,
     /// How PostgreSQL's own views name our sessions.
@@ -150,6 +152,17 @@ pub struct Sql {
     pub reconnect: Duration,
     /// Encryption.
     pub tls: TlsSettings,
+}
+
+/// The weakest proof of a password that is given to a server (`require_auth` of libpq).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequireAuth {
+    /// SCRAM, which shows a server nothing that it could use.
+    ScramSha256,
+    /// An MD5 hash as well, from which the password can be found out.
+    Md5,
+    /// The password itself as well, to a server that TLS has verified.
+    Password,
 }
 
 /// Finding members by Patroni's `/cluster`.
@@ -365,6 +378,7 @@ impl Sql {
         Sql {
             user: user.to_owned(),
             password: None,
+            require_auth: RequireAuth::ScramSha256,
             database: "postgres".to_owned(),
             application_name: "pgvane check".to_owned(),
             // often enough to notice a hung postmaster within minutes, rare enough not to fill a log with connections

@@ -2,7 +2,7 @@
 
 use super::document::{Section, at_least_ms, set};
 use super::read_secret::password;
-use super::{Sql, read_tls};
+use super::{RequireAuth, Sql, read_tls};
 
 const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain LOGIN role will do";
 
@@ -11,6 +11,9 @@ pub(super) fn sql(section: Section<'_>) -> Sql {
     let user = section.required_string("user", WHO).unwrap_or_default();
     let mut sql = Sql::of_user(&user);
     sql.password = password(&section, "cluster.sql");
+    let methods =
+        [("scram-sha-256", RequireAuth::ScramSha256), ("md5", RequireAuth::Md5), ("password", RequireAuth::Password)];
+    set(&mut sql.require_auth, section.choice("require_auth", &methods));
     set(&mut sql.database, section.string("database"));
     set(&mut sql.application_name, section.string("application_name"));
     set(&mut sql.reconnect, section.duration("reconnect", at_least_ms(1000)));

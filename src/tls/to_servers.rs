@@ -59,6 +59,7 @@ pub struct ServerTls {
     pub(super) mode: SslMode,
     pub(super) negotiation: Negotiation,
     pub(super) client: Option<Arc<ClientConfig>>,
+    verifies: bool,
 }
 
 impl ServerTls {
@@ -71,7 +72,12 @@ impl ServerTls {
             SslMode::Disable => None,
             _ => Some(Arc::new(client_config(settings)?)),
         };
-        Ok(ServerTls { mode: settings.mode, negotiation: settings.negotiation, client })
+        Ok(ServerTls {
+            mode: settings.mode,
+            negotiation: settings.negotiation,
+            client,
+            verifies: verified_by(settings).is_some(),
+        })
     }
 
     /// The mode it was made for.
@@ -79,9 +85,14 @@ impl ServerTls {
         self.mode
     }
 
+    /// Whether a server has to prove who it is, by its certificate.
+    pub fn verifies(&self) -> bool {
+        self.verifies
+    }
+
     /// The same servers, in clear: what [`SslMode::Prefer`] falls back to.
     pub fn in_clear() -> ServerTls {
-        ServerTls { mode: SslMode::Disable, negotiation: Negotiation::Postgres, client: None }
+        ServerTls { mode: SslMode::Disable, negotiation: Negotiation::Postgres, client: None, verifies: false }
     }
 }
 
@@ -121,18 +132,24 @@ fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
+/// The CA file that certificates are verified by, if they are.
+fn verified_by(settings: &TlsSettings) -> Option<&PathBuf> {
+    match settings.mode {
+        // libpq would verify with "prefer" and, where that fails, go on in clear: nothing is won by it
+        SslMode::Disable | SslMode::Prefer => None,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => settings.ca_file.as_ref(),
+    }
+}
+
 fn verifier(settings: &TlsSettings, provider: &Arc<CryptoProvider>) -> Result<Arc<verify::Verifier>, TlsError> {
     let names = match settings.mode {
         SslMode::VerifyFull => verify::Names::Checked,
         _ => verify::Names::Ignored,
     };
-    let file = match (settings.mode, &settings.ca_file) {
-        // libpq would verify here and, where that fails, go on in clear: nothing is won by it
-        (SslMode::Disable | SslMode::Prefer, _) | (SslMode::Require, None) => None,
-        (_, Some(file)) => Some(file),
-        (SslMode::VerifyCa | SslMode::VerifyFull, None) => return Err(TlsError::NoCaFile),
-    };
-    let verifier = match file {
+    if matches!(settings.mode, SslMode::VerifyCa | SslMode::VerifyFull) && settings.ca_file.is_none() {
+        return Err(TlsError::NoCaFile);
+    }
+    let verifier = match verified_by(settings) {
         None => verify::Verifier::of_nothing(provider),
         Some(file) => authorities(file, |roots, trusted| verify::Verifier::of_chain(provider, roots, trusted, names))?,
     };

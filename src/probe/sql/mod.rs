@@ -21,6 +21,7 @@
 //! never abandoned because a check has run out of time: it goes on, and the next check waits for it. So a frozen server
 //! finds one of our logins when it thaws, and not hundreds of dead ones.
 
+mod auth_guard;
 mod question;
 mod session;
 mod wire;

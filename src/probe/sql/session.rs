@@ -12,6 +12,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use super::Access;
+use super::auth_guard::AuthGuard;
 use super::question::{self, Question};
 use super::wire::{AlreadyAgreed, Manners, Wire};
 use crate::cluster::node::{CheckError, Claim, Report};
@@ -121,7 +122,9 @@ async fn start(access: &Access, stream: Stream) -> Result<Session, LoginFailure>
         false => config.ssl_mode(WireMode::Disable),
     };
     let manners = Manners::default();
-    let wire = Wire::new(stream, manners.clone());
+    let is_verified = stream.is_encrypted() && access.tls.verifies();
+    let guard = AuthGuard::new(access.sql.require_auth, is_verified);
+    let wire = Wire::new(stream, manners.clone(), guard);
     let (client, connection) =
         config.connect_raw(wire, AlreadyAgreed).await.map_err(|error| LoginFailure::of(&error))?;
     manners.owe_goodbye();

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
+use super::auth_guard::AuthGuard;
 use crate::net::Stream;
 use crate::tls::binding_of;
 
@@ -24,6 +25,7 @@ const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 pub(super) struct Wire {
     stream: Stream,
     manners: Manners,
+    guard: AuthGuard,
     has_closed: bool,
 }
 
@@ -39,8 +41,8 @@ impl Manners {
 }
 
 impl Wire {
-    pub(super) fn new(stream: Stream, manners: Manners) -> Wire {
-        Wire { stream, manners, has_closed: false }
+    pub(super) fn new(stream: Stream, manners: Manners, guard: AuthGuard) -> Wire {
+        Wire { stream, manners, guard, has_closed: false }
     }
 }
 
@@ -76,12 +78,15 @@ impl TlsStream for Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let before = into.filled().len();
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        Poll::Ready(self.guard.heard(&into.filled()[before..]))
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.guard.asked();
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
