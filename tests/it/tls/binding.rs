@@ -22,7 +22,7 @@ enum Proxy {
     Passthrough,
     /// TLS ends at pgvane, and the way to the server is in clear.
     ServerInClear,
-    /// TLS ends at pgvane, and begins anew towards the server.
+    /// pgvane ends the client's TLS and opens TLS of its own to the server.
     ServerEncrypted,
     /// The same, with the server's own certificate at pgvane.
     SameCertificate,
@@ -140,7 +140,7 @@ async fn met(psql: Postgresql, server: SocketAddr, parameters: &str, expects_enc
     let known = ERRORS.iter().position(|(_, words)| told.contains(words));
     let known = known.unwrap_or_else(|| panic!("{psql:?} {parameters}: an error that nobody has foreseen:\n{told}"));
     if known == 2 {
-        for words in ["DETAIL:  TLS ends at pgvane and begins anew", "HINT:  Connect with channel_binding=disable."] {
+        for words in ["DETAIL:  TLS with the client ends at pgvane", "HINT:  Connect with channel_binding=disable."] {
             assert!(told.contains(words), "{words} is not in\n{told}");
         }
     }
