@@ -706,7 +706,7 @@ mod tests {
         let fresh =
             Observation { node: LEADER, asked_at: bench.now, outcome: Err(CheckError::TimedOut), second_opinion: None };
         bench.machine.handle(Event::Checked(fresh), bench.now);
-        assert!(!bench.machine.topology().doubted_at.is_some(), "silence is no word against it");
+        assert!(bench.machine.topology().doubted_at.is_none(), "silence is no word against it");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
     }
 
@@ -719,7 +719,7 @@ mod tests {
         let generation = bench.machine.topology().generation;
         bench.feed(Event::Failure(REPLICA, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
         assert!(fails(&bench) && bench.machine.topology().generation > generation, "it is published");
-        assert!(!bench.machine.topology().doubted_at.is_some(), "of the leader it says nothing");
+        assert!(bench.machine.topology().doubted_at.is_none(), "of the leader it says nothing");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
         bench.checks_in(Duration::from_millis(800));
         assert!(fails(&bench), "its Patroni answers, but that is not what failed");
@@ -734,6 +734,6 @@ mod tests {
         let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
         bench.feed(Event::Tick);
         bench.machine.handle(Event::Suspicion(REPLICA, Suspicion::ConnectionLost), bench.now);
-        assert!(!bench.machine.topology().doubted_at.is_some());
+        assert!(bench.machine.topology().doubted_at.is_none());
     }
 }

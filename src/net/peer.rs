@@ -1,7 +1,10 @@
 //! Whom a connection comes from.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The bits of an IPv6 address that name the network. A network is one client: its machines choose the other bits.
+const IPV6_NETWORK: u128 = !(u64::MAX as u128);
 
 /// Whom a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +22,14 @@ impl Peer {
             Peer::Tcp(address) => Some(address.ip()),
             Peer::Unix => None,
         }
+    }
+
+    /// What counts as one client where each may have so much: an IPv4 address, or an IPv6 network of 64 bits.
+    pub fn source(self) -> Option<IpAddr> {
+        Some(match self.ip()? {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & IPV6_NETWORK).into(),
+            ip @ IpAddr::V4(_) => ip,
+        })
     }
 
     /// The address without its port, in words.

@@ -29,8 +29,8 @@ enum Transaction {
 /// Whether it is known where messages begin and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sync {
-    /// Known. Exits: to `Lost` when bytes pass by unseen, to `Broken` at a length that no message has.
-    InSync,
+    /// Known. Exits: to `Lost` when bytes pass by unseen, to `Unparseable` at a length that no message has.
+    Followed,
     /// Unknown. Exits: to `Followed` when the stream rests behind an end that is recognised.
     Lost,
     /// This is not the protocol as we know it. No exit.
@@ -57,7 +57,7 @@ impl Default for Framing {
     fn default() -> Framing {
         Framing {
             walk: Walk::default(),
-            sync: Sync::InSync,
+            sync: Sync::Followed,
             kept_length: 0,
             kept: [0; KEPT_MAX],
             transaction: None,
@@ -74,7 +74,7 @@ impl Framing {
         if self.sync == Sync::Lost {
             return self.keep_end(bytes);
         }
-        while !bytes.is_empty() && self.sync == Sync::InSync {
+        while !bytes.is_empty() && self.sync == Sync::Followed {
             match self.walk.step(bytes) {
                 Ok((taken, body)) => {
                     self.keep_beginning(body);
@@ -92,12 +92,12 @@ impl Framing {
     /// is lost.
     pub fn pass(&mut self, length: usize) {
         match self.sync {
-            Sync::InSync if self.walk.pass(length) => {
+            Sync::Followed if self.walk.pass(length) => {
                 if self.walk.is_at_boundary() {
                     self.end_message();
                 }
             }
-            Sync::InSync | Sync::Lost => {
+            Sync::Followed | Sync::Lost => {
                 (self.sync, self.kept_length) = (Sync::Lost, 0);
                 (self.transaction, self.newest_error, self.last_error) = (None, None, None);
             }
@@ -143,7 +143,7 @@ impl Framing {
         if self.sync == Sync::Lost
             && let Some(transaction) = end_of_command(&self.kept[..usize::from(self.kept_length)])
         {
-            (self.walk, self.sync, self.kept_length) = (Walk::default(), Sync::InSync, 0);
+            (self.walk, self.sync, self.kept_length) = (Walk::default(), Sync::Followed, 0);
             self.transaction = Some(transaction);
             self.requests.answered();
         }
@@ -151,7 +151,7 @@ impl Framing {
 
     /// Whether the last byte of the server's stream was the last of a message, so that another may be put behind it.
     pub fn is_at_boundary(&self) -> bool {
-        self.sync == Sync::InSync && self.walk.is_at_boundary()
+        self.sync == Sync::Followed && self.walk.is_at_boundary()
     }
 
     /// Whether the last byte of the client's stream was the last of a message, so that another may be put behind it.

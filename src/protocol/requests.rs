@@ -31,9 +31,9 @@ const KEPT_MAX: usize = 10;
 /// Whether it is known where messages begin and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Sync {
-    /// Known. Exits: to `Lost` when bytes pass by unseen, to `Broken` at a message that no client sends.
+    /// Known. Exits: to `Lost` when bytes pass by unseen, to `Unparseable` at a message that no client sends.
     #[default]
-    InSync,
+    Followed,
     /// Unknown. Exits: to `Followed` at the end of the `CopyData` that the server has asked for.
     Lost,
     /// This is not the protocol as we know it. No exit.
@@ -77,12 +77,12 @@ impl Requests {
     /// Takes in that bytes have passed by unseen.
     pub(super) fn pass(&mut self, length: usize) {
         match self.sync {
-            Sync::InSync if self.walk.pass(length) => {
+            Sync::Followed if self.walk.pass(length) => {
                 if self.walk.is_at_boundary() {
                     self.end_message();
                 }
             }
-            Sync::InSync => (self.sync, self.kept_length) = (Sync::Lost, 0),
+            Sync::Followed => (self.sync, self.kept_length) = (Sync::Lost, 0),
             Sync::Lost => self.kept_length = 0,
             Sync::Unparseable => {}
         }
@@ -106,7 +106,7 @@ impl Requests {
 
     /// Whether the last byte of the client's stream was the last of a message.
     pub(super) fn are_at_boundary(&self) -> bool {
-        self.sync == Sync::InSync && self.walk.is_at_boundary()
+        self.sync == Sync::Followed && self.walk.is_at_boundary()
     }
 
     fn follow_while(&mut self, bytes: &[u8], may_pass: impl Fn(&Requests, u8) -> bool) -> usize {
@@ -118,8 +118,8 @@ impl Requests {
                     self.look_for_copy_end(&bytes[at..]);
                     return bytes.len();
                 }
-                Sync::InSync if self.walk.is_at_boundary() && !may_pass(self, bytes[at]) => return at,
-                Sync::InSync => match self.walk.step(&bytes[at..]) {
+                Sync::Followed if self.walk.is_at_boundary() && !may_pass(self, bytes[at]) => return at,
+                Sync::Followed => match self.walk.step(&bytes[at..]) {
                     Ok((taken, _)) => {
                         at += taken;
                         if self.walk.is_at_boundary() {
@@ -179,7 +179,7 @@ impl Requests {
         let end = &self.kept[..usize::from(self.kept_length)];
         let Some(found) = COPY_ENDS.iter().rev().find(|copy_end| end.ends_with(copy_end)) else { return };
         if self.takes_copy {
-            self.sync = Sync::InSync;
+            self.sync = Sync::Followed;
             self.walk = Walk::default();
             self.is_open = false;
             self.follow(found);

@@ -74,7 +74,7 @@ impl Connection {
             match request {
                 Request::Session(client) => self.admit(client, preamble).await,
                 Request::Cancel(request, _client) => {
-                    Err(Box::pin(cancel::deliver(self.context(), request, preamble)).await)
+                    Err(Box::pin(cancel::deliver(self.context(), self.permit.peer, request, preamble)).await)
                 }
             }
         }
@@ -182,7 +182,9 @@ impl Connection {
                 Box::pin(say_and_close(client.stream(), &message)).await;
                 end
             }
-            Err(Refused::IsCancel(request)) => Box::pin(cancel::deliver(&context, request, preamble)).await,
+            Err(Refused::IsCancel(request)) => {
+                Box::pin(cancel::deliver(&context, self.permit.peer, request, preamble)).await
+            }
         })
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::cancel::limits::CancelLimits;
 use super::intake::per_client::PerClient;
-use super::intake::rate_limit::RateLimiter;
 use super::intake::tls::Encryption;
 use super::log_limit::LogLimit;
 use super::metrics::ListenerMetrics;
@@ -13,14 +13,6 @@ use super::sessions::registry::Registry;
 use crate::config::{self, ListenerIndex};
 use crate::net::dial::TcpOptions;
 use crate::probe::ClusterHandle;
-
-/// Requests that one listener hands to several nodes in a second, in the long run. Anybody can make up a key that is
-/// not known, and each makes every such node start a process. With those that come together and those that wait for
-/// their turn, no more than 350 are under way at once.
-const FAN_OUTS_PER_SECOND: u32 = 50;
-
-/// How many of these may come together.
-const FAN_OUT_BURST: u32 = 100;
 
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]
@@ -41,8 +33,8 @@ pub struct ListenerContext {
     pub encryption: Arc<Encryption>,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
-    /// Bounds the cancel requests that go to several nodes.
-    pub cancel_fan_outs: RateLimiter,
+    /// Bounds the cancel requests that are sent to servers.
+    pub cancel_limits: CancelLimits,
     /// Bounds how often the same end is logged.
     pub log_limit: LogLimit,
     /// Bounds what one client may have.
@@ -77,7 +69,7 @@ impl ListenerContext {
             metrics,
             encryption,
             tcp,
-            cancel_fan_outs: RateLimiter::new(Duration::from_secs(1) / FAN_OUTS_PER_SECOND, FAN_OUT_BURST),
+            cancel_limits: CancelLimits::default(),
             log_limit: LogLimit::default(),
             per_client: PerClient::new(settings.sessions_max_per_client),
             turn: AtomicU64::new(0),

@@ -166,7 +166,7 @@ async fn what_a_login_says_of_recovery_does_not_outvote_a_patroni_that_was_asked
     let asked = metrics::value(&pgvane, CHECKS).await - checks;
     assert!((1.0..=4.0).contains(&asked), "once for each node, and then it is known: {asked} checks");
     metrics::wait_for(&pgvane, "pgvane_login_hints_ignored_total{listener=\"write\"}", 20.0).await;
-    assert!(pgvane.log_text().contains("is the node's address a pooler?"), "{}", pgvane.log_text());
+    pgvane.wait_for_log("is the node's address a pooler?", 0, SOON).await.expect("is logged");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::command_line::{Answer, FAILURE, NO_INPUT, NO_PERMISSION, OK, USAGE, pgvane};
 use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{Session, Wire, in_time, plain_startup};
+use crate::wire::{SOON, Session, Wire, in_time, plain_startup};
 
 const PASSWORD: &str = "a password of twenty letters";
 
@@ -117,6 +117,7 @@ async fn a_drained_replica_loses_its_sessions_between_transactions_and_gets_new_
 
     operator.says(&["ready", "node2"]).await.ended_with(OK);
     session_on(read, "node2").await;
+    pgvane.wait_for_log("to=\"ready\"", 0, SOON).await.expect("is logged");
     let log = pgvane.log_text();
     let told = |from: &str, to: &str| {
         let words = ["administrative state set", "node=\"node2\"", from, to, "user=\"ops\"", "peer=127.0.0.1:"];

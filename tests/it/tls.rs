@@ -198,7 +198,7 @@ async fn tls_that_is_begun_without_asking_must_name_the_protocol() {
     let refused = direct(&[b"http/1.1"]).await.expect_err("a browser");
     assert!(refused.contains("NoApplicationProtocol"), "{refused}");
     ends(&pgvane, "tls-failed", 2).await;
-    assert!(pgvane.log_text().contains("TLS with the client failed"), "{}", pgvane.log_text());
+    pgvane.wait_for_log("TLS with the client failed", 0, SOON).await.expect("is logged");
     direct(&[b"http/1.1", POSTGRESQL]).await.expect("agrees").log_in(&plain_startup()).await;
 }
 
@@ -277,7 +277,7 @@ async fn certificates_of_clients_are_verified() {
     let stream = without.begins_tls(&files.client(&[])).await;
     ends(&pgvane, "tls-failed", 1).await;
     drop(stream);
-    assert!(pgvane.log_text().contains("peer sent no certificates"), "{}", pgvane.log_text());
+    pgvane.wait_for_log("peer sent no certificates", 0, SOON).await.expect("is logged");
 }
 
 /// The proxy's header comes first and in clear; what the lists of users look at is inside.
@@ -299,7 +299,7 @@ async fn a_proxys_header_comes_before_tls_and_the_lists_of_users_see_behind_it()
     stranger.send(&startup(3 << 16, &[("user", "stranger")])).await;
     assert_eq!(stranger.fatal().await.sqlstate().as_deref(), Some("28000"));
     ends(&pgvane, "user-not-allowed", 1).await;
-    assert!(pgvane.log_text().contains("peer=192.0.2.7:51234"), "{}", pgvane.log_text());
+    pgvane.wait_for_log("peer=192.0.2.7:51234", 0, SOON).await.expect("is logged");
 }
 
 // ---- a client that leaves -------------------------------------------------------------------------------------------

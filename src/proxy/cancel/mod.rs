@@ -2,17 +2,20 @@
 //!
 //! The node is known if the session's key was seen at login. Where it could not be seen, because the session is
 //! encrypted from end to end, every node with such sessions gets the request: a key that is not its own makes a node do
-//! nothing. A request that can belong to no session goes nowhere.
+//! nothing. A request that can belong to no session goes nowhere. [`limits`] says how many requests are sent.
+
+pub mod limits;
 
 use std::io;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use crate::cluster::NodeId;
+use crate::net::Peer;
 use crate::net::dial::Destination;
 use crate::proxy::admission::connect::reach;
 use crate::proxy::context::ListenerContext;
@@ -32,20 +35,21 @@ struct Delivery {
     packet: Vec<u8>,
 }
 
-/// Delivers a request within five seconds or not at all.
-pub async fn deliver(context: &ListenerContext, request: CancelRequest, preamble: Vec<u8>) -> End {
+/// Delivers a request of this peer within five seconds or not at all.
+pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelRequest, preamble: Vec<u8>) -> End {
     let CancelRequest { key, packet } = request;
     let request = Delivery { preamble, packet };
     let deadline = Instant::now() + DELIVERY_MAX;
     let location = context.registry.keys().look_up(&key, context.index, context.settings.cluster);
     debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
+    let limits = &context.cancel_limits;
     let outcome = match location {
-        KeyLocation::On(node) => hand_over(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
-        KeyLocation::Among(nodes) => match context.cancel_fan_outs.next_turn(Instant::now(), deadline) {
-            Some(turn) => {
-                sleep_until(turn).await;
-                hand_over(context, nodes, request, deadline, CancelOutcome::FannedOut).await
-            }
+        KeyLocation::On(node) => match limits.delivery(&key, peer, deadline).await {
+            Some(_permit) => hand_over(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
+            None => CancelOutcome::Limited,
+        },
+        KeyLocation::Among(nodes) => match limits.fan_out(&key, peer, deadline).await {
+            Some(_permit) => hand_over(context, nodes, request, deadline, CancelOutcome::FannedOut).await,
             None => CancelOutcome::Limited,
         },
         KeyLocation::Nowhere => CancelOutcome::NoSession,

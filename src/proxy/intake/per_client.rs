@@ -1,4 +1,5 @@
-//! How many sessions each client address has on a listener.
+//! How many sessions each client has on a listener: each IPv4 address, and each IPv6 network of 64 bits, because one
+//! machine can use every address of such a network.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -45,7 +46,7 @@ impl PerClient {
     }
 
     fn counted(&self, peer: Peer) -> Option<IpAddr> {
-        peer.ip().filter(|_| self.most < usize::MAX)
+        peer.source().filter(|_| self.most < usize::MAX)
     }
 }
 
@@ -68,6 +69,14 @@ mod tests {
         sessions.leave(peer("192.0.2.7:2"));
         assert!(sessions.enter(peer("192.0.2.7:3")));
         assert!((0..5).all(|_| sessions.enter(Peer::Unix)), "they have no address");
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_client() {
+        let sessions = PerClient::new(2);
+        assert!(sessions.enter(peer("[2001:db8::1]:1")) && sessions.enter(peer("[2001:db8::ffff:0:0:2]:1")));
+        assert!(!sessions.enter(peer("[2001:db8::3]:1")));
+        assert!(sessions.enter(peer("[2001:db8:0:1::1]:1")));
     }
 
     #[test]

@@ -293,10 +293,11 @@ impl SessionGuard {
         &self.control
     }
 
-    /// Notes the key by which the session's queries can be cancelled.
+    /// Notes the key by which the session's queries can be cancelled. The last key that a server names counts.
     pub fn learn_key(&mut self, key: CancelKey) {
+        self.now_has(SessionKey::Unknown); // first, because a server may name the same key again
         self.registry.keys.add(key.clone(), self.control.cluster, self.control.node);
-        self.now_has(SessionKey::Seen(key));
+        self.key = SessionKey::Seen(key);
     }
 
     /// Notes that nothing more of the session can be seen: if it has no key yet, it may get one unnoticed.
@@ -367,6 +368,19 @@ mod tests {
         drop(guard);
         assert_eq!(registry.load(ClusterIndex(0), NodeId::new(2)), 0);
         assert_eq!(registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
+    }
+
+    #[test]
+    fn the_last_key_counts_also_if_it_is_named_twice() {
+        let registry = registry();
+        let [first, last] = [7, 8].map(|pid| CancelKey::new(pid, &SecretKey::I32(9)));
+        let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
+        for key in [&first, &last, &last] {
+            guard.learn_key(key.clone());
+        }
+        let location = |key| registry.keys().look_up(key, ListenerIndex(0), ClusterIndex(0));
+        assert_eq!(location(&last), KeyLocation::On(NodeId::new(2)));
+        assert_eq!(location(&first), KeyLocation::Nowhere);
     }
 
     #[test]

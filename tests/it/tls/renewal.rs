@@ -19,8 +19,8 @@ const FAILURES: &str = "pgvane_tls_reload_failures_total{listener=\"write\"}";
 async fn a_new_certificate_is_shown_to_new_clients_and_old_sessions_go_on() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "")).await;
-    let log = pgvane.log_text();
-    assert!(log.contains("certificate for clients read listener=write names=\"localhost\" expires="), "{log}");
+    let told = "certificate for clients read listener=write names=\"localhost\" expires=";
+    pgvane.wait_for_log(told, 0, SOON).await.expect("is logged");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     assert!(metrics::value(&pgvane, EXPIRY).await > now);
     let mut old = encrypted(&pgvane, &files).await.log_in(&plain_startup()).await;
@@ -51,7 +51,7 @@ async fn is_read(pgvane: &Pgvane, files: &Certificates, name: &str) {
     let refused = wait::until("a new certificate", SOON, look).await.unwrap_or_else(|error| panic!("{error}"));
     assert!(refused.contains("not valid for name"), "{refused}");
     let told = format!("names=\"{name}\"");
-    assert!(pgvane.log_text().contains(&told), "{told} is not in\n{}", pgvane.log_text());
+    pgvane.wait_for_log(&told, 0, SOON).await.expect("is logged");
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn a_broken_certificate_is_told_and_the_old_one_stays_in_use() {
     metrics::wait_for(&pgvane, FAILURES, 1.0).await;
     let told = "changed certificates cannot be used; those read before stay in use listener=write key=\"tls\" \
                 error=the key is not that of the certificate in";
-    assert!(pgvane.log_text().contains(told), "{told} is not in\n{}", pgvane.log_text());
+    pgvane.wait_for_log(told, 0, SOON).await.expect("is logged");
     encrypted(&pgvane, &files).await.log_in(&plain_startup()).await;
     assert_eq!(metrics::value(&pgvane, EXPIRY).await, before);
 

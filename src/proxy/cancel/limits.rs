@@ -1,0 +1,237 @@
+//! How many cancel requests a listener sends to servers. PostgreSQL starts a process for each one, and anybody can send
+//! them, so each source has its share.
+//!
+//! A known key: one request at a time is under way, and one more waits for it, because it may be meant for the session's
+//! next query. A third would do nothing that the second does not. An unknown key goes to several servers, so these
+//! requests have a rate. What a source has used up costs nobody else a turn.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::net::Peer;
+use crate::protocol::CancelKey;
+use crate::proxy::intake::rate_limit::RateLimiter;
+
+/// Requests that are under way at a time on one listener.
+const UNDER_WAY_MAX: usize = 256;
+/// Requests of one source that are under way or wait.
+const OF_A_SOURCE_MAX: usize = 128;
+/// Requests for one key that are under way or wait.
+const OF_A_KEY_MAX: usize = 2;
+
+/// Requests for unknown keys that go to several servers in a second, in the long run.
+const FAN_OUTS_PER_SECOND: u32 = 50;
+/// How many of these may come together.
+const FAN_OUT_BURST: u32 = 100;
+/// The part of both that one source may use.
+const SHARE_OF_A_SOURCE: u32 = 2;
+/// Sources whose use is remembered. One that is forgotten starts with a full burst.
+const SOURCES_MAX: usize = 1024;
+
+/// The limits of one listener.
+#[derive(Debug)]
+pub struct CancelLimits {
+    under_way: Semaphore,
+    keys: Mutex<HashMap<CancelKey, KeyInUse>>,
+    sources: Mutex<HashMap<Option<IpAddr>, Source>>,
+    fan_outs: RateLimiter,
+}
+
+/// A key for which a request is under way.
+#[derive(Debug, Default)]
+struct KeyInUse {
+    requests: usize,
+    turn: Arc<AsyncMutex<()>>,
+}
+
+/// What one source uses.
+#[derive(Debug)]
+struct Source {
+    requests: usize,
+    fan_outs: RateLimiter,
+    used_at: Instant,
+}
+
+/// The right to send one request. Dropping it lets the next one go.
+#[derive(Debug)]
+pub struct CancelPermit<'a> {
+    _under_way: SemaphorePermit<'a>,
+    _turn: OwnedMutexGuard<()>,
+    _counted: Counted<'a>,
+}
+
+/// A request that counts for its key and its source.
+#[derive(Debug)]
+struct Counted<'a> {
+    limits: &'a CancelLimits,
+    key: CancelKey,
+    source: Option<IpAddr>,
+}
+
+impl Default for CancelLimits {
+    fn default() -> CancelLimits {
+        CancelLimits {
+            under_way: Semaphore::new(UNDER_WAY_MAX),
+            keys: Mutex::default(),
+            sources: Mutex::default(),
+            fan_outs: RateLimiter::new(Duration::from_secs(1) / FAN_OUTS_PER_SECOND, FAN_OUT_BURST),
+        }
+    }
+}
+
+impl CancelLimits {
+    /// Waits until a request for a known key may be sent. `None` if there are too many, or the deadline has come.
+    ///
+    /// Cancel safe: a caller that gives up uses nothing.
+    pub async fn delivery(&self, key: &CancelKey, peer: Peer, deadline: Instant) -> Option<CancelPermit<'_>> {
+        let counted = self.count(key, peer.source())?;
+        self.permit(counted, deadline).await
+    }
+
+    /// Waits until a request for an unknown key may be sent to several servers. `None` as for [`Self::delivery`], and if
+    /// its turn is after the deadline.
+    pub async fn fan_out(&self, key: &CancelKey, peer: Peer, deadline: Instant) -> Option<CancelPermit<'_>> {
+        let counted = self.count(key, peer.source())?;
+        let now = Instant::now();
+        let of_the_source = self.sources.lock().get(&counted.source)?.fan_outs.next_turn(now, deadline)?;
+        sleep_until(of_the_source).await;
+        sleep_until(self.fan_outs.next_turn(Instant::now(), deadline)?).await;
+        self.permit(counted, deadline).await
+    }
+
+    async fn permit<'a>(&'a self, counted: Counted<'a>, deadline: Instant) -> Option<CancelPermit<'a>> {
+        let turn = self.keys.lock().get(&counted.key)?.turn.clone();
+        let turn = timeout_at(deadline, turn.lock_owned()).await.ok()?;
+        let under_way = timeout_at(deadline, self.under_way.acquire()).await.ok()?.ok()?;
+        Some(CancelPermit { _under_way: under_way, _turn: turn, _counted: counted })
+    }
+
+    fn count(&self, key: &CancelKey, source: Option<IpAddr>) -> Option<Counted<'_>> {
+        let mut sources = self.sources.lock();
+        let now = Instant::now();
+        if sources.len() >= SOURCES_MAX && !sources.contains_key(&source) {
+            forget_one(&mut sources);
+        }
+        let of_the_source = sources.entry(source).or_insert_with(|| Source::new(now));
+        let mut keys = self.keys.lock();
+        let of_the_key = keys.get(key).map_or(0, |key| key.requests);
+        if of_the_source.requests >= OF_A_SOURCE_MAX || of_the_key >= OF_A_KEY_MAX {
+            return None;
+        }
+        of_the_source.requests += 1;
+        of_the_source.used_at = now;
+        keys.entry(key.clone()).or_default().requests += 1;
+        Some(Counted { limits: self, key: key.clone(), source })
+    }
+}
+
+impl Source {
+    fn new(now: Instant) -> Source {
+        let rate = FAN_OUTS_PER_SECOND / SHARE_OF_A_SOURCE;
+        let fan_outs = RateLimiter::new(Duration::from_secs(1) / rate, FAN_OUT_BURST / SHARE_OF_A_SOURCE);
+        Source { requests: 0, fan_outs, used_at: now }
+    }
+}
+
+/// Forgets the source that has been quiet for longest, if one has nothing under way.
+fn forget_one(sources: &mut HashMap<Option<IpAddr>, Source>) {
+    let quiet = sources.iter().filter(|(_, source)| source.requests == 0);
+    let quietest = quiet.min_by_key(|(_, source)| source.used_at).map(|(source, _)| *source);
+    if let Some(source) = quietest {
+        sources.remove(&source);
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some(source) = self.limits.sources.lock().get_mut(&self.source) {
+            source.requests -= 1;
+        }
+        let mut keys = self.limits.keys.lock();
+        if let Some(key) = keys.get_mut(&self.key) {
+            key.requests -= 1;
+            if key.requests == 0 {
+                keys.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::net::SocketAddr;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use pgwire::messages::startup::SecretKey;
+
+    use super::*;
+
+    fn key(pid: i32) -> CancelKey {
+        CancelKey::new(pid, &SecretKey::I32(9))
+    }
+
+    fn peer(last: u8) -> Peer {
+        SocketAddr::from(([192, 0, 2, last], 5000)).into()
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    fn is_ready<T>(future: impl Future<Output = T>) -> bool {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_for_a_key_is_under_way_one_waits_and_more_are_dropped() {
+        let limits = CancelLimits::default();
+        let first = limits.delivery(&key(1), peer(1), soon()).await.expect("the first");
+        let same = key(1);
+        let mut second = pin!(limits.delivery(&same, peer(2), soon()));
+        assert!(!is_ready(second.as_mut()), "it waits for the first");
+        assert!(limits.delivery(&key(1), peer(3), soon()).await.is_none(), "a third would do nothing more");
+        let other = limits.delivery(&key(2), peer(1), soon()).await;
+        assert!(other.is_some(), "another key does not wait");
+        drop(first);
+        assert!(second.await.is_some());
+        drop(other);
+        assert!(limits.keys.lock().is_empty(), "nothing is kept of those that are done");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_makes_up_keys_leaves_turns_for_the_others() {
+        let limits = CancelLimits::default();
+        let made_up: Vec<_> = (0..1000).map(key).collect();
+        let mut of_the_flood = Vec::new();
+        for key in &made_up {
+            let mut request = Box::pin(limits.fan_out(key, peer(1), soon()));
+            if !is_ready(request.as_mut()) {
+                of_the_flood.push(request);
+            }
+        }
+        assert!(of_the_flood.len() <= OF_A_SOURCE_MAX);
+        let started = Instant::now();
+        for pid in 2000..2012 {
+            assert!(limits.fan_out(&key(pid), peer(2), soon()).await.is_some());
+        }
+        assert!(started.elapsed() < Duration::from_millis(500), "twelve within {:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sources_that_are_remembered_have_a_bound() {
+        let limits = CancelLimits::default();
+        for number in 0..5000_u32 {
+            let from: Peer = SocketAddr::from((std::net::Ipv4Addr::from_bits(number), 1)).into();
+            assert!(limits.delivery(&key(1), from, soon()).await.is_some());
+        }
+        assert!(limits.sources.lock().len() <= SOURCES_MAX);
+    }
+}
