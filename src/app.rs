@@ -1,4 +1,4 @@
-//! The running program: built from a configuration, run until told to stop, drained.
+//! The running program: starts from a configuration, runs until it is stopped, and drains.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,31 +33,31 @@ use crate::routing::Rule;
 use crate::telemetry::MetricRegistry;
 use crate::tls::TlsError;
 
-/// After sessions were ordered to end, how long they get to tell their clients.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long sessions have to send their clients the final error message after the order to stop.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Why the program could not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// A port, or a socket's file, could not be opened.
+    /// pgvane cannot listen on an address or a socket file.
     Bind {
-        /// Whose.
+        /// The listener, or `[admin]`.
         owner: String,
-        /// Which.
+        /// The address.
         address: Bind,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
-    /// A cluster's certificates could not be read.
+    /// A cluster's certificates could not be loaded.
     Check(CheckerError),
-    /// A listener's certificates could not be read.
+    /// A listener's certificates could not be loaded.
     Tls {
-        /// Whose.
+        /// The listener's name.
         listener: String,
-        /// Why.
+        /// The cause.
         error: TlsError,
     },
-    /// The threads for sessions could not be started.
+    /// The session threads could not be started.
     Threads(io::Error),
 }
 
@@ -67,14 +67,14 @@ impl fmt::Display for StartError {
             StartError::Bind { owner, address, error } => write!(f, "{owner} cannot listen on {address}: {error}"),
             StartError::Check(error) => write!(f, "{error}"),
             StartError::Tls { listener, error } => write!(f, "listener \"{listener}\": {error}"),
-            StartError::Threads(error) => write!(f, "cannot start the threads for sessions: {error}"),
+            StartError::Threads(error) => write!(f, "cannot start the session threads: {error}"),
         }
     }
 }
 
 impl std::error::Error for StartError {}
 
-/// A program whose ports are open and which serves nobody yet.
+/// The program with its ports open; it accepts no connections yet.
 pub struct App {
     config: Arc<Config>,
     monitors: Vec<Monitor>,
@@ -89,15 +89,15 @@ pub struct App {
 }
 
 impl App {
-    /// Opens all ports. Needs a tokio runtime around it.
+    /// Opens all ports. Must be called in a tokio runtime.
     pub async fn build(config: Config) -> Result<App, StartError> {
         let metrics = MetricRegistry::with_build_info();
-        let (of_clusters, of_listeners) = (ProbeMetrics::new(&metrics), ProxyMetrics::new(&metrics));
+        let (probe_metrics, proxy_metrics) = (ProbeMetrics::new(&metrics), ProxyMetrics::new(&metrics));
         let mut monitors = Vec::new();
         let mut clusters = Vec::new();
         for cluster in &config.clusters {
             let (monitor, view) =
-                Monitor::new(cluster, of_clusters.cluster(&cluster.name)).map_err(StartError::Check)?;
+                Monitor::new(cluster, probe_metrics.cluster(&cluster.name)).map_err(StartError::Check)?;
             monitors.push(monitor);
             clusters.push(view);
         }
@@ -106,8 +106,8 @@ impl App {
         let (mut listeners, mut encryptions) = (Vec::new(), Vec::new());
         for (index, settings) in config.listeners.iter().enumerate() {
             let view = clusters[settings.cluster.0].clone();
-            let counters = of_listeners.listener(&settings.name);
-            let encryption = Encryption::new(settings, &of_listeners)
+            let counters = proxy_metrics.listener(&settings.name);
+            let encryption = Encryption::new(settings, &proxy_metrics)
                 .map_err(|error| StartError::Tls { listener: settings.name.clone(), error })?;
             let encryption = Arc::new(encryption);
             encryptions.push(Arc::clone(&encryption));
@@ -151,11 +151,11 @@ impl App {
         })
     }
 
-    /// Serves until `stop` comes true, then drains: no new sessions, running ones may end by themselves for
-    /// `drain_timeout`. A second change of `stop` ends the wait. Certificates are read again when `reread` changes.
+    /// Runs until `stop` becomes true, then drains: accepts no new sessions, and waits up to `drain_timeout` for the
+    /// running ones to end. A second change of `stop` ends the wait. Certificates are loaded again when `reread` changes.
     ///
-    /// Errors: a background task ended, which none does by itself. pgvane then knows nothing new of its nodes, or serves no
-    /// stats page; it ends its sessions and stops, so that the service manager starts it again.
+    /// Errors: a background task ended; in normal operation none does. Without it pgvane would not check its nodes or not
+    /// serve its stats page, so it ends its sessions and stops, and the service manager starts it again.
     pub async fn run(self, mut stop: watch::Receiver<bool>, reread: watch::Receiver<()>) -> Result<(), TaskEnded> {
         let mut background = Background::default();
         let rules: Arc<[Rule]> = self.config.listeners.iter().map(|listener| listener.rule.clone()).collect();
@@ -178,7 +178,7 @@ impl App {
         }
         let registry = Arc::clone(&self.registry);
         background.spawn("search for dead peers", async move { registry.sweep().await });
-        background.spawn("certificate reloading", tls::keep_in_step(self.encryptions, reread));
+        background.spawn("certificate reloading", tls::reload_changed(self.encryptions, reread));
         for monitor in self.monitors {
             background.spawn("monitor", monitor.run());
         }
@@ -218,14 +218,14 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket)
 }
 
-/// A background task ended, by a panic or otherwise: a defect of pgvane.
+/// A background task ended, by a panic or by returning: a defect of pgvane.
 #[derive(Debug, Error)]
 #[error("the background task \"{task}\" ended; this is a defect of pgvane")]
 pub struct TaskEnded {
     task: &'static str,
 }
 
-/// Tasks that run as long as the program, each with its name.
+/// The tasks that run as long as the program, with their names.
 #[derive(Default)]
 struct Background {
     tasks: JoinSet<()>,
@@ -254,7 +254,7 @@ impl Background {
     }
 }
 
-/// Orders away the sessions that each new picture leaves in the wrong place.
+/// After each new topology, sends orders to the sessions that are on the wrong node.
 async fn apply_every_topology(index: ClusterIndex, view: ClusterHandle, registry: Arc<Registry>, rules: Arc<[Rule]>) {
     loop {
         let topology = view.topology_full();
@@ -272,13 +272,13 @@ async fn drain(sessions: &TaskTracker, registry: &Registry, drain_timeout: Durat
     stop.mark_unchanged();
     tokio::select! {
         _ = timeout_at(Instant::now() + drain_timeout, sessions.wait()) => {}
-        _ = stop.changed() => info!("told again to stop: not waiting any longer"),
+        _ = stop.changed() => info!("received a second stop signal: ending the drain now"),
     }
     let left = registry.sessions();
     if left > 0 {
-        warn!(sessions = left, "ending the sessions that are left");
+        warn!(sessions = left, "ending the remaining sessions");
         registry.stop();
-        let _ = timeout_at(Instant::now() + LAST_WORDS, sessions.wait()).await;
+        let _ = timeout_at(Instant::now() + STOP_GRACE, sessions.wait()).await;
     }
     info!("stopped");
 }

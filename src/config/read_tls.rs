@@ -366,7 +366,7 @@ mod tests {
             faults(&format!("[listener.tls]\nmode = \"terminate\"\n{files}{more}"))
         };
         let mismatched = of(&cert_file, &other, "");
-        let told = "test.toml:9: listener.tls.cert_file: the key is not that of the certificate";
+        let told = "test.toml:9: listener.tls.cert_file: the private key does not match the certificate";
         assert!(mismatched.contains(told), "{mismatched}");
         let keyless = of(&cert_file, &cert_file, "");
         assert!(keyless.contains("test.toml:9: listener.tls.cert_file: no private key in"), "{keyless}");

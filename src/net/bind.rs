@@ -1,54 +1,53 @@
-//! Where a listener listens: an address of TCP, or the file of a Unix socket.
+//! Where a listener listens: a TCP address, or the file of a Unix socket.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// What `bind` begins with where it names a file.
+/// The prefix of `bind` for a Unix socket.
 const UNIX_PREFIX: &str = "unix:";
 
-/// `sun_path` has 108 bytes (`unix(7)`), a terminating zero among them; and a new socket is made beside the old one,
-/// under a name that is longer by a process id.
+/// `sun_path` has 108 bytes (`unix(7)`), including a terminating zero; a new socket is created next to the old one, under
+/// a name that is longer by a process id.
 const PATH_LENGTH_MAX: usize = 96;
 
 /// Where a listener listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Bind {
-    /// An address of TCP.
+    /// A TCP address.
     Tcp(SocketAddr),
-    /// A file.
+    /// A Unix socket.
     Unix(UnixBind),
 }
 
-/// The file of a Unix socket, and whose it shall be.
+/// The file of a Unix socket, with its permissions and owner.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UnixBind {
-    /// Where it is. libpq looks for `.s.PGSQL.PORT` in the directory that it is given as the host.
+    /// Its path. libpq connects to `.s.PGSQL.PORT` in the directory that is given as the host.
     pub path: PathBuf,
-    /// Its permissions. Whoever may write to it may connect.
+    /// Its permissions. Users that may write to it can connect.
     pub mode: u32,
-    /// The user that it shall belong to; whoever runs pgvane if `None`.
+    /// The user that owns it; the user of the pgvane process if `None`.
     pub owner: Option<u32>,
-    /// The group that it shall belong to; that of whoever runs pgvane if `None`.
+    /// The group that owns it; the group of the pgvane process if `None`.
     pub group: Option<u32>,
 }
 
 impl Bind {
-    /// Reads `IP:PORT`, `*:PORT` for all addresses of both families, or `unix:/PATH`. The error is a hint on how to
-    /// write it.
+    /// Parses `IP:PORT`, `*:PORT` for all IPv4 and IPv6 addresses, or `unix:/PATH`. The error says how to write it.
     pub fn parse(text: &str) -> Result<Bind, String> {
         if let Some(path) = text.strip_prefix(UNIX_PREFIX) {
             return UnixBind::parse(path).map(Bind::Unix);
         }
-        let spelled_out = text.strip_prefix('*').map(|port| format!("[::]{port}"));
-        spelled_out.as_deref().unwrap_or(text).parse().map(Bind::Tcp).map_err(|_| {
+        let all_addresses = text.strip_prefix('*').map(|port| format!("[::]{port}"));
+        all_addresses.as_deref().unwrap_or(text).parse().map(Bind::Tcp).map_err(|_| {
             "write IP:PORT, for example \"0.0.0.0:6432\", \"[::]:6432\" or \"*:6432\", or \
              \"unix:/run/pgvane/.s.PGSQL.6432\""
                 .to_owned()
         })
     }
 
-    /// The file, if it is one.
+    /// The Unix socket, if it is one.
     pub fn unix(&self) -> Option<&UnixBind> {
         match self {
             Bind::Tcp(_) => None,
@@ -58,16 +57,16 @@ impl Bind {
 }
 
 impl UnixBind {
-    /// What PostgreSQL and PgBouncer give to their sockets: everybody on this host may connect.
+    /// The default of PostgreSQL and PgBouncer: every user of this host can connect.
     pub const MODE_DEFAULT: u32 = 0o777;
 
     fn parse(path: &str) -> Result<UnixBind, String> {
         let path = Path::new(path);
         if !path.is_absolute() || path.file_name().is_none() {
-            return Err("give the whole path, for example \"unix:/run/pgvane/.s.PGSQL.6432\"".to_owned());
+            return Err("write an absolute path, for example \"unix:/run/pgvane/.s.PGSQL.6432\"".to_owned());
         }
         if path.as_os_str().len() > PATH_LENGTH_MAX {
-            return Err(format!("the path of a socket may have {PATH_LENGTH_MAX} bytes; choose a shorter one"));
+            return Err(format!("the path of a socket can have at most {PATH_LENGTH_MAX} bytes"));
         }
         Ok(UnixBind { path: path.to_owned(), mode: UnixBind::MODE_DEFAULT, owner: None, group: None })
     }
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_listen_on_is_refused() {
+    fn an_invalid_address_is_refused() {
         let long = format!("unix:/{}", "x".repeat(PATH_LENGTH_MAX));
         for text in ["6432", "localhost:6432", "unix:run/pgvane", "unix:", "unix:/", "unix:/run/..", &long] {
             assert!(Bind::parse(text).is_err(), "{text}");

@@ -1,4 +1,4 @@
-//! An encrypted connection whose end is that of the connection below it, and which is never left without a farewell.
+//! A connection with TLS. Its end is the end of the socket, and the drop sends `close_notify`.
 
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -13,25 +13,25 @@ use tokio_rustls::TlsStream;
 
 use super::Socket;
 
-/// A socket with TLS around it, to a client or a server.
+/// A TLS connection to a client or a server.
 ///
-/// Dropping it sends TLS's farewell (`close_notify`) as far as that can be done without waiting: PostgreSQL's log and
-/// libpq's users would else hear of an unexpected end of file.
+/// The drop sends `close_notify` without waiting: else PostgreSQL would log, and libpq would report, an unexpected end of
+/// file.
 #[derive(Debug)]
-pub struct Encrypted(Box<TlsStream<Socket>>); // boxed, because rustls' state is some kilobytes
+pub struct Encrypted(Box<TlsStream<Socket>>); // boxed: rustls' state is some kilobytes
 
 impl Encrypted {
-    /// What carries it.
+    /// The socket below TLS.
     pub fn socket(&self) -> &Socket {
         self.0.get_ref().0
     }
 
-    /// The other side's certificate, if it has shown one.
+    /// The other side's certificate, if it has sent one.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.session().peer_certificates()?.first()
     }
 
-    /// The protocol that was agreed on within TLS (ALPN).
+    /// The negotiated application protocol (ALPN).
     pub fn application_protocol(&self) -> Option<&[u8]> {
         self.session().alpn_protocol()
     }
@@ -53,7 +53,7 @@ impl Encrypted {
 
     /// See [`super::Stream::write_last`].
     pub(super) fn write_last(&mut self, bytes: &[u8]) {
-        // into rustls' own buffer; if that is full, what does not go out now never will
+        // into rustls' buffer; bytes that do not fit are never sent
         let _ = match &mut *self.0 {
             TlsStream::Client(stream) => stream.get_mut().1.writer().write_all(bytes),
             TlsStream::Server(stream) => stream.get_mut().1.writer().write_all(bytes),
@@ -66,18 +66,18 @@ impl Drop for Encrypted {
         match &mut *self.0 {
             TlsStream::Client(stream) => {
                 let (socket, session) = stream.get_mut();
-                say_farewell(socket, session);
+                send_close_notify(socket, session);
             }
             TlsStream::Server(stream) => {
                 let (socket, session) = stream.get_mut();
-                say_farewell(socket, session);
+                send_close_notify(socket, session);
             }
         }
     }
 }
 
-/// Says nothing if it has been said, or if the session has failed.
-fn say_farewell<Data>(socket: &Socket, session: &mut ConnectionCommon<Data>) {
+/// Sends nothing if `close_notify` was sent already, or if the TLS session has failed.
+fn send_close_notify<Data>(socket: &Socket, session: &mut ConnectionCommon<Data>) {
     session.send_close_notify();
     let socket = SockRef::from(socket);
     while session.wants_write() && session.write_tls(&mut &*socket).is_ok_and(|written| written > 0) {}
@@ -90,8 +90,8 @@ impl From<TlsStream<Socket>> for Encrypted {
 }
 
 impl AsyncRead for Encrypted {
-    /// An end without TLS's farewell is an end all the same, as it is of a connection in clear: what has come is whole
-    /// or not by PostgreSQL's own lengths, so nobody can gain by cutting it short.
+    /// An end without `close_notify` is a normal end, as on a plaintext connection: PostgreSQL's messages have lengths, so
+    /// an attacker gains nothing by cutting the stream short.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0).poll_read(cx, into).map(|read| match read {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),

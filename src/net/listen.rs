@@ -1,4 +1,4 @@
-//! A socket that listens, by TCP or on a file.
+//! Listening sockets: TCP and Unix.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,32 +11,32 @@ use super::dial::TcpOptions;
 use super::unix_listener::{self, SocketFile};
 use super::{Bind, Peer, Socket};
 
-/// Connections that the kernel keeps ready for us; bounded further by `net.core.somaxconn`.
+/// The accept queue's length; the kernel also limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A socket that listens and that no runtime watches yet.
+/// A listening socket that is not registered with a runtime yet.
 #[derive(Debug)]
 pub enum BoundListener {
-    /// By TCP.
+    /// TCP.
     Tcp(std::net::TcpListener),
-    /// On a file.
+    /// A Unix socket, with its file.
     Unix(unix::net::UnixListener, SocketFile),
 }
 
-/// A socket that listens. Dropping it closes it, and removes the file if it has one.
+/// A listening socket. The drop closes it, and removes its file if it has one.
 #[derive(Debug)]
 pub enum Listener {
-    /// By TCP.
+    /// TCP.
     Tcp(TcpListener),
-    /// On a file.
+    /// A Unix socket, with its file.
     Unix(UnixListener, SocketFile),
 }
 
 impl BoundListener {
-    /// Listens; by TCP with so many sockets, one for each thread that accepts, among which the kernel spreads new
-    /// connections (`SO_REUSEPORT`). What is accepted by TCP has these options.
+    /// Listens. For TCP it opens `sockets` sockets, one for each thread that accepts; the kernel distributes new
+    /// connections among them (`SO_REUSEPORT`). Accepted TCP connections have the `options`.
     ///
-    /// Errors: as from the kernel; the port may be taken, or need privileges; see also [`unix_listener::listen`].
+    /// Errors: those of the kernel: the port is in use or needs privileges; see also [`unix_listener::listen`].
     pub fn open(bind: &Bind, options: TcpOptions, sockets: usize) -> io::Result<Vec<BoundListener>> {
         let address = match bind {
             Bind::Tcp(address) => *address,
@@ -45,13 +45,13 @@ impl BoundListener {
                 return Ok(vec![BoundListener::Unix(listener, file)]);
             }
         };
-        // the first shares its port only once it listens there: that another program does is an error, and stays one for
-        // programs that come later, or at the same moment, and do the same
+        // the first socket shares its port only after it listens: so a second program that listens on the port gets an
+        // error, whether it starts before, at the same moment or later
         let first = tcp_socket(address, options)?;
         first.bind(&address.into())?;
         first.listen(BACKLOG)?;
         first.set_reuse_port(true)?;
-        let chosen = first.local_addr()?; // where the kernel was to choose
+        let chosen = first.local_addr()?; // with port 0 the kernel has chosen it
         let mut all = vec![first];
         for _ in 1..sockets {
             let next = tcp_socket(address, options)?;
@@ -63,7 +63,7 @@ impl BoundListener {
         Ok(all.into_iter().map(|socket| BoundListener::Tcp(socket.into())).collect())
     }
 
-    /// Has the present runtime watch it. Errors: the kernel watches no more descriptors.
+    /// Registers it with the current runtime. Errors: the kernel accepts no more descriptors in epoll.
     pub fn watch(self) -> io::Result<Listener> {
         match self {
             BoundListener::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
@@ -86,7 +86,7 @@ fn tcp_socket(address: SocketAddr, options: TcpOptions) -> io::Result<NewSocket>
 }
 
 impl Listener {
-    /// Waits for a connection. Cancel safe. Errors: the process has no descriptors left, or the connection is gone.
+    /// Waits for a connection. Cancel safe. Errors: the process has no file descriptors left, or the connection was reset.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match self {
             Listener::Tcp(listener) => {
@@ -119,9 +119,9 @@ mod tests {
         listener.local_addr().expect("is bound")
     }
 
-    /// Between taking a port and listening there others may take it too: whoever listens first has it.
+    /// Between bind and listen another program can bind the port too: the first that listens gets it.
     #[test]
-    fn a_port_is_not_shared_with_who_comes_at_the_same_moment() {
+    fn a_port_is_not_shared_with_a_program_that_starts_at_the_same_moment() {
         let other = tcp_socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), OPTIONS).expect("a socket");
         other.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
         let address = other.local_addr().expect("is bound").as_socket().expect("of TCP");
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn several_sockets_share_a_port_that_nobody_else_gets() {
+    fn several_sockets_share_a_port_that_no_other_program_gets() {
         let bind = |port| Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let bound = BoundListener::open(&bind(0), OPTIONS, 3).expect("a port");
         let address = port(&bound);

@@ -1,5 +1,4 @@
-//! Connections as the rest of pgvane sees them: a [`Socket`] of either family, and a [`Stream`] that is one in clear or
-//! one with TLS around it.
+//! Connections for the rest of pgvane: a [`Socket`] is TCP or Unix, a [`Stream`] is a plaintext socket or one with TLS.
 
 mod bind;
 pub mod descriptors;

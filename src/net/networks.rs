@@ -1,4 +1,4 @@
-//! Whom something is meant for: networks, and whoever comes by a Unix socket.
+//! A list of networks, for allow-lists; it can include clients on Unix sockets.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,10 +7,10 @@ use ipnet::IpNet;
 
 use super::Peer;
 
-/// The word for clients that come by a Unix socket.
+/// The entry for clients on Unix sockets.
 const UNIX: &str = "unix";
 
-/// Networks in CIDR notation; with `unix`, those who come by a Unix socket too.
+/// Networks in CIDR notation; `unix` adds clients on Unix sockets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Networks {
     networks: Vec<IpNet>,
@@ -18,38 +18,38 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Reads `10.0.0.0/8`, `192.0.2.7`, `2001:db8::/32`, `unix`.
+    /// Parses `10.0.0.0/8`, `192.0.2.7`, `2001:db8::/32`, `unix`.
     ///
-    /// Errors: the texts that are none of these.
+    /// Errors: the texts that cannot be parsed.
     pub fn parse(texts: &[String]) -> Result<Networks, Vec<String>> {
-        let mut found = Networks::default();
-        let mut strange = Vec::new();
+        let mut parsed = Networks::default();
+        let mut invalid = Vec::new();
         for text in texts {
             match network(text) {
-                Some(network) => found.networks.push(network),
-                None if text == UNIX => found.unix = true,
-                None => strange.push(text.clone()),
+                Some(network) => parsed.networks.push(network),
+                None if text == UNIX => parsed.unix = true,
+                None => invalid.push(text.clone()),
             }
         }
-        if strange.is_empty() { Ok(found) } else { Err(strange) }
+        if invalid.is_empty() { Ok(parsed) } else { Err(invalid) }
     }
 
-    /// Whether there is nobody in it.
+    /// Whether it has no entries.
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty() && !self.unix
     }
 
-    /// Whether it has networks, those who come by a Unix socket aside.
+    /// Whether it has networks; `unix` does not count.
     pub fn has_networks(&self) -> bool {
         !self.networks.is_empty()
     }
 
-    /// Whether it has those who come by a Unix socket.
+    /// Whether it includes clients on Unix sockets.
     pub fn has_unix(&self) -> bool {
         self.unix
     }
 
-    /// Whether `peer` is in it.
+    /// Whether it includes `peer`.
     pub fn contain(&self, peer: Peer) -> bool {
         match peer.ip() {
             Some(ip) => self.networks.iter().any(|network| network.contains(&ip)),
@@ -66,7 +66,7 @@ impl fmt::Display for Networks {
     }
 }
 
-/// A network, or a single address as one.
+/// Parses a network, or a single address as a network of one.
 pub(crate) fn network(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_named() {
+    fn invalid_networks_are_reported() {
         assert_eq!(parse(&["10.0.0.0/33", "unix", "everybody"]), Err(vec!["10.0.0.0/33".into(), "everybody".into()]));
     }
 }

@@ -1,4 +1,4 @@
-//! Whom a connection comes from.
+//! The other side of an accepted connection.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -6,17 +6,17 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 /// The bits of an IPv6 address that name the network. A network is one client: its machines choose the other bits.
 const IPV6_NETWORK: u128 = !(u64::MAX as u128);
 
-/// Whom a connection comes from.
+/// The other side of an accepted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// An address of TCP. IPv4 is always written as such, on a socket for both families too.
+    /// A TCP address. IPv4 addresses are stored as IPv4, also on a socket for both families.
     Tcp(SocketAddr),
-    /// A process on this host, by a Unix socket.
+    /// A process on this host, on a Unix socket.
     Unix,
 }
 
 impl Peer {
-    /// The address, if there is one.
+    /// The IP address, if there is one.
     pub fn ip(self) -> Option<IpAddr> {
         match self {
             Peer::Tcp(address) => Some(address.ip()),
@@ -32,7 +32,7 @@ impl Peer {
         })
     }
 
-    /// The address without its port, in words.
+    /// The address without its port, as text; `unix` for a Unix socket.
     pub fn host(self) -> String {
         self.ip().map_or_else(|| self.to_string(), |ip| ip.to_string())
     }
@@ -42,7 +42,7 @@ impl From<SocketAddr> for Peer {
     fn from(address: SocketAddr) -> Peer {
         match address.ip().to_canonical() {
             IpAddr::V4(ip) => Peer::Tcp(SocketAddr::new(ip.into(), address.port())),
-            IpAddr::V6(_) => Peer::Tcp(address), // with its zone
+            IpAddr::V6(_) => Peer::Tcp(address), // keeps its zone
         }
     }
 }

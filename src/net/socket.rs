@@ -1,4 +1,4 @@
-//! A connected socket, TCP or Unix, that a runtime watches.
+//! A connected socket, TCP or Unix, registered with a runtime.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,24 +22,24 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// A connected socket.
 #[derive(Debug)]
 pub enum Socket {
-    /// Of TCP.
+    /// TCP.
     Tcp(TcpStream),
-    /// Of this host.
+    /// Unix.
     Unix(UnixStream),
 }
 
-/// A connected socket on its way to the runtime that shall watch it.
+/// A connected socket that is being moved to another runtime.
 #[derive(Debug)]
 pub enum Incoming {
-    /// It is there already.
+    /// Registered with the right runtime already.
     Watched(Socket),
-    /// Of TCP, watched by none.
+    /// TCP, not registered with a runtime.
     Tcp(std::net::TcpStream),
-    /// Of this host, watched by none.
+    /// Unix, not registered with a runtime.
     Unix(unix::UnixStream),
 }
 
-/// The same call on whichever it is.
+/// Makes the same call on both variants.
 macro_rules! either {
     ($socket:expr, $inner:ident => $call:expr) => {
         match $socket {
@@ -50,7 +50,7 @@ macro_rules! either {
 }
 
 impl Socket {
-    /// Takes it from its runtime, to be watched by another one.
+    /// Removes it from its runtime, so that another one can register it.
     pub fn unwatch(self) -> io::Result<Incoming> {
         match self {
             Socket::Tcp(stream) => stream.into_std().map(Incoming::Tcp),
@@ -58,24 +58,24 @@ impl Socket {
         }
     }
 
-    /// Waits until there may be something to read, the end of the stream included. A call that finds nothing then is no
-    /// error. Cancel safe.
+    /// Waits until there may be bytes to read or the end of the stream. A read after it can still return `WouldBlock`.
+    /// Cancel safe.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, inner => inner.poll_read_ready(cx))
     }
 
-    /// Waits until something may be written. Cancel safe.
+    /// Waits until there may be room to write. Cancel safe.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, inner => inner.poll_write_ready(cx))
     }
 
-    /// Tries `call`, a system call on this socket, and goes back to waiting if it says `WouldBlock`.
+    /// Makes `call`, a system call on this socket, and clears the readiness if it returns `WouldBlock`.
     pub fn try_io<T>(&self, interest: Interest, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         either!(self, inner => inner.try_io(interest, call))
     }
 
-    /// Waits until there is something to read, and copies its beginning without taking it. Zero at the end of the stream.
-    /// Cancel safe.
+    /// Waits until there are bytes to read, and copies the first ones without consuming them (`MSG_PEEK`). Returns zero at
+    /// the end of the stream. Cancel safe.
     pub async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         let peek = || {
             let (copied, _) = rustix::net::recv(self, &mut *into, RecvFlags::PEEK)?;
@@ -87,7 +87,7 @@ impl Socket {
         }
     }
 
-    /// Where the other side has connected to; `None` if it is no address of TCP.
+    /// The address that the other side has connected to; `None` on a Unix socket.
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Socket::Tcp(stream) => stream.local_addr().ok(),
@@ -95,8 +95,8 @@ impl Socket {
         }
     }
 
-    /// Sends what there is room for, without waiting, and tells how much. On a fresh connection there is room before
-    /// its runtime has heard of it.
+    /// Sends as many bytes as there is room for, without waiting, and returns their number. It does not need readiness
+    /// from the runtime, which a new connection does not have yet.
     pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         match rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
@@ -146,8 +146,8 @@ impl Socket {
 }
 
 impl Incoming {
-    /// Has the present runtime watch it; where one does already, that must be it. Errors: the kernel watches no more
-    /// descriptors.
+    /// Registers it with the current runtime; if it is registered already, that must be the current one. Errors: the
+    /// kernel accepts no more descriptors in epoll.
     pub fn watch(self) -> io::Result<Socket> {
         match self {
             Incoming::Watched(socket) => Ok(socket),

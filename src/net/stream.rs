@@ -1,4 +1,4 @@
-//! A connection, in clear or encrypted, that reads and writes alike.
+//! A connection, plaintext or encrypted, with the same reads and writes for both.
 
 use std::io;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use super::{Encrypted, Socket};
 /// A connection to a client or a server.
 #[derive(Debug)]
 pub enum Stream {
-    /// In clear.
+    /// Plaintext.
     Plain(Socket),
     /// Encrypted.
     Tls(Encrypted),
 }
 
-/// The same call on whichever it is.
+/// Makes the same call on both variants.
 macro_rules! either {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
@@ -29,7 +29,7 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// What carries it.
+    /// The socket below it.
     pub fn socket(&self) -> &Socket {
         match self {
             Stream::Plain(socket) => socket,
@@ -37,7 +37,7 @@ impl Stream {
         }
     }
 
-    /// The socket, if what is written to this connection is what the socket carries.
+    /// The socket, if the connection is plaintext.
     pub fn plain(&self) -> Option<&Socket> {
         match self {
             Stream::Plain(socket) => Some(socket),
@@ -50,7 +50,7 @@ impl Stream {
         matches!(self, Stream::Tls(_))
     }
 
-    /// Waits until the other side has closed, or has broken off. Never returns while there is something to be read.
+    /// Waits until the other side has closed or reset the connection. Does not return while there are bytes to read.
     /// Cancel safe.
     pub async fn closed(&mut self) {
         match self {
@@ -59,8 +59,7 @@ impl Stream {
         }
     }
 
-    /// Writes all of `bytes` and sees them on their way: TLS may keep back what the socket did not take at once. Not
-    /// cancel safe.
+    /// Writes all of `bytes` and flushes them: TLS may buffer what the socket did not accept at once. Not cancel safe.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let sent = match self {
             Stream::Plain(socket) => socket.send_now(bytes)?,
@@ -70,11 +69,11 @@ impl Stream {
         self.flush().await
     }
 
-    /// Writes `bytes` as far as that can be done without waiting. For destructors: everything before must have been
-    /// sent, and nothing can be written after.
+    /// Writes as many of `bytes` as possible without waiting. For use before the drop: all bytes before must have been
+    /// sent, and nothing can be written after it.
     pub fn write_last(&mut self, bytes: &[u8]) {
         match self {
-            // what does not go out now never will
+            // bytes that do not fit are never sent
             Stream::Plain(socket) => _ = socket.send_now(bytes),
             Stream::Tls(stream) => stream.write_last(bytes),
         }

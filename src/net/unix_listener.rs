@@ -1,4 +1,4 @@
-//! The file of a Unix socket: made so that only those who may connect can, and gone when pgvane is.
+//! Listens on a Unix socket: creates its file with the right permissions, and removes it when pgvane stops.
 
 use std::fs;
 use std::io;
@@ -11,26 +11,25 @@ use tracing::warn;
 
 use super::UnixBind;
 
-/// A file that is there because we listen on it. Dropping it removes it, unless somebody else has put another one in its
-/// place.
+/// The file of a socket that pgvane listens on. The drop removes it, unless another process has replaced it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     device_and_inode: (u64, u64),
 }
 
-/// Listens on a file. One that nobody answers on, left behind by a process that was killed, is removed first.
+/// Listens on a file. A stale socket, which a killed process has left, is removed first.
 ///
-/// Errors: somebody does answer, what is there is no socket, the directory is missing or not ours to write to, the file
-/// may not be given to the user or group that is asked for.
+/// Errors: another program listens on it, the file is not a socket, the directory is missing or not writable, or pgvane
+/// may not change the file's owner or group.
 pub fn listen(unix: &UnixBind, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale_socket(&unix.path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(&unix.path)?)?;
-    let made = fs::symlink_metadata(&unix.path)?;
-    let file = SocketFile { path: unix.path.clone(), device_and_inode: (made.dev(), made.ino()) };
-    // nobody can connect before we listen, whatever the permissions are until then
+    let created = fs::symlink_metadata(&unix.path)?;
+    let file = SocketFile { path: unix.path.clone(), device_and_inode: (created.dev(), created.ino()) };
+    // no client can connect before `listen`, so the permissions until then do not matter
     if unix.owner.is_some() || unix.group.is_some() {
         chown(&unix.path, unix.owner, unix.group)?;
     }
@@ -44,17 +43,17 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is not a socket"));
         }
         Ok(_) => {}
     }
-    let visitor = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    visitor.set_nonblocking(true)?; // whoever has no room for one more is alive, too
-    match visitor.connect(&SockAddr::unix(path)?) {
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?; // WouldBlock: the accept queue is full, so a program listens
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        Ok(()) | Err(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program answers there")),
+        Ok(()) | Err(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another program is listening on it")),
     }
 }
 
@@ -63,7 +62,7 @@ impl Drop for SocketFile {
         let is_ours =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.device_and_inode);
         if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "cannot remove the file of a socket");
+            warn!(path = %self.path.display(), %error, "cannot remove the socket file");
         }
     }
 }
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_with_its_permissions_and_removed() {
+    fn the_file_is_created_with_its_permissions_and_removed() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join(".s.PGSQL.6432");
         let (listener, file) = listen(&unix(path.clone(), 0o640), 5).expect("listens");
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_has_left_is_replaced_and_a_living_one_is_not_disturbed() {
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("socket");
         drop(UnixListener::bind(&path).expect("listens")); // std leaves the file there
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_is_a_sign_of_life() {
+    fn a_socket_with_a_full_accept_queue_is_live() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("socket");
         let (_listener, _file) = listen(&unix(path.clone(), 0o777), 0).expect("listens");
@@ -117,7 +116,7 @@ mod tests {
         let path = directory.path().join("precious");
         fs::write(&path, "data").expect("a writable directory");
         let error = listen(&unix(path.clone(), 0o777), 5).expect_err("is no socket");
-        assert!(error.to_string().contains("no socket"), "{error}");
+        assert!(error.to_string().contains("is not a socket"), "{error}");
         assert_eq!(fs::read(&path).expect("is there"), b"data");
     }
 

@@ -87,7 +87,7 @@ impl Connection {
         let context = Arc::clone(self.context());
         // who is not allowed is told so, and takes no place of those who are
         let is_refused =
-            context.settings.proxy_protocol.is_none() && !context.settings.access.lets_in_from(self.permit.peer);
+            context.settings.proxy_protocol.is_none() && !context.settings.access.allows_peer(self.permit.peer);
         let (places, max) = match is_refused {
             true => (context.registry.refused(context.index), REFUSED_MAX),
             false => (
@@ -128,7 +128,7 @@ impl Connection {
             }
         };
         self.permit.peer = address.peer;
-        if !settings.access.lets_in_from(address.peer) {
+        if !settings.access.allows_peer(address.peer) {
             refusal.get_or_insert(End::AddressNotAllowed(address.peer.host()));
         }
         if refusal.is_some() {

@@ -1,4 +1,4 @@
-//! What is counted of each listener's connections.
+//! The metrics of each listener's connections.
 
 use jiff::Timestamp;
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
@@ -9,8 +9,8 @@ use super::end::{CancelOutcome, EndKind};
 use crate::telemetry::MetricRegistry;
 use crate::tls::Version;
 
-/// The metrics of all listeners. All series of a listener exist from the start, at zero, so that a rate never begins with
-/// a gap.
+/// The metrics of all listeners. All series of a listener exist from the start with the value zero, so that a rate has no
+/// gap at its beginning.
 #[derive(Debug)]
 pub struct ProxyMetrics {
     sessions: IntCounterVec,
@@ -29,17 +29,17 @@ pub struct ProxyMetrics {
 pub struct ListenerMetrics {
     /// Connections accepted.
     pub sessions: IntCounter,
-    /// Attempts on a node that failed without the client's seeing it.
+    /// Failed attempts to reach a node that were retried, so that the client did not see them.
     pub retries: IntCounter,
-    /// Logins at which the server said of its recovery what a newer check refuted.
+    /// Logins whose `in_hot_standby` was ignored because a newer check contradicts it.
     pub login_hints_ignored: IntCounter,
-    /// How long new connections were held before they got a node, for those that were.
+    /// How long held connections waited for a node.
     pub hold: Histogram,
     cancels: Vec<IntCounter>,
     ends: Vec<IntCounter>,
 }
 
-/// What a listener with certificates counts besides.
+/// The counters of a listener with certificates.
 #[derive(Debug, Clone)]
 pub struct TlsMetrics {
     listener: String,
@@ -49,7 +49,7 @@ pub struct TlsMetrics {
 }
 
 impl ProxyMetrics {
-    /// Adds them to `registry`.
+    /// Registers the metrics in `registry`.
     pub fn new(registry: &MetricRegistry) -> ProxyMetrics {
         let by_listener = ["listener"];
         ProxyMetrics {
@@ -61,12 +61,12 @@ impl ProxyMetrics {
             ),
             retries: registry.counter(
                 "pgvane_connect_retries_total",
-                "Attempts on a node that failed and were made good elsewhere or later, unseen by the client.",
+                "Failed attempts to reach a node that were retried transparently.",
                 &by_listener,
             ),
             login_hints_ignored: registry.counter(
                 "pgvane_login_hints_ignored_total",
-                "Logins at which in_hot_standby contradicted a newer check, as it does behind a pooler.",
+                "Logins whose in_hot_standby was ignored because a newer check contradicts it, as behind a pooler.",
                 &by_listener,
             ),
             cancels: registry.counter("pgvane_cancels_total", "Cancel requests, by outcome.", &["listener", "outcome"]),
@@ -77,23 +77,23 @@ impl ProxyMetrics {
             ),
             handshakes: registry.counter(
                 "pgvane_tls_handshakes_total",
-                "Clients with whom TLS was agreed on, by version.",
+                "TLS handshakes with clients, by version.",
                 &["listener", "version"],
             ),
             failed_reloads: registry.counter(
                 "pgvane_tls_reload_failures_total",
-                "How often changed certificates could not be used.",
+                "Changed certificate files that could not be loaded.",
                 &by_listener,
             ),
             expiry: registry.gauge(
                 "pgvane_tls_certificate_expiry_timestamp_seconds",
-                "Until when the certificate that clients are shown holds, in Unix time.",
+                "When the certificate that is sent to clients expires, in Unix time.",
                 &by_listener,
             ),
         }
     }
 
-    /// The counters of a listener, all of them present from now on.
+    /// The counters of a listener; their series exist from now on.
     pub fn listener(&self, name: &str) -> ListenerMetrics {
         ListenerMetrics {
             sessions: self.sessions.with_label_values(&[name]),
@@ -102,13 +102,13 @@ impl ProxyMetrics {
             hold: self.hold.with_label_values(&[name]),
             cancels: CancelOutcome::VARIANTS
                 .iter()
-                .map(|way| self.cancels.with_label_values(&[name, way.label()]))
+                .map(|outcome| self.cancels.with_label_values(&[name, outcome.label()]))
                 .collect(),
             ends: EndKind::VARIANTS.iter().map(|kind| self.ends.with_label_values(&[name, kind.label()])).collect(),
         }
     }
 
-    /// The counters of a listener with certificates, all of them present from now on.
+    /// The TLS counters of a listener; their series exist from now on.
     pub fn tls(&self, listener: &str) -> TlsMetrics {
         TlsMetrics {
             handshakes: Version::ALL.map(|version| self.handshakes.with_label_values(&[listener, version.label()])),
@@ -137,13 +137,13 @@ impl TlsMetrics {
         self.handshakes[version as usize].inc();
     }
 
-    /// Counts changed certificates that could not be used.
+    /// Counts changed certificate files that could not be loaded.
     pub fn count_failed_reload(&self) {
         self.failed_reloads.inc();
     }
 
-    /// Notes until when the certificate that clients are shown holds. Only where there is one is there a series.
-    pub fn expires(&self, at: Timestamp) {
+    /// Sets when the certificate that is sent to clients expires. The series exists only if there is a certificate.
+    pub fn set_expiry(&self, at: Timestamp) {
         self.expiry.with_label_values(&[&self.listener]).set(at.as_second() as f64);
     }
 }

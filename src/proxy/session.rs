@@ -81,7 +81,7 @@ pub struct Session {
     relay: Relay,
     guard: SessionGuard,
     /// The newest order that it has taken notice of.
-    obeyed: Option<SessionOrder>,
+    last_order: Option<SessionOrder>,
     /// When a drain ends it.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -103,7 +103,7 @@ impl Session {
     fn of(mut connection: Connection, client: Client, admitted: Admitted) -> Session {
         let Admitted { server, mut guard, ready } = admitted;
         if ready.framing.is_none() {
-            guard.turns_opaque();
+            guard.mark_opaque();
         }
         connection.node = Some(guard.node());
         let (client, for_server) = client.into_parts();
@@ -114,15 +114,15 @@ impl Session {
         }
         let mode = connection.context().settings.relay;
         let relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
-        Session { connection, relay, guard, obeyed: None, deadline: None }
+        Session { connection, relay, guard, last_order: None, deadline: None }
     }
 
     /// Leaves the server, and then tells the client why.
     async fn end(mut self, mut end: End) -> Option<Session> {
         let message = client_message(&end, &self.connection.context().settings.name);
-        let words = message.filter(|_| self.relay.can_speak()).map(|fatal| fatal.encode());
+        let words = message.filter(|_| self.relay.can_send_own_message()).map(|fatal| fatal.encode());
         if words.is_some() {
-            self.relay.leave_server();
+            self.relay.terminate_server();
         }
         drop(self.guard);
         match words {
@@ -145,11 +145,11 @@ impl Session {
             connection: Connection { permit: SessionPermit { context, .. }, .. },
             relay,
             guard,
-            obeyed,
+            last_order,
             deadline,
         } = self;
-        while let Poll::Ready(order) = guard.control().poll_order(cx, *obeyed) {
-            *obeyed = order;
+        while let Poll::Ready(order) = guard.control().poll_order(cx, *last_order) {
+            *last_order = order;
             relay.set_draining(order.is_some());
             match order {
                 Some(SessionOrder::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
@@ -168,7 +168,7 @@ impl Session {
             }
             return Poll::Ready(end);
         }
-        if let (Some(SessionOrder::Drain(cause)), Some(deadline)) = (&obeyed, deadline)
+        if let (Some(SessionOrder::Drain(cause)), Some(deadline)) = (&last_order, deadline)
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(End::DrainTimedOut(*cause));
@@ -194,7 +194,7 @@ impl Session {
         relay.poll(cx, guard.control().bytes(), on_error).map(|outcome| match outcome {
             Outcome::ClientClosed => End::ClientClosed,
             Outcome::ClientFailed(error) => End::ClientFailed(error),
-            Outcome::Drained => match *obeyed {
+            Outcome::Drained => match *last_order {
                 Some(SessionOrder::Drain(cause)) => End::Drained(cause),
                 Some(SessionOrder::Move) => End::Rebalanced,
                 _ => End::Lost,

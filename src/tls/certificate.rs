@@ -1,4 +1,4 @@
-//! What a certificate says of itself, and `tls-server-end-point` (RFC 5929, section 4): the hash of the server's
+//! A certificate's names and expiry, and `tls-server-end-point` (RFC 5929, section 4): the hash of the server's
 //! certificate that SCRAM-SHA-256-PLUS binds to.
 
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::net::Stream;
 
-/// A certificate, and what operators want to know of it.
+/// A certificate, with its names and its expiry.
 #[derive(Debug)]
 pub struct Certificate {
     der: CertificateDer<'static>,
@@ -24,45 +24,45 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a certificate. Errors: it is none.
+    /// Parses a certificate. Errors: it is not a certificate.
     pub(super) fn read(der: CertificateDer<'static>) -> Result<Certificate, String> {
-        let facts = decoded(&der).map_err(|error| error.to_string())?;
-        let expires = UNIX_EPOCH + facts.tbs_certificate().validity().not_after.to_unix_duration();
-        // "no well-defined date", 9999-12-31T23:59:59Z, is an hour or two beyond what jiff counts
+        let decoded = decode(&der).map_err(|error| error.to_string())?;
+        let expires = UNIX_EPOCH + decoded.tbs_certificate().validity().not_after.to_unix_duration();
+        // 9999-12-31T23:59:59Z, "no well-defined expiration date", is an hour or two after jiff's last timestamp
         let expires = Timestamp::try_from(expires).unwrap_or(Timestamp::MAX);
-        Ok(Certificate { der, names: names(&facts), expires })
+        Ok(Certificate { der, names: names(&decoded), expires })
     }
 
-    /// Whom it names: the alternative names, by which clients go, or else the common name.
+    /// The subject alternative names, which clients verify; the common name if there are none.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Until when it holds.
+    /// When it expires.
     pub fn expires(&self) -> Timestamp {
         self.expires
     }
 
-    /// Whether it is the one that the other side of this connection has shown: the one thing that lets a client's
-    /// channel binding reach through us.
+    /// Whether the server of this connection uses the same certificate. Only then can a client use channel binding
+    /// through pgvane.
     pub fn is_that_of(&self, server: &Stream) -> bool {
-        peer_certificate(server).is_some_and(|shown| *shown == self.der)
+        peer_certificate(server).is_some_and(|certificate| *certificate == self.der)
     }
 }
 
 /// From when and until when a certificate holds, in seconds of Unix time; `None` if it is no certificate.
 pub(super) fn validity(der: &[u8]) -> Option<(u64, u64)> {
-    let certificate = decoded(der).ok()?;
+    let certificate = decode(der).ok()?;
     let validity = certificate.tbs_certificate().validity();
     Some((validity.not_before.to_unix_duration().as_secs(), validity.not_after.to_unix_duration().as_secs()))
 }
 
-/// With the profile that does not insist on what webpki does not insist on either.
-fn decoded(der: &[u8]) -> der::Result<CertificateInner<Raw>> {
+/// Parses with the `Raw` profile: it skips checks that webpki does not make either.
+fn decode(der: &[u8]) -> der::Result<CertificateInner<Raw>> {
     CertificateInner::from_der(der)
 }
 
-/// Names of a kind or in a form that we do not know are left out.
+/// Leaves out names of unknown kind or form.
 fn names(certificate: &CertificateInner<Raw>) -> Vec<String> {
     let certificate = certificate.tbs_certificate();
     let alternative = certificate.get_extension::<SubjectAltName>().ok().flatten();
@@ -85,8 +85,8 @@ fn address(bytes: &[u8]) -> Option<String> {
     four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok().map(|address| address.to_string())
 }
 
-/// Signature algorithms that are bound with SHA-256: MD5 and SHA-1 too, says the RFC. Algorithms without a hash of their
-/// own name (RSA-PSS, Ed25519) have no binding: PostgreSQL's server knows none for them either before version 16.
+/// Signature algorithms whose binding uses SHA-256; by the RFC these include MD5 and SHA-1. Algorithms that do not name
+/// one hash (RSA-PSS, Ed25519) have no binding: PostgreSQL before version 16 has none for them either.
 const BOUND_WITH_SHA256: [ObjectIdentifier; 4] = [
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.4"), // md5WithRSAEncryption
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.5"), // sha1WithRSAEncryption
@@ -102,8 +102,8 @@ const BOUND_WITH_SHA512: [ObjectIdentifier; 2] = [
     ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4"),   // ecdsa-with-SHA512
 ];
 
-/// What SCRAM-SHA-256-PLUS binds to on a connection to a server; `None` in clear, or where the certificate's algorithm
-/// has no binding.
+/// What SCRAM-SHA-256-PLUS binds to on a connection to a server. `None` on a plaintext connection, or if the
+/// certificate's algorithm has no binding.
 pub fn binding_of(server: &Stream) -> Option<Vec<u8>> {
     server_end_point(peer_certificate(server)?)
 }
@@ -115,9 +115,9 @@ fn peer_certificate(stream: &Stream) -> Option<&CertificateDer<'static>> {
     }
 }
 
-/// The binding of a session whose server showed this certificate (DER); `None` where its algorithm has none.
+/// The binding of a connection whose server sent this certificate (DER). `None` if its algorithm has none.
 fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
-    let algorithm = decoded(certificate).ok()?.signature_algorithm().oid;
+    let algorithm = decode(certificate).ok()?.signature_algorithm().oid;
     let hash = if BOUND_WITH_SHA256.contains(&algorithm) {
         &SHA256
     } else if BOUND_WITH_SHA384.contains(&algorithm) {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_expiry_are_those_that_were_given() {
+    fn names_and_expiry_are_read() {
         let mut params = CertificateParams::new(["db.example.org".to_owned(), "10.0.0.1".to_owned()]).expect("names");
         params.subject_alt_names.push(SanType::IpAddress("2001:db8::1".parse().expect("an address")));
         params.not_after = rcgen::date_time_ymd(2061, 2, 3);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_that_of_the_signature() {
+    fn the_binding_uses_the_hash_of_the_signature() {
         let p256 = certificate(&rcgen::PKCS_ECDSA_P256_SHA256);
         assert_eq!(server_end_point(&p256), Some(digest(&SHA256, &p256).as_ref().to_vec()));
         let p384 = certificate(&rcgen::PKCS_ECDSA_P384_SHA384);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_binding() {
+    fn bytes_that_are_not_a_certificate_have_no_binding() {
         let whole = certificate(&rcgen::PKCS_ECDSA_P256_SHA256);
         for length in 0..whole.len() / 2 {
             assert_eq!(server_end_point(&whole[..length]), None);

@@ -1,9 +1,9 @@
-//! TLS on either side of a session, made of rustls.
+//! TLS with clients and with servers, by rustls.
 //!
-//! Towards servers: [`TlsSettings`] say what is wanted in libpq's words, [`ServerTls`] is that with its files read, and
-//! [`ServerTls::negotiate`] turns a fresh connection into a [`Stream`](crate::net::Stream). Towards clients:
-//! [`Terminate`] says what is wanted in PostgreSQL's words, [`Acceptor`] is that with its files read, and
-//! [`Acceptor::accept`] is the handshake. [`Reloading`] is either of the two, kept in step with its files.
+//! With servers: [`TlsSettings`] holds libpq's settings, [`ServerTls`] is the same with its files loaded, and
+//! [`ServerTls::negotiate`] turns a new connection into a [`Stream`](crate::net::Stream). With clients: [`Terminate`]
+//! holds PostgreSQL's settings, [`Acceptor`] is the same with its files loaded, and [`Acceptor::accept`] does the
+//! handshake. [`Reloading`] loads the files of either again when they change.
 //!
 //! Rules: <https://www.postgresql.org/docs/current/libpq-ssl.html>, <https://www.postgresql.org/docs/current/ssl-tcp.html>
 //! and <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL>.
@@ -25,20 +25,20 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use certificate::{Certificate, binding_of};
 pub use negotiate::NegotiationFailure;
-pub use reloading::{FromFiles, Look, Reloading};
+pub use reloading::{FileCheck, FromFiles, Reloading};
 pub use to_clients::{Acceptor, ClientTls, Terminate, VerifyClient, Version};
 pub use to_rest::{RestTrust, rest_client};
 pub use to_servers::{Negotiation, ServerTls, SslMode, TlsSettings};
 
-/// The name of PostgreSQL's protocol within TLS (ALPN), as IANA registers it; PostgreSQL knows it since version 17.
+/// PostgreSQL's protocol name for ALPN, as registered with IANA. PostgreSQL uses it since version 17.
 const APPLICATION_PROTOCOL: &[u8] = b"postgresql";
 
-/// PEM files with a certificate of ours (and those between it and its authority), and its private key.
+/// PEM files with pgvane's certificate (and its intermediate certificates) and its private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityFiles {
-    /// The certificate.
+    /// The certificate chain.
     pub cert_file: PathBuf,
-    /// The key.
+    /// The private key.
     pub key_file: PathBuf,
 }
 
@@ -57,52 +57,52 @@ impl IdentityFiles {
     }
 }
 
-/// Why there is no TLS to be had from these settings.
+/// Why TLS settings cannot be used.
 #[derive(Debug)]
 pub enum TlsError {
-    /// A file could not be read, or holds no PEM of the kind that was looked for.
+    /// A file could not be read, or holds no PEM item of the expected kind.
     Pem {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// What was looked for.
+        /// The expected kind.
         wanted: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         error: pem::Error,
     },
-    /// There is nothing to verify against.
+    /// The mode verifies certificates, and there is no CA file.
     NoCaFile,
-    /// A certificate or key is of no use to rustls.
+    /// rustls does not accept the certificate or its key.
     Unusable {
         /// The certificate's file.
         file: PathBuf,
-        /// What is wrong with it, or with its key.
+        /// The cause.
         error: rustls::Error,
     },
-    /// What is in the file is not a certificate, or none that can be understood.
-    Garbled {
+    /// The file's certificate cannot be parsed.
+    Unparseable {
         /// The certificate's file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         error: String,
     },
-    /// The authorities in the file are of no use.
+    /// The file's certificates cannot be used as CA certificates.
     BadAuthorities {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// What is wrong with them.
+        /// The cause.
         error: String,
     },
-    /// rustls cannot do what is asked of it.
+    /// rustls does not support the settings.
     Unsupported(rustls::Error),
 }
 
 impl TlsError {
-    /// The file that is to blame, if it is one.
+    /// The file that caused the error, if one did.
     pub fn file(&self) -> Option<&Path> {
         match self {
             TlsError::Pem { file, .. }
             | TlsError::Unusable { file, .. }
-            | TlsError::Garbled { file, .. }
+            | TlsError::Unparseable { file, .. }
             | TlsError::BadAuthorities { file, .. } => Some(file),
             TlsError::NoCaFile | TlsError::Unsupported(_) => None,
         }
@@ -113,18 +113,18 @@ impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TlsError::Pem { file, wanted, error } => write!(f, "no {wanted} in {}: {error}", file.display()),
-            TlsError::NoCaFile => f.write_str("verify-ca and verify-full need a CA file to verify against"),
+            TlsError::NoCaFile => f.write_str("sslmode verify-ca and verify-full need a CA file"),
             TlsError::Unusable { file, error: rustls::Error::InconsistentKeys(_) } => {
-                write!(f, "the key is not that of the certificate in {}", file.display())
+                write!(f, "the private key does not match the certificate in {}", file.display())
             }
             TlsError::Unusable { file, error } => {
                 write!(f, "the certificate in {} or its key cannot be used: {error}", file.display())
             }
-            TlsError::Garbled { file, error } => {
-                write!(f, "the certificate in {} cannot be understood: {error}", file.display())
+            TlsError::Unparseable { file, error } => {
+                write!(f, "cannot parse the certificate in {}: {error}", file.display())
             }
             TlsError::BadAuthorities { file, error } => {
-                write!(f, "the certificates in {} are not those of authorities: {error}", file.display())
+                write!(f, "the certificates in {} cannot be used as CA certificates: {error}", file.display())
             }
             TlsError::Unsupported(error) => write!(f, "{error}"),
         }
@@ -142,7 +142,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(list)
 }
 
-/// The certificates of a CA file, and authorities made of them by `build`.
+/// Reads the certificates of a CA file and passes them to `build`, as a root store and as a list.
 fn authorities<T, E: fmt::Display>(
     file: &Path,
     build: impl FnOnce(RootCertStore, Vec<CertificateDer<'static>>) -> Result<T, E>,

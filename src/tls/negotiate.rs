@@ -1,4 +1,4 @@
-//! From a fresh TCP connection to one that is encrypted, or known to be in clear.
+//! Negotiates TLS with a server on a new connection; the result is an encrypted or a plaintext connection.
 
 use std::fmt;
 use std::io;
@@ -15,20 +15,20 @@ use crate::net::{Encrypted, Socket, Stream};
 /// `SSLRequest`: length 8 and NEGOTIATE_SSL_CODE (src/include/libpq/pqcomm.h), 1234 and 5679.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// Why a connection could not be agreed on.
+/// Why the negotiation failed.
 #[derive(Debug)]
 pub enum NegotiationFailure {
-    /// The connection broke, or the server closed it.
+    /// The connection failed, or the server closed it.
     Io(io::Error),
-    /// The server has no TLS, and the mode asks for it.
+    /// The server does not support TLS, and the mode requires it.
     NotOffered,
-    /// The server answered with something else than yes or no: an error of its own, or it is no PostgreSQL.
-    Garbled(u8),
-    /// The handshake failed; most often because the certificate is not believed.
+    /// The server answered neither `S` nor `N`: it sent an error, or it is not PostgreSQL.
+    UnknownAnswer(u8),
+    /// The handshake failed; most often because the certificate could not be verified.
     Handshake(io::Error),
-    /// The server began TLS unasked, and did not say that it speaks PostgreSQL's protocol within.
+    /// The handshake without SSLRequest (`direct`) succeeded, and the server did not select PostgreSQL's protocol (ALPN).
     NotPostgres,
-    /// What was connected to has no name that a certificate could bear.
+    /// The host is not a name or an address that a certificate can contain.
     BadHostName(String),
 }
 
@@ -36,32 +36,31 @@ impl fmt::Display for NegotiationFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NegotiationFailure::Io(error) => write!(f, "{error}"),
-            NegotiationFailure::NotOffered => f.write_str("the server does not support TLS, which sslmode asks for"),
-            NegotiationFailure::Garbled(byte) => {
-                write!(f, "the server answered the request for TLS with \"{}\"", byte.escape_ascii())
+            NegotiationFailure::NotOffered => f.write_str("the server does not support TLS, which sslmode requires"),
+            NegotiationFailure::UnknownAnswer(byte) => {
+                write!(f, "the server answered SSLRequest with \"{}\", not with \"S\" or \"N\"", byte.escape_ascii())
             }
             NegotiationFailure::Handshake(error) => write!(f, "TLS: {error}"),
             NegotiationFailure::NotPostgres => f.write_str(
-                "TLS: the server did not name PostgreSQL's protocol (ALPN), as sslnegotiation = \"direct\" asks for",
+                "TLS: the server did not select \"postgresql\" (ALPN), which sslnegotiation = \"direct\" requires",
             ),
-            NegotiationFailure::BadHostName(host) => write!(f, "TLS: \"{host}\" is not a host name"),
+            NegotiationFailure::BadHostName(host) => write!(f, "TLS: \"{host}\" is not a valid host name"),
         }
     }
 }
 
 impl ServerTls {
-    /// Agrees with the server on `socket` whether to encrypt. `host` is the name or address that was connected to: the
-    /// one that `verify-full` looks for in the certificate.
+    /// Negotiates with the server on `socket` whether the connection is encrypted. `host` is the name or address of the
+    /// server: `verify-full` compares it with the certificate.
     ///
-    /// Bounded by nothing of its own. Cancel safe: dropped half-way, it leaves no line in PostgreSQL's log, unless it
-    /// was in the midst of the handshake.
+    /// Has no timeout. Cancel safe: if it is dropped, PostgreSQL logs nothing, unless the handshake had begun.
     ///
-    /// Errors: see [`NegotiationFailure`]. In mode `prefer` the caller may try again with [`ServerTls::in_clear`]
+    /// Errors: see [`NegotiationFailure`]. In mode `prefer` the caller may try again with [`ServerTls::plaintext`]
     /// after a failed handshake, as libpq does.
     pub async fn negotiate(&self, mut socket: Socket, host: &str) -> Result<Stream, NegotiationFailure> {
         let Some(config) = &self.client else { return Ok(Stream::Plain(socket)) };
-        let named = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(named).map_err(|_| NegotiationFailure::BadHostName(host.to_owned()))?;
+        let bare_host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(bare_host).map_err(|_| NegotiationFailure::BadHostName(host.to_owned()))?;
 
         if self.negotiation == Negotiation::Direct {
             let stream = handshake(config, name, socket).await?;
@@ -71,12 +70,12 @@ impl ServerTls {
             };
         }
         socket.write_all(&SSL_REQUEST).await.map_err(NegotiationFailure::Io)?;
-        // this byte and no more: what follows belongs to the handshake (CVE-2021-23222)
+        // exactly one byte is read: the bytes after it belong to the handshake (CVE-2021-23222)
         match socket.read_u8().await.map_err(NegotiationFailure::Io)? {
             b'S' => handshake(config, name, socket).await.map(Stream::from),
             b'N' if self.mode == SslMode::Prefer => Ok(Stream::Plain(socket)),
             b'N' => Err(NegotiationFailure::NotOffered),
-            other => Err(NegotiationFailure::Garbled(other)),
+            other => Err(NegotiationFailure::UnknownAnswer(other)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What has been read from files, and is read anew when they have changed.
+//! Loads a value from files, and loads it again when the files change.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,19 +10,19 @@ use parking_lot::Mutex;
 
 use super::TlsError;
 
-/// Something that is made of settings and of the files that these name.
+/// A value that is made from settings and from the files that the settings name.
 pub trait FromFiles: Sized {
-    /// What is wanted.
+    /// The settings.
     type Settings;
 
     /// Reads the files.
     fn read(settings: &Self::Settings) -> Result<Self, TlsError>;
 
-    /// Which files that are.
+    /// The files.
     fn files(settings: &Self::Settings) -> Vec<PathBuf>;
 }
 
-/// Something that was read from files, and can be read again while it is in use.
+/// A value that was loaded from files, and can be loaded again while it is in use.
 #[derive(Debug)]
 pub struct Reloading<T: FromFiles> {
     settings: T::Settings,
@@ -30,27 +30,28 @@ pub struct Reloading<T: FromFiles> {
     seen: Mutex<Seen>,
 }
 
-/// What a look at the files has come to.
+/// The result of a check of the files.
 #[derive(Debug)]
-pub enum Look {
-    /// They are those that are in use.
+pub enum FileCheck {
+    /// The files have not changed.
     Unchanged,
-    /// They have changed, and what is in them is in use from now on.
-    Renewed,
-    /// They have changed, and cannot be used: what was in use stays so. Said once for each change.
+    /// The files have changed, and the new value is in use.
+    Reloaded,
+    /// The files have changed and cannot be loaded; the previous value stays in use. Reported once for each change.
     Failed(TlsError),
 }
 
 /// The files' states at two moments.
 #[derive(Debug)]
 struct Seen {
-    /// When they were last read, in vain or not.
-    read: Vec<Option<State>>,
-    /// At the last look.
-    newest: Vec<Option<State>>,
+    /// At the last load, also if that failed.
+    loaded: Vec<Option<State>>,
+    /// At the last check.
+    checked: Vec<Option<State>>,
 }
 
-/// By what a file that was changed or replaced is known. Links are followed: a container's secrets are swapped by a link.
+/// What shows that a file was changed or replaced. Symbolic links are followed: Kubernetes replaces secrets by changing
+/// a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     device: u64,
@@ -61,43 +62,43 @@ struct State {
 }
 
 impl<T: FromFiles> Reloading<T> {
-    /// Reads the files for the first time. Errors: as [`FromFiles::read`] has them.
+    /// Loads the files for the first time. Errors: those of [`FromFiles::read`].
     pub fn new(settings: T::Settings) -> Result<Reloading<T>, TlsError> {
-        let before = states(&T::files(&settings)); // should they change meanwhile, they are read again
+        let before = states(&T::files(&settings)); // taken first: if the files change during the load, they load again
         let current = ArcSwap::from_pointee(T::read(&settings)?);
-        Ok(Reloading { settings, current, seen: Mutex::new(Seen { read: before.clone(), newest: before }) })
+        Ok(Reloading { settings, current, seen: Mutex::new(Seen { loaded: before.clone(), checked: before }) })
     }
 
-    /// What is in use now.
+    /// The value in use.
     pub fn load(&self) -> Arc<T> {
         self.current.load_full()
     }
 
-    /// Whether there are no files at all that could change.
-    pub fn is_settled(&self) -> bool {
+    /// Whether there are no files, so that the value never changes.
+    pub fn is_constant(&self) -> bool {
         T::files(&self.settings).is_empty()
     }
 
-    /// Reads the files anew if they have changed since they were last read and have rested since the look before: a
-    /// certificate and its key are written one after the other. With `at_once`, in any case.
+    /// Loads the files again if they have changed since the last load and have not changed since the last check: a
+    /// certificate and its key are written one after the other. With `at_once`, loads them in any case.
     ///
-    /// Blocks for as long as the files' disk takes.
-    pub fn look(&self, at_once: bool) -> Look {
+    /// Blocks while it reads the files.
+    pub fn check(&self, at_once: bool) -> FileCheck {
         let mut seen = self.seen.lock();
         let now = states(&T::files(&self.settings));
-        let rests = now == seen.newest;
-        seen.newest = now.clone();
-        let is_due = at_once || (rests && now != seen.read);
+        let is_stable = now == seen.checked;
+        seen.checked = now.clone();
+        let is_due = at_once || (is_stable && now != seen.loaded);
         if !is_due || now.is_empty() {
-            return Look::Unchanged;
+            return FileCheck::Unchanged;
         }
-        seen.read = now;
+        seen.loaded = now;
         match T::read(&self.settings) {
-            Ok(renewed) => {
-                self.current.store(Arc::new(renewed));
-                Look::Renewed
+            Ok(loaded) => {
+                self.current.store(Arc::new(loaded));
+                FileCheck::Reloaded
             }
-            Err(error) => Look::Failed(error),
+            Err(error) => FileCheck::Failed(error),
         }
     }
 }
@@ -107,12 +108,12 @@ fn states(files: &[PathBuf]) -> Vec<Option<State>> {
 }
 
 fn state(file: &Path) -> Option<State> {
-    let found = fs::metadata(file).ok()?;
+    let metadata = fs::metadata(file).ok()?;
     Some(State {
-        device: found.dev(),
-        inode: found.ino(),
-        length: found.len(),
-        modified: (found.mtime(), found.mtime_nsec()),
-        changed: (found.ctime(), found.ctime_nsec()),
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        length: metadata.len(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
     })
 }

@@ -1,4 +1,4 @@
-//! TLS towards clients: pgvane as the end of it, with a certificate of its own.
+//! TLS with clients: pgvane terminates it, with its own certificate.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -16,47 +16,47 @@ use tokio_rustls::TlsAcceptor;
 use super::{APPLICATION_PROTOCOL, Certificate, FromFiles, IdentityFiles, TlsError, authorities};
 use crate::net::{Encrypted, Socket};
 
-/// What becomes of TLS that clients ask for.
+/// What pgvane does when a client asks for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientTls {
-    /// It is between the client and the server, and pgvane sees none of what is said.
+    /// The server answers. If it accepts, client and server encrypt end to end, and pgvane cannot read the session.
     Passthrough,
-    /// It is refused.
+    /// pgvane refuses TLS.
     Disable,
-    /// It ends at pgvane.
+    /// pgvane terminates TLS.
     Terminate(Terminate),
 }
 
-/// How TLS ends at pgvane.
+/// How pgvane terminates TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terminate {
     /// pgvane's certificate and key.
     pub identity: IdentityFiles,
-    /// Whether clients that do not ask for TLS are turned away.
+    /// Whether clients that do not ask for TLS are refused.
     pub is_required: bool,
-    /// Which certificates clients have to show.
+    /// Whether clients need a certificate.
     pub verify_client: VerifyClient,
-    /// Older versions of TLS are refused.
+    /// The lowest version of TLS that is accepted.
     pub min_version: Version,
 }
 
-/// Which certificates clients have to show. PEM files hold the authorities that may have signed them.
+/// Whether clients need a certificate. The PEM files hold the CA certificates that the client's is verified against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VerifyClient {
-    /// None; they are not asked.
+    /// Clients are not asked for a certificate.
     None,
-    /// One of these authorities', if any.
+    /// A certificate is verified if the client sends one.
     Optional(PathBuf),
-    /// One of these authorities'.
+    /// The client has to send a certificate, and it is verified.
     Required(PathBuf),
 }
 
 /// A version of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// 1.2, of 2008; the oldest that rustls knows, and PostgreSQL's default.
+    /// 1.2 (2008): the oldest that rustls supports, and PostgreSQL's default.
     Tls12,
-    /// 1.3, of 2018.
+    /// 1.3 (2018).
     Tls13,
 }
 
@@ -64,7 +64,7 @@ impl Version {
     /// Every version, in the order of its discriminant.
     pub const ALL: [Version; 2] = [Version::Tls12, Version::Tls13];
 
-    /// The word for it in PostgreSQL's configuration.
+    /// Its name in PostgreSQL's configuration.
     pub fn label(self) -> &'static str {
         match self {
             Version::Tls12 => "TLSv1.2",
@@ -80,26 +80,26 @@ impl Version {
     }
 }
 
-/// [`Terminate`] with its files read.
+/// [`Terminate`] with its files loaded.
 #[derive(Debug)]
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     certificate: Certificate,
 }
 
-/// A client with whom the handshake has been done.
+/// A connection after the TLS handshake.
 #[derive(Debug)]
 pub struct Accepted {
     /// The connection.
     pub stream: Encrypted,
-    /// What was agreed on.
+    /// The negotiated version.
     pub version: Version,
 }
 
 impl Acceptor {
     /// Reads the files.
     ///
-    /// Errors: a file that cannot be read or does not hold what it should; a key that is not the certificate's.
+    /// Errors: a file cannot be read or has the wrong content; the key does not match the certificate.
     pub fn new(settings: &Terminate) -> Result<Acceptor, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = client_verifier(&settings.verify_client, &provider)?;
@@ -113,33 +113,33 @@ impl Acceptor {
         let mut config =
             builder.with_single_cert(chain, key).map_err(|error| TlsError::Unusable { file: file(), error })?;
         config.alpn_protocols = vec![APPLICATION_PROTOCOL.to_vec()];
-        // nothing is resumed, as at PostgreSQL's own server: clients of databases do not ask for it
+        // no session resumption, as in PostgreSQL's server: PostgreSQL clients do not use it
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        let certificate = Certificate::read(own).map_err(|error| TlsError::Garbled { file: file(), error })?;
+        let certificate = Certificate::read(own).map_err(|error| TlsError::Unparseable { file: file(), error })?;
         Ok(Acceptor { config: Arc::new(config), certificate })
     }
 
-    /// The certificate that clients are shown.
+    /// The certificate that is sent to clients.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
     }
 
-    /// Does the handshake with a client of which `received` has been read already. Bounded by nothing of its own.
+    /// Does the handshake with a client; `received` are the bytes that were read from it already. Has no timeout.
     ///
-    /// Errors: as the client's socket gives them; `InvalidData` where the two do not agree, in rustls' words.
+    /// Errors: those of the socket; `InvalidData` with rustls' error if the handshake fails.
     pub async fn accept(&self, socket: Socket, mut received: &[u8]) -> io::Result<Accepted> {
-        let mut hopeless = None;
+        let mut failure = None;
         let mut handshake = TlsAcceptor::from(Arc::clone(&self.config)).accept_with(socket, |session| {
-            // never read at its end, which would be taken for the connection's
-            while !received.is_empty() && hopeless.is_none() {
+            // an empty slice is not read: rustls would take that for the end of the connection
+            while !received.is_empty() && failure.is_none() {
                 let read = session.read_tls(&mut received);
                 let processed = read.and_then(|_| session.process_new_packets().map_err(io::Error::other));
-                hopeless = processed.err().map(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+                failure = processed.err().map(|error| io::Error::new(io::ErrorKind::InvalidData, error));
             }
         });
-        if let Some(error) = hopeless {
-            // once, for the alert to go out; to wait for more would be in vain
+        if let Some(error) = failure {
+            // polled once, to send the alert; there is nothing to wait for
             let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
             return Err(error);
         }
@@ -153,8 +153,8 @@ impl Acceptor {
 }
 
 impl Accepted {
-    /// Whether the client has named PostgreSQL's protocol, as one has to that begins TLS without asking: else somebody
-    /// could have made a browser, say, speak to this port.
+    /// Whether the client offered PostgreSQL's protocol (ALPN). A client that begins TLS without SSLRequest has to: else
+    /// an attacker could make a browser, for example, connect to this port.
     pub fn names_postgresql(&self) -> bool {
         self.stream.application_protocol() == Some(APPLICATION_PROTOCOL)
     }

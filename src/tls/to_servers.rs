@@ -1,4 +1,4 @@
-//! What is wanted of TLS towards servers: the five `sslmode`s that libpq documents.
+//! Settings of TLS with servers: five of libpq's `sslmode`s.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,40 +9,40 @@ use rustls::crypto::CryptoProvider;
 
 use super::{APPLICATION_PROTOCOL, FromFiles, IdentityFiles, TlsError, authorities, verify};
 
-/// Whether to encrypt, and whom to believe, in libpq's words.
+/// Whether to encrypt and what to verify: libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SslMode {
-    /// In clear, always.
+    /// Always plaintext.
     Disable,
-    /// Encrypted if the server can, else in clear. Nothing is verified, so nothing is promised.
+    /// Encrypted if the server supports it, else plaintext. Nothing is verified, so nothing is guaranteed.
     Prefer,
     /// Encrypted. Verified as in [`SslMode::VerifyCa`] if there is a CA file, else not at all.
     Require,
-    /// Encrypted, and the certificate comes from one of ours; whichever host it names.
+    /// Encrypted, and a CA of the CA file has issued the certificate, for any host.
     VerifyCa,
-    /// Encrypted, the certificate comes from one of ours and names the host that was connected to.
+    /// Encrypted, a CA of the CA file has issued the certificate, and it names the host of the connection.
     VerifyFull,
 }
 
-/// How TLS is begun, in libpq's words (`sslnegotiation`).
+/// How TLS begins: libpq's `sslnegotiation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Negotiation {
-    /// After asking for it, as PostgreSQL has always had it.
+    /// After an SSLRequest; every version of PostgreSQL supports it.
     Postgres,
-    /// At once, which saves a round trip; from PostgreSQL 17 on.
+    /// At once, which saves a round trip; since PostgreSQL 17.
     Direct,
 }
 
-/// What is wanted of TLS towards servers.
+/// Settings of TLS with servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// Whether, and whom to believe.
+    /// Whether to encrypt and what to verify.
     pub mode: SslMode,
-    /// How it is begun.
+    /// How TLS begins.
     pub negotiation: Negotiation,
-    /// PEM file with the certificates to trust: those of authorities, or a server's own.
+    /// PEM file with the trusted certificates: CA certificates, or a server's own.
     pub ca_file: Option<PathBuf>,
-    /// Our own certificate and its key, for servers that ask for one.
+    /// pgvane's certificate and key, for servers that ask for a client certificate.
     pub identity: Option<IdentityFiles>,
 }
 
@@ -53,7 +53,7 @@ impl TlsSettings {
     }
 }
 
-/// [`TlsSettings`] with their files read. Cheap to clone.
+/// [`TlsSettings`] with their files loaded. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     pub(super) mode: SslMode,
@@ -65,8 +65,7 @@ pub struct ServerTls {
 impl ServerTls {
     /// Reads the files.
     ///
-    /// Errors: a file that cannot be read or does not hold what it should; `verify-ca` and `verify-full` without a
-    /// CA file.
+    /// Errors: a file cannot be read or has the wrong content; `verify-ca` or `verify-full` without a CA file.
     pub fn new(settings: &TlsSettings) -> Result<ServerTls, TlsError> {
         let client = match settings.mode {
             SslMode::Disable => None,
@@ -80,7 +79,7 @@ impl ServerTls {
         })
     }
 
-    /// The mode it was made for.
+    /// The mode.
     pub fn mode(&self) -> SslMode {
         self.mode
     }
@@ -90,8 +89,8 @@ impl ServerTls {
         self.verifies
     }
 
-    /// The same servers, in clear: what [`SslMode::Prefer`] falls back to.
-    pub fn in_clear() -> ServerTls {
+    /// No TLS: what [`SslMode::Prefer`] falls back to.
+    pub fn plaintext() -> ServerTls {
         ServerTls { mode: SslMode::Disable, negotiation: Negotiation::Postgres, client: None, verifies: false }
     }
 }
@@ -127,8 +126,8 @@ fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
             builder.with_client_auth_cert(chain, key).map_err(unusable)?
         }
     };
-    config.alpn_protocols = vec![APPLICATION_PROTOCOL.to_vec()]; // servers before 17 take no notice
-    config.resumption = Resumption::disabled(); // PostgreSQL's servers resume nothing
+    config.alpn_protocols = vec![APPLICATION_PROTOCOL.to_vec()]; // servers before version 17 ignore it
+    config.resumption = Resumption::disabled(); // PostgreSQL's server does not support it
     Ok(config)
 }
 

@@ -1,4 +1,4 @@
-//! Whose certificate is believed: anybody's, or one that our CA file vouches for, with or without its host name.
+//! Verifies a server's certificate: not at all, or against the CA file, with or without the host name.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub(super) enum Names {
 
 /// The verifier of one [`super::ServerTls`].
 ///
-/// That the server owns the key of the certificate it shows is proven in every mode: without that, SCRAM's channel
-/// binding would be worth nothing.
+/// In every mode the server has to prove that it owns the key of its certificate: without that, SCRAM's channel binding
+/// would protect nothing.
 #[derive(Debug)]
 pub(super) struct Verifier {
     chain: Option<Chain>,
@@ -32,19 +32,19 @@ pub(super) struct Verifier {
 #[derive(Debug)]
 struct Chain {
     authorities: Arc<WebPkiServerVerifier>,
-    /// The CA file's certificates. A server's own, self-signed one may be among them, as in PostgreSQL's manual;
-    /// webpki would refuse it for being an authority's.
+    /// The CA file's certificates. They may include a server's own self-signed certificate, as in PostgreSQL's manual;
+    /// webpki would refuse that one because it is a CA certificate.
     trusted: Vec<CertificateDer<'static>>,
     names: Names,
 }
 
 impl Verifier {
-    /// Believes anybody.
+    /// Accepts every certificate.
     pub(super) fn of_nothing(provider: &CryptoProvider) -> Verifier {
         Verifier { chain: None, algorithms: provider.signature_verification_algorithms }
     }
 
-    /// Believes who has a certificate from one of `roots`, or shows one of `trusted` itself.
+    /// Accepts certificates that one of `roots` has issued, and those in `trusted`.
     pub(super) fn of_chain(
         provider: &Arc<CryptoProvider>,
         roots: RootCertStore,
@@ -86,7 +86,7 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         }
         match chain.authorities.verify_server_cert(certificate, intermediates, host, ocsp_response, now) {
-            // the name is looked at last, when the chain has been found good
+            // webpki verifies the name last: the chain is valid here
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if chain.names == Names::Ignored => Ok(ServerCertVerified::assertion()),

@@ -1,4 +1,4 @@
-//! For tests: an authority, and what it has issued.
+//! For tests: a certificate authority (CA), and certificates that it issues.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{IdentityFiles, Terminate, VerifyClient, Version};
 
-/// An authority, and a directory for what it issues.
+/// A CA, and a directory for the certificates that it issues.
 pub(crate) struct World {
     directory: tempfile::TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
@@ -43,14 +43,14 @@ impl World {
         (params.signed_by(&key, &self.authority).expect("a certificate"), key)
     }
 
-    /// A certificate for `name`, in files that are named after `role`.
+    /// A certificate for `name`, in files whose names begin with `role`.
     pub(crate) fn identity(&self, role: &str, name: &str) -> IdentityFiles {
         let (certificate, key) = self.issue(name);
         let key_file = self.file(&format!("{role}.key"), &key.serialize_pem());
         IdentityFiles { cert_file: self.file(&format!("{role}.pem"), &certificate.pem()), key_file }
     }
 
-    /// pgvane as `localhost`, asking for no certificate.
+    /// pgvane as `localhost`, without client certificates.
     pub(crate) fn terminate(&self) -> Terminate {
         Terminate {
             identity: self.identity("pgvane", "localhost"),
@@ -60,24 +60,24 @@ impl World {
         }
     }
 
-    /// What a server needs to be `localhost`, asking for client certificates if `asks`.
-    pub(crate) fn server(&self, asks: bool) -> TlsAcceptor {
+    /// A server's acceptor for `localhost`; it requires client certificates if `verifies_clients`.
+    pub(crate) fn server(&self, verifies_clients: bool) -> TlsAcceptor {
         let (certificate, key) = self.issue("localhost");
-        acceptor(&certificate, &key, asks.then_some(&self.authority))
+        acceptor(&certificate, &key, verifies_clients.then_some(&self.authority))
     }
 }
 
-/// What a server needs to show this certificate, asking for those `clients_of` an authority.
+/// A server's acceptor with this certificate. It requires client certificates that `client_ca` has issued, if given.
 pub(crate) fn acceptor(
     certificate: &rcgen::Certificate,
     key: &KeyPair,
-    clients_of: Option<&CertifiedIssuer<'static, KeyPair>>,
+    client_ca: Option<&CertifiedIssuer<'static, KeyPair>>,
 ) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("versions");
-    let builder = match clients_of {
+    let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(authority) => {
             let mut roots = RootCertStore::empty();

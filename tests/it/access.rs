@@ -411,7 +411,7 @@ async fn a_unix_socket_that_somebody_answers_on_is_not_taken_from_them() {
     assert_eq!(pgvane.wait(SOON).await.expect("it ends").code(), Some(1));
     let told = pgvane.log_text();
     assert!(told.contains(&format!("listener \"local\" cannot listen on unix:{}: ", file.display())), "{told}");
-    assert!(told.contains("another program answers there"), "{told}");
+    assert!(told.contains("another program is listening on it"), "{told}");
     assert!(file.exists());
 }
 

@@ -86,7 +86,7 @@ pub(super) async fn log_in(access: Access, address: String) -> Result<Session, L
         match attempt(&access, &access.tls, &address).await {
             // as libpq does: what cannot be had with encryption may be had without
             Err(LoginFailure::Encrypted(_)) if access.tls.mode() == SslMode::Prefer => {
-                attempt(&access, &ServerTls::in_clear(), &address).await
+                attempt(&access, &ServerTls::plaintext(), &address).await
             }
             outcome => outcome,
         }
@@ -203,7 +203,7 @@ impl LoginFailure {
                 LoginFailure::Failed(told)
             }
             NegotiationFailure::Handshake(_) => LoginFailure::Encrypted(told),
-            NegotiationFailure::Garbled(_) => LoginFailure::Failed(told),
+            NegotiationFailure::UnknownAnswer(_) => LoginFailure::Failed(told),
             NegotiationFailure::NotOffered | NegotiationFailure::NotPostgres | NegotiationFailure::BadHostName(_) => {
                 LoginFailure::Refused(told, None)
             }

@@ -27,7 +27,7 @@ impl ReachFailure {
         match self {
             ReachFailure::Connect(_) | ReachFailure::Silent => true,
             ReachFailure::Encryption(failure) => {
-                matches!(failure, NegotiationFailure::Io(_) | NegotiationFailure::Garbled(_))
+                matches!(failure, NegotiationFailure::Io(_) | NegotiationFailure::UnknownAnswer(_))
             }
         }
     }

@@ -190,7 +190,7 @@ impl Login<'_> {
             order = ordered(self.guard) => return Some(self.obey(order, false)),
             () = self.client.closed() => return Some(LoginOutcome::End(End::ClientLeftEarly)),
         };
-        if answer != b'N' && self.listener.access.asks_for_names() {
+        if answer != b'N' && self.listener.access.restricts_names() {
             return Some(LoginOutcome::End(End::NamesHidden));
         }
         self.guard.control().bytes().add_to_client(1);
@@ -312,7 +312,7 @@ impl Login<'_> {
                     return Some(ready(std::mem::take(&mut login.framing), std::mem::take(&mut login.heard)));
                 }
                 Said::Key(key) => {
-                    self.guard.learn_key(key);
+                    self.guard.set_key(key);
                     length
                 }
                 Said::LetIn => {

@@ -1,8 +1,8 @@
-//! Hands a cancel request to the node that runs the query.
+//! Sends a cancel request to the node that runs the query.
 //!
-//! The node is known if the session's key was seen at login. Where it could not be seen, because the session is
-//! encrypted from end to end, every node with such sessions gets the request: a key that is not its own makes a node do
-//! nothing. A request that can belong to no session goes nowhere. [`limits`] says how many requests are sent.
+//! The node is known if pgvane has read the session's key at login. If it could not, because client and server encrypt
+//! end to end, every node with such sessions gets the request: a node ignores a key that it does not know. A request
+//! that cannot belong to any session is dropped. [`limits`] says how many requests are sent.
 
 pub mod limits;
 
@@ -23,19 +23,19 @@ use crate::proxy::end::{CancelOutcome, End};
 use crate::proxy::intake::handshake::CancelRequest;
 use crate::proxy::sessions::cancel_keys::KeyLocation;
 
-/// A cancel that arrives later than this might hit the session's next query instead.
+/// A cancel request that arrives later could cancel the session's next query.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
 
-/// What a server is sent.
+/// The bytes that are sent to a server.
 #[derive(Debug, Clone)]
 struct Delivery {
-    /// What the connection starts with.
+    /// The first bytes of the connection, for example a PROXY header.
     preamble: Vec<u8>,
-    /// The request, as the client sent it.
+    /// The cancel request, as the client sent it.
     packet: Vec<u8>,
 }
 
-/// Delivers a request of this peer within five seconds or not at all.
+/// Delivers this peer's cancel request within [`DELIVERY_MAX`], or drops it.
 pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelRequest, preamble: Vec<u8>) -> End {
     let CancelRequest { key, packet } = request;
     let request = Delivery { preamble, packet };
@@ -45,11 +45,11 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
     let limits = &context.cancel_limits;
     let outcome = match location {
         KeyLocation::On(node) => match limits.delivery(&key, peer, deadline).await {
-            Some(_permit) => hand_over(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
+            Some(_permit) => send_to(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
             None => CancelOutcome::Limited,
         },
         KeyLocation::Among(nodes) => match limits.fan_out(&key, peer, deadline).await {
-            Some(_permit) => hand_over(context, nodes, request, deadline, CancelOutcome::FannedOut).await,
+            Some(_permit) => send_to(context, nodes, request, deadline, CancelOutcome::FannedOut).await,
             None => CancelOutcome::Limited,
         },
         KeyLocation::Nowhere => CancelOutcome::NoSession,
@@ -58,7 +58,7 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
     End::Cancel(outcome)
 }
 
-async fn hand_over(
+async fn send_to(
     context: &ListenerContext,
     nodes: Vec<NodeId>,
     request: Delivery,
@@ -70,14 +70,14 @@ async fn hand_over(
         let address = context.cluster.topology().node(node).member.address.clone();
         let (request, options, tls) = (request.clone(), context.tcp, context.encryption.to_servers());
         deliveries.spawn(async move {
-            let acted = async {
+            let delivered = async {
                 let to = Destination { address: &address, options, preamble: &request.preamble };
                 let mut server = reach(&to, &tls, [DELIVERY_MAX; 2]).await.map_err(io::Error::other)?;
                 server.send(&request.packet).await?;
-                // the server closes once it has signalled the process; libpq waits for that, and so do we
+                // the server closes after it has signalled the backend; libpq waits for that, and so does pgvane
                 server.read(&mut [0; 8]).await
             };
-            timeout_at(deadline, acted).await.is_ok_and(|read| read.is_ok())
+            timeout_at(deadline, delivered).await.is_ok_and(|read| read.is_ok())
         });
     }
     if deliveries.join_all().await.contains(&true) { success } else { CancelOutcome::Failed }

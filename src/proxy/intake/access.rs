@@ -1,37 +1,37 @@
-//! Who is let in by a listener: as which user, and into which database.
+//! A listener's allow-lists: addresses, users and databases.
 
 use crate::config::Access;
 use crate::net::Peer;
 use crate::protocol::startup::{Replication, Who};
 use crate::proxy::end::End;
 
-/// What `databases` calls the stream of WAL, which belongs to no database; the word of `pg_hba.conf`.
+/// The entry in `databases` for physical replication, which uses no database; the same keyword as in `pg_hba.conf`.
 const REPLICATION: &str = "replication";
 
 impl Access {
-    /// Whether connections of this peer are taken.
-    pub fn lets_in_from(&self, peer: Peer) -> bool {
+    /// Whether connections from this peer are allowed.
+    pub fn allows_peer(&self, peer: Peer) -> bool {
         self.allow.is_empty() || self.allow.contain(peer)
     }
 
-    /// Whether one has to know who wants a session before it can be let in.
-    pub fn asks_for_names(&self) -> bool {
+    /// Whether user or database are restricted, so that pgvane has to read them from the startup packet.
+    pub fn restricts_names(&self) -> bool {
         !self.users.is_empty() || !self.databases.is_empty()
     }
 
-    /// Holds who wants a session against the lists of users and databases.
-    pub fn admit(&self, who: &Who) -> Result<(), End> {
+    /// Checks user and database against the allow-lists.
+    pub fn check_names(&self, who: &Who) -> Result<(), End> {
         let lists = |list: &[String], name: &str| list.iter().any(|listed| listed == name);
         if !self.users.is_empty() && !lists(&self.users, who.user()) {
             return Err(End::UserNotAllowed(who.user().to_owned()));
         }
         let streams_wal = who.replication == Replication::Physical;
-        let may_enter = match streams_wal {
+        let is_allowed = match streams_wal {
             true => lists(&self.databases, REPLICATION),
-            // a database may be called so, too: as in pg_hba.conf, the word does not mean it
+            // a database can have this name too: as in pg_hba.conf, the keyword does not match it
             false => who.database() != REPLICATION && lists(&self.databases, who.database()),
         };
-        if self.databases.is_empty() || may_enter {
+        if self.databases.is_empty() || is_allowed {
             return Ok(());
         }
         let wanted = if streams_wal { REPLICATION } else { who.database() };
@@ -53,34 +53,40 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_empty_lets_everybody_in() {
-        assert!(access(&[], &[]).admit(&who("anybody", "anywhere")).is_ok());
-        assert!(!access(&[], &[]).asks_for_names());
+    fn an_empty_list_allows_everybody() {
+        assert!(access(&[], &[]).check_names(&who("anybody", "anywhere")).is_ok());
+        assert!(!access(&[], &[]).restricts_names());
     }
 
     #[test]
-    fn both_lists_must_have_the_name_as_it_is_written() {
+    fn names_are_compared_exactly_with_both_lists() {
         let access = access(&["app"], &["shop"]);
-        assert!(access.asks_for_names());
-        assert!(access.admit(&who("app", "shop")).is_ok());
+        assert!(access.restricts_names());
+        assert!(access.check_names(&who("app", "shop")).is_ok());
         for user in ["root", "APP", "app ", ""] {
-            assert!(matches!(access.admit(&who(user, "shop")), Err(End::UserNotAllowed(name)) if name == user));
+            assert!(matches!(access.check_names(&who(user, "shop")), Err(End::UserNotAllowed(name)) if name == user));
         }
-        assert!(matches!(access.admit(&who("app", "vault")), Err(End::DatabaseNotAllowed(name)) if name == "vault"));
+        assert!(
+            matches!(access.check_names(&who("app", "vault")), Err(End::DatabaseNotAllowed(name)) if name == "vault")
+        );
     }
 
     #[test]
-    fn the_stream_of_wal_has_a_word_of_its_own() {
+    fn physical_replication_has_a_keyword_of_its_own() {
         let mut wal = who("standby", "standby");
         wal.replication = Replication::Physical;
-        assert!(access(&[], &["replication"]).admit(&wal).is_ok());
-        assert!(access(&["standby"], &[]).admit(&wal).is_ok());
+        assert!(access(&[], &["replication"]).check_names(&wal).is_ok());
+        assert!(access(&["standby"], &[]).check_names(&wal).is_ok());
         let mut changes = who("subscriber", "shop");
         changes.replication = Replication::Logical;
         assert!(
-            access(&[], &["shop"]).admit(&changes).is_ok() && access(&[], &["replication"]).admit(&changes).is_err()
+            access(&[], &["shop"]).check_names(&changes).is_ok()
+                && access(&[], &["replication"]).check_names(&changes).is_err()
         );
-        assert!(access(&[], &["standby"]).admit(&wal).is_err(), "it is in no database");
-        assert!(access(&[], &["replication"]).admit(&who("app", "replication")).is_err(), "a database of that name");
+        assert!(access(&[], &["standby"]).check_names(&wal).is_err(), "it uses no database");
+        assert!(
+            access(&[], &["replication"]).check_names(&who("app", "replication")).is_err(),
+            "a database of that name"
+        );
     }
 }

@@ -219,10 +219,10 @@ impl Client {
     pub fn check_access(&mut self, listener: &Listener) -> Result<(), End> {
         let who = match &self.opening {
             SessionOpening::Startup(who) => who,
-            SessionOpening::DirectTls if listener.access.asks_for_names() => return Err(End::NamesHidden),
+            SessionOpening::DirectTls if listener.access.restricts_names() => return Err(End::NamesHidden),
             _ => return Ok(()),
         };
-        listener.access.admit(who)?;
+        listener.access.check_names(who)?;
         // synchronous_standby_names lists replicas and subscribers by this name
         let may_be_renamed = who.replication == Replication::None;
         if listener.application_name_add_host

@@ -1,9 +1,9 @@
-//! Connections that have not yet said what they want: how many there may be, and who gives way when they are too many.
+//! Pending connections: those whose startup packet is not complete. Limits their number.
 //!
-//! They take no place of a session, so that whoever opens connections and says nothing keeps nobody from the database.
-//! When there are as many as may be and one more comes, the one that has taken longest gives way, if it has had time
-//! enough: in a rush of honest clients, each of which is done in a moment, the newest is turned away instead, lest
-//! nobody ever come to an end.
+//! They do not count as sessions, so that a client that opens connections and sends nothing does not keep others from
+//! the database. When the limit is reached and one more connection comes, the oldest one is closed, if it has been
+//! pending for [`EVICTABLE_AFTER`]. Else the new one is refused: when many honest clients connect at the same moment,
+//! each needs only a short time, and closing the oldest would keep all of them from completing.
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Time enough for an opening, a handshake of TLS over a long way included.
-const TIME_ENOUGH: Duration = Duration::from_secs(1);
+/// Enough time for a startup packet, including a TLS handshake over a slow network.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(1);
 
-/// The connections of one listener that have not yet said what they want.
+/// The pending connections of one listener.
 #[derive(Debug, Default)]
 pub struct PendingConnections {
     queue: Mutex<Queue>,
@@ -30,11 +30,11 @@ struct Queue {
 #[derive(Debug)]
 struct Entry {
     since: Instant,
-    /// Whom to tell that it has to give way.
+    /// Wakes the connection's task when it is evicted.
     waker: Option<Waker>,
 }
 
-/// A connection's place among them; dropping it gives it back.
+/// A counted pending connection; the drop removes it from the count.
 #[derive(Debug)]
 pub struct PendingConnection<'a> {
     pending: &'a PendingConnections,
@@ -42,13 +42,13 @@ pub struct PendingConnection<'a> {
 }
 
 impl PendingConnections {
-    /// Takes a place, from whoever has taken longest if need be. `None` if `most` are taken and none is to be had.
-    pub fn enter(&self, most: usize) -> Option<PendingConnection<'_>> {
+    /// Adds a connection; evicts the oldest one if needed. `None` if there are `max` and none can be evicted.
+    pub fn enter(&self, max: usize) -> Option<PendingConnection<'_>> {
         let now = Instant::now();
         let mut queue = self.queue.lock();
-        if queue.open.len() >= most {
-            let longest = queue.open.first_entry().filter(|entry| now - entry.get().since >= TIME_ENOUGH)?;
-            longest.remove().waker.iter().for_each(Waker::wake_by_ref);
+        if queue.open.len() >= max {
+            let oldest = queue.open.first_entry().filter(|entry| now - entry.get().since >= EVICTABLE_AFTER)?;
+            oldest.remove().waker.iter().for_each(Waker::wake_by_ref);
         }
         let number = queue.next;
         queue.next += 1;
@@ -56,14 +56,14 @@ impl PendingConnections {
         Some(PendingConnection { pending: self, number })
     }
 
-    /// How many there are now.
+    /// The number of pending connections.
     pub fn count(&self) -> usize {
         self.queue.lock().open.len()
     }
 }
 
 impl PendingConnection<'_> {
-    /// Waits until it has to give way. One task only may wait for that.
+    /// Waits until the connection is evicted. Only one task may wait for that.
     pub fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         match self.pending.queue.lock().open.get_mut(&self.number) {
             Some(entry) => {
@@ -77,7 +77,7 @@ impl PendingConnection<'_> {
 
 impl Drop for PendingConnection<'_> {
     fn drop(&mut self) {
-        self.pending.queue.lock().open.remove(&self.number); // not there any more if it gave way
+        self.pending.queue.lock().open.remove(&self.number); // already removed if it was evicted
     }
 }
 
@@ -85,11 +85,11 @@ impl Drop for PendingConnection<'_> {
 mod tests {
     use super::*;
 
-    fn must_go(connection: &PendingConnection<'_>) -> bool {
+    fn is_evicted(connection: &PendingConnection<'_>) -> bool {
         connection.poll_evicted(&Context::from_waker(Waker::noop())).is_ready()
     }
 
-    /// As if all had come that much earlier.
+    /// Makes all connections older by `time`.
     fn time_passes(pending: &PendingConnections, time: Duration) {
         for entry in pending.queue.lock().open.values_mut() {
             entry.since -= time;
@@ -97,27 +97,27 @@ mod tests {
     }
 
     #[test]
-    fn places_come_back() {
+    fn a_dropped_connection_makes_room() {
         let pending = PendingConnections::default();
         let (first, _second) = (pending.enter(2).expect("room"), pending.enter(2).expect("room"));
-        assert!(pending.enter(2).is_none(), "nobody has had time enough");
+        assert!(pending.enter(2).is_none(), "none can be evicted yet");
         drop(first);
         assert!(pending.enter(2).is_some());
         assert_eq!(pending.count(), 1);
     }
 
     #[test]
-    fn who_has_taken_longest_gives_way() {
+    fn the_oldest_connection_is_evicted() {
         let pending = PendingConnections::default();
         let first = pending.enter(2).expect("room");
-        time_passes(&pending, TIME_ENOUGH / 2);
+        time_passes(&pending, EVICTABLE_AFTER / 2);
         let second = pending.enter(2).expect("room");
-        time_passes(&pending, TIME_ENOUGH / 2);
+        time_passes(&pending, EVICTABLE_AFTER / 2);
 
-        let third = pending.enter(2).expect("the first gives way");
-        assert!(must_go(&first) && !must_go(&second) && !must_go(&third));
-        assert!(pending.enter(2).is_none(), "the second has not had time enough");
+        let third = pending.enter(2).expect("the first is evicted");
+        assert!(is_evicted(&first) && !is_evicted(&second) && !is_evicted(&third));
+        assert!(pending.enter(2).is_none(), "the second cannot be evicted yet");
         drop(first);
-        assert_eq!(pending.count(), 2, "a entry that was taken away does not come back");
+        assert_eq!(pending.count(), 2, "the drop of an evicted connection removes nothing");
     }
 }

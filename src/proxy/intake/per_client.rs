@@ -8,32 +8,32 @@ use parking_lot::Mutex;
 
 use crate::net::Peer;
 
-/// The sessions of one listener, by client address. Clients on Unix sockets have none and are not counted.
+/// The sessions of one listener, by client address. Clients on Unix sockets have no address and are not counted.
 #[derive(Debug)]
 pub struct PerClient {
-    most: usize,
+    max: usize,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl PerClient {
-    /// At most so many for each; nothing is counted if that is `usize::MAX`.
-    pub fn new(most: usize) -> PerClient {
-        PerClient { most, counts: Mutex::default() }
+    /// At most `max` sessions for each address; nothing is counted if that is `usize::MAX`.
+    pub fn new(max: usize) -> PerClient {
+        PerClient { max, counts: Mutex::default() }
     }
 
-    /// Counts a session in, unless its client has as many as it may. False then.
+    /// Counts a new session, unless its client has reached the limit; returns false then.
     pub fn enter(&self, peer: Peer) -> bool {
         let Some(ip) = self.counted(peer) else { return true };
         let mut counts = self.counts.lock();
         let count = counts.entry(ip).or_default();
-        if *count >= self.most {
+        if *count >= self.max {
             return false;
         }
         *count += 1;
         true
     }
 
-    /// Counts a session out that was counted in.
+    /// Removes a counted session from the count.
     pub fn leave(&self, peer: Peer) {
         let Some(ip) = self.counted(peer) else { return };
         let mut counts = self.counts.lock();
@@ -46,7 +46,7 @@ impl PerClient {
     }
 
     fn counted(&self, peer: Peer) -> Option<IpAddr> {
-        peer.source().filter(|_| self.most < usize::MAX)
+        peer.source().filter(|_| self.max < usize::MAX)
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_limit_whatever_its_ports() {
+    fn each_address_has_its_own_limit_for_all_its_ports() {
         let sessions = PerClient::new(2);
         assert!(sessions.enter(peer("192.0.2.7:1")) && sessions.enter(peer("[::ffff:192.0.2.7]:2")));
         assert!(!sessions.enter(peer("192.0.2.7:3")));

@@ -1,4 +1,4 @@
-//! Whom a connection comes from: its own address, or the one that a trusted proxy states in a PROXY header.
+//! A client's address: that of the connection, or the one that a trusted proxy sends in a PROXY header.
 
 use std::net::SocketAddr;
 
@@ -12,29 +12,28 @@ use crate::net::{Peer, Socket};
 use crate::protocol::proxy_header::{self, Beginning, Ends};
 use crate::proxy::end::{End, ProxyFault};
 
-/// What is looked at in one go. Most headers have less.
-const LOOK_LENGTH: usize = 256;
+/// How many bytes are peeked at a time. Most headers are shorter.
+const PEEK_LENGTH: usize = 256;
 
-/// Whom a connection comes from, and where it was meant to go.
+/// A client's address, and the address that it connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress {
     /// The client.
     pub peer: Peer,
-    /// The proxy's address that it connected to; `None` if it came by itself.
+    /// The proxy's address that the client connected to; `None` without a PROXY header.
     destination: Option<SocketAddr>,
 }
 
 impl ClientAddress {
-    /// Of a connection as it is.
+    /// The address of a connection without a PROXY header.
     pub fn of(peer: Peer) -> ClientAddress {
         ClientAddress { peer, destination: None }
     }
 
-    /// Reads the header from a connection that `proxy` made, if it is to be believed. What follows the header stays
-    /// unread.
+    /// Reads the header of a connection from `proxy`, if that address is trusted. The bytes after the header stay unread.
     ///
-    /// Errors: there is none though there must be, it is malformed, or not there by `deadline`. A connection without
-    /// one has lost no byte.
+    /// Errors: a required header is missing, it is malformed, or it does not arrive before `deadline`. If there is no
+    /// header, no bytes have been read.
     pub async fn read(
         socket: &mut Socket,
         proxy: Peer,
@@ -50,13 +49,13 @@ impl ClientAddress {
             Header::Absent | Header::Of(None) => Ok(ClientAddress::of(proxy)),
             Header::Of(Some(Ends { source, destination })) => {
                 let address = ClientAddress { peer: source.into(), destination: Some(destination) };
-                debug!(%proxy, peer = %address.peer, "a proxy speaks for a client");
+                debug!(%proxy, peer = %address.peer, "PROXY header received");
                 Ok(address)
             }
         }
     }
 
-    /// A PROXY header that tells a node whom we speak for; `socket` is the client's.
+    /// The PROXY header that tells a node the client's address; `socket` is the connection to the client.
     pub fn header(&self, socket: &Socket) -> Vec<u8> {
         proxy_header::encode(match (self.peer, self.destination.or_else(|| socket.local_address())) {
             (Peer::Tcp(source), Some(destination)) => Some(Ends { source, destination }),
@@ -70,12 +69,12 @@ enum Header {
     Of(Option<Ends>),
 }
 
-/// Looks before it takes: what follows the header belongs to the session.
+/// Peeks before it reads: the bytes after the header belong to the session.
 async fn header(socket: &mut Socket) -> Result<Header, End> {
     let mut seen = BytesMut::new();
     loop {
         let taken = seen.len();
-        seen.resize(taken + LOOK_LENGTH, 0);
+        seen.resize(taken + PEEK_LENGTH, 0);
         let more = socket.peek(&mut seen[taken..]).await.map_err(End::early)?;
         if more == 0 {
             return Err(End::ClientLeftEarly);
@@ -113,7 +112,7 @@ mod tests {
         ProxyProtocol { trusted: Networks::parse(&trusted).expect("are networks"), is_required }
     }
 
-    /// What becomes of a connection that says these portions one after the other, and what is left of them.
+    /// The result for a connection that sends these portions one after the other, and the bytes that stay unread.
     async fn address_of(settings: &ProxyProtocol, portions: &[&[u8]]) -> (Result<ClientAddress, End>, Vec<u8>) {
         let (mut far, near) = UnixStream::pair().expect("sockets");
         let mut near = Socket::from(near);
@@ -148,14 +147,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_not_trusted_is_who_it_is() {
+    async fn a_header_from_an_untrusted_address_is_not_read() {
         let (address, left) = address_of(&settings(&["10.0.0.5"], true), &[&header(), OPENING]).await;
         assert_eq!(address.expect("is let in").peer, PROXY);
         assert_eq!(left, [&header(), OPENING].concat(), "and what it says is an opening, or none");
     }
 
     #[tokio::test]
-    async fn a_trusted_proxy_has_to_say_for_whom_it_speaks_unless_told_otherwise() {
+    async fn a_trusted_proxy_has_to_send_a_header_unless_it_is_optional() {
         let (refused, left) = address_of(&settings(&["unix"], true), &[OPENING]).await;
         assert!(matches!(refused, Err(End::ProxyHeader(ProxyFault::NoHeader(_)))), "{refused:?}");
         assert_eq!(left, OPENING, "so that it can be told in the right form");
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_that_speaks_for_itself_is_who_it_is() {
+    async fn a_header_without_an_address_leaves_the_proxys_own() {
         let (address, left) = address_of(&settings(&["unix"], true), &[&proxy_header::encode(None), OPENING]).await;
         assert_eq!((address.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
     }
@@ -180,7 +179,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
-        /// However a header is cut up, the client is known and the opening whole.
+        /// For every split of a header, the client's address is read and the bytes after it stay unread.
         #[test]
         fn portions_do_not_matter(
             is_v1 in any::<bool>(),

@@ -1,4 +1,4 @@
-//! How a listener's sessions are encrypted on either side, and the certificates for it, kept in step with their files.
+//! The TLS settings of a listener's sessions with clients and with servers. Certificates load again when files change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use tracing::{error, info, warn};
 
 use crate::config;
 use crate::proxy::metrics::{ProxyMetrics, TlsMetrics};
-use crate::tls::{Acceptor, Certificate, ClientTls, Look, Reloading, ServerTls, TlsError, Version};
+use crate::tls::{Acceptor, Certificate, ClientTls, FileCheck, Reloading, ServerTls, TlsError, Version};
 
-/// How often the files are looked at: often enough that nobody waits for it, rare enough not to be seen on a disk.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the files are checked: often enough that nobody waits for it, and rare enough to cause no load on a disk.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A listener's encryption.
+/// A listener's TLS.
 #[derive(Debug)]
 pub struct Encryption {
     listener: String,
@@ -33,19 +33,19 @@ enum ToClients {
     Terminate { acceptor: Reloading<Acceptor>, is_required: bool },
 }
 
-/// What a client that asks for TLS is answered.
+/// The answer to a client that asks for TLS.
 #[derive(Debug)]
 pub enum Offer {
-    /// The question is passed on to the server.
+    /// The server answers: the request is passed on.
     PassOn,
-    /// No.
+    /// TLS is refused.
     Refuse,
-    /// A handshake with us.
+    /// TLS is accepted, and pgvane does the handshake.
     Accept(Arc<Acceptor>),
 }
 
 impl Encryption {
-    /// Reads a listener's certificates, and says in the log what they are. Errors: files that cannot be used.
+    /// Loads and logs a listener's certificates. Errors: a file cannot be used.
     pub fn new(settings: &config::Listener, metrics: &ProxyMetrics) -> Result<Encryption, TlsError> {
         let to_clients = match &settings.tls {
             ClientTls::Passthrough => ToClients::Passthrough,
@@ -56,21 +56,21 @@ impl Encryption {
             },
         };
         let to_servers = Reloading::<ServerTls>::new(settings.server_tls.clone())?;
-        let has_certificates = matches!(to_clients, ToClients::Terminate { .. }) || !to_servers.is_settled();
+        let has_certificates = matches!(to_clients, ToClients::Terminate { .. }) || !to_servers.is_constant();
         let metrics = has_certificates.then(|| metrics.tls(&settings.name));
         let encryption = Encryption { listener: settings.name.clone(), to_clients, to_servers, metrics };
         if let ToClients::Terminate { acceptor, .. } = &encryption.to_clients {
-            encryption.announce(acceptor.load().certificate());
+            encryption.report_certificate(acceptor.load().certificate());
         }
         Ok(encryption)
     }
 
-    /// Whether there is nothing that could change.
-    fn is_settled(&self) -> bool {
+    /// Whether there are no files that can change.
+    fn is_constant(&self) -> bool {
         self.metrics.is_none()
     }
 
-    /// What a client that asks for TLS is answered.
+    /// The answer to a client that asks for TLS.
     pub fn offer(&self) -> Offer {
         match &self.to_clients {
             ToClients::Passthrough => Offer::PassOn,
@@ -79,12 +79,12 @@ impl Encryption {
         }
     }
 
-    /// Whether a session must not be in clear between the client and us.
+    /// Whether a client has to use TLS.
     pub fn is_required(&self) -> bool {
         matches!(self.to_clients, ToClients::Terminate { is_required: true, .. })
     }
 
-    /// How connections to nodes are encrypted that carry sessions in clear.
+    /// TLS of connections to nodes, for sessions that the client has not encrypted end to end.
     pub fn to_servers(&self) -> Arc<ServerTls> {
         self.to_servers.load()
     }
@@ -96,64 +96,64 @@ impl Encryption {
         }
     }
 
-    /// Looks whether files have changed, and reads them if so; in any case with `at_once`. Blocks.
-    fn look(&self, at_once: bool) {
+    /// Loads the files again if they have changed; with `at_once`, in any case. Blocks while it reads them.
+    fn check_files(&self, at_once: bool) {
         if let ToClients::Terminate { acceptor, .. } = &self.to_clients {
-            match acceptor.look(at_once) {
-                Look::Unchanged => {}
-                Look::Renewed => self.announce(acceptor.load().certificate()),
-                Look::Failed(error) => self.complain("tls", &error),
+            match acceptor.check(at_once) {
+                FileCheck::Unchanged => {}
+                FileCheck::Reloaded => self.report_certificate(acceptor.load().certificate()),
+                FileCheck::Failed(error) => self.report_failure("tls", &error),
             }
         }
-        match self.to_servers.look(at_once) {
-            Look::Unchanged => {}
-            Look::Renewed => info!(listener = %self.listener, "certificates for connections to nodes read"),
-            Look::Failed(error) => self.complain("server_tls", &error),
+        match self.to_servers.check(at_once) {
+            FileCheck::Unchanged => {}
+            FileCheck::Reloaded => info!(listener = %self.listener, "certificates for connections to nodes loaded"),
+            FileCheck::Failed(error) => self.report_failure("server_tls", &error),
         }
     }
 
-    fn announce(&self, certificate: &Certificate) {
+    fn report_certificate(&self, certificate: &Certificate) {
         let (listener, names, expires) = (&self.listener, certificate.names().join(", "), certificate.expires());
         if let Some(metrics) = &self.metrics {
-            metrics.expires(expires);
+            metrics.set_expiry(expires);
         }
-        info!(%listener, names, %expires, "certificate for clients read");
+        info!(%listener, names, %expires, "certificate for clients loaded");
         if expires < Timestamp::now() {
             warn!(%listener, %expires, "the certificate for clients has expired");
         }
     }
 
-    fn complain(&self, key: &str, error: &TlsError) {
+    fn report_failure(&self, key: &str, error: &TlsError) {
         if let Some(metrics) = &self.metrics {
             metrics.count_failed_reload();
         }
         let listener = &self.listener;
-        error!(%listener, key, %error, "changed certificates cannot be used; those read before stay in use");
+        error!(%listener, key, %error, "cannot load changed certificates; the previous ones stay in use");
     }
 }
 
-/// Keeps certificates in step with their files: looks at them every few seconds, and reads them at once whenever
-/// `reread` changes. Ends with whoever can change it.
-pub async fn keep_in_step(mut all: Vec<Arc<Encryption>>, mut reread: watch::Receiver<()>) {
-    all.retain(|encryption| !encryption.is_settled());
+/// Checks the certificate files every two seconds and loads changed ones; loads all at once when `reread` changes.
+/// Never returns.
+pub async fn reload_changed(mut all: Vec<Arc<Encryption>>, mut reread: watch::Receiver<()>) {
+    all.retain(|encryption| !encryption.is_constant());
     if all.is_empty() {
-        return std::future::pending().await; // there is nothing that could change
+        return std::future::pending().await; // no files can change
     }
-    let mut ticks = interval(LOOK_INTERVAL);
+    let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let at_once = tokio::select! {
             _ = ticks.tick() => false,
             changed = reread.changed() => match changed {
                 Ok(()) => true,
-                Err(_) => return std::future::pending().await, // the program ends
+                Err(_) => return std::future::pending().await, // the program stops
             },
         };
         let all = all.clone();
-        // a disk may be slow, and a network's disk very slow
-        let looked = tokio::task::spawn_blocking(move || all.iter().for_each(|encryption| encryption.look(at_once)));
-        if let Err(error) = looked.await {
-            error!(%error, "looking at certificates failed");
+        // a disk can be slow, and a network file system very slow
+        let check = move || all.iter().for_each(|encryption| encryption.check_files(at_once));
+        if let Err(error) = tokio::task::spawn_blocking(check).await {
+            error!(%error, "checking the certificate files failed");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The relay: bytes from one side to the other, both ways, until an end.
+//! The relay: copies bytes between client and server, in both directions, until the session ends.
 //!
-//! A session at rest owns no buffer. Each thread has one scratch buffer, which a session borrows for the moment
-//! between a read and the write that follows; only what a write did not take is kept. A direction that streams is
-//! moved by the kernel, through a pipe that it owns while bytes are in it: `splice.rs` says when.
+//! An idle session owns no buffer. Each thread has one scratch buffer, which a session borrows between a read and the
+//! write that follows; only the bytes that the write did not accept are kept. For a direction that streams, the kernel
+//! moves the bytes through a pipe, which the direction owns while bytes are in it; see `splice.rs`.
 
 mod pipes;
 mod pump;
@@ -28,47 +28,47 @@ use crate::protocol::ServerError;
 use crate::protocol::framing::Framing;
 use crate::proxy::byte_counters::ByteCounters;
 
-/// `Terminate`, as a client sends it before it closes.
+/// The `Terminate` message, which a client sends before it closes.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// How long a client may go on sending after its server has closed.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Both sides of a session close within such a time where one closes because the other does.
+/// If one side closes within this time after the other, it closed because of the other.
 const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// How a relay ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The client closed first, or said that it would.
+    /// The client closed first, or sent `Terminate`.
     ClientClosed,
     /// The server closed, with this SQLSTATE if its last message was an error.
     ServerClosed(Option<[u8; 5]>),
-    /// The client's connection broke.
+    /// The connection to the client failed.
     ClientFailed(io::Error),
-    /// The server's connection broke.
+    /// The connection to the server failed.
     ServerFailed(io::Error),
-    /// The session was draining, and its transaction is over.
+    /// The session was draining, and its transaction has ended.
     Drained,
 }
 
-/// Two connections and what is on its way between them.
+/// Two connections and the bytes in flight between them.
 #[derive(Debug)]
 pub struct Relay {
     client: Stream,
     server: Stream,
     up: Pump,
     down: Pump,
-    /// Where the server's stream stands; `None` if it is encrypted, so that nobody but the two ends can tell.
+    /// The position in the protocol; `None` if client and server encrypt end to end, so that it cannot be known.
     framing: Option<Framing>,
     client_terminated: bool,
-    /// The server takes no more. What it has said before may still be on its way, the reason among it.
-    server_is_deaf: bool,
+    /// Writes to the server fail. Bytes that it sent before may still arrive, and among them the error that says why.
+    server_write_failed: bool,
     is_draining: bool,
 }
 
 impl Relay {
-    /// A relay between the two; `for_server` and `for_client` are bytes that were received and not yet passed on.
+    /// A relay between the two; `for_server` and `for_client` are bytes that were received and not yet sent on.
     pub fn new(
         mode: RelayMode,
         client: Stream,
@@ -79,35 +79,35 @@ impl Relay {
     ) -> Relay {
         if let Some(framing) = &mut framing {
             framing.ask(&for_server);
-            framing.take_error(); // of the login: if the server then closes, that is noted
+            framing.take_error(); // of the login; if the server closes after it, `last_error` still has it
         }
         Relay {
             client,
             server,
             up: Pump::new(for_server, EndOfStream::PassOn, mode),
-            down: Pump::new(for_client, EndOfStream::KeepBack, mode),
+            down: Pump::new(for_client, EndOfStream::Withhold, mode),
             framing,
             client_terminated: false,
-            server_is_deaf: false,
+            server_write_failed: false,
             is_draining: false,
         }
     }
 
-    /// Whether it is to end as soon as no transaction is open and nothing is under way. What the client asks then is
-    /// not passed on any more, so that it can be told that nothing of it was done.
+    /// Sets whether the relay ends as soon as no transaction is open and no request is running. Requests that the client
+    /// sends after that are not sent to the server, so that the client can be told that they were not executed.
     ///
-    /// A session that asks without waiting for answers would never come to that by itself: while it drains, it is
-    /// given one answer before the next question is passed on. Encrypted sessions show nothing of it all and go on.
+    /// A session that pipelines requests would never reach that state by itself: while it drains, the next request is
+    /// sent only after the answer to the previous one. Sessions that are encrypted end to end are not affected.
     pub fn set_draining(&mut self, is_draining: bool) {
         self.is_draining = is_draining;
         if is_draining {
-            self.up.copies(); // what is spliced can neither be followed nor held back
+            self.up.stop_splicing(); // spliced bytes can neither be parsed nor held back
         }
     }
 
-    /// Relays until an end. `on_error` hears the SQLSTATE of every error that the server sends.
+    /// Relays until the session ends. `on_error` is called with every error that the server sends.
     ///
-    /// What was read and not yet written stays in the relay, and a later call goes on with it.
+    /// Bytes that were read and not yet written stay in the relay; the next call continues with them.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -115,27 +115,26 @@ impl Relay {
         mut on_error: impl FnMut(ServerError),
     ) -> Poll<Outcome> {
         loop {
-            let is_over = self.is_draining && self.is_between_transactions();
-            if is_over && self.down.is_empty() {
+            let is_drained = self.is_draining && self.is_between_transactions();
+            if is_drained && self.down.is_empty() {
                 return Poll::Ready(Outcome::Drained);
             }
-            if !is_over && let Some(end) = self.poll_up(cx, bytes) {
+            if !is_drained && let Some(end) = self.poll_up(cx, bytes) {
                 return Poll::Ready(end);
             }
             let down = self.poll_down(cx, bytes, &mut on_error);
-            let goes_on = down.is_pending() && (self.is_draining || self.up.holds_back());
-            if !(goes_on && self.has_come_further()) {
+            let may_continue = down.is_pending() && (self.is_draining || self.up.holds_back());
+            if !(may_continue && self.can_continue()) {
                 return down;
             }
         }
     }
 
-    /// Whether the answers that have just been passed on let a draining session end, or let something be passed on that
-    /// was held back.
-    fn has_come_further(&self) -> bool {
-        let is_over = self.is_draining && self.is_between_transactions();
-        let may_ask = self.up.holds_back() && !self.server_is_deaf && !self.awaits_answer();
-        if is_over { self.down.is_empty() } else { may_ask }
+    /// Whether, after the answers that were just sent on, a draining session can end or a held-back request can be sent.
+    fn can_continue(&self) -> bool {
+        let is_drained = self.is_draining && self.is_between_transactions();
+        let may_send = self.up.holds_back() && !self.server_write_failed && !self.awaits_answer();
+        if is_drained { self.down.is_empty() } else { may_send }
     }
 
     fn is_between_transactions(&self) -> bool {
@@ -146,9 +145,9 @@ impl Relay {
         self.framing.as_ref().is_some_and(Framing::awaits_answer)
     }
 
-    /// From the client to the server. Returns an end that this brings about.
+    /// Moves bytes from the client to the server. Returns the outcome if the session ends here.
     fn poll_up(&mut self, cx: &mut Context<'_>, bytes: &ByteCounters) -> Option<Outcome> {
-        if self.server_is_deaf {
+        if self.server_write_failed {
             return None;
         }
         let Relay { client, server, up, framing, client_terminated, is_draining, .. } = self;
@@ -159,9 +158,9 @@ impl Relay {
                 *client_terminated = matches!(chunk, Chunk::Read(bytes) if bytes.ends_with(TERMINATE));
                 return Flow::More;
             };
-            // said while nothing else was under way it is no accident: the server will close, and be the first to, so
-            // that the port which lingers in TIME_WAIT is its own and none of ours
-            let is_farewell = framing.rests() && matches!(chunk, Chunk::Read(TERMINATE));
+            // sent while no request was running, this is the message `Terminate` and not data that looks like it: the
+            // server will close first, so the port in TIME_WAIT is the server's and not one of pgvane's
+            let is_terminate = framing.rests() && matches!(chunk, Chunk::Read(TERMINATE));
             let passed_on = match chunk {
                 Chunk::Read(read) if *is_draining => framing.ask_up_to_next(read),
                 Chunk::Read(read) => {
@@ -177,7 +176,7 @@ impl Relay {
             // the last bytes of a burst are always read
             *client_terminated = matches!(chunk, Chunk::Read(bytes) if bytes[..passed_on].ends_with(TERMINATE));
             match length - passed_on {
-                0 if is_farewell => Flow::Over,
+                0 if is_terminate => Flow::Stop,
                 0 => Flow::More,
                 held_back => Flow::HoldBack(held_back),
             }
@@ -191,13 +190,13 @@ impl Relay {
             Poll::Ready(Err(PumpError::Write(error))) if error.kind() == io::ErrorKind::TimedOut => {
                 return Some(Outcome::ServerFailed(error));
             }
-            Poll::Ready(Err(PumpError::Write(_))) => self.server_is_deaf = true,
+            Poll::Ready(Err(PumpError::Write(_))) => self.server_write_failed = true,
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         None
     }
 
-    /// From the server to the client.
+    /// Moves bytes from the server to the client.
     fn poll_down(
         &mut self,
         cx: &mut Context<'_>,
@@ -234,7 +233,8 @@ impl Relay {
         }
     }
 
-    /// A server that breaks off after the client's farewell, as one does that is in a hurry, has not failed.
+    /// The outcome when reading from the server fails. A server that resets the connection after the client's `Terminate`
+    /// has not failed.
     fn server_gone(&self, error: io::Error) -> Outcome {
         match self.last_error() {
             _ if self.client_terminated || self.up.has_read_all() => Outcome::ClientClosed,
@@ -247,14 +247,14 @@ impl Relay {
         self.framing.as_ref().and_then(Framing::last_error)
     }
 
-    /// Whether a message of our own may be put behind what the client has been sent.
-    pub fn can_speak(&self) -> bool {
+    /// Whether pgvane may send the client a message of its own now.
+    pub fn can_send_own_message(&self) -> bool {
         self.down.is_empty() && self.framing.as_ref().is_some_and(Framing::is_at_boundary)
     }
 
-    /// Says goodbye to the server, as far as that goes without waiting: what the session holds there, its locks and its
-    /// place, is free before the client has taken in why it ends.
-    pub fn leave_server(&mut self) {
+    /// Sends `Terminate` to the server, without waiting: the session's locks and its connection slot there are free
+    /// before the client has read why it ends.
+    pub fn terminate_server(&mut self) {
         if self.up.has_delivered() && self.framing.as_ref().is_some_and(Framing::may_be_asked) {
             self.server.write_last(TERMINATE);
         } else {
@@ -263,7 +263,7 @@ impl Relay {
         }
     }
 
-    /// The client's connection, for last words.
+    /// The connection to the client, for the final error message.
     pub fn client(&mut self) -> &mut Stream {
         &mut self.client
     }
@@ -273,23 +273,23 @@ impl Relay {
         [self.client.socket(), self.server.socket()]
     }
 
-    /// Whether the session is encrypted between client and server, so that nothing of it can be seen.
+    /// Whether client and server encrypt end to end, so that pgvane cannot read the session.
     pub fn is_opaque(&self) -> bool {
         self.framing.is_none()
     }
 
-    /// After the server has closed: passes the close on, and lets the client finish what it is sending. Returns whether the
-    /// client closed in a moment.
+    /// After the server has closed: closes the connection to the client, and lets the client finish what it is sending.
+    /// Returns whether the client closed within [`A_MOMENT`].
     pub async fn finish_for_client(&mut self) -> bool {
         let started = Instant::now();
         if self.client.shutdown().await.is_err() {
-            return true; // it has closed before
+            return true; // it had closed already
         }
-        if self.server_is_deaf {
+        if self.server_write_failed {
             return timeout(A_MOMENT, self.client.closed()).await.is_ok();
         }
         let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Flow::More));
-        // whichever side fails now, the session is over all the same
+        // the session has ended; a failure of either side changes nothing
         timeout(LINGER, rest).await.is_ok() && started.elapsed() < A_MOMENT
     }
 }

@@ -1,7 +1,6 @@
-//! The pipes through which the kernel moves bytes from one socket to the other: a small pool of the process.
+//! The pipes through which the kernel moves bytes from one socket to the other: a small pool for the process.
 //!
-//! A direction owns a pipe only while bytes are in it or about to be; so there need not be more than a few, however
-//! many sessions stream.
+//! A direction owns a pipe only while it moves bytes, so a few pipes are enough for any number of sessions.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,15 +8,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use parking_lot::Mutex;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-/// Pipes that are in use at the same time: one for every thread that streams, and one for every receiver that is too
-/// slow to take what a pipe holds. Where more are wanted, the direction copies.
+/// The maximum of pipes in use at the same time: one for each thread that streams, and one for each receiver that is too
+/// slow to empty its pipe. If none is left, the direction copies.
 const IN_USE_MAX: usize = 64;
 
-/// Pipes kept for the next burst.
+/// The maximum of idle pipes that are kept.
 const IDLE_MAX: usize = 16;
 
-/// What a pipe holds: as much as an unprivileged user's may, who may have 64 of that size (`pipe(7)`). A quarter of
-/// it was measured to cost an eighth more per gigabyte.
+/// The size of a pipe: the maximum for an unprivileged user, who can have 64 pipes of this size (`pipe(7)`). With a
+/// quarter of it, a gigabyte was measured to cost an eighth more.
 const PIPE_LENGTH: usize = 1024 * 1024;
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { idle: Vec::new(), in_use: 0 });
@@ -37,16 +36,16 @@ fn with_pool<T>(act: impl FnOnce(&mut Pool) -> T) -> T {
     act(&mut POOL.lock())
 }
 
-/// A pipe and how much is in it. Dropped empty it goes back to the pool; dropped full it is closed.
+/// A pipe and the number of bytes in it. When dropped, it goes back to the pool if it is empty, else it is closed.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     ends: Option<Ends>,
     held: usize,
 }
 
 impl Pipe {
-    /// An empty pipe; `None` if as many are in use as may be, or the process has no descriptors left.
+    /// An empty pipe; `None` if [`IN_USE_MAX`] are in use, or the process has no file descriptors left.
     pub(super) fn take() -> Option<Pipe> {
         let kept = with_pool(|pool| {
             let may_have = pool.in_use < IN_USE_MAX;
@@ -71,7 +70,7 @@ impl Pipe {
         self.held
     }
 
-    /// Takes up to `most` bytes from a socket. Errors: the socket's, `WouldBlock` among them.
+    /// Moves up to `most` bytes from a socket into the pipe. Errors: those of the socket, including `WouldBlock`.
     pub(super) fn fill(&mut self, from: impl AsFd, most: usize) -> io::Result<usize> {
         let into = &self.ends().into;
         let taken = splice(from, None, into, None, most.min(PIPE_LENGTH), SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?;
@@ -79,12 +78,13 @@ impl Pipe {
         Ok(taken)
     }
 
-    /// Gives what it holds to a socket, as far as that takes it. Errors: the socket's, `WouldBlock` among them.
+    /// Moves bytes from the pipe into a socket, as many as it accepts. Errors: those of the socket, including
+    /// `WouldBlock`.
     pub(super) fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
         let out = &self.ends().out;
-        let given = splice(out, None, to, None, self.held, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?;
-        self.held -= given;
-        Ok(given)
+        let moved = splice(out, None, to, None, self.held, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?;
+        self.held -= moved;
+        Ok(moved)
     }
 
     fn ends(&self) -> &Ends {
@@ -110,7 +110,7 @@ impl Drop for Pipe {
 
 fn open() -> io::Result<Ends> {
     let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    // where the user has too many pages in pipes already, the smaller one that the kernel gave has to do
+    // fails if the user has too many pages in pipes; the default size is used then
     let _ = fcntl_setpipe_size(&into, PIPE_LENGTH);
     Ok(Ends { out, into })
 }

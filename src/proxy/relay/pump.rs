@@ -14,7 +14,7 @@ use super::splice::{MaybePlain, SCRATCH_LENGTH, SPLICE_LENGTH_MIN, SpliceHeurist
 use crate::config::RelayMode;
 use crate::net::Socket;
 
-/// What one session moves before others have their turn: about a quarter of a millisecond's work.
+/// How many bytes one session moves before it yields to others: about a quarter of a millisecond of work.
 const TURN_LENGTH: usize = 1024 * 1024;
 
 thread_local! {
@@ -24,9 +24,9 @@ thread_local! {
 /// Which side of a direction failed.
 #[derive(Debug)]
 pub(super) enum PumpError {
-    /// The side that bytes come from.
+    /// The sending side.
     Read(io::Error),
-    /// The side that bytes go to.
+    /// The receiving side.
     Write(io::Error),
 }
 
@@ -34,35 +34,35 @@ pub(super) enum PumpError {
 enum Stage {
     /// Bytes may still come.
     Open,
-    /// No more bytes come; those pending are on their way.
+    /// No more bytes come; those in flight are being delivered.
     Ended,
-    /// All is delivered.
+    /// All bytes are delivered.
     Done,
 }
 
-/// What was taken and not yet delivered.
+/// Bytes that were read and not yet delivered.
 #[derive(Debug)]
 enum InFlight {
-    /// Nothing, as in a direction that rests: it owns no memory but itself.
+    /// Nothing: an idle direction owns no other memory.
     Nothing,
-    /// Bytes that were read.
+    /// Bytes in memory.
     Bytes(Box<Pending>),
-    /// Bytes that the kernel moves by itself. Empty only within a burst of them.
+    /// Bytes in a pipe, moved by the kernel. Empty only within a burst.
     Pipe(Box<Pipe>),
 }
 
 #[derive(Debug)]
 struct Pending {
     bytes: BytesMut,
-    /// So many of them, at the end, are not to be delivered yet.
+    /// This many bytes at the end must not be delivered yet.
     held_back: usize,
 }
 
-/// One direction: what is on its way, and how far things have come.
+/// One direction: its bytes in flight and its state.
 #[derive(Debug)]
 pub(super) struct Pump {
     in_flight: InFlight,
-    /// Bytes were written that the receiving side's encryption may still hold.
+    /// Bytes were written, and the TLS of the receiving side may still buffer them.
     is_unflushed: bool,
     stage: Stage,
     end: EndOfStream,
@@ -71,37 +71,37 @@ pub(super) struct Pump {
     pub(super) spliced: u64,
 }
 
-/// What becomes of the end of a direction's stream.
+/// What happens at the end of a direction's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndOfStream {
-    /// The receiving side is told, by shutting down the connection to it.
+    /// The connection to the receiving side is shut down for writing.
     PassOn,
-    /// It is kept from the receiving side, so that more can be said to it.
-    KeepBack,
+    /// It is not, so that pgvane can still send messages to the receiving side.
+    Withhold,
 }
 
-/// How a stream goes on with a chunk, and behind it.
+/// What happens with a chunk and with the stream after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
-    /// All of it is to be delivered, and more may come.
+    /// Deliver all of it, and read on.
     More,
-    /// So many of its bytes, at the end, are not to be delivered yet.
+    /// Do not deliver this many bytes at its end yet.
     HoldBack(usize),
-    /// That was its last word: nothing more is read, and the receiving side knows without being told.
-    Over,
+    /// Deliver all of it and read no more; the connection to the receiving side is not shut down.
+    Stop,
 }
 
-/// Bytes on their way, in the order in which they came.
+/// Bytes that were taken from the sending side, in their order.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Chunk<'a> {
-    /// These were read.
+    /// These bytes were read.
     Read(&'a [u8]),
-    /// So many were spliced, and seen by nobody.
+    /// This many bytes were spliced; pgvane has not seen them.
     Spliced(usize),
 }
 
 impl Chunk<'_> {
-    /// How many bytes they are.
+    /// The number of bytes.
     pub(super) fn length(&self) -> usize {
         match self {
             Chunk::Read(bytes) => bytes.len(),
@@ -111,7 +111,7 @@ impl Chunk<'_> {
 }
 
 impl Pump {
-    /// A direction that begins with bytes to be delivered.
+    /// A direction that first delivers the bytes in `pending`.
     pub(super) fn new(pending: BytesMut, end: EndOfStream, mode: RelayMode) -> Pump {
         Pump {
             in_flight: InFlight::of(pending, 0),
@@ -124,28 +124,28 @@ impl Pump {
         }
     }
 
-    /// Whether nothing is on its way.
+    /// Whether nothing is in flight.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.in_flight, InFlight::Nothing) && !self.is_unflushed
     }
 
-    /// Whether it owns nothing but itself.
+    /// Whether it owns no buffer and no pipe.
     #[cfg(test)]
     pub(super) fn owns_nothing(&self) -> bool {
         matches!(self.in_flight, InFlight::Nothing)
     }
 
-    /// Whether the side that bytes come from has closed.
+    /// Whether the sending side has closed.
     pub(super) fn has_read_all(&self) -> bool {
         self.stage != Stage::Open
     }
 
-    /// Whether all is delivered, the end included.
+    /// Whether everything is delivered, including the end of the stream.
     pub(super) fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
 
-    /// Whether all is delivered that may be.
+    /// Whether all bytes that are not held back are delivered.
     pub(super) fn has_delivered(&self) -> bool {
         let has_more = match &self.in_flight {
             InFlight::Nothing => false,
@@ -155,28 +155,28 @@ impl Pump {
         !has_more && !self.is_unflushed
     }
 
-    /// Whether it has bytes that are not to be delivered yet.
+    /// Whether it holds bytes back.
     pub(super) fn holds_back(&self) -> bool {
         matches!(&self.in_flight, InFlight::Bytes(pending) if pending.held_back > 0)
     }
 
-    /// Shows `see` the bytes that are not to be delivered yet; it says whether some of them still are not.
+    /// Calls `see` with the bytes that are held back; its result says how many of them still are.
     pub(super) fn reconsider(&mut self, see: impl FnOnce(Chunk<'_>) -> Flow) {
         let InFlight::Bytes(pending) = &mut self.in_flight else { return };
         let flow = see(Chunk::Read(&pending.bytes[pending.bytes.len() - pending.held_back..]));
         pending.held_back = if let Flow::HoldBack(length) = flow { length } else { 0 };
     }
 
-    /// Splices no more: every byte from now on is seen.
-    pub(super) fn copies(&mut self) {
+    /// From now on bytes are copied, so that pgvane sees each of them.
+    pub(super) fn stop_splicing(&mut self) {
         self.heuristic.give_up();
     }
 
-    /// Moves bytes until one side has to be waited for, its turn is over, or the end is delivered. `see` is told of
-    /// all that is taken, and says how to go on.
+    /// Moves bytes until it has to wait for one side, has moved [`TURN_LENGTH`], or has delivered the end. `see` is
+    /// called with each chunk, and its result says what happens with it.
     ///
-    /// Nothing more is taken before all that was taken is delivered: a slow receiver slows the sender down, and bytes
-    /// that are held back hold up all that follow.
+    /// It takes no more bytes before it has delivered the previous ones: a slow receiver slows the sender down, and bytes
+    /// that are held back stop all bytes after them.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -190,7 +190,7 @@ impl Pump {
     {
         let polled = self.poll_turn(cx, from, to, see);
         if matches!(&self.in_flight, InFlight::Pipe(pipe) if pipe.held() == 0) {
-            self.in_flight = InFlight::Nothing; // into the pool: whoever waits owns none
+            self.in_flight = InFlight::Nothing; // back to the pool: a direction that waits owns no pipe
         }
         polled
     }
@@ -211,8 +211,8 @@ impl Pump {
         loop {
             ready!(self.poll_deliver(cx, to)).map_err(PumpError::Write)?;
             match self.stage {
-                Stage::Open if flow == Flow::Over => {
-                    self.end = EndOfStream::KeepBack;
+                Stage::Open if flow == Flow::Stop => {
+                    self.end = EndOfStream::Withhold;
                     self.stage = Stage::Ended;
                 }
                 Stage::Open if moved >= TURN_LENGTH => {
@@ -224,7 +224,7 @@ impl Pump {
                     flow = see(chunk);
                     if let Flow::HoldBack(length) = flow { length } else { 0 }
                 }))?,
-                Stage::Ended if self.end == EndOfStream::KeepBack => self.stage = Stage::Done,
+                Stage::Ended if self.end == EndOfStream::Withhold => self.stage = Stage::Done,
                 Stage::Ended => {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(PumpError::Write)?;
                     self.stage = Stage::Done;
@@ -258,14 +258,14 @@ impl Pump {
             self.is_unflushed = false;
         }
         if self.holds_back() {
-            return Poll::Pending; // whoever holds them back calls again
+            return Poll::Pending; // the caller polls again when they may be delivered
         }
         if let (InFlight::Pipe(pipe), Some(to)) = (&mut self.in_flight, to.plain()) {
             while pipe.held() > 0 {
                 ready!(to.poll_write_ready(cx))?;
                 match to.try_io(Interest::WRITABLE, || pipe.drain(to)) {
                     Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Err(error) if !is_passing(&error) => return Poll::Ready(Err(error)),
+                    Err(error) if !is_transient(&error) => return Poll::Ready(Err(error)),
                     Ok(_) | Err(_) => {}
                 }
             }
@@ -273,7 +273,7 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes a chunk, the one way or the other.
+    /// Takes a chunk: splices or copies it.
     fn poll_take<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -299,7 +299,7 @@ impl Pump {
         self.poll_copy(cx, from, to, see)
     }
 
-    /// Takes what has arrived, but for its last few bytes, into the pipe. `None` if it is too little for that.
+    /// Moves the bytes that have arrived, except the last [`TAIL_LENGTH`], into the pipe. `None` if they are too few.
     fn poll_splice(&mut self, cx: &mut Context<'_>, from: &Socket) -> Poll<io::Result<Option<usize>>> {
         loop {
             ready!(from.poll_read_ready(cx))?;
@@ -314,17 +314,17 @@ impl Pump {
                     self.heuristic.note(length);
                     return Poll::Ready(Ok(Some(length)));
                 }
-                Err(error) if is_passing(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 Err(error) if error.kind() != io::ErrorKind::InvalidInput => return Poll::Ready(Err(error)),
                 Ok(_) | Err(_) => {
-                    self.heuristic.give_up(); // not between these sockets; a read will tell what it is about
+                    self.heuristic.give_up(); // splice does not work here; the read that follows reports an error if there is one
                     return Poll::Ready(Ok(None));
                 }
             }
         }
     }
 
-    /// The pipe of the burst that is being moved, or another one, if there is one to be had.
+    /// The pipe of the current burst, or another one if one is available.
     fn pipe(&mut self) -> Option<Box<Pipe>> {
         match mem::replace(&mut self.in_flight, InFlight::Nothing) {
             InFlight::Pipe(pipe) => Some(pipe),
@@ -332,7 +332,7 @@ impl Pump {
         }
     }
 
-    /// Reads once, and writes what the other side takes at once. The rest becomes pending.
+    /// Reads once, and writes what the receiving side accepts at once. The rest stays in flight.
     fn poll_copy<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -378,8 +378,8 @@ impl InFlight {
     }
 }
 
-/// Not a failure: try again, after waiting where that is due.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether the call can be repeated: at once after `Interrupted`, after waiting for readiness otherwise.
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
@@ -396,7 +396,7 @@ mod tests {
         }
     }
 
-    /// Sends `chunks` through a pump whose both pipes hold little, and returns what comes out.
+    /// Sends `chunks` through a pump between two small buffers, and returns the bytes that come out.
     async fn pumped(chunks: Vec<Vec<u8>>, width_in: usize, width_out: usize) -> Vec<u8> {
         let (mut source, mut from) = duplex(width_in);
         let (mut to, mut sink) = duplex(width_out);
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_pending_comes_first() {
+    async fn pending_bytes_are_delivered_first() {
         let (mut source, mut from) = duplex(64);
         let (mut to, mut sink) = duplex(64);
         source.write_all(b" world").await.expect("fits");
@@ -450,6 +450,6 @@ mod tests {
         let mut received = String::new();
         sink.read_to_string(&mut received).await.expect("is text");
         assert_eq!(received, "hello world");
-        assert_eq!(seen, b" world", "what is pending has been seen before");
+        assert_eq!(seen, b" world", "pending bytes were seen before");
     }
 }

@@ -1,27 +1,27 @@
-//! When a direction's bytes pass by user space: `splice(2)` is worth its calls for a stream, not for a conversation.
+//! When a direction uses `splice(2)`: its system calls pay off for a stream of data, not for short messages.
 
 use crate::config::RelayMode;
 use crate::net::{Socket, Stream};
 
-/// What one read takes at the most. Larger ones save system calls on big results, and cost memory per thread only.
+/// The maximum of one read. A large one saves system calls on big results, and costs memory once per thread.
 pub(super) const SCRATCH_LENGTH: usize = 64 * 1024;
 
-/// Reads in a row that filled the scratch buffer, before a direction splices: a single large row is not a stream.
+/// A direction begins to splice after this many consecutive reads filled the scratch buffer: one large row is no stream.
 const FULL_READS: u8 = 3;
 
-/// Chunks in a row that were too small to splice, before a direction copies again.
+/// A direction copies again after this many consecutive chunks were too small to splice.
 const SMALL_CHUNKS: u8 = 4;
 
-/// The least that is spliced; below, two system calls and the pipe's bookkeeping cost more than a copy.
+/// The minimum that is spliced; below it, two system calls and the work on the pipe cost more than a copy.
 pub(super) const SPLICE_LENGTH_MIN: usize = 16 * 1024;
 
-/// So much of what has arrived is always left to be read: the end of a stream that comes to rest is then seen, with
-/// the last messages in it. See [`crate::protocol::framing::Framing::comes_to_rest`].
+/// This many of the bytes that have arrived are always read and not spliced: when a stream pauses, pgvane has then seen
+/// its last messages. See [`crate::protocol::framing::Framing::comes_to_rest`].
 pub(super) const TAIL_LENGTH: usize = 64;
 
-/// A connection that may be a socket in clear, between two of which the kernel can move bytes by itself.
+/// A connection that may be a plaintext socket. Between two plaintext sockets the kernel can move the bytes.
 pub(super) trait MaybePlain {
-    /// The socket, if what is written to this connection is what the network carries.
+    /// The socket, if the connection is not encrypted.
     fn plain(&self) -> Option<&Socket>;
 }
 
@@ -31,37 +31,37 @@ impl MaybePlain for Stream {
     }
 }
 
-/// Whether one direction copies or splices now.
+/// Decides whether one direction copies or splices.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SpliceHeuristic {
     mode: RelayMode,
     splices: bool,
-    /// Chunks in a row that spoke for the other heuristic.
+    /// Consecutive chunks for which the other method would have been better.
     streak: u8,
 }
 
 impl SpliceHeuristic {
-    /// At the beginning of a session.
+    /// The state at the beginning of a session.
     pub(super) fn new(mode: RelayMode) -> SpliceHeuristic {
         SpliceHeuristic { mode, splices: mode == RelayMode::Splice, streak: 0 }
     }
 
-    /// Whether the next chunk is to be spliced, if there is enough of it.
+    /// Whether the next chunk is spliced, if it is large enough.
     pub(super) fn splices(self) -> bool {
         self.splices
     }
 
-    /// Notes how much was moved at once.
+    /// Records the length of a chunk.
     pub(super) fn note(&mut self, length: usize) {
         if self.mode != RelayMode::Auto {
             return;
         }
-        let (speaks_against, most) = match self.splices {
+        let (fits_other, limit) = match self.splices {
             true => (length < SPLICE_LENGTH_MIN, SMALL_CHUNKS),
             false => (length == SCRATCH_LENGTH, FULL_READS),
         };
-        self.streak = if speaks_against { self.streak + 1 } else { 0 };
-        if self.streak == most {
+        self.streak = if fits_other { self.streak + 1 } else { 0 };
+        if self.streak == limit {
             *self = SpliceHeuristic { splices: !self.splices, streak: 0, ..*self };
         }
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_spliced_and_a_conversation_is_not() {
+    fn a_stream_is_spliced_and_short_messages_are_not() {
         let mut heuristic = SpliceHeuristic::new(RelayMode::Auto);
         for length in [SCRATCH_LENGTH, SCRATCH_LENGTH, 100, SCRATCH_LENGTH, SCRATCH_LENGTH] {
             heuristic.note(length);
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_has_the_last_word() {
+    fn the_mode_overrides_the_heuristic() {
         let (mut copies, mut splices) =
             (SpliceHeuristic::new(RelayMode::Copy), SpliceHeuristic::new(RelayMode::Splice));
         for _ in 0..10 {

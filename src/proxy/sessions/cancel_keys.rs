@@ -1,7 +1,7 @@
-//! The cancel keys of running sessions: on which node each session is, as far as its key could be seen.
+//! The cancel keys of running sessions: which node a session is on.
 //!
-//! A key is seen at login, unless the session is encrypted from end to end. So a key that is not known names either no
-//! session at all, or one of those.
+//! pgvane reads a session's key at login, unless client and server encrypt end to end. So an unknown key belongs to no
+//! session, or to one of those.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -14,29 +14,29 @@ use crate::cluster::node::NODES_MAX;
 use crate::config::{ClusterIndex, ListenerIndex};
 use crate::protocol::CancelKey;
 
-/// Ended sessions that are remembered, lest a cancel that comes too late is taken for one of an encrypted session: as
-/// many as end in some seconds on a busy port, at eight bytes each.
+/// The number of ended sessions whose keys are remembered, so that a late cancel is not taken for one of an encrypted
+/// session: as many as end in a few seconds on a busy port, at eight bytes each.
 const ENDED_MAX: usize = 4096;
 
-/// Where the session is that a cancel request names.
+/// Where the session of a cancel request is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyLocation {
     /// On this node.
     On(NodeId),
-    /// On one of these, if it runs: they have sessions whose keys could not be seen.
+    /// If it is running, on one of these nodes: they have sessions whose keys pgvane cannot read.
     Among(Vec<NodeId>),
-    /// Nowhere: it has ended, or has never been.
+    /// The session has ended or has never existed.
     Nowhere,
 }
 
-/// A session's key, as far as it can be known.
+/// What is known of a session's key.
 #[derive(Debug)]
 pub enum SessionKey {
-    /// The login has not got so far, or the server gives none.
+    /// The server has not sent it yet, or sends none.
     Unknown,
-    /// It has been seen.
+    /// The key.
     Seen(CancelKey),
-    /// If there is one, it could not be seen.
+    /// pgvane cannot read it.
     Unseen,
 }
 
@@ -44,37 +44,37 @@ pub enum SessionKey {
 #[derive(Debug)]
 pub struct Keys {
     seen: Mutex<Seen>,
-    /// How many sessions have keys that could not be seen, by listener and node number.
+    /// The number of sessions whose keys pgvane cannot read, by listener and node number.
     unseen: Vec<[AtomicU32; NODES_MAX]>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     /// Cluster and node of running sessions.
-    places: BTreeMap<CancelKey, (ClusterIndex, NodeId)>,
-    /// Hashes of the keys of those that ended last, newest first.
+    locations: BTreeMap<CancelKey, (ClusterIndex, NodeId)>,
+    /// Hashes of the keys of the sessions that ended last, newest first.
     ended: VecDeque<u64>,
     hasher: RandomState,
 }
 
 impl Keys {
-    /// No keys, for so many listeners.
+    /// An empty set of keys for this number of listeners.
     pub fn new(listeners: usize) -> Keys {
         let unseen = (0..listeners).map(|_| std::array::from_fn(|_| AtomicU32::new(0))).collect();
         Keys { seen: Mutex::default(), unseen }
     }
 
-    /// A session's key has been seen.
+    /// Adds a session's key.
     pub fn add(&self, key: CancelKey, cluster: ClusterIndex, node: NodeId) {
-        self.seen.lock().places.insert(key, (cluster, node));
+        self.seen.lock().locations.insert(key, (cluster, node));
     }
 
-    /// There is a session whose key could not be seen.
+    /// Adds a session whose key pgvane cannot read.
     pub fn add_unseen(&self, listener: ListenerIndex, node: NodeId) {
         self.unseen[listener.0][node.index()].fetch_add(1, Relaxed);
     }
 
-    /// The session of a key that was added has ended.
+    /// Removes the key of a session that has ended.
     pub fn end(&self, key: &SessionKey, listener: ListenerIndex, node: NodeId) {
         match key {
             SessionKey::Unknown => {}
@@ -85,16 +85,16 @@ impl Keys {
 
     fn end_seen(&self, key: &CancelKey) {
         let mut seen = self.seen.lock();
-        seen.places.remove(key);
+        seen.locations.remove(key);
         let hash = seen.hasher.hash_one(key);
         seen.ended.truncate(ENDED_MAX - 1);
         seen.ended.push_front(hash);
     }
 
-    /// Where the session of this key is, asked for on a listener of this cluster.
+    /// Where the session of this key is. The cancel request came to this listener of this cluster.
     pub fn look_up(&self, key: &CancelKey, listener: ListenerIndex, cluster: ClusterIndex) -> KeyLocation {
         let seen = self.seen.lock();
-        match seen.places.get(key) {
+        match seen.locations.get(key) {
             Some((found, node)) if *found == cluster => return KeyLocation::On(*node),
             None if seen.ended.contains(&seen.hasher.hash_one(key)) => return KeyLocation::Nowhere,
             _ => {}
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_may_be_that_of_a_session_on_its_listener_whose_key_was_not_seen() {
+    fn an_unknown_key_may_belong_to_a_session_on_its_listener_whose_key_was_not_seen() {
         let keys = Keys::new(2);
         keys.add_unseen(ListenerIndex(0), NodeId::new(1));
         keys.add_unseen(ListenerIndex(0), NodeId::new(4));

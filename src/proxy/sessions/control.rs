@@ -1,4 +1,4 @@
-//! A running session as others see it, and the orders by which they move it.
+//! The shared part of a running session: its node, its counters and its orders.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
@@ -10,21 +10,21 @@ use crate::config::{ClusterIndex, ListenerIndex};
 use crate::proxy::byte_counters::ByteCounters;
 use crate::routing::Cause;
 
-/// Something that a running session has to do.
+/// An order to a running session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionOrder {
-    /// End as soon as no transaction is open, for the sake of balance; stay if that does not come to be.
+    /// End as soon as no transaction is open, for rebalancing. There is no deadline.
     Move,
-    /// End as soon as no transaction is open, or at the deadline.
+    /// End as soon as no transaction is open, at the latest at the deadline.
     Drain(Cause),
-    /// End now: pgvane stops.
+    /// End now: pgvane is stopping.
     Stop,
     /// End now.
     Cut(Cause),
 }
 
 impl SessionOrder {
-    /// As one byte. A higher one outranks a lower one; zero is no order.
+    /// The order as one byte. A higher byte overrides a lower one; zero is no order.
     fn to_byte(self) -> u8 {
         match self {
             SessionOrder::Move => 0x10,
@@ -46,7 +46,7 @@ impl SessionOrder {
     }
 }
 
-/// What others may know and change of a session that is on a node.
+/// The part of a session on a node that other tasks read and change.
 #[derive(Debug)]
 pub struct SessionControl {
     /// Index into the configuration's listeners.
@@ -55,7 +55,7 @@ pub struct SessionControl {
     pub(super) cluster: ClusterIndex,
     pub(super) node: NodeId,
     order: AtomicU8,
-    /// It can be seen when no transaction is open.
+    /// pgvane can see when no transaction is open.
     shows_transactions: AtomicBool,
     /// The bytes that it had moved when it was last looked at, the lower half of the number.
     swept_bytes: AtomicU32,
@@ -63,7 +63,7 @@ pub struct SessionControl {
     is_due_for_peering: AtomicBool,
     /// A peer had not acknowledged everything when it was last asked.
     is_unconfirmed: AtomicBool,
-    /// The session's, to be told of an order.
+    /// Wakes the session's task after a new order.
     waker: Mutex<Option<Waker>>,
     bytes: ByteCounters,
 }
@@ -85,12 +85,12 @@ impl SessionControl {
         }
     }
 
-    /// The bytes that it has moved.
+    /// The bytes that the session has moved.
     pub fn bytes(&self) -> &ByteCounters {
         &self.bytes
     }
 
-    /// Notes that the session shows when no transaction is open.
+    /// Records that pgvane can see when the session has no open transaction.
     pub fn show_transactions(&self) {
         self.shows_transactions.store(true, Relaxed);
     }
@@ -117,53 +117,53 @@ impl SessionControl {
         self.is_unconfirmed.store(!is_confirmed, Relaxed);
     }
 
-    /// Waits until the order is another than `obeyed`, and tells it; `None` if the old one was withdrawn. One task only
-    /// may wait for a control's orders.
-    pub fn poll_order(&self, cx: &mut Context<'_>, obeyed: Option<SessionOrder>) -> Poll<Option<SessionOrder>> {
-        if let Some(order) = self.changed(obeyed) {
+    /// Waits until the order differs from `last_order`, and returns the new one; `None` if the order was withdrawn. Only
+    /// one task may wait for a control's orders.
+    pub fn poll_order(&self, cx: &mut Context<'_>, last_order: Option<SessionOrder>) -> Poll<Option<SessionOrder>> {
+        if let Some(order) = self.changed(last_order) {
             return Poll::Ready(order);
         }
         match &mut *self.waker.lock() {
-            Some(waker) if waker.will_wake(cx.waker()) => return Poll::Pending, // whoever gave an order since, woke it
+            Some(waker) if waker.will_wake(cx.waker()) => return Poll::Pending, // a newer order wakes it
             waker => *waker = Some(cx.waker().clone()),
         }
-        // an order that was given before the waker was there has woken nobody
-        self.changed(obeyed).map_or(Poll::Pending, Poll::Ready)
+        // an order that was sent before the waker was stored has woken no task
+        self.changed(last_order).map_or(Poll::Pending, Poll::Ready)
     }
 
-    fn changed(&self, obeyed: Option<SessionOrder>) -> Option<Option<SessionOrder>> {
+    fn changed(&self, last_order: Option<SessionOrder>) -> Option<Option<SessionOrder>> {
         let order = self.order();
-        (order != obeyed).then_some(order)
+        (order != last_order).then_some(order)
     }
 
     fn order(&self) -> Option<SessionOrder> {
         SessionOrder::from_byte(self.order.load(SeqCst))
     }
 
-    /// Gives an order, unless a higher one was given.
-    pub(super) fn give(&self, order: SessionOrder) {
+    /// Sends an order, unless a higher one is in force.
+    pub(super) fn send_order(&self, order: SessionOrder) {
         let byte = order.to_byte();
         if self.order.fetch_max(byte, SeqCst) < byte {
             self.wake();
         }
     }
 
-    /// Takes back an order to drain: the session is in the right place again. All other orders stand.
+    /// Withdraws an order to drain: the session is on the right node again. Other orders stay in force.
     pub(super) fn withdraw_drain(&self) {
         let byte = self.order.load(SeqCst);
         let is_drain = matches!(SessionOrder::from_byte(byte), Some(SessionOrder::Drain(_)));
-        // if another was given meanwhile, that stands
+        // if another order was sent meanwhile, it stays in force
         if is_drain && self.order.compare_exchange(byte, 0, SeqCst, SeqCst).is_ok() {
             self.wake();
         }
     }
 
-    /// Whether it has been told to move, and has not done so yet.
+    /// Whether it has an order to move and has not ended yet.
     pub(super) fn is_about_to_move(&self) -> bool {
         self.order() == Some(SessionOrder::Move)
     }
 
-    /// Whether it could be moved between two transactions: nobody has told it to end yet, and it shows them.
+    /// Whether it can be moved between two transactions: it has no order yet, and pgvane can see its transactions.
     pub(super) fn is_movable(&self) -> bool {
         self.order().is_none() && self.shows_transactions.load(Relaxed)
     }
@@ -182,37 +182,37 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_session_hears_the_highest_order_once() {
+    async fn a_session_gets_the_highest_order_once() {
         let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
-        control.give(SessionOrder::Drain(Cause::Promotion));
-        let ordered = |obeyed| poll_fn(move |cx| control.poll_order(cx, obeyed));
+        control.send_order(SessionOrder::Drain(Cause::Promotion));
+        let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = Some(SessionOrder::Drain(Cause::Promotion));
         assert_eq!(ordered(None).await, drain);
         let later = async {
-            control.give(SessionOrder::Cut(Cause::LostLead));
-            control.give(SessionOrder::Stop);
+            control.send_order(SessionOrder::Cut(Cause::LostLead));
+            control.send_order(SessionOrder::Stop);
         };
         let (heard, ()) = tokio::join!(biased; ordered(drain), later);
         assert_eq!(heard, Some(SessionOrder::Cut(Cause::LostLead)));
     }
 
     #[tokio::test]
-    async fn a_drain_can_be_withdrawn_and_nothing_else() {
+    async fn only_a_drain_can_be_withdrawn() {
         let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
-        let ordered = |obeyed| poll_fn(move |cx| control.poll_order(cx, obeyed));
+        let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = SessionOrder::Drain(Cause::Operator);
-        control.give(drain);
+        control.send_order(drain);
         let (heard, ()) = tokio::join!(biased; ordered(Some(drain)), async { control.withdraw_drain() });
         assert_eq!(heard, None);
         for order in [SessionOrder::Move, SessionOrder::Stop, SessionOrder::Cut(Cause::Operator)] {
-            control.give(order);
+            control.send_order(order);
             control.withdraw_drain();
             assert_eq!(ordered(None).await, Some(order));
         }
     }
 
     #[test]
-    fn orders_survive_their_byte_and_keep_their_rank() {
+    fn orders_convert_to_a_byte_and_back_and_keep_their_rank() {
         for cause in Cause::ALL {
             let by_rank =
                 [SessionOrder::Move, SessionOrder::Drain(cause), SessionOrder::Stop, SessionOrder::Cut(cause)];

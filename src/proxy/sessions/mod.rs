@@ -1,5 +1,5 @@
-//! The sessions that run: the [`registry`] knows all of them, and gives them orders through their [`control`]s;
-//! [`cancel_keys`] finds the one that a cancel request names; the [`rebalancer`] moves some for the sake of balance.
+//! The running sessions: the [`registry`] has all of them and sends them orders through their [`control`]s;
+//! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes.
 
 pub mod cancel_keys;
 pub mod control;

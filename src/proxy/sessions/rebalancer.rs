@@ -1,4 +1,4 @@
-//! Moves a listener's sessions, one at a time, so that its nodes carry their shares again.
+//! Moves a listener's sessions, one at a time, until each of its nodes has its share again.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use crate::config::{ClusterIndex, ListenerIndex};
 use crate::probe::ClusterHandle;
 use crate::routing::{Phase, Rebalance, Rule};
 
-/// What it takes to move sessions.
+/// Rebalances one listener.
 pub struct Rebalancer {
     /// The listener's index and name.
     pub listener: (ListenerIndex, String),
-    /// The listener's cluster, as an index.
+    /// The index of the listener's cluster.
     pub cluster: ClusterIndex,
     /// The listener's rule.
     pub rule: Rule,
-    /// How to go about it.
+    /// The rebalance settings.
     pub settings: Rebalance,
-    /// The nodes.
+    /// The listener's cluster.
     pub view: ClusterHandle,
-    /// All sessions.
+    /// All running sessions.
     pub registry: Arc<Registry>,
 }
 
@@ -41,8 +41,8 @@ impl Rebalancer {
             let node_load = |node: crate::cluster::NodeId| node_loads[node.index()];
             let donor = phase.step(&self.settings, &topology, &self.rule, node_load, self.view.now());
             match (was_moving, phase == Phase::Moving) {
-                (false, true) => info!(listener = name, "rebalancing: sessions are moved between their transactions"),
-                (true, false) => info!(listener = name, "rebalancing is done"),
+                (false, true) => info!(listener = name, "rebalancing started: sessions are moved between transactions"),
+                (true, false) => info!(listener = name, "rebalancing finished"),
                 _ => {}
             }
             if let Some(node) = donor {

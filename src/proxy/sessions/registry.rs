@@ -1,4 +1,4 @@
-//! Who is connected, to which node, by which listener; and who is given which orders.
+//! All connections of the process, by listener and node; sends orders to sessions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,17 +30,17 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A listener's numbers at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Census {
-    /// Connections that have not yet said what they want.
+    /// Connections whose startup packet is not complete.
     pub pending: usize,
-    /// Connections, held ones included.
+    /// Connections, including held ones.
     pub sessions: usize,
-    /// Connections waiting for a node.
+    /// Connections that wait for a node.
     pub held: usize,
-    /// The listener's limit.
+    /// The listener's `sessions_max`.
     pub sessions_max: usize,
-    /// Bytes relayed since the start.
+    /// Bytes relayed to servers since the start.
     pub bytes_to_server: u64,
-    /// Bytes relayed since the start.
+    /// Bytes relayed to clients since the start.
     pub bytes_to_client: u64,
 }
 
@@ -70,7 +70,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry for so many listeners, and clusters whose sessions are counted here.
+    /// An empty registry for this number of listeners; `nodes` are the clusters' session counters.
     pub fn new(listeners: usize, nodes: Vec<Arc<NodeSessions>>) -> Registry {
         Registry {
             listeners: (0..listeners).map(|_| ListenerTally::default()).collect(),
@@ -83,7 +83,7 @@ impl Registry {
         }
     }
 
-    /// The connections of a listener that have not yet said what they want.
+    /// The connections of a listener whose startup packet is not complete.
     pub fn pending(&self, listener: ListenerIndex) -> &PendingConnections {
         &self.listeners[listener.0].pending
     }
@@ -111,22 +111,22 @@ impl Registry {
         self.descriptors_max
     }
 
-    /// Counts a connection in, unless the listener has as many as it may; tells whether it does.
+    /// Counts a new connection, unless the listener has reached `sessions_max`; returns false then.
     pub fn enter(&self, listener: ListenerIndex, sessions_max: usize) -> bool {
-        claim_place(&self.listeners[listener.0].sessions, sessions_max)
+        count_up_to(&self.listeners[listener.0].sessions, sessions_max)
     }
 
-    /// Counts out a connection that has been counted in.
+    /// Removes a counted connection from the count.
     pub fn leave(&self, listener: ListenerIndex) {
         self.listeners[listener.0].sessions.fetch_sub(1, Relaxed);
     }
 
-    /// Counts a connection as held, unless as many are held as may be.
+    /// Counts a connection as held, unless `held_max` are held.
     pub fn hold(self: &Arc<Self>, listener: ListenerIndex, held_max: usize) -> Option<Held> {
-        claim_place(&self.listeners[listener.0].held, held_max).then(|| Held { registry: Arc::clone(self), listener })
+        count_up_to(&self.listeners[listener.0].held, held_max).then(|| Held { registry: Arc::clone(self), listener })
     }
 
-    /// Puts a session on a node: it counts as load, gets orders, and its cancel key can be learnt.
+    /// Registers a session on a node: it counts as the node's load, receives orders, and can have a cancel key.
     pub fn guard(self: &Arc<Self>, listener: ListenerIndex, cluster: ClusterIndex, node: NodeId) -> SessionGuard {
         let control = Arc::new(SessionControl::new(listener, cluster, node));
         let id = self.next_id.fetch_add(1, Relaxed);
@@ -135,34 +135,34 @@ impl Registry {
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
 
-    /// How many sessions a node has now.
+    /// The number of sessions on a node.
     pub fn load(&self, cluster: ClusterIndex, node: NodeId) -> u32 {
         self.nodes[cluster.0].on(node)
     }
 
-    /// How many sessions each node of a cluster has now.
+    /// The number of sessions on each node of a cluster.
     pub fn loads(&self, cluster: ClusterIndex) -> Vec<u32> {
         self.nodes[cluster.0].all()
     }
 
-    /// The keys by which sessions' queries are cancelled.
+    /// The cancel keys of the sessions.
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// How many connections of a listener wait for a node now.
+    /// The number of a listener's connections that wait for a node.
     pub fn held(&self, listener: ListenerIndex) -> usize {
         self.listeners[listener.0].held.load(Relaxed)
     }
 
-    /// How many connections there are now, on all listeners.
+    /// The number of connections on all listeners.
     pub fn sessions(&self) -> usize {
         self.listeners.iter().map(|tally| tally.sessions.load(Relaxed)).sum()
     }
 
-    /// The numbers of every listener, in their order; limits are not known here and left at zero.
+    /// The numbers of every listener, in order of the listeners. `sessions_max` is not known here and stays zero.
     pub fn census(&self) -> Vec<Census> {
-        let controls = self.controls.lock(); // held throughout, see `SessionGuard::drop`
+        let controls = self.controls.lock(); // locked to the end, see `SessionGuard::drop`
         let mut census: Vec<Census> = self
             .listeners
             .iter()
@@ -183,11 +183,11 @@ impl Registry {
         census
     }
 
-    /// Ends every connection: those on a node by [`SessionOrder::Stop`], those on their way to one by [`Registry::stopped`].
+    /// Ends every connection: those on a node with [`SessionOrder::Stop`], the others with [`Registry::stopped`].
     pub fn stop(&self) {
         self.stop.cancel();
         for control in self.controls.lock().values() {
-            control.give(SessionOrder::Stop);
+            control.send_order(SessionOrder::Stop);
         }
     }
 
@@ -209,7 +209,7 @@ impl Registry {
         self.stop.cancelled().await;
     }
 
-    /// What each node of a cluster carries, as it concerns the sessions of one of its listeners.
+    /// The load of each node of a cluster, with the sessions of one listener that can move or are about to.
     pub fn node_loads(&self, listener: ListenerIndex, cluster: ClusterIndex) -> [NodeLoad; NODES_MAX] {
         let mut node_loads = [NodeLoad::default(); NODES_MAX];
         for (node_load, sessions) in node_loads.iter_mut().zip(self.nodes[cluster.0].all()) {
@@ -223,30 +223,30 @@ impl Registry {
         node_loads
     }
 
-    /// Has a session of this listener leave this node between two transactions, the oldest one that can be moved.
+    /// Orders the oldest movable session of this listener on this node to move between two transactions.
     pub fn move_one(&self, listener: ListenerIndex, node: NodeId) {
         let controls = self.controls.lock();
         let is_movable = |control: &&Arc<SessionControl>| {
             control.listener == listener && control.node == node && control.is_movable()
         };
         if let Some(control) = controls.values().find(is_movable) {
-            control.give(SessionOrder::Move);
+            control.send_order(SessionOrder::Move);
         }
     }
 
-    /// Gives orders to those sessions of a cluster that a new picture leaves in the wrong place, and lets go on those
-    /// that were draining and are in the right place again.
+    /// Sends orders to the sessions of a cluster that are on the wrong node by a new topology, and withdraws the drain of
+    /// those that are on the right node again.
     pub fn apply(&self, cluster: ClusterIndex, topology: &Topology, rules: &[Rule]) {
         for control in self.controls.lock().values().filter(|control| control.cluster == cluster) {
             match order_for(&rules[control.listener.0], topology, control.node) {
-                Some(order) => control.give(order),
+                Some(order) => control.send_order(order),
                 None => control.withdraw_drain(),
             }
         }
     }
 }
 
-/// What a session under this rule has to do if it is on `node`.
+/// The order for a session of this rule that is on `node`; `None` if it can stay.
 pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<SessionOrder> {
     let cause = why_misplaced(rule, topology, node)?;
     match rule.reactions.to(cause) {
@@ -256,11 +256,12 @@ pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<Sessi
     }
 }
 
-fn claim_place(count: &AtomicUsize, most: usize) -> bool {
-    count.fetch_update(Relaxed, Relaxed, |taken| (taken < most).then_some(taken + 1)).is_ok()
+/// Adds one to `count`, unless it has reached `max`; returns false then.
+fn count_up_to(count: &AtomicUsize, max: usize) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |current| (current < max).then_some(current + 1)).is_ok()
 }
 
-/// A connection that is held; dropping it counts it out.
+/// A held connection; the drop removes it from the count.
 #[derive(Debug)]
 pub struct Held {
     registry: Arc<Registry>,
@@ -273,7 +274,7 @@ impl Drop for Held {
     }
 }
 
-/// A session's place on a node; dropping it gives the place back and forgets its cancel key.
+/// A session's registration on a node; the drop removes the session and its cancel key.
 #[derive(Debug)]
 pub struct SessionGuard {
     registry: Arc<Registry>,
@@ -283,32 +284,32 @@ pub struct SessionGuard {
 }
 
 impl SessionGuard {
-    /// Where the session is.
+    /// The session's node.
     pub fn node(&self) -> NodeId {
         self.control.node
     }
 
-    /// The part of the session that others see.
+    /// The shared part of the session.
     pub fn control(&self) -> &SessionControl {
         &self.control
     }
 
-    /// Notes the key by which the session's queries can be cancelled. The last key that a server names counts.
-    pub fn learn_key(&mut self, key: CancelKey) {
-        self.now_has(SessionKey::Unknown); // first, because a server may name the same key again
+    /// Records the session's cancel key. If a server sends several, the last one counts.
+    pub fn set_key(&mut self, key: CancelKey) {
+        self.replace_key(SessionKey::Unknown); // first, because a server may send the same key again
         self.registry.keys.add(key.clone(), self.control.cluster, self.control.node);
         self.key = SessionKey::Seen(key);
     }
 
-    /// Notes that nothing more of the session can be seen: if it has no key yet, it may get one unnoticed.
-    pub fn turns_opaque(&mut self) {
+    /// Records that pgvane cannot read the session from now on: if it has no key yet, pgvane will not see it.
+    pub fn mark_opaque(&mut self) {
         if matches!(self.key, SessionKey::Unknown) {
             self.registry.keys.add_unseen(self.control.listener, self.control.node);
-            self.now_has(SessionKey::Unseen);
+            self.replace_key(SessionKey::Unseen);
         }
     }
 
-    fn now_has(&mut self, key: SessionKey) {
+    fn replace_key(&mut self, key: SessionKey) {
         let before = std::mem::replace(&mut self.key, key);
         self.registry.keys.end(&before, self.control.listener, self.control.node);
     }
@@ -316,10 +317,10 @@ impl SessionGuard {
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        self.now_has(SessionKey::Unknown);
+        self.replace_key(SessionKey::Unknown);
         let registry = &self.registry;
         registry.nodes[self.control.cluster.0].remove(self.control.node);
-        // the bytes move from the running to the ended under the lock that a census takes, so none counts twice
+        // the bytes are added to those of ended sessions under the lock that `census` takes, so none are counted twice
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
         let tally = &registry.listeners[self.control.listener.0];
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_up_to_the_limit_and_come_back() {
+    fn connections_are_counted_up_to_the_limit() {
         let registry = registry();
         assert!(registry.enter(ListenerIndex(0), 1));
         assert!(!registry.enter(ListenerIndex(0), 1));
@@ -351,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_counts_as_load_and_keeps_its_key_while_it_lasts() {
+    fn a_session_counts_as_load_and_keeps_its_key_until_it_ends() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
         let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
-        guard.learn_key(key.clone());
+        guard.set_key(key.clone());
         assert_eq!(registry.load(ClusterIndex(0), NodeId::new(2)), 1);
         assert_eq!(registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)), KeyLocation::On(NodeId::new(2)));
-        guard.turns_opaque();
+        guard.mark_opaque();
         let other = CancelKey::new(8, &SecretKey::I32(9));
         assert_eq!(
             registry.keys().look_up(&other, ListenerIndex(0), ClusterIndex(0)),
@@ -376,7 +377,7 @@ mod tests {
         let [first, last] = [7, 8].map(|pid| CancelKey::new(pid, &SecretKey::I32(9)));
         let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
         for key in [&first, &last, &last] {
-            guard.learn_key(key.clone());
+            guard.set_key(key.clone());
         }
         let location = |key| registry.keys().look_up(key, ListenerIndex(0), ClusterIndex(0));
         assert_eq!(location(&last), KeyLocation::On(NodeId::new(2)));
@@ -388,7 +389,7 @@ mod tests {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
         let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
-        guard.turns_opaque();
+        guard.mark_opaque();
         assert_eq!(
             registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)),
             KeyLocation::Among(vec![NodeId::new(2)])
@@ -408,13 +409,17 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_session_that_shows_its_transactions_is_moved() {
+    fn the_oldest_session_whose_transactions_are_visible_is_moved() {
         let registry = registry();
         let guards: Vec<SessionGuard> = (0..4)
             .map(|listener| registry.guard(ListenerIndex(listener / 3), ClusterIndex(0), NodeId::new(2)))
             .collect();
         let node_load = || registry.node_loads(ListenerIndex(0), ClusterIndex(0))[2];
-        assert_eq!(node_load(), NodeLoad { sessions: 4, movable: 0, leaving: 0 }, "none shows its transactions");
+        assert_eq!(
+            node_load(),
+            NodeLoad { sessions: 4, movable: 0, leaving: 0 },
+            "no session's transactions are visible"
+        );
         registry.move_one(ListenerIndex(0), NodeId::new(2));
         assert_eq!(node_load().leaving, 0);
         guards[1..].iter().for_each(|guard| guard.control().show_transactions());

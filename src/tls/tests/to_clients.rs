@@ -1,4 +1,4 @@
-//! pgvane's certificate against each kind of client.
+//! TLS termination with each kind of client.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ async fn connected() -> (TcpStream, TcpStream) {
     (client, listener.accept().await.expect("accepts").0)
 }
 
-/// What a client's handshake with pgvane came to: the version and whether the protocol was named, or why there was
-/// none, as pgvane tells it.
+/// The result of a client's handshake with pgvane: the version and whether the client offered PostgreSQL's protocol, or
+/// pgvane's error.
 async fn met(pgvane: &Terminate, client: TlsConnector) -> Result<(Version, bool), String> {
     let (outside, mut inside) = connected().await;
     let client = tokio::spawn(async move {
@@ -31,7 +31,7 @@ async fn met(pgvane: &Terminate, client: TlsConnector) -> Result<(Version, bool)
         stream.read_u8().await
     });
     let acceptor = Acceptor::new(pgvane).expect("sound files");
-    // a part of what the client says first has been read already
+    // the first bytes of the client have been read before the handshake
     let mut begun = [0; 5];
     inside.read_exact(&mut begun).await.expect("the client begins");
     let accepted = acceptor.accept(inside.into(), &begun).await.map_err(|error| error.to_string())?;
@@ -45,7 +45,7 @@ async fn met(pgvane: &Terminate, client: TlsConnector) -> Result<(Version, bool)
     Ok(outcome)
 }
 
-/// A client that speaks these versions, and names these protocols.
+/// A client with these TLS versions and these ALPN protocols.
 fn client(
     world: &World,
     versions: &[&'static SupportedProtocolVersion],
@@ -69,7 +69,7 @@ const OLD: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 const BOTH: &[&SupportedProtocolVersion] = rustls::ALL_VERSIONS;
 
 #[tokio::test]
-async fn the_newest_version_that_both_speak_is_taken_and_none_below_the_least() {
+async fn the_newest_common_version_is_used_and_none_below_the_minimum() {
     let world = World::new();
     let pgvane = world.terminate();
     let strict = Terminate { min_version: Version::Tls13, ..pgvane.clone() };
@@ -81,7 +81,7 @@ async fn the_newest_version_that_both_speak_is_taken_and_none_below_the_least() 
 }
 
 #[tokio::test]
-async fn a_client_that_names_protocols_must_name_postgresqls() {
+async fn a_client_that_offers_protocols_must_offer_postgresqls() {
     let world = World::new();
     let pgvane = world.terminate();
     let naming = |protocols: &[&[u8]]| client(&world, BOTH, protocols, None);
@@ -92,7 +92,7 @@ async fn a_client_that_names_protocols_must_name_postgresqls() {
 }
 
 #[tokio::test]
-async fn certificates_of_clients_are_asked_for_as_the_settings_say() {
+async fn client_certificates_are_verified_as_the_settings_say() {
     let (world, stranger) = (World::new(), World::new());
     let ours = world.identity("client", "app");
     let theirs = stranger.identity("client", "app");
@@ -100,7 +100,7 @@ async fn certificates_of_clients_are_asked_for_as_the_settings_say() {
     let asking = |verify_client| Terminate { verify_client, ..world.terminate() };
     let met = async |verify_client, identity| met(&asking(verify_client), of(identity)).await.is_ok();
 
-    assert!(met(VerifyClient::None, Some(&theirs)).await, "nobody looks at it");
+    assert!(met(VerifyClient::None, Some(&theirs)).await, "it is not verified");
     for (verify_client, may_come_without) in
         [(VerifyClient::Optional(world.ca_file()), true), (VerifyClient::Required(world.ca_file()), false)]
     {
@@ -111,7 +111,7 @@ async fn certificates_of_clients_are_asked_for_as_the_settings_say() {
 }
 
 #[tokio::test]
-async fn an_end_without_a_farewell_is_an_end_and_a_dropped_stream_says_farewell() {
+async fn an_end_without_close_notify_is_an_end_and_a_dropped_stream_sends_close_notify() {
     let world = World::new();
     let acceptor = Acceptor::new(&world.terminate()).expect("sound files");
     let accepted = async |outside: TcpStream, inside: TcpStream| {
@@ -122,7 +122,7 @@ async fn an_end_without_a_farewell_is_an_end_and_a_dropped_stream_says_farewell(
     };
     let (outside, inside) = connected().await;
     let (client, mut stream) = accepted(outside, inside).await;
-    drop(client.into_inner()); // closes the socket, and says nothing in TLS
+    drop(client.into_inner()); // closes the socket without close_notify
     assert_eq!(stream.read(&mut [0]).await.expect("is no failure"), 0);
 
     let (outside, inside) = connected().await;
@@ -135,7 +135,7 @@ async fn an_end_without_a_farewell_is_an_end_and_a_dropped_stream_says_farewell(
 }
 
 #[tokio::test]
-async fn a_hang_up_is_seen_behind_whatever_tls_has_to_say() {
+async fn a_close_is_seen_through_tls() {
     let world = World::new();
     let acceptor = Acceptor::new(&world.terminate()).expect("sound files");
     let name = ServerName::try_from("localhost").expect("is one");
@@ -163,7 +163,7 @@ fn settings_that_cannot_work_say_why() {
     let told = |settings: &Terminate| Acceptor::new(settings).expect_err("cannot work").to_string();
     let keyed = |key_file| Terminate { identity: IdentityFiles { key_file, ..good.identity.clone() }, ..good.clone() };
     let other = keyed(world.identity("other", "localhost").key_file);
-    assert!(told(&other).contains("the key is not that of the certificate in"), "{}", told(&other));
+    assert!(told(&other).contains("the private key does not match the certificate in"), "{}", told(&other));
     let absent = keyed("/nowhere/key.pem".into());
     assert!(told(&absent).contains("no private key in /nowhere/key.pem"), "{}", told(&absent));
     let no_authority = Terminate { verify_client: VerifyClient::Optional(world.file("empty.pem", "")), ..good.clone() };
@@ -173,7 +173,7 @@ fn settings_that_cannot_work_say_why() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Whatever has been read before the handshake begins, and whatever it is: no panic, and an end.
+    /// Random bytes, some of them read before the handshake: no panic, and the handshake ends.
     #[test]
     fn garbage_is_no_handshake(mut garbage in proptest::collection::vec(any::<u8>(), 1..700), split in 0usize..700) {
         garbage[0] = 0x16;

@@ -1,4 +1,4 @@
-//! Each mode against each kind of server, by real handshakes over a pair of connected sockets.
+//! Each mode with each kind of server: real handshakes over a pair of connected sockets.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::tls::world::{World, acceptor};
 use crate::tls::*;
 
-/// What a session with a server came to: whether it is encrypted and has a binding, or the failure's text.
+/// The result of a negotiation with a server: whether the connection is encrypted and has a binding, or the error.
 async fn met(settings: &TlsSettings, host: &str, server: Option<TlsAcceptor>) -> Result<(bool, bool), String> {
     let tls = ServerTls::new(settings).map_err(|error| error.to_string())?;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -23,7 +23,7 @@ async fn met(settings: &TlsSettings, host: &str, server: Option<TlsAcceptor>) ->
             accepted.write_all(if server.is_some() { b"S" } else { b"N" }).await.expect("is written");
         }
         match server {
-            // one byte is sent back through what was agreed on, to see the handshake through
+            // one byte is sent through the new connection, so that the handshake completes
             Some(server) => {
                 if let Ok(mut stream) = server.accept(accepted).await {
                     let _ = stream.write_all(b"!").await;
@@ -50,24 +50,24 @@ fn settings(mode: SslMode, ca_file: Option<PathBuf>) -> TlsSettings {
 }
 
 const ENCRYPTED: Result<(bool, bool), String> = Ok((true, true));
-const IN_CLEAR: Result<(bool, bool), String> = Ok((false, false));
+const PLAINTEXT: Result<(bool, bool), String> = Ok((false, false));
 
 #[tokio::test]
-async fn without_verification_any_certificate_will_do() {
+async fn without_verification_any_certificate_is_accepted() {
     let world = World::new();
     for mode in [SslMode::Prefer, SslMode::Require] {
         assert_eq!(met(&settings(mode, None), "elsewhere", Some(world.server(false))).await, ENCRYPTED, "{mode:?}");
     }
-    assert_eq!(met(&settings(SslMode::Disable, None), "localhost", None).await, IN_CLEAR);
+    assert_eq!(met(&settings(SslMode::Disable, None), "localhost", None).await, PLAINTEXT);
 }
 
 #[tokio::test]
-async fn a_server_without_tls_will_do_for_prefer_only() {
+async fn a_server_without_tls_is_accepted_by_prefer_only() {
     let ca_file = World::new();
-    assert_eq!(met(&settings(SslMode::Prefer, None), "localhost", None).await, IN_CLEAR);
+    assert_eq!(met(&settings(SslMode::Prefer, None), "localhost", None).await, PLAINTEXT);
     for mode in [SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {
         let refused = met(&settings(mode, Some(ca_file.ca_file())), "localhost", None).await.expect_err("refused");
-        assert_eq!(refused, "the server does not support TLS, which sslmode asks for", "{mode:?}");
+        assert_eq!(refused, "the server does not support TLS, which sslmode requires", "{mode:?}");
     }
 }
 
@@ -93,7 +93,7 @@ async fn the_chain_and_the_name_are_verified_as_the_mode_says() {
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_that_is_named_itself_is_trusted() {
+async fn a_self_signed_certificate_in_the_ca_file_is_trusted() {
     let world = World::new();
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
@@ -147,7 +147,7 @@ async fn a_rest_api_with_a_self_signed_certificate_is_trusted_by_it_and_by_no_ot
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_it_is_asked_for() {
+async fn a_client_certificate_is_sent_if_the_server_asks_for_it() {
     let world = World::new();
     let identity = Some(world.identity("client", "pgvane"));
     let with = TlsSettings { identity, ..settings(SslMode::Require, None) };
@@ -156,7 +156,7 @@ async fn a_client_certificate_is_shown_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn begun_without_asking_the_server_must_name_the_protocol() {
+async fn with_direct_negotiation_the_server_must_select_the_protocol() {
     let world = World::new();
     let direct = |mode| TlsSettings { negotiation: Negotiation::Direct, ..settings(mode, Some(world.ca_file())) };
     let naming = world.server(false);
@@ -167,7 +167,7 @@ async fn begun_without_asking_the_server_must_name_the_protocol() {
     let another = met(&direct(SslMode::VerifyFull), "elsewhere", Some(naming)).await.expect_err("another host");
     assert!(another.contains("invalid peer certificate"), "{another}");
     let silent = met(&direct(SslMode::VerifyFull), "localhost", Some(world.server(false))).await;
-    assert!(silent.expect_err("is no PostgreSQL").contains("did not name PostgreSQL's protocol"));
+    assert!(silent.expect_err("is no PostgreSQL").contains("did not select \"postgresql\" (ALPN)"));
 }
 
 #[test]

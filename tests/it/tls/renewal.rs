@@ -19,7 +19,7 @@ const FAILURES: &str = "pgvane_tls_reload_failures_total{listener=\"write\"}";
 async fn a_new_certificate_is_shown_to_new_clients_and_old_sessions_go_on() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "")).await;
-    let told = "certificate for clients read listener=write names=\"localhost\" expires=";
+    let told = "certificate for clients loaded listener=write names=\"localhost\" expires=";
     pgvane.wait_for_log(told, 0, SOON).await.expect("is logged");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
     assert!(metrics::value(&pgvane, EXPIRY).await > now);
@@ -63,8 +63,8 @@ async fn a_broken_certificate_is_told_and_the_old_one_stays_in_use() {
     files.issue("other", "localhost");
     fs::rename(files.path("other.key"), files.path("pgvane.key")).expect("is there");
     metrics::wait_for(&pgvane, FAILURES, 1.0).await;
-    let told = "changed certificates cannot be used; those read before stay in use listener=write key=\"tls\" \
-                error=the key is not that of the certificate in";
+    let told = "cannot load changed certificates; the previous ones stay in use listener=write key=\"tls\" \
+                error=the private key does not match the certificate in";
     pgvane.wait_for_log(told, 0, SOON).await.expect("is logged");
     encrypted(&pgvane, &files).await.log_in(&plain_startup()).await;
     assert_eq!(metrics::value(&pgvane, EXPIRY).await, before);

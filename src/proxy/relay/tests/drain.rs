@@ -1,10 +1,10 @@
-//! Draining: a session ends between two transactions, and the client knows exactly what was done and what was not.
+//! Draining: a session ends between two transactions, and the client knows which requests were executed.
 
 use std::collections::VecDeque;
 
 use super::*;
 
-/// A relay whose session has got through its login, and the two sides' own ends of the connections.
+/// A relay whose session has logged in, and the client's and the server's ends of its connections.
 async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
     let [client, server] = ways.map(connected);
     let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
@@ -15,31 +15,31 @@ async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
     (client, server, relay)
 }
 
-/// Whoever says nothing, and is sent something last, is not kept until the deadline.
+/// A client that sends nothing, and still has bytes to receive, does not keep the session until the deadline.
 #[tokio::test]
-async fn a_session_that_is_drained_before_its_client_has_the_welcome_ends_once_it_has_it() {
+async fn a_session_that_drains_before_its_client_has_the_startup_response_ends_once_it_has_it() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let [(mut client, client_inside), (server_inside, _server)] =
         [connected(Way::Tcp).await, connected(Way::Tcp).await];
-    let welcome = message(b'Z', b"I");
+    let ready = message(b'Z', b"I");
     let mut framing = Framing::default();
-    framing.follow(&welcome);
-    let for_client = BytesMut::from(&*welcome);
+    framing.follow(&ready);
+    let for_client = BytesMut::from(&*ready);
     let mode = RelayMode::Auto;
     let mut relay = Relay::new(mode, client_inside, server_inside, Some(framing), BytesMut::new(), for_client);
     relay.set_draining(true);
     poll_fn(|cx| relay.client.socket().poll_write_ready(cx)).await.expect("has room");
     let polled = poll_fn(|cx| Poll::Ready(relay.poll(cx, guard.control().bytes(), |_| {}))).await;
     assert!(matches!(polled, Poll::Ready(Outcome::Drained)), "nothing would wake it: {polled:?}");
-    reads(&mut client, &welcome).await;
+    reads(&mut client, &ready).await;
 }
 
 fn query() -> Vec<u8> {
     message(b'Q', b"select\0")
 }
 
-/// Reads exactly what is expected, and nothing is left after it.
+/// Reads the expected bytes, and checks that no more come.
 async fn reads(stream: &mut Stream, expected: &[u8]) {
     let mut received = vec![0; expected.len()];
     stream.read_exact(&mut received).await.expect("comes");
@@ -62,15 +62,15 @@ async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
 }
 
 #[tokio::test]
-async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() {
+async fn a_request_that_comes_between_transactions_is_not_sent_on() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
     relay.set_draining(true);
     assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
-    assert!(relay.can_speak());
-    relay.leave_server();
+    assert!(relay.can_send_own_message());
+    relay.terminate_server();
     drop(relay);
     let mut heard = Vec::new();
     server.read_to_end(&mut heard).await.expect("is told");
@@ -78,7 +78,7 @@ async fn a_question_that_comes_between_transactions_is_not_passed_on_any_more() 
 }
 
 #[tokio::test]
-async fn a_drain_that_is_called_off_passes_on_what_it_held_back() {
+async fn a_withdrawn_drain_sends_on_what_it_held_back() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
@@ -96,7 +96,7 @@ async fn a_drain_that_is_called_off_passes_on_what_it_held_back() {
 }
 
 #[tokio::test]
-async fn bulk_data_flows_into_a_draining_session_to_its_end() {
+async fn bulk_data_reaches_its_end_in_a_draining_session() {
     for (begin, end) in [
         (query(), message(b'c', b"")),
         (
@@ -121,7 +121,7 @@ async fn bulk_data_flows_into_a_draining_session_to_its_end() {
     }
 }
 
-/// Units of work that are answered by one `ReadyForQuery` each.
+/// Requests that are answered by one `ReadyForQuery` each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     Begin,
@@ -148,7 +148,7 @@ impl Unit {
     }
 }
 
-/// A client that keeps `depth` units under way, transactions of `length` units among them, for ever.
+/// A client that always has `depth` units outstanding, among them transactions of `length` units.
 struct Pipeliner {
     depth: usize,
     length: usize,
@@ -187,16 +187,16 @@ impl Pipeliner {
     }
 }
 
-/// What a server has done by the end of its connection.
+/// What a server has done when its connection ends.
 #[derive(Debug, Default)]
 struct Done {
     units: usize,
     is_in_transaction: bool,
-    /// Work that no `ReadyForQuery` has ended, or a part of a message.
+    /// Messages without a `ReadyForQuery` yet, plus the bytes of an incomplete message.
     unfinished: usize,
 }
 
-/// Does unit after unit, and takes a moment for each.
+/// Executes the units one after the other, with a short delay for each.
 async fn serve(mut server: Stream) -> Done {
     let (mut done, mut received, mut open) = (Done::default(), VecDeque::new(), 0);
     let mut room = [0; 4096];
@@ -235,8 +235,8 @@ fn whole_message(received: &mut VecDeque<u8>) -> Option<Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// However busily a client asks ahead: its session ends soon, between transactions, and every unit that the server
-    /// was given was done and answered.
+    /// For any pipelining client: its session ends soon, between transactions, and every unit that the server received
+    /// was executed and answered.
     #[test]
     fn a_busy_session_ends_between_transactions_and_loses_nothing(
         depth in 1usize..9,
@@ -259,7 +259,7 @@ proptest! {
             relay.set_draining(true);
             let drained = timeout(DEADLINE, poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}))).await;
             assert!(matches!(drained, Ok(Outcome::Drained)), "{drained:?}");
-            assert!(relay.can_speak(), "the client can be told");
+            assert!(relay.can_send_own_message(), "the client can be told");
             drop(relay);
             (client.await.expect("no panic"), server.await.expect("no panic"))
         });

@@ -1,11 +1,11 @@
-//! What is particular to encrypted sides: rustls keeps bytes of its own.
+//! Encrypted sides: rustls has buffers of its own.
 
 use super::*;
 
-/// rustls takes more than the socket behind it does. What it keeps must go out as soon as there is room, though nothing
-/// new comes that would push it.
+/// rustls accepts more bytes than its socket. Those in its buffer must be sent as soon as the socket has room, also if no
+/// new bytes come.
 #[tokio::test]
-async fn what_encryption_holds_back_is_sent_on() {
+async fn bytes_that_rustls_buffers_are_sent_on() {
     for mode in [RelayMode::Auto, RelayMode::Splice] {
         let ((mut client, client_inside), (server_inside, mut server)) =
             tokio::join!(connected(Way::Tls), connected(Way::Tcp));
@@ -18,7 +18,7 @@ async fn what_encryption_holds_back_is_sent_on() {
         let answer = message(b'D', &bytes(50_000, 9));
         server.send(&answer).await.expect("fits");
         assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
-        assert!(!relay.down.is_empty() && !relay.can_speak(), "something is on its way");
+        assert!(!relay.down.is_empty() && !relay.can_send_own_message(), "something is in flight");
 
         let mut received = vec![0; answer.len()];
         let relaying = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}));
@@ -31,13 +31,13 @@ async fn what_encryption_holds_back_is_sent_on() {
         read.await.expect("all comes").expect("nothing fails");
         assert!(received == answer);
         assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
-        assert!(relay.can_speak() && relay.down.owns_nothing());
+        assert!(relay.can_send_own_message() && relay.down.owns_nothing());
     }
 }
 
-/// A slow client takes what it takes; the rest waits in the relay and in rustls, and the server is slowed down.
+/// With a slow client, bytes wait in the relay and in rustls, and the server is slowed down.
 #[tokio::test]
-async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
+async fn a_slow_encrypted_client_gets_everything_and_costs_no_polls() {
     let ((mut client, client_inside), (server_inside, mut server)) =
         tokio::join!(connected(Way::Tls), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
@@ -52,7 +52,7 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     };
     let mut sent = Box::pin(sent);
     let mut polls = 0;
-    // nobody reads: in the end every buffer on the way is full, and nothing is polled any more
+    // nobody reads: at some point all buffers are full, and nothing is polled any more
     let stuck = async {
         let relaying = poll_fn(|cx| {
             polls += 1;
@@ -65,7 +65,7 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     };
     assert!(timeout(Duration::from_millis(300), stuck).await.is_err());
     assert!(polls < 2000, "{polls} polls: it spins");
-    assert!(!relay.can_speak() && !relay.down.is_empty());
+    assert!(!relay.can_send_own_message() && !relay.down.is_empty());
 
     let mut received = vec![0; large.len()];
     let relaying = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}));
@@ -75,7 +75,7 @@ async fn a_slow_encrypted_client_gets_all_and_costs_nothing_meanwhile() {
     };
     assert!(received == large);
     assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
-    assert!(relay.can_speak() && relay.down.owns_nothing());
+    assert!(relay.can_send_own_message() && relay.down.owns_nothing());
     relay.set_draining(true);
     assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
 }

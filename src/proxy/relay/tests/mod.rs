@@ -1,4 +1,4 @@
-//! The relay between real connections: whatever the two sides do, in every mode.
+//! The relay between real connections, in every mode and with random behaviour of both sides.
 
 mod drain;
 mod encrypted;
@@ -21,7 +21,7 @@ use crate::proxy::sessions::registry::Registry;
 use crate::tls::world::World;
 use crate::tls::{Acceptor, Negotiation, ServerTls, SslMode, TlsSettings};
 
-/// Nothing here takes longer, unless it hangs.
+/// A test that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a side is connected.
@@ -35,7 +35,7 @@ enum Way {
 
 static ACCEPTOR: LazyLock<Acceptor> = LazyLock::new(|| Acceptor::new(&World::new().terminate()).expect("sound files"));
 
-/// The two ends of a connection; the first is that of whoever connects.
+/// The two ends of a connection; the first is the connecting side.
 async fn connected(way: Way) -> (Stream, Stream) {
     if let Way::Unix = way {
         let (one, other) = UnixStream::pair().expect("sockets");
@@ -62,7 +62,7 @@ struct Ended {
     spliced: u64,
 }
 
-/// A relay that runs, and the two sides' own ends of the connections.
+/// A running relay, and the client's and the server's ends of its connections.
 async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle<Ended>) {
     let [client, server] = ways.map(connected);
     let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
@@ -82,7 +82,7 @@ async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle
     (client, server, ended)
 }
 
-/// Bytes that differ at every place, so that none can be lost, doubled or swapped unseen.
+/// Pseudo-random bytes, so that lost, doubled or swapped bytes are detected.
 fn bytes(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let next = || {
@@ -97,13 +97,13 @@ fn bytes(length: usize, seed: u64) -> Vec<u8> {
 /// What one side does with its connection.
 #[derive(Debug, Clone)]
 struct Side {
-    /// Lengths that it sends, resting a moment after each that is followed by `true`.
+    /// The lengths that it sends; it pauses after each one with `true`.
     sends: Vec<(usize, bool)>,
-    /// The most that it reads at once.
+    /// The maximum that it reads at once.
     reads: usize,
-    /// Rests a moment after every so many reads.
+    /// It pauses after this many reads.
     rests_every: usize,
-    /// Resets its connection once it has read so much.
+    /// It resets its connection after it has read this many bytes.
     resets_after: Option<usize>,
 }
 
@@ -125,7 +125,7 @@ async fn send(side: &Side, data: &[u8], stream: &mut WriteHalf<Stream>) -> io::R
     stream.shutdown().await
 }
 
-/// Reads to the end, or to the place where it resets. Second: whether it learnt of a close.
+/// Reads to the end, or until it resets. The second value: whether it saw the other side's close.
 async fn receive(side: &Side, stream: &mut ReadHalf<Stream>) -> (Vec<u8>, bool) {
     let (mut all, mut room) = (Vec::new(), vec![0; side.reads]);
     for count in 1.. {
@@ -143,7 +143,7 @@ async fn receive(side: &Side, stream: &mut ReadHalf<Stream>) -> (Vec<u8>, bool) 
     unreachable!("the loop has no other end")
 }
 
-/// Does all that a side does. Returns what it received, and whether it learnt of the other's close.
+/// Plays one side. Returns what it received, and whether it saw the other side's close.
 async fn play(side: Side, data: Vec<u8>, stream: Stream) -> (Vec<u8>, bool) {
     let resets = side.resets_after.is_some();
     if resets {
@@ -151,7 +151,7 @@ async fn play(side: Side, data: Vec<u8>, stream: Stream) -> (Vec<u8>, bool) {
     }
     let (mut reading, mut writing) = split(stream);
     if resets {
-        // whichever comes first: what it reads makes it reset, or it is told of a close
+        // ends when it has read enough and resets, or when it sees a close
         let sent = async {
             let _ = send(&side, &data, &mut writing).await;
             std::future::pending::<()>().await;
@@ -171,7 +171,7 @@ fn side(resets: impl Strategy<Value = Option<usize>>) -> impl Strategy<Value = S
     let reads = prop_oneof![1usize..5_000, 50_000usize..200_000];
     (sends, reads, 1usize..50, resets).prop_map(|(sends, reads, rests_every, resets_after)| Side {
         sends,
-        // tiny reads of long streams take long and show nothing new
+        // tiny reads of long streams take long and test nothing more
         reads: reads.max(500),
         rests_every,
         resets_after,
@@ -218,7 +218,8 @@ fn played(mode: RelayMode, ways: [Way; 2], client: Side, server: Side) -> Played
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// However bytes are cut up and delayed and whoever closes first: what goes in comes out, and both are told.
+    /// For all chunk lengths and delays, and for each side that closes first: all bytes arrive, and both sides see the
+    /// close.
     #[test]
     fn all_bytes_arrive_in_order(
         mode in mode(),
@@ -230,15 +231,14 @@ proptest! {
         prop_assert!(played.at_client.1 && played.at_server.1);
         prop_assert_eq!(played.ended.to_client, played.sent_down.len() as u64);
         match played.ended.outcome {
-            // what a client still sends after that is not part of the account
+            // bytes that the client sends after that are not counted
             Outcome::ServerClosed(None) => {}
             Outcome::ClientClosed => prop_assert_eq!(played.ended.to_server, played.sent_up.len() as u64),
             other => prop_assert!(false, "{:?}", other),
         }
     }
 
-    /// A side that breaks off takes nothing but the rest: what has come out is a beginning of what went in, and the
-    /// other side is told.
+    /// After a reset, the bytes that arrived are a prefix of the bytes that were sent, and the other side sees the close.
     #[test]
     fn a_reset_reaches_the_other_side(
         mode in mode(),
@@ -272,13 +272,13 @@ fn large_result() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_is_spliced_and_a_conversation_copied() {
+async fn a_stream_is_spliced_and_short_messages_are_copied() {
     for ways in [[Way::Tcp, Way::Tcp], [Way::Unix, Way::Tcp]] {
-        stream_after_conversation(ways).await;
+        stream_after_short_messages(ways).await;
     }
 }
 
-async fn stream_after_conversation(ways: [Way; 2]) {
+async fn stream_after_short_messages(ways: [Way; 2]) {
     let large = large_result();
     let (mut client, mut server, relay) = running(RelayMode::Auto, ways).await;
     for _ in 0..100 {
@@ -293,7 +293,7 @@ async fn stream_after_conversation(ways: [Way; 2]) {
         }
     };
     let received = async {
-        // a client that begins late lets bytes pile up, as a network does
+        // the client begins late, so that bytes queue up as in a network
         tokio::time::sleep(Duration::from_millis(30)).await;
         let mut received = vec![0; large.len()];
         for _ in 0..5 {
@@ -311,13 +311,13 @@ async fn stream_after_conversation(ways: [Way; 2]) {
     assert!(ended.spliced > large.len() as u64, "spliced {} of {}", ended.spliced, ended.to_client);
 }
 
-/// Relays until nothing moves any more.
+/// Relays until no more bytes move.
 async fn until_rest(relay: &mut Relay, bytes: &ByteCounters) -> Option<Outcome> {
     timeout(Duration::from_millis(200), poll_fn(|cx| relay.poll(cx, bytes, |_| {}))).await.ok()
 }
 
 #[tokio::test]
-async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
+async fn after_a_stream_the_session_is_idle_owns_nothing_and_can_be_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
         tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
@@ -325,7 +325,7 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
     let large = large_result();
-    // stops in the middle of the row, where it looks like the end of an answer
+    // stops in the middle of a row, where the bytes look like the end of an answer
     let (first, second) = large.split_at(large.len() - 20 - 3);
     assert!(first.ends_with(b"Z\0\0\0\x05I"));
 
@@ -344,20 +344,20 @@ async fn after_a_stream_the_session_rests_owns_nothing_and_can_be_drained() {
     drop(sent);
     assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     assert!(relay.down.spliced > 0, "something was spliced");
-    assert!(!relay.can_speak());
+    assert!(!relay.can_send_own_message());
     assert!(relay.up.owns_nothing() && relay.down.owns_nothing());
 
     server.write_all(second).await.expect("goes");
     assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
     let (_client, received) = reader.await.expect("no panic");
     assert!(received == large);
-    assert!(relay.can_speak(), "the end of the command was seen");
+    assert!(relay.can_send_own_message(), "the end of the command was seen");
     relay.set_draining(true);
     assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
 }
 
 #[tokio::test]
-async fn a_farewell_leaves_the_close_to_the_server() {
+async fn after_terminate_the_server_closes_first() {
     let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
