@@ -1,8 +1,8 @@
-//! The paths that every connection or every byte takes, one by one: so that a regression has a name.
+//! Benchmarks of each path that a connection or a byte takes, so that a regression can be located.
 //!
-//! `cargo bench`; what the whole costs beside other proxies is measured by `make bench`.
+//! Run with `cargo bench`. `make bench` compares the whole proxy with other proxies.
 
-#![allow(missing_docs, reason = "criterion's macro makes a function without words")]
+#![allow(missing_docs, reason = "criterion's macro makes a function without documentation")]
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -19,6 +19,7 @@ use pgvane::cluster::node::{Claim, Observation, Report, SyncStanding, WEIGHT_DEF
 use pgvane::cluster::{Member, Moment, NodeId, Topology};
 use pgvane::config::{ClusterIndex, ListenerIndex, RelayMode};
 use pgvane::protocol::framing::Framing;
+use pgvane::protocol::message::SSL_REQUEST;
 use pgvane::protocol::{login, opening};
 use pgvane::proxy::relay::Relay;
 use pgvane::proxy::sessions::registry::Registry;
@@ -128,7 +129,7 @@ fn opening_packets(criterion: &mut Criterion) {
         bencher.iter(|| opening::read(black_box(STARTUP)).expect("is a startup packet"));
     });
     criterion.bench_function("opening/ssl", |bencher| {
-        bencher.iter(|| opening::read(black_box(b"\0\0\0\x08\x04\xd2\x16\x2f")).expect("is an SSLRequest"));
+        bencher.iter(|| opening::read(black_box(SSL_REQUEST)).expect("is an SSLRequest"));
     });
 }
 
@@ -150,8 +151,8 @@ fn logins(criterion: &mut Criterion) {
     criterion.bench_function("login", |bencher| {
         bencher.iter(|| {
             let mut rest = black_box(welcome.as_slice());
-            while let login::Next::Message(said, length) = login::next(rest) {
-                black_box(said);
+            while let login::Next::Message(message, length) = login::next(rest) {
+                black_box(message);
                 rest = &rest[length..];
             }
         });

@@ -1,8 +1,9 @@
-//! What must hold whatever a stranger sends: one rule for everything that reads such bytes. The fuzz targets look for
-//! bytes that break one; the tests hold the seeds and what grows from them against the same rules.
+//! The rules for code that reads untrusted bytes, one for each reader. The fuzz targets search for bytes that break a
+//! rule; the tests check the same rules with the seeds and with variations of them.
 
 use pgvane::protocol::framing::Framing;
-use pgvane::protocol::login::{self, Next, Said};
+use pgvane::protocol::login::{self, Next, ServerMessage};
+use pgvane::protocol::message::{HEADER_LENGTH, TERMINATE};
 use pgvane::protocol::opening::{self, Opening, PACKET_LENGTH_MAX, Progress};
 use pgvane::protocol::proxy_header::{self, Beginning};
 use pgvane::protocol::sasl::{self, Choice};
@@ -10,19 +11,19 @@ use pgvane::protocol::{CancelKey, application_name};
 
 const CANCEL_REQUEST: u32 = 80_877_102;
 
-/// A client's first packet: nothing is read beyond its end, nor concluded before it; and the client's address behind its
-/// name leaves all else as it is.
+/// A client's first packet: the reader does not read beyond its end and decides nothing before it. Adding the client's
+/// address to its name changes nothing else.
 pub fn opening(data: &[u8]) {
     let (opening, length) = match opening::read(data) {
         Ok(Progress::Complete { opening, length }) => (opening, length),
         Ok(Progress::Incomplete) => return,
-        Ok(Progress::Left) => return assert!(data.starts_with(b"X\0\0\0\x04")),
+        Ok(Progress::Left) => return assert!(data.starts_with(TERMINATE)),
         Err(why) => return assert!(!why.to_string().is_empty()),
     };
     assert!(length <= data.len().min(PACKET_LENGTH_MAX));
     let packet = &data[..length];
     let Opening::Startup(who) = opening else { return };
-    assert_eq!(opening::read(packet), opening::read(data), "what follows a packet is not looked at");
+    assert_eq!(opening::read(packet), opening::read(data), "what follows a packet is not read");
     assert_eq!(opening::read(&packet[..length - 1]), Ok(Progress::Incomplete));
 
     const HOST: &str = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
@@ -36,7 +37,8 @@ pub fn opening(data: &[u8]) {
     assert!(named.application_name().ends_with(HOST), "{named:?}");
 }
 
-/// A proxy's header: nothing is read beyond its end, nor concluded before it; and who is named in it is named in ours.
+/// A PROXY header: the reader does not read beyond its end and decides nothing before it. The header that pgvane writes
+/// for the same client states the same addresses.
 pub fn proxy_header(data: &[u8]) {
     let Ok(Beginning::Header { ends, length }) = proxy_header::read(data) else { return };
     assert!(length <= data.len());
@@ -48,7 +50,7 @@ pub fn proxy_header(data: &[u8]) {
     assert_eq!(proxy_header::read(&ours), Ok(Beginning::Header { ends, length: ours.len() }));
 }
 
-/// A cancel key: the one that a client brings is the one that the server gave out, whichever message it comes in.
+/// A cancel key: the one in a client's request equals the one that the server sent.
 pub fn cancel(data: &[u8]) {
     let given = CancelKey::from_backend_key_data(data);
     let length = u32::try_from(data.len() + 8).expect("inputs are short");
@@ -58,24 +60,24 @@ pub fn cancel(data: &[u8]) {
             assert_eq!((given, length), (brought, request.len()));
         }
         (Some(given), other) => panic!("{given:?} is not read from a request: {other:?}"),
-        // a key that nobody gave out finds nobody
+        // a key that no server sent finds no session
         (None, _) => {}
     }
 }
 
-/// What a server says at login: message by message, each whole, to the end or to where it makes no sense; and an offer
-/// from which channel binding was taken is an offer. What a client answers to it, is known once and for all.
+/// A server's messages at login: each is whole, up to the end or to the first that is not readable. An offer without
+/// channel binding is still an offer. Once a client's choice is known, more bytes do not change it.
 pub fn login(data: &[u8]) {
     let mut rest = data;
-    while let Next::Message(said, length) = login::next(rest) {
-        assert!((5..=rest.len()).contains(&length));
-        let (message, behind) = rest.split_at(length);
-        if let Some(without) = sasl::without_plus(message) {
-            assert_eq!(login::next(&without), Next::Message(Said::Challenge, without.len()));
+    while let Next::Message(message, length) = login::next(rest) {
+        assert!((HEADER_LENGTH..=rest.len()).contains(&length));
+        let (bytes, behind) = rest.split_at(length);
+        if let Some(without) = sasl::without_plus(bytes) {
+            assert_eq!(login::next(&without), Next::Message(ServerMessage::AuthenticationRequest, without.len()));
             assert_eq!(sasl::without_plus(&without), None);
         }
-        assert_eq!(login::next(message), Next::Message(said, length), "what follows is not looked at");
-        assert_eq!(login::next(&message[..length - 1]), Next::Incomplete);
+        assert_eq!(login::next(bytes), Next::Message(message, length), "what follows is not read");
+        assert_eq!(login::next(&bytes[..length - 1]), Next::Incomplete);
         rest = behind;
     }
     let choices = (0..data.len().min(100)).map(|end| sasl::choice(&data[..end]));
@@ -84,11 +86,11 @@ pub fn login(data: &[u8]) {
     }
 }
 
-/// What a server and a client say after that: however their streams are cut up, they stand in the same place. The first
-/// bytes say how.
+/// The streams of a server and a client after the login: every division into chunks gives the same state. The first
+/// bytes define the division.
 pub fn framing(data: &[u8]) {
     let (cuts, stream) = data.split_at(data.len().min(4));
-    let in_portions = |take: &mut dyn FnMut(&[u8])| {
+    let in_chunks = |take: &mut dyn FnMut(&[u8])| {
         let (mut rest, mut cuts) = (stream, cuts.iter().cycle());
         while !rest.is_empty() {
             let length = cuts.next().map_or(1, |cut| usize::from(*cut).clamp(1, rest.len()));
@@ -99,24 +101,24 @@ pub fn framing(data: &[u8]) {
     let (mut whole, mut cut_up) = (Framing::default(), Framing::default());
     whole.follow(stream);
     let mut newest_error = None;
-    in_portions(&mut |portion| {
-        cut_up.follow(portion);
+    in_chunks(&mut |chunk| {
+        cut_up.follow(chunk);
         newest_error = cut_up.take_error().or(newest_error);
     });
     assert_eq!(whole.is_at_boundary(), cut_up.is_at_boundary());
-    // what was said before it stopped making sense is of no account
+    // errors before the stream became unparseable do not count
     if whole.is_at_boundary() {
         assert_eq!(whole.take_error(), newest_error);
     }
     let state = |framing: &Framing| [framing.rests(), framing.is_between_transactions(), framing.awaits_answer()];
     assert_eq!(state(&whole), state(&cut_up));
     whole.ask(stream);
-    in_portions(&mut |portion| cut_up.ask(portion));
+    in_chunks(&mut |chunk| cut_up.ask(chunk));
     assert_eq!(state(&whole), state(&cut_up));
 
     let (mut asked, mut asked_one_by_one) = (Framing::default(), Framing::default());
     let passed = asked_one_by_one.ask_up_to_next(stream);
     asked.ask(&stream[..passed]);
     assert_eq!(state(&asked), state(&asked_one_by_one));
-    assert!(passed == stream.len() || asked.awaits_answer(), "it is held back for nothing");
+    assert!(passed == stream.len() || asked.awaits_answer(), "it is held back without need");
 }

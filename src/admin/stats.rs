@@ -178,7 +178,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     };
     let text = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
     let mut remarks: Vec<String> = view.foreign.iter().cloned().collect();
-    remarks.extend(view.health.silence().map(ToString::to_string));
+    remarks.extend(view.health.last_error().map(ToString::to_string));
     if let Some(report) = report {
         let silence = report.patroni_error.as_ref();
         remarks.extend(silence.map(|silence| format!("by PostgreSQL's word; Patroni: {silence}")));

@@ -1,6 +1,6 @@
-//! What operators have made of a node, whatever it says of itself. HAProxy's administrative states, by their names there.
+//! The administrative state that an operator has set for a node. The states and their names are those of HAProxy.
 
-/// An administrative state. It takes a node's sessions away and gives it nothing: who leads is decided without it.
+/// An administrative state. It can only take sessions away from a node. It has no part in the decision who leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AdminState {
     /// Used as its role and its health allow.
@@ -8,7 +8,7 @@ pub enum AdminState {
     Ready,
     /// Gets no new sessions; those that it has end between two transactions.
     Drain,
-    /// The same, and it is expected to go away: that it does not answer is nothing to worry about.
+    /// The same, and the node is expected to go down: no alarm is needed if it does not answer.
     Maint,
 }
 
@@ -16,7 +16,7 @@ impl AdminState {
     /// Every state.
     pub const ALL: [AdminState; 3] = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
 
-    /// The word for it, as operators type it and as metrics and pages show it.
+    /// Its label, as operators type it and as metrics and pages show it.
     pub fn label(self) -> &'static str {
         match self {
             AdminState::Ready => "ready",

@@ -1,49 +1,50 @@
-//! When a node's Patroni is silent and its PostgreSQL is not: what PostgreSQL's word is worth.
+//! What follows from PostgreSQL's answer when the Patroni of the node does not answer.
 //!
-//! PostgreSQL knows whether it is in recovery, and nothing of the leader lock. So it can take the lead away, and it can
-//! keep it for who has it by Patroni's word; it can give it to nobody. That a lead which is kept in this way yields to
-//! any other holder of the lock is decided in [`super::leadership`].
+//! PostgreSQL knows whether it is in recovery, and nothing about the leader lock. So its answer can end a node's lead,
+//! and it can confirm the lead of a node that became leader according to Patroni; it can never make a node the leader.
+//! A lead that is confirmed in this way ends when another node holds the lock; [`super::leadership`] decides that.
 
 use super::node::{CheckError, Claim, Report};
 
-/// Settles what a check amounts to that Patroni left unanswered with `silence` and PostgreSQL answered with `word`.
+/// The result of a check in which Patroni failed with `error` and PostgreSQL answered with `answer`.
 ///
-/// `known` is the node's newest report, and `leads` whether the node leads at present. Errors: the silence, where
-/// PostgreSQL's word changes nothing.
-pub fn settle(silence: CheckError, known: Option<&Report>, leads: bool, word: &Report) -> Result<Report, CheckError> {
+/// `known` is the node's newest report; `leads` is whether the node is the leader at present. Returns `error` where
+/// PostgreSQL's answer changes nothing.
+pub fn settle(error: CheckError, known: Option<&Report>, leads: bool, answer: &Report) -> Result<Report, CheckError> {
     let claimed = known.map(|report| report.claim);
-    let claim = match (word.claim, claimed) {
+    let claim = match (answer.claim, claimed) {
         // A standby cluster's leader is in recovery by design.
-        (Claim::Replica, Some(Claim::StandbyLeader)) => return Err(silence),
+        (Claim::Replica, Some(Claim::StandbyLeader)) => return Err(error),
         (Claim::Replica, _) => Claim::Replica,
-        // Still alive, still a primary. Who has not led by Patroni's word does not lead by PostgreSQL's.
+        // Still alive, still a primary. A node that was not the leader before does not become it by PostgreSQL's
+        // answer.
         (Claim::Leader, Some(Claim::Leader)) if leads => Claim::Leader,
-        (Claim::Leader, _) => return Err(silence),
-        // As far as is known it has the lock; it takes no new sessions now, and its old ones are PostgreSQL's to end.
+        (Claim::Leader, _) => return Err(error),
+        // As far as known it holds the lock. It takes no new sessions now; PostgreSQL itself ends the old ones.
         (_, Some(Claim::Leader | Claim::LockHolder)) => Claim::LockHolder,
         _ => Claim::OutOfService,
     };
-    let word = word.clone();
+    let answer = answer.clone();
     let known = known.cloned().unwrap_or_else(|| Report::bare(claim, ""));
     Ok(Report {
         claim,
-        // what only Patroni can tell is still as it was last told
+        // only Patroni can report these: the last known values stay
         tags: known.tags,
         noloadbalance: known.noloadbalance,
         sync: known.sync,
         name: known.name,
-        scope: known.scope.or(word.scope),
+        scope: known.scope.or(answer.scope),
         patroni_version: known.patroni_version,
         paused: known.paused,
         failsafe: known.failsafe,
         pending_restart: known.pending_restart,
-        // and of what PostgreSQL did not say, being in no state to say it, what is known stays
-        system_identifier: word.system_identifier.or(known.system_identifier),
+        // where PostgreSQL could not report a value, the last known value stays
+        system_identifier: answer.system_identifier.or(known.system_identifier),
         postmaster_start: known.postmaster_start,
-        server_version: word.server_version.or(known.server_version),
-        timeline: word.timeline.or(known.timeline),
-        patroni_error: Some(silence),
-        ..word
+        server_version: answer.server_version.or(known.server_version),
+        timeline: answer.timeline.or(known.timeline),
+        patroni_error: Some(error),
+        ..answer
     })
 }
 
@@ -52,15 +53,15 @@ mod tests {
     use super::*;
     use crate::cluster::fixtures::report;
 
-    const SILENCE: CheckError = CheckError::TimedOut;
+    const ERROR: CheckError = CheckError::TimedOut;
 
-    fn word(claim: Claim) -> Report {
+    fn answer(claim: Claim) -> Report {
         Report { timeline: Some(7), patroni_version: None, ..report(claim, 7) }
     }
 
-    fn settled(known: Option<Claim>, leads: bool, said: Claim) -> Option<Claim> {
+    fn settled(known: Option<Claim>, leads: bool, answered: Claim) -> Option<Claim> {
         let known = known.map(|claim| report(claim, 7));
-        settle(SILENCE, known.as_ref(), leads, &word(said)).ok().map(|report| report.claim)
+        settle(ERROR, known.as_ref(), leads, &answer(answered)).ok().map(|report| report.claim)
     }
 
     #[test]
@@ -96,10 +97,10 @@ mod tests {
         let mut known = report(Claim::Replica, 6);
         known.noloadbalance = true;
         known.paused = true;
-        let settled = settle(SILENCE, Some(&known), false, &word(Claim::Replica)).expect("is authoritative");
+        let settled = settle(ERROR, Some(&known), false, &answer(Claim::Replica)).expect("is authoritative");
         assert!(settled.noloadbalance && settled.paused);
-        assert_eq!(settled.timeline, Some(7), "PostgreSQL's own word is newer");
+        assert_eq!(settled.timeline, Some(7), "PostgreSQL's own answer is newer");
         assert_eq!(settled.patroni_version, known.patroni_version);
-        assert_eq!(settled.patroni_error, Some(SILENCE));
+        assert_eq!(settled.patroni_error, Some(ERROR));
     }
 }

@@ -1,4 +1,4 @@
-//! Three-valued health of one node: what its answers, and its silence, let us believe.
+//! Three-valued health of one node: what follows from its answers, and from its silence.
 //!
 //! An answer is authoritative at once. Silence is not an answer: it makes a node *unknown*, never "down", and
 //! what is unknown keeps its sessions.
@@ -11,12 +11,12 @@ use super::node::{CheckError, Report};
 /// What is known of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// Not asked yet, or asked in vain. Serves nobody.
+    /// Not checked yet, or no check was ever answered. Serves no clients.
     ///
     /// Exits: an answer → `Answering`.
     Unchecked {
-        /// Why the last check brought nothing, if there was one.
-        silence: Option<CheckError>,
+        /// Why the last check failed, if there was one.
+        error: Option<CheckError>,
     },
     /// The newest answers are believed.
     ///
@@ -26,30 +26,30 @@ pub enum Health {
         report: Arc<Report>,
         /// When that answer was asked for.
         asked_at: Moment,
-        /// Since when the node has answered without falling silent.
+        /// Since when the node has answered without becoming silent.
         since: Moment,
         /// Checks without an answer since the newest one.
         missed: u32,
     },
-    /// Has answered once, and does not any more. Keeps its sessions; gets new ones only if nobody else can.
+    /// Answered before, and no longer does. Keeps its sessions; gets new ones only if no other node can serve them.
     ///
-    /// Exits: an answer that claims the lead, or that puts the node out of service → `Answering` at once;
+    /// Exits: an answer that claims to lead, or that says out of service → `Answering` at once;
     /// `rise` answers in a row → `Answering`.
     Silent {
-        /// The last answer before the silence, or the newest of those that have not yet made up `rise`.
+        /// The last answer before the node became silent, or the newest of those that are still fewer than `rise`.
         report: Arc<Report>,
         /// When that answer was asked for.
         asked_at: Moment,
         /// Since when it is silent.
         since: Moment,
-        /// Why the last check brought nothing.
-        silence: CheckError,
-        /// Answers in a row since.
+        /// Why the last check failed.
+        error: CheckError,
+        /// Answers in a row since then.
         risen: u32,
     },
 }
 
-/// How many checks it takes to change what is believed about a node's being there.
+/// How many checks it takes until a node counts as silent, or as answering again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
     /// Answers in a row until a silent node serves again.
@@ -59,12 +59,12 @@ pub struct Thresholds {
 }
 
 impl Health {
-    /// A node of which nothing is known.
-    pub const UNKNOWN: Health = Health::Unchecked { silence: None };
+    /// The health of a node of which nothing is known.
+    pub const UNKNOWN: Health = Health::Unchecked { error: None };
 
-    /// The health after a check that was asked at `asked_at` and came to `outcome` at `now`.
+    /// The health after a check that was sent at `asked_at` and ended with `outcome` at `now`.
     ///
-    /// The caller hands checks over in the order in which they were asked.
+    /// The caller passes checks in the order in which they were sent.
     #[must_use]
     pub fn after(
         self,
@@ -75,7 +75,7 @@ impl Health {
     ) -> Health {
         match outcome {
             Ok(report) => self.answered(report, asked_at, now, thresholds.rise),
-            Err(silence) => self.missed(silence, now, thresholds.fall),
+            Err(error) => self.missed(error, now, thresholds.fall),
         }
     }
 
@@ -83,10 +83,10 @@ impl Health {
         match self {
             Health::Unchecked { .. } => Health::Answering { report, asked_at, since: now, missed: 0 },
             Health::Answering { since, .. } => Health::Answering { report, asked_at, since, missed: 0 },
-            Health::Silent { since, silence, risen, .. } => {
+            Health::Silent { since, error, risen, .. } => {
                 let is_plain_replica = report.claim == super::node::Claim::Replica;
                 if is_plain_replica && risen + 1 < rise {
-                    Health::Silent { report, asked_at, since, silence, risen: risen + 1 }
+                    Health::Silent { report, asked_at, since, error, risen: risen + 1 }
                 } else {
                     Health::Answering { report, asked_at, since: now, missed: 0 }
                 }
@@ -94,22 +94,22 @@ impl Health {
         }
     }
 
-    fn missed(self, silence: CheckError, now: Moment, fall: u32) -> Health {
+    fn missed(self, error: CheckError, now: Moment, fall: u32) -> Health {
         match self {
-            Health::Unchecked { .. } => Health::Unchecked { silence: Some(silence) },
+            Health::Unchecked { .. } => Health::Unchecked { error: Some(error) },
             Health::Answering { report, asked_at, missed, .. } if missed + 1 >= fall => {
-                Health::Silent { report, asked_at, since: now, silence, risen: 0 }
+                Health::Silent { report, asked_at, since: now, error, risen: 0 }
             }
             Health::Answering { report, asked_at, since, missed } => {
                 Health::Answering { report, asked_at, since, missed: missed + 1 }
             }
             Health::Silent { report, asked_at, since, .. } => {
-                Health::Silent { report, asked_at, since, silence, risen: 0 }
+                Health::Silent { report, asked_at, since, error, risen: 0 }
             }
         }
     }
 
-    /// The newest answer, however old.
+    /// The newest answer, of any age.
     pub fn report(&self) -> Option<&Arc<Report>> {
         match self {
             Health::Unchecked { .. } => None,
@@ -133,20 +133,20 @@ impl Health {
         }
     }
 
-    /// Why the last check brought nothing, if it did not.
-    pub fn silence(&self) -> Option<&CheckError> {
+    /// Why the last check failed, if the node is silent or has never answered.
+    pub fn last_error(&self) -> Option<&CheckError> {
         match self {
-            Health::Unchecked { silence } => silence.as_ref(),
-            Health::Silent { silence, .. } => Some(silence),
+            Health::Unchecked { error } => error.as_ref(),
+            Health::Silent { error, .. } => Some(error),
             Health::Answering { .. } => None,
         }
     }
 
-    /// The word for it in metrics and on the stats page.
+    /// Its label in metrics and on the stats page.
     pub fn label(&self) -> &'static str {
         match self {
-            Health::Unchecked { silence: None } => "unchecked",
-            Health::Unchecked { silence: Some(_) } => "unreachable",
+            Health::Unchecked { error: None } => "unchecked",
+            Health::Unchecked { error: Some(_) } => "unreachable",
             Health::Answering { .. } => "up",
             Health::Silent { .. } => "silent",
         }
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_node_that_never_answered_stays_unchecked() {
         let health = fed(vec![Err(CheckError::Refused); 10]);
-        assert_eq!(health, Health::Unchecked { silence: Some(CheckError::Refused) });
+        assert_eq!(health, Health::Unchecked { error: Some(CheckError::Refused) });
     }
 
     #[test]
@@ -193,7 +193,7 @@ mod tests {
         assert!(matches!(two, Health::Answering { missed: 2, .. }));
         let three = two.after(Err(CheckError::TimedOut), at(3), at(3), THRESHOLDS);
         assert_eq!(three.silent_since(), Some(at(3)));
-        assert_eq!(three.report().expect("keeps what it said").claim, Claim::Leader);
+        assert_eq!(three.report().expect("keeps its last answer").claim, Claim::Leader);
     }
 
     #[test]

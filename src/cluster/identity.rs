@@ -1,7 +1,7 @@
 //! Which cluster this is, and which of the nodes belong to it.
 //!
-//! A node list kept by hand, or a copied DCS prefix, can name a node of another cluster. Its role is none of our
-//! business, and a write sent to it would be lost to ours.
+//! A node list that is kept by hand, or a copied DCS prefix, can name a node of another cluster. The role of that node
+//! does not matter here, and a write that is sent to it would be lost to this cluster.
 
 use std::sync::Arc;
 
@@ -18,26 +18,26 @@ pub struct Identity {
     agreed_scope: Option<String>,
 }
 
-/// One vote on which cluster this is: that of a node which the operator has named.
+/// The vote of one node, which the operator has named, on which cluster this is.
 #[derive(Debug, Clone)]
 pub struct Vote {
-    /// Whether a check of it has come to its end, answered or not.
+    /// Whether a check of it has ended, answered or not.
     pub is_checked: bool,
-    /// What it says, if it answers.
+    /// Its report, if it answers.
     pub report: Option<Arc<Report>>,
-    /// It has stated before what was agreed on.
+    /// It has belonged to the agreed cluster before.
     pub has_belonged: bool,
 }
 
 impl Vote {
-    /// Of one that has answered, and that the operator has named as the way to the cluster.
+    /// The vote of a node that has answered and that the operator has named.
     pub fn answered(report: Arc<Report>) -> Vote {
         Vote { is_checked: true, report: Some(report), has_belonged: true }
     }
 }
 
 impl Identity {
-    /// An identity of which only the scope is known, or nothing.
+    /// An identity of which nothing is known, or only the scope.
     pub fn new(scope: Option<String>) -> Identity {
         Identity { scope, ..Identity::default() }
     }
@@ -47,12 +47,12 @@ impl Identity {
         self.system_identifier.as_deref()
     }
 
-    /// Takes the present answers of those who have a vote into account.
+    /// Decides again, from the present answers of the nodes that have a vote.
     ///
-    /// The system identifier is the one that more than half of all voters state. Where it has never been settled, the one
-    /// stated most often will do once all have been checked. Once settled it changes only when every voter that answers
-    /// states the same other one, and one of them has belonged to the cluster: the cluster was made again, as by
-    /// `pg_upgrade`, and its other nodes are down.
+    /// The system identifier is the one that more than half of all voters state. If it was never settled, the one that
+    /// is stated most often is taken once all voters have been checked. After that it changes only when every voter
+    /// that answers states the same other one, and one of them has belonged to the cluster: the cluster was created
+    /// again, for example by `pg_upgrade`, and its other nodes are down.
     pub fn reconsider(&mut self, votes: &[Vote]) {
         let stated = self.stated(votes);
         let mut tally: Vec<(&str, usize)> = Vec::new();
@@ -76,7 +76,7 @@ impl Identity {
         self.system_identifier = Some(settled);
     }
 
-    /// Whether those who state this identifier are of the cluster that was agreed on before, if there was one.
+    /// Whether the nodes that state this identifier are of the cluster that was agreed before, if there was one.
     fn is_of_agreed_scope(&self, votes: &[Vote], identifier: &str) -> bool {
         let scope = scope_of(votes, identifier);
         let is_same_scope = self.agreed_scope.is_none() || scope.is_none() || scope == self.agreed_scope;
@@ -95,24 +95,24 @@ impl Identity {
         of_scope.filter_map(|report| report.system_identifier.as_deref()).collect()
     }
 
-    /// Whether claims may be believed: the identifier is settled, or nobody states one and all have been asked.
+    /// Whether claims count: the identifier is settled, or all voters have been checked and none states one.
     pub fn is_settled(&self, votes: &[Vote]) -> bool {
         let nobody_states_one =
             || votes.iter().all(|vote| vote.report.as_ref().is_none_or(|report| report.system_identifier.is_none()));
         self.system_identifier.is_some() || (all_checked(votes) && nobody_states_one())
     }
 
-    /// Why a node that says this does not belong to the cluster; `None` if it does, as far as is known.
+    /// Why a node with this report does not belong to the cluster; `None` if it does, as far as known.
     pub fn why_foreign(&self, report: &Report, votes: &[Vote]) -> Option<String> {
         if let Some(why) = self.why_other_scope(report) {
             return Some(why);
         }
         match (&self.system_identifier, &report.system_identifier) {
             (Some(ours), Some(its)) if ours != its => {
-                Some(format!("has system identifier {its}, the cluster's is {ours}"))
+                Some(format!("has system identifier {its}, but the cluster has {ours}"))
             }
             (None, Some(its)) if all_checked(votes) => {
-                Some(format!("has system identifier {its}, and the nodes do not agree on one"))
+                Some(format!("has system identifier {its}, but the nodes do not agree on one"))
             }
             _ => None,
         }
@@ -128,7 +128,7 @@ impl Identity {
     }
 }
 
-/// The scope that goes with this system identifier.
+/// The scope of the nodes that state this system identifier.
 fn scope_of(votes: &[Vote], identifier: &str) -> Option<String> {
     let mut reports = votes.iter().filter_map(|vote| vote.report.as_deref());
     reports.find(|report| report.system_identifier.as_deref() == Some(identifier))?.scope.clone()
@@ -182,12 +182,15 @@ mod tests {
         assert!(!identity.is_settled(&[vote(&odd), UNCHECKED, UNCHECKED]));
         let votes = [vote(&odd), vote(&a), vote(&b)];
         identity.reconsider(&votes);
-        assert_eq!(identity.why_foreign(&odd, &votes).as_deref(), Some("has system identifier 9, the cluster's is 1"));
+        assert_eq!(
+            identity.why_foreign(&odd, &votes).as_deref(),
+            Some("has system identifier 9, but the cluster has 1")
+        );
         assert_eq!(identity.why_foreign(&a, &votes), None);
     }
 
     #[test]
-    fn a_draw_is_nobodys_cluster() {
+    fn a_draw_settles_no_identity() {
         let (a, b) = (of("1"), of("2"));
         let votes = [vote(&a), vote(&b)];
         let mut identity = Identity::default();
@@ -197,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn once_settled_it_changes_only_when_nobody_who_answers_stands_by_it() {
+    fn once_settled_it_changes_only_when_no_voter_that_answers_still_states_it() {
         let (old, new) = (of("1"), of("2"));
         let mut identity = Identity::default();
         identity.reconsider(&[vote(&old), vote(&old), vote(&old)]);

@@ -1,14 +1,14 @@
-//! How far a replica is behind, and how far it has been behind of late.
+//! How far a replica is behind now, and how far it was behind in the last few seconds.
 //!
-//! A limit is held against the worst of the last few seconds. So a replica that lags leaves at once, and comes back
-//! only after it has kept up for a while: it does not flap around the limit.
+//! A limit is compared with the worst lag of the last few seconds. So a replica that lags leaves the pool at once, and
+//! comes back only after it has kept up for a while: it does not flap around the limit.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::moment::Moment;
 
-/// A replica that has lagged has to keep up for this long before it counts as fresh.
+/// A replica that has lagged has to keep up for this long before it gets new sessions again.
 const MEMORY: Duration = Duration::from_secs(5);
 
 /// A replica's distance from the leader.
@@ -16,8 +16,8 @@ const MEMORY: Duration = Duration::from_secs(5);
 pub struct Lag {
     /// WAL that the leader has written and the replica has not replayed, in bytes.
     pub bytes: u64,
-    /// How long ago what was last replayed was committed; zero for a replica that has replayed everything, since
-    /// PostgreSQL's own figure goes on growing on an idle cluster.
+    /// The age of the last transaction that was replayed. Zero for a replica that has replayed everything, because
+    /// PostgreSQL's own value keeps growing on an idle cluster.
     pub time: Duration,
 }
 
@@ -30,12 +30,12 @@ impl Lag {
 /// The measurements of the last few seconds.
 #[derive(Debug, Clone, Default)]
 pub struct LagMeter {
-    /// In order of time. Each is worse in some respect than all that follow; the others are not needed any more.
+    /// In order of time. Each is worse in bytes or in time than all that follow; the others are dropped.
     recent: VecDeque<(Moment, Lag)>,
 }
 
 impl LagMeter {
-    /// Takes in a measurement and returns the worst of the last few seconds.
+    /// Adds a measurement and returns the worst lag of the last few seconds.
     pub fn measure(&mut self, lag: Lag, now: Moment) -> Lag {
         while self.recent.front().is_some_and(|(at, _)| now - *at > MEMORY) {
             self.recent.pop_front();
@@ -47,7 +47,7 @@ impl LagMeter {
         self.recent.iter().fold(lag, |worst, (_, lag)| worst.worst(*lag))
     }
 
-    /// Forgets everything, as for a node that is no replica any more.
+    /// Forgets everything: the node is no longer a replica.
     pub fn forget(&mut self) {
         self.recent.clear();
     }

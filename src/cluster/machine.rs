@@ -1,7 +1,7 @@
 //! The cluster's state machine: events and the time go in, actions come out.
 //!
-//! It reads no clock and opens no socket. Whoever drives it sends the checks it asks for, hands the answers back,
-//! publishes the pictures it makes, and calls again at the latest at [`Machine::next_wakeup`].
+//! It reads no clock and opens no socket. Its driver sends the checks that it requests, passes the answers back,
+//! publishes its topologies, and calls again at [`Machine::next_wakeup`] at the latest.
 
 use std::mem;
 use std::sync::Arc;
@@ -19,155 +19,156 @@ use super::roster::{Entry, Roster};
 use super::suspicion::Suspicion;
 use super::topology::{NodeView, Topology};
 
-/// How long checks stay fast after the lead has changed hands.
+/// How long checks stay fast after a change of leader.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// However rare the regular checks are, suspicions of one kind may have a node checked so often in the long run.
+/// Suspicions of one kind may cause a check of a node at this interval in the long run, even if the regular checks are
+/// rarer.
 const SUSPICION_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// A lock holder that is being promoted is asked this many times as often as the fast interval says: it is the one
-/// node whose next answer ends the outage.
+/// A lock holder that is being promoted is checked this many times per fast interval: its next answer ends the outage.
 const PROMOTION_HASTE: u32 = 4;
 
-/// What the machine is told once.
+/// The settings of the machine; they do not change.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Time between checks of a node while all is quiet.
+    /// Time between checks of a node in normal operation.
     pub interval: Duration,
     /// Time between checks while there is no leader, or just after a change.
     pub fast_interval: Duration,
-    /// How long a leader's last word counts.
+    /// How long a leader's last answer is valid.
     pub leader_grace: Duration,
-    /// Checks it takes to change what is believed of a silent node.
+    /// The number of checks until a node counts as silent, or as answering again.
     pub thresholds: Thresholds,
-    /// The cluster's Patroni scope, if the operator has named it; nodes of another are refused.
+    /// The cluster's Patroni scope, if the operator has named it. Nodes of another scope are refused.
     pub scope: Option<String>,
-    /// Spreads checks over time; any number.
+    /// Spreads checks over time. Any number.
     pub seed: u64,
 }
 
-/// What can happen to a cluster, as seen from the proxy.
+/// What can happen to a cluster, as the proxy sees it.
 #[derive(Debug)]
 pub enum Event {
     /// Time has passed.
     Tick,
-    /// A check has come to its end.
+    /// A check has ended.
     Checked(Observation),
-    /// A session met something that makes this node's role doubtful.
+    /// Something happened in a session that makes this node's role doubtful.
     Suspicion(NodeId, Suspicion),
-    /// A client could get no session on this node, and why. Others are to try it last for a while. It may be a suspicion, too.
+    /// A client got no session on this node; with the reason. Other clients try it last for a while. It may be a
+    /// suspicion too.
     Failure(NodeId, String, Option<Suspicion>),
-    /// A client got a session on this node, on which others had failed.
+    /// A client got a session on this node, where other clients had failed.
     Served(NodeId),
-    /// A node said at a login whether it is in recovery, and that is not what is believed: an answer that is newer is to
-    /// settle it.
+    /// A node reported at a login whether it is in recovery, and its checks say the opposite. A newer check has to
+    /// decide.
     LoginHint(NodeId, bool),
-    /// pgvane was suspended: what is known may be as old as that.
+    /// pgvane was suspended: what it knows may be as old as the suspension.
     Overslept,
-    /// What discovery has found, and which nodes have sessions.
+    /// The result of discovery, and which nodes have sessions.
     Discovered(Discovery, NodeSet),
-    /// An operator has said what is to become of a node.
+    /// An operator has set the administrative state of a node.
     Administered(NodeId, AdminState),
 }
 
-/// The cluster as its DCS has it.
+/// The cluster as its DCS describes it.
 #[derive(Debug, Clone, Default)]
 pub struct Discovery {
-    /// The members. Static ones stay, whatever it says.
+    /// The members. Static ones stay even if they are not listed.
     pub members: Vec<Member>,
-    /// What the REST APIs that the operator has named say of themselves. Where the operator has named no nodes, these say
-    /// which cluster is meant.
+    /// The reports of the REST APIs that the operator has named. If the operator has named no nodes, these reports
+    /// decide which cluster is meant.
     pub named: Vec<Arc<Report>>,
-    /// A switchover that is planned for later, in words.
+    /// A switchover that is scheduled for later, as text.
     pub scheduled_switchover: Option<String>,
 }
 
-/// What the driver is to do.
+/// What the driver has to do.
 #[derive(Debug)]
 pub enum Action {
-    /// Send a check to this node now, and hand its observation back with this very moment in it.
+    /// Send a check to this node now, and pass its observation back with this moment in it.
     Check {
-        /// Whom to ask.
+        /// The node to check.
         node: NodeId,
         /// Becomes [`Observation::asked_at`].
         asked_at: Moment,
     },
-    /// Make this picture the current one.
+    /// Make this topology the current one.
     Publish(Arc<Topology>),
-    /// Tell the operators.
+    /// Report this change to the operators.
     Tell(Change),
 }
 
-/// A change that operators want to read about.
+/// A change that is reported to operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A node has taken the lead.
+    /// A node has become the leader.
     LeadTaken {
-        /// Who led before, however long ago.
+        /// The leader before, even if that is long ago.
         from: Option<NodeId>,
-        /// Who leads now.
+        /// The leader now.
         to: NodeId,
         /// The new leader's timeline.
         timeline: Option<u32>,
-        /// For how long nobody led; from the start of the process if nobody has led before.
+        /// How long there was no leader; since the start of the process if there was none before.
         leaderless: Duration,
     },
-    /// Nobody leads any more.
+    /// There is no leader any more.
     LeadLost {
-        /// Who led until now.
+        /// The leader until now.
         from: NodeId,
-        /// What is known of the reason.
+        /// The reason, as far as known.
         why: String,
-        /// How old the leader's last good answer is: when the lead was really lost lies in this time.
+        /// The age of the leader's last good answer: the lead was really lost within this time.
         last_seen: Duration,
         /// Several nodes claim the lead.
         is_contested: bool,
     },
-    /// Still nobody leads, but the reason is another.
+    /// There is still no leader, for another reason.
     StillLeaderless {
-        /// What is known of the reason.
+        /// The reason, as far as known.
         why: String,
         /// Several nodes claim the lead.
         is_contested: bool,
     },
-    /// Clients get no session on this node, though its checks may be answered.
+    /// Clients get no session on this node, although its checks may be answered.
     WayFailed {
-        /// Which.
+        /// The node.
         node: NodeId,
         /// Why.
         why: String,
     },
     /// Clients get sessions on this node again.
     WayRestored {
-        /// Which.
+        /// The node.
         node: NodeId,
-        /// After they had got none for so long.
+        /// How long they got none.
         after: Duration,
     },
-    /// There are more nodes than pgvane can tell apart: this member is left out.
+    /// There are more nodes than pgvane can manage: this member is ignored.
     NoRoom {
         /// Its name.
         name: String,
     },
-    /// The nodes agree on another system identifier than before: the cluster has been made again.
+    /// The nodes agree on another system identifier than before: the cluster was created again.
     Rebuilt {
         /// The system identifier until now.
         from: String,
         /// The system identifier now.
         to: String,
     },
-    /// What a node says at logins of its recovery was refuted by an answer that is newer: a pooler stands before it.
+    /// A newer check has refuted what a node reports at logins about recovery: there is a pooler in front of it.
     LoginHintRefuted {
-        /// Which.
+        /// The node.
         node: NodeId,
     },
     /// A node's role or health has changed.
     Node {
-        /// Which.
+        /// The node.
         node: NodeId,
-        /// Its standing before, in words.
+        /// Its standing before, as text.
         from: String,
-        /// Its standing now, in words.
+        /// Its standing now, as text.
         to: String,
     },
 }
@@ -177,24 +178,24 @@ pub struct Machine {
     settings: Settings,
     roster: Roster,
     identity: Identity,
-    /// Until it is known which cluster this is, nobody's claim counts.
+    /// No claim counts until it is known which cluster this is.
     identity_is_settled: bool,
     leadership: Leadership,
     last_leader: Option<NodeId>,
     generation: u64,
-    /// When the leader last became doubtful; cleared by a check of it that was sent after.
+    /// When the leader last became doubtful. Cleared by a check of the leader that was sent after that.
     doubted_at: Option<Moment>,
-    /// What the REST APIs that the operator has named said of themselves last.
+    /// The last reports of the REST APIs that the operator has named.
     named: Vec<Arc<Report>>,
-    /// Checks stay fast until then.
+    /// Checks stay fast until this moment.
     settled_at: Moment,
-    /// The end of the WAL as the last leader stated it.
+    /// The end of the WAL, as the last leader reported it.
     wal_end: Option<Lsn>,
     scheduled_switchover: Option<String>,
 }
 
 impl Machine {
-    /// A machine that knows its static members by name, and of whom nobody leads yet.
+    /// A machine that knows the static members by name; there is no leader yet.
     pub fn new(settings: Settings, static_members: Vec<Member>, now: Moment) -> Machine {
         Machine {
             roster: Roster::new(static_members, settings.seed, now),
@@ -212,7 +213,7 @@ impl Machine {
         }
     }
 
-    /// The present picture.
+    /// The present topology.
     pub fn topology(&self) -> Topology {
         Topology {
             generation: self.generation,
@@ -228,12 +229,12 @@ impl Machine {
         &self.roster.entry(id).view.member
     }
 
-    /// What operators have made of a node.
+    /// The administrative state of a node.
     pub fn admin_state(&self, id: NodeId) -> AdminState {
         self.roster.entry(id).view.admin
     }
 
-    /// Takes an event in at `now` and says what is to be done. `now` must never run backwards.
+    /// Handles an event at `now` and returns what has to be done. `now` must never go backwards.
     pub fn handle(&mut self, event: Event, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
         let ended = match &event {
@@ -294,7 +295,7 @@ impl Machine {
         actions
     }
 
-    /// The latest moment at which to call [`Machine::handle`] again, if nothing happens before.
+    /// The latest moment at which to call [`Machine::handle`] again, if no event comes before.
     pub fn next_wakeup(&self) -> Option<Moment> {
         let next_check = self.roster.present().filter_map(|(_, entry)| entry.timetable.next_due()).min();
         let lapse = self.leadership.leader().and_then(|leader| {
@@ -313,18 +314,18 @@ impl Machine {
         if entry.view.departed {
             return false;
         }
-        // An answer is overtaken by a later answer only: that a later check was in vain takes nothing from it.
+        // Only a later answer replaces an answer. A later check that failed does not make it invalid.
         let newest = if outcome.is_ok() { entry.view.health.answer_asked_at() } else { entry.newest_asked_at };
         if newest.is_some_and(|newest| asked_at < newest) {
             return false;
         }
         entry.newest_asked_at = entry.newest_asked_at.max(Some(asked_at));
         entry.view.check_asked_at = entry.newest_asked_at;
-        // The report then describes the node at some moment after PostgreSQL was asked, not after Patroni was.
+        // With PostgreSQL's answer, the report describes the node at a moment after PostgreSQL was asked, not Patroni.
         let (outcome, described_at) = match (outcome, second_opinion) {
-            (Err(silence), Some(second)) => {
+            (Err(error), Some(second)) => {
                 let known = entry.view.health.report().map(Arc::as_ref);
-                let settled = corroboration::settle(silence, known, leads, &second.report);
+                let settled = corroboration::settle(error, known, leads, &second.report);
                 let described_at = if settled.is_ok() { second.asked_at } else { asked_at };
                 (settled.map(Arc::new), described_at)
             }
@@ -347,7 +348,7 @@ impl Machine {
         true
     }
 
-    /// Takes in what concerns the nodes, with all that follows for them, and notes which of them have changed.
+    /// Applies a change to the nodes, with its consequences, and reports the nodes that have changed.
     fn noting_changes(
         &mut self,
         now: Moment,
@@ -362,8 +363,8 @@ impl Machine {
         is_news
     }
 
-    /// Has all nodes checked, unless suspicions of this kind have done so often enough. True if the leader has become
-    /// doubtful by that.
+    /// Requests checks of all nodes, unless this kind of suspicion has reached its rate. True if the leader has become
+    /// doubtful.
     fn suspect(&mut self, id: NodeId, suspicion: Suspicion, now: Moment) -> bool {
         let interval = self.settings.interval.min(SUSPICION_INTERVAL_MAX);
         self.roster.entry_mut(id).suspicions.admits(suspicion, now, interval) && self.doubt(id, now)
@@ -380,7 +381,7 @@ impl Machine {
         is_leader
     }
 
-    /// Whoever logs in there waits for the answer, so the node itself is asked in any case.
+    /// The client that logs in there waits for the answer, so the node itself is checked in any case.
     fn take_login_hint(&mut self, id: NodeId, in_recovery: bool, now: Moment) -> bool {
         let entry = self.roster.entry_mut(id);
         entry.login_hint = Some((now, in_recovery));
@@ -396,12 +397,12 @@ impl Machine {
     }
 
     fn take_discovery(&mut self, discovery: Discovery, busy: NodeSet, left_out: &mut Vec<String>, now: Moment) -> bool {
-        let is_planned_anew = self.scheduled_switchover != discovery.scheduled_switchover;
+        let switchover_has_changed = self.scheduled_switchover != discovery.scheduled_switchover;
         self.scheduled_switchover = discovery.scheduled_switchover;
         self.named = discovery.named;
         let taken = self.roster.take_list(discovery.members, busy, now);
         *left_out = taken.left_out;
-        taken.is_news || is_planned_anew
+        taken.is_news || switchover_has_changed
     }
 
     // ---- what follows from it ------------------------------------------------------------------------------
@@ -429,7 +430,8 @@ impl Machine {
         }
     }
 
-    /// Those who say which cluster this is: the nodes that the operator has named; where there are none, the REST APIs.
+    /// The votes on which cluster this is: of the nodes that the operator has named, or, if there are none, of the REST
+    /// APIs.
     fn votes(&self) -> Vec<Vote> {
         let named: Vec<Vote> =
             self.roster.present().filter(|(_, entry)| entry.is_static).map(|(_, entry)| vote(entry)).collect();
@@ -490,15 +492,15 @@ impl Machine {
         }
     }
 
-    /// For how long nobody has led, as far as is known: since the last good answer of the leader before, which may have lost
-    /// the lead right after.
+    /// How long there was no leader, as far as known: since the last good answer of the leader before, which may have
+    /// lost the lead right after it.
     fn leaderless(&self, previous: &Leadership, now: Moment) -> Duration {
         let Some(since) = previous.leaderless_since() else { return Duration::ZERO };
         let last_led_at = self.last_leader.and_then(|leader| self.roster.entry(leader).last_led_at);
         now - last_led_at.map_or(since, |last_led_at| last_led_at.min(since))
     }
 
-    /// How long ago a leader was last asked that still led: as far as we know, it may have lost the lead right after.
+    /// The age of the last check in which this leader still led. It may have lost the lead right after that.
     fn last_good(&self, leader: NodeId, now: Moment) -> Duration {
         let asked_at = self.roster.entry(leader).last_led_at;
         asked_at.map_or(Duration::ZERO, |asked_at| now - asked_at)
@@ -510,18 +512,18 @@ impl Machine {
 
     fn changes_since(&self, before: &[String]) -> Vec<Action> {
         let now = self.standings().into_iter().enumerate();
-        let unseen = NodeView::unchecked_standing();
+        let unchecked = NodeView::unchecked_standing();
         now.filter_map(|(id, to)| {
-            let from = before.get(id).map_or(unseen, String::as_str);
+            let from = before.get(id).map_or(unchecked, String::as_str);
             (from != to).then(|| Action::Tell(Change::Node { node: NodeId::new(id), from: from.to_owned(), to }))
         })
         .collect()
     }
 
-    /// Brings a standby's lag up to date after an answer of its, or the end of the WAL after one of the leader's.
+    /// Updates a standby's lag after its answer, or the end of the WAL after an answer of the leader.
     ///
-    /// A standby is held against what was known of the leader when the standby answered. Were it measured again with
-    /// each answer of the leader's, a busy leader would make every standby lag by what it writes between two checks.
+    /// A standby is compared with what was known of the leader when the standby answered. If it were measured again
+    /// with each answer of the leader, every standby would lag by what a busy leader writes between two checks.
     fn measure_lag(&mut self, id: NodeId, now: Moment) {
         let wal_end = self.wal_end;
         let leads = self.leadership.leader() == Some(id);
@@ -553,7 +555,7 @@ impl Machine {
         }
     }
 
-    /// Brings checks forward where things have become pressing since they were planned.
+    /// Moves checks to an earlier time where they have become urgent since they were planned.
     fn hasten(&mut self, now: Moment) {
         let paces: Vec<Duration> = self.roster.present().map(|(_, entry)| self.pace_of(entry, now)).collect();
         for ((_, entry), pace) in self.roster.present_mut().zip(paces) {
@@ -573,7 +575,7 @@ impl Machine {
     }
 }
 
-/// A node that has fallen silent has no vote: what it said last may be of another time.
+/// A silent node has no vote: its last answer may be outdated.
 fn vote(entry: &Entry) -> Vote {
     let answers = matches!(entry.view.health, Health::Answering { .. });
     Vote {
@@ -583,8 +585,8 @@ fn vote(entry: &Entry) -> Vote {
     }
 }
 
-/// Patroni's answer has gaps while it cannot query its PostgreSQL (state "unknown"): what does not change with a query is
-/// still as it was last said.
+/// Patroni's answer has gaps while it cannot query its PostgreSQL (state "unknown"): the values that
+/// do not change from query to query stay as they were.
 fn with_known_facts(report: Arc<Report>, known: Option<&Arc<Report>>) -> Arc<Report> {
     let Some(known) = known.filter(|known| report.state == "unknown" && known.claim == report.claim) else {
         return report;
@@ -599,7 +601,7 @@ fn with_known_facts(report: Arc<Report>, known: Option<&Arc<Report>>) -> Arc<Rep
 }
 
 /// How far a standby is behind. Bytes and time are read together: the time since the last replayed commit grows on an
-/// idle cluster, so it counts only while there is something left to replay.
+/// idle cluster, so it counts only while there is WAL left to replay.
 fn lag_behind(wal_end: Option<Lsn>, entry: &Entry) -> Option<Lag> {
     let report = entry.view.health.report()?;
     let Some(Claim::Replica | Claim::StandbyLeader) = entry.view.claim() else { return None };
@@ -625,16 +627,16 @@ mod tests {
     const LEADER: NodeId = NodeId::new(0);
     const REPLICA: NodeId = NodeId::new(1);
 
-    /// A machine of two nodes, and a clock; each check is answered at once by what its node is set to say.
-    struct Bench {
+    /// A machine of two nodes, and a clock; each check is answered at once, as set for its node.
+    struct TestCluster {
         machine: Machine,
         now: Moment,
         says: [Result<Arc<Report>, CheckError>; 2],
         asked: Vec<(NodeId, Moment)>,
     }
 
-    impl Bench {
-        fn new(first: Result<Arc<Report>, CheckError>, second: Result<Arc<Report>, CheckError>) -> Bench {
+    impl TestCluster {
+        fn new(first: Result<Arc<Report>, CheckError>, second: Result<Arc<Report>, CheckError>) -> TestCluster {
             let settings = Settings {
                 interval: Duration::from_secs(1),
                 fast_interval: Duration::from_millis(100),
@@ -644,7 +646,7 @@ mod tests {
                 seed: 7,
             };
             let machine = Machine::new(settings, vec![member("a"), member("b")], at_ms(0));
-            Bench { machine, now: at_ms(0), says: [first, second], asked: Vec::new() }
+            TestCluster { machine, now: at_ms(0), says: [first, second], asked: Vec::new() }
         }
 
         fn feed(&mut self, event: Event) {
@@ -672,9 +674,9 @@ mod tests {
     }
 
     #[test]
-    fn checks_are_fast_while_nobody_leads_and_slow_when_all_is_well() {
+    fn checks_are_fast_while_no_node_leads_and_slow_otherwise() {
         let second = Duration::from_secs(1);
-        let mut bench = Bench::new(Ok(replica(1)), Ok(replica(1)));
+        let mut bench = TestCluster::new(Ok(replica(1)), Ok(replica(1)));
         bench.feed(Event::Tick);
         let leaderless = bench.checks_in(second);
         assert!((16..=24).contains(&leaderless), "two nodes were asked {leaderless} times in a second");
@@ -690,7 +692,7 @@ mod tests {
 
     #[test]
     fn doubt_ends_with_an_answer_to_a_later_question_only() {
-        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
         bench.feed(Event::Tick);
         bench.checks_in(Duration::from_secs(5));
         let earlier = bench.now;
@@ -699,27 +701,27 @@ mod tests {
         assert!(bench.machine.topology().doubted_at.is_some());
         let late = Observation { node: LEADER, asked_at: earlier, outcome: Ok(leader(1)), second_opinion: None };
         bench.machine.handle(Event::Checked(late), bench.now);
-        assert!(bench.machine.topology().doubted_at.is_some(), "that was asked before the doubt arose");
+        assert!(bench.machine.topology().doubted_at.is_some(), "that check was sent before the doubt");
         let asks =
             |node| sent.iter().any(|action| matches!(action, Action::Check { node: asked, .. } if *asked == node));
         assert!(asks(LEADER) && asks(REPLICA), "all nodes are asked at once: {sent:?}");
         let fresh =
             Observation { node: LEADER, asked_at: bench.now, outcome: Err(CheckError::TimedOut), second_opinion: None };
         bench.machine.handle(Event::Checked(fresh), bench.now);
-        assert!(bench.machine.topology().doubted_at.is_none(), "silence is no word against it");
+        assert!(bench.machine.topology().doubted_at.is_none(), "silence says nothing");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
     }
 
     #[test]
     fn a_node_that_failed_a_client_is_tried_last_until_an_answer_to_a_question_of_an_interval_later() {
-        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
         bench.feed(Event::Tick);
         bench.checks_in(Duration::from_secs(5));
-        let fails = |bench: &Bench| bench.machine.topology().node(REPLICA).fails_clients;
+        let fails = |bench: &TestCluster| bench.machine.topology().node(REPLICA).fails_clients;
         let generation = bench.machine.topology().generation;
         bench.feed(Event::Failure(REPLICA, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
         assert!(fails(&bench) && bench.machine.topology().generation > generation, "it is published");
-        assert!(bench.machine.topology().doubted_at.is_none(), "of the leader it says nothing");
+        assert!(bench.machine.topology().doubted_at.is_none(), "it says nothing about the leader");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
         bench.checks_in(Duration::from_millis(800));
         assert!(fails(&bench), "its Patroni answers, but that is not what failed");
@@ -731,7 +733,7 @@ mod tests {
 
     #[test]
     fn suspicion_of_a_replica_casts_no_doubt_on_the_leader() {
-        let mut bench = Bench::new(Ok(leader(1)), Ok(replica(1)));
+        let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
         bench.feed(Event::Tick);
         bench.machine.handle(Event::Suspicion(REPLICA, Suspicion::ConnectionLost), bench.now);
         assert!(bench.machine.topology().doubted_at.is_none());

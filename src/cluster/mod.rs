@@ -1,9 +1,9 @@
 //! What is known of the nodes, and what follows from it. Pure: no clock, no socket, no runtime.
 //!
 //! In reading order: a node's [`node::Report`] and the [`node::Observation`] that carries it; the three-valued
-//! [`health`] of one node and its [`lag`], and [`corroboration`] where its Patroni is silent; its [`admin_state`]; the
-//! [`identity`] of the cluster; the [`leadership`] of all; the [`schedule`] of checks; the [`machine`] that ties them
-//! together; and the [`topology`] it publishes.
+//! [`health`] of one node and its [`lag`]; [`corroboration`] for a node whose Patroni does not answer; its
+//! [`admin_state`]; the [`identity`] of the cluster; its [`leadership`]; the [`schedule`] of checks; the [`machine`]
+//! that uses all of these; and the [`topology`] that it publishes.
 
 pub mod admin_state;
 pub mod corroboration;

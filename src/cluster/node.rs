@@ -1,4 +1,4 @@
-//! What one node says of itself: the vocabulary in which probes speak to the core.
+//! What one node says of itself: the types in which probes pass answers to the core.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,7 +49,7 @@ impl NodeId {
     }
 }
 
-/// Where a node is to be found. Names are resolved at each connect, so that a changed address is followed.
+/// Where a node is. Names are resolved at each connect, so that a changed address takes effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// The name under which logs, metrics and the stats page show the node; Patroni's member name.
@@ -58,13 +58,13 @@ pub struct Member {
     pub address: String,
     /// Base URL of Patroni's REST API, without a trailing slash.
     pub patroni_url: String,
-    /// What share of new sessions it gets, beside the others' weights.
+    /// Its share of new sessions, relative to the weights of the other nodes.
     pub weight: u32,
-    /// How many sessions it carries at once, over all listeners.
+    /// The maximum number of its sessions, over all listeners.
     pub sessions_max: u32,
 }
 
-/// The weight of a node to which none was given.
+/// The weight of a node if the configuration gives none.
 pub const WEIGHT_DEFAULT: u32 = 100;
 
 /// A position in the write-ahead log, in bytes since its beginning.
@@ -78,10 +78,10 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// The part that a node says it plays.
+/// The role that a node says it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claim {
-    /// Holds Patroni's leader lock, PostgreSQL runs and is not in recovery: takes writes. By the SQL check: is not in
+    /// Holds Patroni's leader lock, PostgreSQL runs and is not in recovery: takes writes. In the SQL check: is not in
     /// recovery.
     Leader,
     /// Holds the leader lock, but its PostgreSQL does not take writes: starting, stopping, still in recovery.
@@ -90,23 +90,23 @@ pub enum Claim {
     StandbyLeader,
     /// In recovery, running.
     Replica,
-    /// Runs as a primary, and does not hold the leader lock: its Patroni has just started, or has lost its DCS. It gets no
-    /// new write sessions. It keeps those that it has, until another node holds the lock or its PostgreSQL stops.
+    /// Runs as a primary, and does not hold the leader lock: its Patroni has just started, or has lost its DCS. It gets
+    /// no new write sessions. It keeps those that it has, until another node holds the lock or its PostgreSQL stops.
     UnlockedPrimary,
-    /// Says that it serves nobody: stopped, starting, or being created.
+    /// Says that it serves no clients: stopped, starting, or being created.
     OutOfService,
 }
 
 impl Claim {
     /// Whether an existing write session may stay on a node that says this.
     ///
-    /// A lock holder keeps its sessions: a restart of PostgreSQL ends them by itself, and a slow answer to
-    /// Patroni's own query must not.
+    /// A lock holder keeps its sessions: a restart of PostgreSQL ends them anyway, and a slow answer to Patroni's own
+    /// query must not end them.
     pub fn keeps_writers(self) -> bool {
         matches!(self, Claim::Leader | Claim::LockHolder | Claim::UnlockedPrimary)
     }
 
-    /// The word for it in logs, metrics and on the stats page.
+    /// Its label in logs, metrics and on the stats page.
     pub fn label(self) -> &'static str {
         match self {
             Claim::Leader => "leader",
@@ -119,10 +119,10 @@ impl Claim {
     }
 }
 
-/// A replica's part in synchronous replication, as Patroni states it.
+/// A replica's role in synchronous replication, as Patroni reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SyncStanding {
-    /// Neither of the below.
+    /// Asynchronous.
     #[default]
     Async,
     /// One of `synchronous_standby_names`.
@@ -131,39 +131,39 @@ pub enum SyncStanding {
     Quorum,
 }
 
-/// A node's own account of itself, taken from one answer.
+/// What a node reports of itself in one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The part it plays.
+    /// Its role.
     pub claim: Claim,
-    /// Patroni says that the node holds the leader lock. Never so by PostgreSQL's answer alone.
+    /// Patroni says that the node holds the leader lock. PostgreSQL's answer alone never sets this.
     pub holds_lock: bool,
-    /// PostgreSQL's state in Patroni's words: `running`, `starting`, `stopping`, …
+    /// PostgreSQL's state, as Patroni names it: `running`, `starting`, `stopping`, …
     pub state: String,
     /// PostgreSQL's timeline.
     pub timeline: Option<u32>,
     /// A leader's flush position, or a replica's replay position.
     pub position: Option<Lsn>,
-    /// Up to where a replica has received WAL.
+    /// The position up to which a replica has received WAL.
     pub received: Option<Lsn>,
-    /// How long before this answer what the replica last replayed was committed. Grows on an idle cluster too.
+    /// The age, at this answer, of the last transaction that the replica replayed. Grows on an idle cluster too.
     pub replay_delay: Option<Duration>,
     /// `streaming`, `in archive recovery`, another state of PostgreSQL's WAL receiver, or absent.
     pub replication_state: Option<String>,
-    /// Part in synchronous replication.
+    /// Its role in synchronous replication.
     pub sync: SyncStanding,
     /// The node's tags from Patroni's configuration, values as text.
     pub tags: BTreeMap<String, String>,
-    /// The node asks, by Patroni's `noloadbalance` tag, to be given no reads.
+    /// Patroni's `noloadbalance` tag is set: the node must get no reads.
     pub noloadbalance: bool,
-    /// The member's name by its own word (since Patroni 4).
+    /// The member's name as its Patroni reports it (since Patroni 4).
     pub name: Option<String>,
     /// Patroni's `scope`, the cluster's name.
     pub scope: Option<String>,
     /// `system_identifier` of pg_controldata.
     pub system_identifier: Option<String>,
-    /// When its postmaster started, as Patroni prints it, to the microsecond: with the system identifier it tells a server
-    /// from every other.
+    /// When its postmaster started, as Patroni prints it, to the microsecond. Together with the system identifier it
+    /// identifies a server.
     pub postmaster_start: Option<String>,
     /// PostgreSQL's version number, 150008 for 15.8.
     pub server_version: Option<u32>,
@@ -171,17 +171,17 @@ pub struct Report {
     pub patroni_version: Option<String>,
     /// Patroni is in maintenance mode (`patronictl pause`).
     pub paused: bool,
-    /// Patroni keeps its leader though the DCS is gone, because all members agree (`failsafe_mode`).
+    /// Patroni keeps its leader although the DCS is unavailable, because all members agree (`failsafe_mode`).
     pub failsafe: bool,
     /// The node waits for a restart to apply its configuration.
     pub pending_restart: bool,
-    /// Patroni did not answer, and why; the rest is PostgreSQL's own word. `None` where the one that was to be asked
-    /// has answered.
+    /// Why Patroni did not answer; the rest of the report then comes from PostgreSQL. `None` where the service that is
+    /// checked has answered.
     pub patroni_error: Option<CheckError>,
 }
 
 impl Report {
-    /// A report of which no more is known.
+    /// A report in which nothing else is known.
     pub fn bare(claim: Claim, state: &str) -> Report {
         Report {
             claim,
@@ -209,18 +209,18 @@ impl Report {
     }
 }
 
-/// Why a check brought no answer. It says nothing about the node's role.
+/// Why a check got no answer. It says nothing about the node's role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckError {
-    /// No whole answer within the deadline.
+    /// No complete answer within the deadline.
     TimedOut,
-    /// Nobody listens there.
+    /// The connection was refused.
     Refused,
-    /// The host or name could not be reached, or the connection broke; with the cause.
+    /// The host or name could not be reached, or the connection was lost; with the cause.
     Unreachable(String),
-    /// PostgreSQL let us not in; in its own words.
+    /// PostgreSQL refused the login; with its message.
     Denied(String),
-    /// Something answered that is not what was to be asked, or not in words that we know; with what was wrong.
+    /// The answer is not one that Patroni or PostgreSQL gives; with what is wrong.
     Garbled(String),
 }
 
@@ -236,23 +236,23 @@ impl fmt::Display for CheckError {
     }
 }
 
-/// What one check of one node brought.
+/// The result of one check of one node.
 #[derive(Debug, Clone)]
 pub struct Observation {
-    /// Whom it is about.
+    /// The node that was checked.
     pub node: NodeId,
-    /// When the question was sent. The answer describes the node at some moment after this.
+    /// When the check was sent. The answer describes the node at some moment after this.
     pub asked_at: Moment,
     /// The answer, or why there was none.
     pub outcome: Result<Arc<Report>, CheckError>,
-    /// What its PostgreSQL said, where Patroni was to be asked and was silent.
+    /// The answer of its PostgreSQL, where Patroni was asked and did not answer.
     pub second_opinion: Option<SecondOpinion>,
 }
 
-/// PostgreSQL's own word about a node. What it is worth: see [`super::corroboration`].
+/// PostgreSQL's answer about its own node. What follows from it: see [`super::corroboration`].
 #[derive(Debug, Clone)]
 pub struct SecondOpinion {
-    /// When it was asked for. Not before the question to Patroni.
+    /// When PostgreSQL was asked. Not earlier than Patroni.
     pub asked_at: Moment,
     /// The answer.
     pub report: Arc<Report>,

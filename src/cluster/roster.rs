@@ -1,4 +1,4 @@
-//! The cluster's members, and what is kept of each between two events.
+//! The cluster's members, and the state of each.
 
 use std::mem;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use super::schedule::Timetable;
 use super::suspicion::SuspicionRates;
 use super::topology::{NodeView, WayFailure};
 
-/// How long the number of a node that has left is kept, at least: whoever was just being sent there has long arrived.
+/// The minimum time for which the number of a node that has left is not used again: a session that was routed there has
+/// arrived long before.
 const NUMBER_KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// One member.
@@ -21,25 +22,25 @@ pub(super) struct Entry {
     pub(super) view: NodeView,
     pub(super) timetable: Timetable,
     pub(super) lag_meter: LagMeter,
-    /// Named by the operator: stays, whatever discovery says.
+    /// Named by the operator: stays even if discovery does not list it.
     pub(super) is_static: bool,
-    /// When the first answer of the present, uninterrupted claim to the lead came in.
+    /// When the first answer of its present, uninterrupted claim to lead arrived.
     pub(super) claims_since: Option<Moment>,
-    /// When its newest answer was asked for in which it led.
+    /// When the newest check was sent in which it led.
     pub(super) last_led_at: Option<Moment>,
-    /// The newest `asked_at` of any check that has ended; a silence that is older comes too late.
+    /// The newest `asked_at` of all checks that have ended. A failed check that is older is ignored.
     pub(super) newest_asked_at: Option<Moment>,
-    /// What it was when its service was last looked at.
+    /// Its claim at the last review.
     served_as: Option<Claim>,
     /// When a client last failed to get a session on it.
     failed_at: Option<Moment>,
-    /// It has been a node of the cluster that the nodes have agreed on.
+    /// It has belonged to the cluster on which the nodes have agreed.
     pub(super) has_belonged: bool,
     /// When it left, if it has.
     departed_at: Option<Moment>,
-    /// How often suspicions may have it checked.
+    /// How often suspicions may cause a check of it.
     pub(super) suspicions: SuspicionRates,
-    /// When a login there last said whether it is in recovery, and what, while that contradicted what was believed.
+    /// The last login hint that contradicted its checks: when it came, and whether it said "in recovery".
     pub(super) login_hint: Option<(Moment, bool)>,
 }
 
@@ -62,7 +63,7 @@ impl Entry {
         }
     }
 
-    /// Notes that a client could get no session. True if that, or the reason, is new.
+    /// Notes that a client got no session. True if the failure or its reason is new.
     pub(super) fn fails_client(&mut self, why: &str, now: Moment) -> bool {
         self.failed_at = Some(now);
         let is_known = self.view.way_failure.as_ref().is_some_and(|failure| failure.why == why);
@@ -73,21 +74,21 @@ impl Entry {
         !mem::replace(&mut self.view.fails_clients, true) | !is_known
     }
 
-    /// Notes that a client got a session. Returns since when others had got none.
+    /// Notes that a client got a session. Returns since when clients had got none.
     pub(super) fn serves_client(&mut self) -> Option<Moment> {
         (self.failed_at, self.view.fails_clients) = (None, false);
         self.view.way_failure.take().map(|failure| failure.since)
     }
 
-    /// Forgets that clients have failed, if this good answer was asked for long enough after the last one that did: the
-    /// answer need not come from where they failed, and each failure costs a client its patience.
+    /// Forgets that clients have failed, if the check of this good answer was sent long enough after the last failure.
+    /// The answer may come from Patroni while PostgreSQL fails, and each failure costs a client time.
     pub(super) fn forget_failures(&mut self, asked_at: Moment, penalty: Duration) {
         if self.failed_at.is_some_and(|failed_at| asked_at >= failed_at + penalty) {
             (self.failed_at, self.view.fails_clients) = (None, false);
         }
     }
 
-    /// Holds what was said at a login against an answer that was asked for after it.
+    /// Compares the login hint with the answer to a check that was sent after it.
     pub(super) fn settle_login_hint(&mut self, asked_at: Moment, now: Moment) {
         let Some((_, in_recovery)) = self.login_hint.filter(|(hinted_at, _)| asked_at >= *hinted_at) else { return };
         self.login_hint = None;
@@ -102,7 +103,7 @@ impl Entry {
         self.departed_at = Some(now);
     }
 
-    /// Brings up to date what follows from the node's claim alone.
+    /// Updates what follows from the node's claim alone.
     pub(super) fn review(&mut self, now: Moment) {
         let claim = self.view.claim();
         self.claims_since = (claim == Some(Claim::Leader)).then(|| self.claims_since.unwrap_or(now));
@@ -144,7 +145,7 @@ impl Roster {
         &mut self.entries[id.index()]
     }
 
-    /// Notes what an operator has made of a node. True if that is new. A node that is ready again has just come back.
+    /// Sets the administrative state of a node. True if that is new. A node that is ready again has just come back.
     pub(super) fn administer(&mut self, id: NodeId, state: AdminState, now: Moment) -> bool {
         let view = &mut self.entry_mut(id).view;
         let is_news = view.admin != state;
@@ -160,7 +161,7 @@ impl Roster {
         &self.entries
     }
 
-    /// The members of today.
+    /// The present members.
     pub(super) fn present(&self) -> impl Iterator<Item = (NodeId, &Entry)> {
         self.entries
             .iter()
@@ -169,17 +170,17 @@ impl Roster {
             .map(|(id, entry)| (NodeId::new(id), entry))
     }
 
-    /// The members of today, to be changed.
+    /// The present members, mutable.
     pub(super) fn present_mut(&mut self) -> impl Iterator<Item = (NodeId, &mut Entry)> {
         let present = self.entries.iter_mut().enumerate().filter(|(_, entry)| !entry.view.departed);
         present.map(|(id, entry)| (NodeId::new(id), entry))
     }
 
-    /// Takes over the list that discovery has found; `busy` nodes have sessions. True if anything changes.
+    /// Applies the list from discovery; `busy` nodes have sessions.
     ///
-    /// A member is the same node under the same name, wherever it is: it takes its new address, and keeps its number and its
-    /// sessions. A discovered node that is not listed any more leaves once it has stopped answering: the list may be stale,
-    /// an answer is not.
+    /// A member with the same name is the same node, even at another address: it takes the new address, and keeps its
+    /// number and its sessions. A discovered node that is no longer listed leaves once it no longer answers: the list
+    /// may be stale, an answer is not.
     pub(super) fn take_list(&mut self, members: Vec<Member>, busy: NodeSet, now: Moment) -> ListTaken {
         let mut taken = ListTaken::default();
         for (_, entry) in self.present_mut().filter(|(_, entry)| !entry.is_static) {
@@ -209,26 +210,26 @@ impl Roster {
         taken
     }
 
-    /// Lets discovered members go that turn out to be a node which is known already: by the name that a node states, or
-    /// because both state the same system identifier and the same start of their postmaster.
+    /// Removes discovered members that are the same as a known node: by the name that a node reports, or because both
+    /// report the same system identifier and the same postmaster start.
     pub(super) fn remove_duplicates(&mut self, now: Moment) {
         let known: Vec<(usize, NodeView, bool)> =
             self.present().map(|(id, entry)| (id.index(), entry.view.clone(), entry.is_static)).collect();
         for (id, entry) in self.present_mut().filter(|(_, entry)| !entry.is_static) {
             let comes_first = |other: usize, is_static: bool| is_static || other < id.index();
-            let is_double = known.iter().any(|(other, view, is_static)| {
+            let is_duplicate = known.iter().any(|(other, view, is_static)| {
                 *other != id.index()
                     && comes_first(*other, *is_static)
                     && ((*is_static && is_same_node(view, &entry.view.member)) || is_same_server(view, &entry.view))
             });
-            if is_double {
+            if is_duplicate {
                 entry.departs(now);
             }
         }
     }
 
-    /// Why each node that the operator has named is at the wrong address, by what its Patroni says: it states the name of
-    /// another, or it is a server that another node is already.
+    /// The nodes that the operator has named with a wrong address, and why: the Patroni there reports the name of
+    /// another node, or the server is the same as that of another node.
     pub(super) fn wrong_addresses(&self) -> Vec<(NodeId, String)> {
         let named: Vec<(NodeId, &NodeView)> =
             self.present().filter(|(_, entry)| entry.is_static).map(|(id, entry)| (id, &entry.view)).collect();
@@ -239,7 +240,7 @@ impl Roster {
                 && stated != view.member.name
                 && others().any(|(_, other)| other.member.name == stated)
             {
-                return Some(format!("{} is {stated}, not {}", view.member.patroni_url, view.member.name));
+                return Some(format!("{} answers as {stated}, not as {}", view.member.patroni_url, view.member.name));
             }
             let is_first = |other: NodeId| stated != Some(view.member.name.as_str()) && other < id;
             let double = others().find(|(other, of)| {
@@ -250,8 +251,8 @@ impl Roster {
         named.iter().filter_map(|(id, view)| Some((*id, why_wrong(*id, view)?))).collect()
     }
 
-    /// Takes a member in, or back in. Where every number is given out, a node that has left and has no sessions any more
-    /// makes room.
+    /// Adds a member, or adds it again. If all numbers are in use, it gets the number of a node that has left and has
+    /// no sessions any more.
     fn admit(&mut self, member: Member, is_static: bool, busy: NodeSet, now: Moment) -> Admitted {
         let is_known = |entry: &Entry| match entry.is_static || is_static {
             true => is_same_node(&entry.view, &member),
@@ -273,7 +274,7 @@ impl Roster {
         match self.entries.get_mut(id) {
             Some(departed) => {
                 if departed.view.member.name == entry.view.member.name {
-                    entry.view.admin = departed.view.admin; // it was not the operator who let it go
+                    entry.view.admin = departed.view.admin; // it was not the operator who removed it
                 }
                 *departed = entry;
             }
@@ -282,7 +283,7 @@ impl Roster {
         Admitted::New
     }
 
-    /// The number of the node that left first, of those that left a while ago and have no sessions.
+    /// The number of the node that left first, among those that left long enough ago and have no sessions.
     fn free_number(&self, busy: NodeSet, now: Moment) -> Option<usize> {
         let left = self.entries.iter().enumerate().filter_map(|(id, entry)| Some((entry.departed_at?, id)));
         let is_free =
@@ -291,12 +292,12 @@ impl Roster {
     }
 }
 
-/// What has become of a list of members.
+/// The result of applying a list of members.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ListTaken {
     /// Something has changed.
     pub(super) is_news: bool,
-    /// Members for whom there is no room, by name.
+    /// The names of members for which there is no room.
     pub(super) left_out: Vec<String>,
 }
 
@@ -306,7 +307,7 @@ enum Admitted {
     NoRoom(Member),
 }
 
-/// The name that a node's Patroni states.
+/// The name that a node's Patroni reports.
 fn stated_name(view: &NodeView) -> Option<&str> {
     view.health.report()?.name.as_deref()
 }
@@ -322,7 +323,7 @@ fn is_same_node(known: &NodeView, found: &Member) -> bool {
         || known.member.patroni_url == found.patroni_url
 }
 
-/// Whether two nodes are one server, by what they state of it.
+/// Whether two nodes are the same server, according to their reports.
 fn is_same_server(a: &NodeView, b: &NodeView) -> bool {
     let facts = |view: &NodeView| {
         let report = view.health.report()?;
@@ -380,17 +381,13 @@ mod tests {
         roster.take_list(vec![member("a")], NodeSet::default(), at_ms(1));
         let moved = Member { address: "elsewhere:5432".into(), ..member("a") };
         assert!(roster.take_list(vec![moved.clone()], NodeSet::default(), at_ms(2)).is_news);
-        assert_eq!(
-            roster.present().map(|(id, _)| id.index()).collect::<Vec<_>>(),
-            [0],
-            "its sessions are still its own"
-        );
+        assert_eq!(roster.present().map(|(id, _)| id.index()).collect::<Vec<_>>(), [0], "it keeps its sessions");
         assert_eq!(roster.entry(NodeId::new(0)).view.member.address, "elsewhere:5432");
         assert!(!roster.take_list(vec![moved], NodeSet::default(), at_ms(3)).is_news);
     }
 
     #[test]
-    fn a_number_is_given_again_once_nobody_is_there_any_more_and_a_full_list_is_told() {
+    fn a_number_is_used_again_once_its_node_has_no_sessions_and_a_full_list_is_reported() {
         let mut roster = roster(&[]);
         let name = |number: usize| format!("pod-{number}");
         let mut busy = NodeSet::default();
@@ -411,10 +408,10 @@ mod tests {
     fn one_server_under_two_names_is_one_node() {
         let mut roster = roster(&["pg1.example.org"]);
         roster.take_list(vec![member("10.0.0.1")], NodeSet::default(), at_ms(1));
-        let mut said = (*replica(1)).clone();
-        said.postmaster_start = Some("2026-11-25 19:00:00.123456+00:00".into());
+        let mut stated = (*replica(1)).clone();
+        stated.postmaster_start = Some("2026-11-25 19:00:00.123456+00:00".into());
         for id in [0, 1] {
-            let report = Arc::new(said.clone());
+            let report = Arc::new(stated.clone());
             roster.entry_mut(NodeId::new(id)).view.health =
                 Health::Answering { report, asked_at: at_ms(2), since: at_ms(2), missed: 0 };
         }
@@ -438,11 +435,11 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_has_said_of_a_node_outlives_its_absence() {
+    fn an_administrative_state_outlives_the_absence_of_its_node() {
         let mut roster = roster(&[]);
         roster.take_list(vec![member("a")], NodeSet::default(), at_ms(1));
         assert!(roster.administer(NodeId::new(0), AdminState::Drain, at_ms(2)));
-        assert!(!roster.administer(NodeId::new(0), AdminState::Drain, at_ms(3)), "no news");
+        assert!(!roster.administer(NodeId::new(0), AdminState::Drain, at_ms(3)), "nothing is new");
         roster.take_list(Vec::new(), NodeSet::default(), at_ms(4));
         roster.take_list(vec![member("a")], NodeSet::default(), at_ms(5));
         assert_eq!(roster.entry(NodeId::new(0)).view.admin, AdminState::Drain);
@@ -473,10 +470,10 @@ mod tests {
             roster.take_list(vec![member("node1")], NodeSet::default(), at_ms(1)).is_news,
             "it has not answered yet"
         );
-        let mut said = (*replica(1)).clone();
-        said.name = Some("node1".into());
+        let mut stated = (*replica(1)).clone();
+        stated.name = Some("node1".into());
         roster.entry_mut(NodeId::new(0)).view.health =
-            Health::Answering { report: said.into(), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
+            Health::Answering { report: stated.into(), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
         roster.remove_duplicates(at_ms(3));
         assert_eq!(present(&roster), ["pg1.example.org"]);
         assert!(

@@ -1,14 +1,14 @@
-//! When to check which node: regular, fast or at once, and never a storm.
+//! When to check which node: regularly, fast or at once, but never too often.
 
 use std::time::Duration;
 
 use super::moment::Moment;
 
-/// The least time between two checks of one node, however urgent. Patroni answers from a pool of five threads
-/// that must not be filled by us.
+/// The minimum time between two checks of one node, even if they are urgent. Patroni answers from a pool of five
+/// threads, which pgvane must not fill.
 const SPACING_MIN: Duration = Duration::from_millis(20);
 
-/// The most checks of one node under way at once: one that may be stuck, and one that asks anew.
+/// The maximum number of checks of one node in flight: one that may hang, and a second one.
 const IN_FLIGHT_MAX: usize = 2;
 
 /// One node's timetable.
@@ -17,23 +17,23 @@ pub struct Timetable {
     due: Moment,
     last_asked: Option<Moment>,
     in_flight: Vec<Moment>,
-    /// An answer asked for before this moment is not fresh enough.
+    /// An answer to a check from before this moment is not fresh enough.
     wanted_after: Option<Moment>,
     dice: u64,
 }
 
 impl Timetable {
-    /// A node to be asked at once. `seed` spreads the checks of many nodes and proxies over time.
+    /// A node that is to be checked at once. `seed` spreads the checks of many nodes and proxies over time.
     pub fn starting(now: Moment, seed: u64) -> Timetable {
         Timetable { due: now, last_asked: None, in_flight: Vec::new(), wanted_after: None, dice: seed | 1 }
     }
 
-    /// Asks for an answer that is newer than `now`, as soon as may be. Many such wishes make one check.
+    /// Requests a check that is sent after `now`, as soon as possible. Many such requests cause one check.
     pub fn hurry(&mut self, now: Moment) {
         self.wanted_after = Some(now);
     }
 
-    /// When the next check is to be sent; `None` while enough are under way.
+    /// When to send the next check; `None` while enough are in flight.
     pub fn next_due(&self) -> Option<Moment> {
         let spaced = self.last_asked.map_or(Moment::START, |asked| asked + SPACING_MIN);
         match self.wanted_after {
@@ -50,21 +50,21 @@ impl Timetable {
         self.wanted_after = None;
     }
 
-    /// Notes that the check sent at `asked_at` has come to its end, and plans the next one `pace` after it was sent,
-    /// give or take a tenth.
+    /// Notes that the check sent at `asked_at` has ended, and plans the next one `pace` after it was sent, plus or
+    /// minus a tenth.
     pub fn ended(&mut self, asked_at: Moment, pace: Duration) {
         self.in_flight.retain(|sent| *sent != asked_at);
         self.due = asked_at + self.jittered(pace);
     }
 
-    /// Brings the next regular check forward, if `pace` asks for an earlier one.
+    /// Moves the next regular check to an earlier time, if `pace` requires that.
     pub fn quicken(&mut self, pace: Duration) {
         let base = self.last_asked.unwrap_or(Moment::START);
         self.due = self.due.min(base + pace);
     }
 
     fn jittered(&mut self, pace: Duration) -> Duration {
-        // xorshift64: no more is needed to keep proxies from marching in step
+        // xorshift64: good enough so that proxies do not check at the same time
         self.dice ^= self.dice << 13;
         self.dice ^= self.dice >> 7;
         self.dice ^= self.dice << 17;

@@ -1,8 +1,9 @@
-//! Suspicions: what sessions meet that makes a node's role doubtful, and how often each kind may cause a check.
+//! Suspicions: events in sessions that make a node's role doubtful, and how often each kind may cause a check.
 //!
-//! A suspicion changes no role. It has all nodes checked, and new writes wait for the answer; so whoever can cause one at
-//! will could slow everybody down. Each kind therefore has a rate of its own for each node: a few at once, and then one
-//! for each interval of the regular checks. A suspicion beyond its rate is ignored: the regular check comes as soon.
+//! A suspicion changes no role. It makes pgvane check all nodes, and new writes wait for the answer. So a client that
+//! can cause suspicions at will could slow down all clients. Each kind therefore has its own rate for each node: a few
+//! at once, and then one for each interval of the regular checks. A suspicion beyond its rate is ignored: the regular
+//! check comes as soon.
 
 use std::time::Duration;
 
@@ -11,22 +12,22 @@ use super::moment::Moment;
 /// Suspicions of one kind that may come together.
 const BURST: u32 = 3;
 
-/// What a session met.
+/// What happened in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Suspicion {
     /// The node refused a connection, reset it, or did not answer it in time.
     ConnectFailed,
     /// The node closed a connection, or let it fail, in a session whose client it had authenticated.
     ConnectionLost,
-    /// The node ended a session, or refused one, with a FATAL error that says it shuts down, crashed or starts:
-    /// 57P01, 57P02, 57P03.
+    /// The node ended a session, or refused one, with a FATAL error that says that it shuts down, crashed or is
+    /// starting: 57P01, 57P02, 57P03.
     ShuttingDown,
     /// The node refused to write (25006). Any client with a read-only transaction can cause this.
     ReadOnly,
-    /// The node said at login (`in_hot_standby`) that its role is not the one that is believed. A pooler in front of it may
-    /// tell what was true long ago.
+    /// The node reported at login (`in_hot_standby`) another role than the checks did. A pooler in front of it may
+    /// report an old value.
     HotStandby,
-    /// pgvane itself was suspended, and does not know what happened meanwhile.
+    /// pgvane itself was suspended, and does not know what happened in that time.
     Overslept,
 }
 
@@ -48,7 +49,7 @@ impl SuspicionRates {
 /// A burst, and then one for each interval.
 #[derive(Debug, Clone, Default)]
 struct Rate {
-    /// When the last one that was admitted would have been due if all came evenly.
+    /// When the last admitted one would have been due if all came at even intervals.
     even: Option<Moment>,
 }
 

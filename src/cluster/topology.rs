@@ -1,4 +1,4 @@
-//! The published picture of a cluster: an immutable snapshot that sessions, metrics and the stats page read.
+//! The published topology of a cluster: an immutable snapshot that sessions, metrics and the stats page read.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,64 +11,64 @@ use super::leadership::{self, Leadership, Vacancy};
 use super::moment::Moment;
 use super::node::{Claim, Member, NodeId};
 
-/// How long a node's login hints are ignored after one of them was refuted: a pooler tells the same until it connects to its
-/// server again.
+/// How long the login hints of a node are ignored after one of them was refuted: a pooler repeats the same value until
+/// it reconnects to its server.
 const LOGIN_HINTS_IGNORED_FOR: Duration = Duration::from_secs(60);
 
-/// All that is known of a cluster at one moment.
+/// What is known of a cluster at one moment.
 #[derive(Debug, Clone)]
 pub struct Topology {
     /// Grows with every publication.
     pub generation: u64,
-    /// Who leads.
+    /// The leader, or why there is none.
     pub leadership: Leadership,
-    /// When something happened that makes the leader doubtful, if no check of it has ended that was asked after that. New
-    /// writes wait for such a check, or for one that was asked after they came; sessions stay.
+    /// When something happened that makes the leader doubtful. `None` once a check of the leader has ended that was
+    /// sent after that. New writes wait for such a check, or for one that was sent after they came; sessions stay.
     pub doubted_at: Option<Moment>,
-    /// A switchover that is planned for later, in words, as `/cluster` tells it.
+    /// A switchover that is scheduled for later, as text, from Patroni's `/cluster`.
     pub scheduled_switchover: Option<String>,
     /// The nodes; a [`NodeId`] is an index into this. Nodes that have left keep their place.
     pub nodes: Vec<NodeView>,
 }
 
-/// One node in the picture.
+/// One node in the topology.
 #[derive(Debug, Clone)]
 pub struct NodeView {
     /// Name and addresses.
     pub member: Arc<Member>,
     /// What is known of it.
     pub health: Health,
-    /// How far a replica is behind the leader, by the newest answers of both.
+    /// How far a replica is behind the leader, according to the newest answers of both.
     pub lag: Option<Lag>,
-    /// The worst lag of the last few seconds: what limits are held against.
+    /// The worst lag of the last few seconds. Lag limits are compared with this.
     pub recent_lag: Option<Lag>,
-    /// Since when the node has been what it is now, and has answered: a replica that has just come back starts slowly.
+    /// Since when the node has had its present role and has answered: a replica that has just come back starts slowly.
     pub serving_since: Option<Moment>,
-    /// A client has just failed to get a session on it: others try it last.
+    /// A client has just failed to get a session on it. Other clients try it last.
     pub fails_clients: bool,
-    /// Why clients get no session on it, from the first one that failed until one succeeds.
+    /// Why clients get no session on it. Set from the first failure until a client succeeds.
     pub way_failure: Option<Arc<WayFailure>>,
-    /// What operators have made of it.
+    /// Its administrative state.
     pub admin: AdminState,
     /// Why its answers are not accepted: it belongs to another cluster.
     pub foreign: Option<String>,
     /// It is no longer a member of the cluster.
     pub departed: bool,
-    /// When the last check of it came to an end.
+    /// When the last check of it ended.
     pub checked_at: Option<Moment>,
-    /// When the newest of its checks that have ended was asked, answered or not.
+    /// When the newest of its finished checks was sent, answered or not.
     pub check_asked_at: Option<Moment>,
-    /// When the first answer came in by which its Patroni has held the leader lock without interruption.
+    /// When the first answer arrived of those that say, without interruption, that its Patroni holds the leader lock.
     pub lock_since: Option<Moment>,
-    /// When an answer that was asked for after what the node said of its recovery at a login said the opposite: what is said
-    /// at logins there comes from a pooler that remembers another server.
+    /// When a login hint of this node was refuted: a check that was sent after the login said the opposite about
+    /// recovery. The hints then come from a pooler that remembers another server.
     pub login_hint_refuted_at: Option<Moment>,
 }
 
 /// Why clients get no session on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WayFailure {
-    /// The newest reason; goes behind the node's name.
+    /// The newest reason. It is shown after the node's name.
     pub why: String,
     /// When the first client failed.
     pub since: Moment,
@@ -77,16 +77,16 @@ pub struct WayFailure {
 /// Whether a running write session may stay where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriterVerdict {
-    /// Nothing speaks against it.
+    /// There is no reason to end it.
     Keep,
-    /// The node itself says that it does not lead.
+    /// The node itself says that it is not the leader.
     LostLead,
     /// Another node leads.
     Superseded(NodeId),
 }
 
 impl Topology {
-    /// The picture before the first check: nodes are known by name only and nobody leads.
+    /// The topology before the first check: only the names of the nodes are known, and there is no leader.
     pub fn unchecked(nodes: Vec<NodeView>) -> Topology {
         let leadership = Leadership::Vacant { since: Moment::START, why: Vacancy::Unchecked };
         Topology { generation: 0, leadership, doubted_at: None, scheduled_switchover: None, nodes }
@@ -97,7 +97,7 @@ impl Topology {
         self.leadership.leader()
     }
 
-    /// One node. Panics on a number that this cluster never gave out, which would be a defect of the caller.
+    /// One node. Panics on a number that this cluster never assigned; that would be a bug of the caller.
     pub fn node(&self, id: NodeId) -> &NodeView {
         &self.nodes[id.index()]
     }
@@ -119,15 +119,15 @@ impl Topology {
         }
     }
 
-    /// The node that has been seen to hold Patroni's leader lock since `id` was last known to.
+    /// Another node that was seen to hold Patroni's leader lock after `id` was last known to hold it.
     fn lock_taken_from(&self, id: NodeId) -> Option<NodeId> {
         let health = &self.node(id).health;
         let mut others = self.members().filter(|(other, node)| *other != id && node.foreign.is_none());
         others.find(|(_, holder)| holder.has_taken_lock_from(health)).map(|(other, _)| other)
     }
 
-    /// Whether a new write that came at `came_at` has to wait for a check of the leader. Any one check that was asked after
-    /// it came will do, whatever is suspected meanwhile.
+    /// Whether a new write that came at `came_at` has to wait for a check of the leader. One check that was sent after
+    /// it came is enough, even if new suspicions came up meanwhile.
     pub fn is_doubted_for(&self, came_at: Moment) -> bool {
         let asked_since = |moment: Moment| {
             let checked = self.leader().and_then(|leader| self.node(leader).check_asked_at);
@@ -136,27 +136,27 @@ impl Topology {
         self.doubted_at.is_some_and(|doubted_at| !asked_since(doubted_at)) && !asked_since(came_at)
     }
 
-    /// Why there is no leader to write to, for people. `None` while there is one, doubted or not.
+    /// Why there is no leader, as text for people. `None` while there is one, doubted or not.
     pub fn why_no_leader(&self) -> Option<String> {
         let name = |id: &NodeId| &self.node(*id).member.name;
         match &self.leadership {
             Leadership::Led { .. } => None,
             Leadership::Contested { claimants, .. } => {
                 let names: Vec<&str> = claimants.iter().map(|id| name(id).as_str()).collect();
-                Some(format!("{} claim to lead at the same time", names.join(" and ")))
+                Some(format!("{} claim to be the leader at the same time", names.join(" and ")))
             }
             Leadership::Vacant { why, .. } => Some(match why {
-                Vacancy::Unchecked => "the first checks are still under way".to_owned(),
+                Vacancy::Unchecked => "the first checks of the nodes have not finished yet".to_owned(),
                 Vacancy::Foreign | Vacancy::Unclaimed | Vacancy::Unreachable if self.foreign_leader().is_some() => {
                     self.foreign_leader().unwrap_or_default()
                 }
                 Vacancy::Foreign => self.why_all_foreign(),
                 Vacancy::Unreachable => "no node answers its checks".to_owned(),
-                Vacancy::Unclaimed => "no node claims to lead".to_owned(),
+                Vacancy::Unclaimed => "no node claims to be the leader".to_owned(),
                 Vacancy::Unlocked(id) => {
                     format!("{} runs as a primary, but does not hold the leader lock", name(id))
                 }
-                Vacancy::Silent(id) => format!("{} led and has stopped answering its checks", name(id)),
+                Vacancy::Silent(id) => format!("{} was the leader and no longer answers its checks", name(id)),
                 Vacancy::NotReady(id) => match self.node(*id).health.report() {
                     Some(report) if report.state == "running" => {
                         format!("{} holds the leader lock and is being promoted", name(id))
@@ -172,22 +172,22 @@ impl Topology {
 }
 
 impl Topology {
-    /// Why each node that answers counts for nothing.
+    /// Why each node that answers is ignored.
     fn why_all_foreign(&self) -> String {
         let why = |node: &NodeView| Some(format!("{}: {}", node.member.name, node.foreign.as_ref()?));
         let all: Vec<String> = self.members().filter_map(|(_, node)| why(node)).collect();
         match all.is_empty() {
-            true => "it is not yet known which cluster this is".to_owned(),
+            true => "the nodes have not agreed yet on which cluster this is".to_owned(),
             false => format!("every node that answers belongs to another cluster ({})", all.join("; ")),
         }
     }
 
-    /// A node that claims to lead and is not believed, with the reason.
+    /// A foreign node that claims to be the leader, with the reason why it is ignored.
     fn foreign_leader(&self) -> Option<String> {
         self.members().find_map(|(_, node)| {
             let why = node.foreign.as_ref()?;
             let claims = matches!(&node.health, Health::Answering { report, .. } if report.claim == Claim::Leader);
-            claims.then(|| format!("{} claims to lead, but {why}", node.member.name))
+            claims.then(|| format!("{} claims to be the leader, but {why}", node.member.name))
         })
     }
 }
@@ -213,17 +213,17 @@ impl NodeView {
         }
     }
 
-    /// Whether this node has been seen to hold the leader lock since another, of this health, last said that it led.
+    /// Whether this node was seen to hold the leader lock after another node, of this health, last said that it leads.
     pub fn has_taken_lock_from(&self, other: &Health) -> bool {
         leadership::has_taken_lock_from(&self.health, self.lock_since, other)
     }
 
-    /// Whether what the node says of its recovery at logins is known to come from a pooler that remembers another server.
+    /// Whether the login hints of this node are known to come from a pooler that remembers another server.
     pub fn login_hints_are_stale(&self, now: Moment) -> bool {
         self.login_hint_refuted_at.is_some_and(|refuted_at| now - refuted_at < LOGIN_HINTS_IGNORED_FOR)
     }
 
-    /// What the node's newest answer claims; nothing if it has not answered, or belongs elsewhere.
+    /// The claim in the node's newest answer. `None` if it has not answered; out of service if it is foreign.
     pub fn claim(&self) -> Option<Claim> {
         match &self.foreign {
             Some(_) => Some(Claim::OutOfService),
@@ -231,7 +231,7 @@ impl NodeView {
         }
     }
 
-    /// Whether its PostgreSQL should be in recovery, as far as that can be told.
+    /// Whether its PostgreSQL should be in recovery, as far as known.
     pub fn believed_in_recovery(&self) -> Option<bool> {
         match self.claim()? {
             Claim::Leader | Claim::UnlockedPrimary => Some(false),
@@ -240,7 +240,7 @@ impl NodeView {
         }
     }
 
-    /// The role as one word for metrics, logs and the stats page.
+    /// The label of its role in metrics, logs and the stats page.
     pub fn role_label(&self) -> &'static str {
         match (&self.foreign, self.claim()) {
             (Some(_), _) => "foreign",
@@ -249,18 +249,18 @@ impl NodeView {
         }
     }
 
-    /// The standing of a node that has just become known.
+    /// The standing of a node that was just added.
     pub fn unchecked_standing() -> &'static str {
         "unknown"
     }
 
-    /// Everything that changes routing, as one line of text for logs.
+    /// All that affects routing, as one line of text for logs.
     pub fn standing(&self) -> Standing<'_> {
         Standing(self)
     }
 }
 
-/// A node's role and health in a few words: `replica`, `leader (silent: no answer in time)`.
+/// A node's role and health as text: `replica`, `leader (silent: no answer in time)`.
 pub struct Standing<'a>(&'a NodeView);
 
 impl fmt::Display for Standing<'_> {
@@ -275,8 +275,8 @@ impl fmt::Display for Standing<'_> {
         {
             write!(f, ", PostgreSQL {}", report.state)?;
         }
-        if let Some(silence) = node.health.report().and_then(|report| report.patroni_error.as_ref()) {
-            write!(f, " by PostgreSQL's word (Patroni: {silence})")?;
+        if let Some(error) = node.health.report().and_then(|report| report.patroni_error.as_ref()) {
+            write!(f, " according to PostgreSQL only (Patroni: {error})")?;
         }
         if node.departed {
             f.write_str(", no longer a member")?;
@@ -285,8 +285,8 @@ impl fmt::Display for Standing<'_> {
             write!(f, ", {why}")?;
         }
         match &node.health {
-            Health::Silent { silence, .. } => write!(f, " (silent: {silence})"),
-            Health::Unchecked { silence: Some(silence) } => write!(f, " ({silence})"),
+            Health::Silent { error, .. } => write!(f, " (silent: {error})"),
+            Health::Unchecked { error: Some(error) } => write!(f, " ({error})"),
             _ => Ok(()),
         }
     }
@@ -317,7 +317,7 @@ mod tests {
         let mut topology = Topology { leadership: vacant(Vacancy::Unclaimed), ..Topology::unchecked(nodes) };
         assert_eq!(topology.verdict_on_writers(NodeId::new(0)), WriterVerdict::Keep);
         assert_eq!(topology.verdict_on_writers(NodeId::new(1)), WriterVerdict::LostLead);
-        assert_eq!(topology.verdict_on_writers(NodeId::new(2)), WriterVerdict::Keep, "silence is no word");
+        assert_eq!(topology.verdict_on_writers(NodeId::new(2)), WriterVerdict::Keep, "silence says nothing");
         topology.leadership = Leadership::Led { leader: NodeId::new(1), timeline: Some(2), since: at_ms(9) };
         assert_eq!(topology.verdict_on_writers(NodeId::new(0)), WriterVerdict::Superseded(NodeId::new(1)));
         assert_eq!(topology.verdict_on_writers(NodeId::new(1)), WriterVerdict::Keep);

@@ -1,27 +1,28 @@
-//! The one change that pgvane makes to what a client says, where it is told to: the client's address behind its
-//! `application_name`, so that PostgreSQL's views and log show it. PgBouncer's `application_name_add_host`.
+//! The only change that pgvane makes to a client's startup packet, if it is configured: it adds the client's address
+//! after the `application_name`, so that PostgreSQL's views and log show it. Like PgBouncer's
+//! `application_name_add_host`.
 
 use super::opening::PACKET_LENGTH_MAX;
 use super::startup::parameters;
 
 const PARAMETER: &[u8] = b"application_name";
 
-/// What PgBouncer calls a client that does not say what it is called.
+/// The name that PgBouncer uses for a client without `application_name`.
 const NAMELESS: &[u8] = b"app";
 
 const SEPARATOR: &[u8] = b" - ";
 
-/// `NAMEDATALEN` less the terminating zero: PostgreSQL cuts longer names off.
+/// `NAMEDATALEN` without the terminating zero: PostgreSQL truncates longer names.
 const NAME_LENGTH_MAX: usize = 63;
 
-/// What one byte that is not printable ASCII takes in PostgreSQL: `\xc3` since 16, `?` before.
+/// The length of one byte that is not printable ASCII, as PostgreSQL stores it: `\xc3` since 16, `?` before.
 const ESCAPED_LENGTH: usize = 4;
 
-/// A startup packet like `packet`, in which ` - ` and `host` follow the client's `application_name`. The name is cut, so
-/// that the whole has room in PostgreSQL; one that is missing becomes `app`, as the last parameter. All other bytes are
-/// those of `packet`.
+/// A startup packet like `packet`, in which ` - ` and `host` follow the client's `application_name`. The name is
+/// truncated so that PostgreSQL keeps the host. If there is no name, `app` is added as the last parameter. All other
+/// bytes are those of `packet`.
 ///
-/// `None` if there is no such packet: this one does not hold together, or would become longer than PostgreSQL takes.
+/// `None` if `packet` is malformed, or would become longer than PostgreSQL accepts.
 pub fn add_host(packet: &[u8], host: &str) -> Option<Vec<u8>> {
     let (value, terminator) = find(packet)?;
     let (before, client_name, after) = match value {
@@ -43,8 +44,8 @@ pub fn add_host(packet: &[u8], host: &str) -> Option<Vec<u8>> {
     Some(longer)
 }
 
-/// Where the value of the last `application_name` is, which is the one that counts, and where the list of parameters
-/// ends. `None` if the packet does not hold together.
+/// The position of the value of the last `application_name`, which is the one that counts, and of the end of the list
+/// of parameters. `None` if the packet is malformed.
 fn find(packet: &[u8]) -> Option<(Option<(usize, usize)>, usize)> {
     let mut found = None;
     for parameter in parameters(packet) {
@@ -56,7 +57,7 @@ fn find(packet: &[u8]) -> Option<(Option<(usize, usize)>, usize)> {
     Some((found, packet.len() - 1))
 }
 
-/// As much of a name as has room beside a host of this length, in whole characters of UTF-8.
+/// The part of a name that has room before a host of this length, in whole characters of UTF-8.
 fn cut(name: &[u8], host_length: usize) -> &[u8] {
     let mut room = NAME_LENGTH_MAX.saturating_sub(SEPARATOR.len() + host_length);
     let fits = |byte: &&u8| {
@@ -78,6 +79,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::message::SSL_REQUEST;
     use crate::protocol::opening::{Opening, Progress, read};
     use crate::protocol::startup::HEADER_LENGTH;
 
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_comes_behind_the_name() {
+    fn the_host_follows_the_name() {
         assert_eq!(name_after(&[("application_name", "psql"), ("user", "app")]), "psql - 192.0.2.7:12345");
         assert_eq!(name_after(&[("user", "app")]), "app - 192.0.2.7:12345");
         assert_eq!(name_after(&[("user", "app"), ("application_name", "")]), "app - 192.0.2.7:12345");
@@ -127,7 +129,7 @@ mod tests {
     #[test]
     fn what_is_no_startup_packet_is_left_alone() {
         let good = packet(3 << 16, &[("user", "app")]);
-        for bad in [&good[..good.len() - 1], &good[..8], &[&good[..], b"x\0"].concat(), &[0, 0, 0, 8, 4, 210, 22, 47]] {
+        for bad in [&good[..good.len() - 1], &good[..8], &[&good[..], b"x\0"].concat(), SSL_REQUEST] {
             assert_eq!(add_host(bad, HOST), None, "{}", bad.escape_ascii());
         }
         let full = "x".repeat(PACKET_LENGTH_MAX - 40);
@@ -145,10 +147,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever else the client says arrives as it was said, byte by byte, in its place.
+        /// All other bytes of the packet stay as they were, in the same order.
         #[test]
-        fn only_the_name_is_changed(version in prop_oneof![Just(3u32 << 16), Just((3 << 16) | 2)], said in parameters()) {
-            let borrowed: Vec<(&str, &str)> = said.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        fn only_the_name_is_changed(version in prop_oneof![Just(3u32 << 16), Just((3 << 16) | 2)], sent in parameters()) {
+            let borrowed: Vec<(&str, &str)> = sent.iter().map(|(name, value)| (&name[..], &value[..])).collect();
             let before = packet(version, &borrowed);
             let after = add_host(&before, HOST).expect("it is short");
             prop_assert_eq!(&after[..4], &(after.len() as u32).to_be_bytes());

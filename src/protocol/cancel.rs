@@ -1,17 +1,16 @@
-//! The key that names a session to whoever wants its query cancelled.
+//! The key that identifies a session in a cancel request.
 
 use std::fmt;
 
 use pgwire::messages::startup::SecretKey;
 
-/// Process id and secret, as sent in `BackendKeyData` and brought back in a `CancelRequest`.
+/// Process id and secret, as sent in `BackendKeyData` and returned in a `CancelRequest`.
 ///
 /// Since protocol 3.2 the secret has up to 256 bytes; before it had four.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CancelKey(Key);
 
-/// Most sessions have a secret of four bytes, and there may be thousands of sessions: those carry it along, in as little
-/// room as there can be.
+/// Most sessions have a secret of four bytes, and there may be thousands of sessions. These keys need no allocation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Key {
     Short(i32, [u8; 4]),
@@ -39,7 +38,7 @@ impl CancelKey {
         }
     }
 
-    /// Reads the body of a `BackendKeyData` message. `None` if it is not one.
+    /// Reads the body of a `BackendKeyData` message. `None` if it is malformed.
     pub fn from_backend_key_data(body: &[u8]) -> Option<CancelKey> {
         let (process_id, secret) = body.split_first_chunk::<4>()?;
         // PostgreSQL's protocol documentation bounds the secret: 4 bytes at least, 256 at most

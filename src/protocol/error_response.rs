@@ -1,4 +1,4 @@
-//! What a client is told when it cannot be served, as PostgreSQL itself would word it.
+//! The error that a client gets when it cannot be served, in PostgreSQL's form.
 
 use bytes::BytesMut;
 use pgwire::messages::Message;
@@ -9,17 +9,17 @@ use pgwire::messages::response::ErrorResponse;
 pub enum SqlState {
     /// 57P03 `cannot_connect_now`: no node in time.
     CannotConnectNow,
-    /// 53300 `too_many_connections`: a limit of sessions is reached.
+    /// 53300 `too_many_connections`: a session limit was reached.
     TooManyConnections,
-    /// 57P01 `admin_shutdown`: the session's node lost its role, or drains.
+    /// 57P01 `admin_shutdown`: the session's node lost its role, or is drained.
     AdminShutdown,
-    /// 08P01 `protocol_violation`: the opening is not PostgreSQL's.
+    /// 08P01 `protocol_violation`: the first packet is not one of PostgreSQL's protocol.
     ProtocolViolation,
-    /// 0A000 `feature_not_supported`: a protocol version that nobody speaks.
+    /// 0A000 `feature_not_supported`: no server supports this protocol version.
     FeatureNotSupported,
-    /// 28000 `invalid_authorization_specification`: not in this way.
+    /// 28000 `invalid_authorization_specification`: the listener does not admit this connection.
     InvalidAuthorization,
-    /// 08006 `connection_failure`: the node went away in the middle of the session.
+    /// 08006 `connection_failure`: the connection to the node was lost during the session.
     ConnectionFailure,
 }
 
@@ -41,13 +41,13 @@ impl SqlState {
 /// A fatal error for a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fatal {
-    /// Its class.
+    /// Its SQLSTATE.
     pub sqlstate: SqlState,
     /// One line that says what happened.
     pub message: String,
-    /// What is known about why.
+    /// What is known of the reason.
     pub detail: Option<String>,
-    /// What the user may do.
+    /// What the user can do.
     pub hint: Option<String>,
 }
 
@@ -69,18 +69,18 @@ impl Fatal {
     }
 }
 
-/// What an `ErrorResponse` of a server says, as far as a proxy has to know.
+/// The part of a server's `ErrorResponse` that a proxy needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerError {
     /// Its SQLSTATE.
     pub sqlstate: [u8; 5],
-    /// The server ends the session with it (FATAL or PANIC). Any client can have any SQLSTATE raised with a lower severity.
+    /// The server ends the session with it (FATAL or PANIC). A client can raise any SQLSTATE with a lower severity.
     pub is_fatal: bool,
 }
 
 /// Reads the body of an `ErrorResponse`; `None` if there is no SQLSTATE within these bytes.
 ///
-/// A body cut short is fine: PostgreSQL writes the code right after the severity. The severity is in field `V`, and for
+/// A truncated body is fine: PostgreSQL writes the code right after the severity. The severity is in field `V`, and for
 /// servers before 9.6 in field `S`, where it may be translated.
 pub fn read_error(body: &[u8]) -> Option<ServerError> {
     let fields = || body.split(|byte| *byte == 0).take_while(|field| !field.is_empty());
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_found_behind_a_translated_severity_and_before_a_cut() {
+    fn a_code_is_found_after_a_translated_severity_and_in_a_truncated_body() {
         let fatal = |sqlstate| Some(ServerError { sqlstate, is_fatal: true });
         assert_eq!(read_error("SFATALE\0VFATAL\0C57P01\0Mdas".as_bytes()), fatal(*b"57P01"));
         assert_eq!(read_error(b"SFATAL\0C57P01\0Mold"), fatal(*b"57P01"), "before PostgreSQL 9.6");

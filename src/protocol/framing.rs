@@ -1,9 +1,10 @@
-//! Follows a session from message to message, both ways, without holding any of it back: where the server's stream
-//! stands, and whether anything is under way.
+//! Follows the messages of a session in both directions, without buffering them: where the server's stream is, and
+//! whether a request is in progress.
 
 use std::mem;
 
 use super::error_response::{ServerError, read_error};
+use super::message::{HEADER_LENGTH, Tail};
 use super::requests::Requests;
 use super::walk::Walk;
 
@@ -11,40 +12,39 @@ const ERROR_RESPONSE: u8 = b'E';
 const READY_FOR_QUERY: u8 = b'Z';
 const COMMAND_COMPLETE: u8 = b'C';
 const COPY_IN_RESPONSE: u8 = b'G';
-const HEADER_LENGTH: usize = 5;
 
-/// How much of an error's body is kept to find its SQLSTATE: severity twice, even translated, and the code fit. Of a
-/// stream whose sync is lost, as much of the end is kept: a command's tag and `ReadyForQuery` fit.
+/// How many bytes of an error's body are kept to find its SQLSTATE: enough for the severity twice, even translated, and
+/// the code. Of a stream whose sync is lost, the same number of last bytes is kept: enough for a command's tag and
+/// `ReadyForQuery`.
 const KEPT_MAX: usize = 48;
 
-/// A session's state as its last `ReadyForQuery` told it.
+/// A session's transaction state, from its last `ReadyForQuery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Transaction {
     /// Not in a transaction.
     Idle,
-    /// In a transaction, whether sound or failed.
+    /// In a transaction, failed or not.
     Open,
 }
 
 /// Whether it is known where messages begin and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sync {
-    /// Known. Exits: to `Lost` when bytes pass by unseen, to `Unparseable` at a length that no message has.
-    Followed,
-    /// Unknown. Exits: to `Followed` when the stream rests behind an end that is recognised.
+enum SyncState {
+    /// Known. Exits: to `Lost` when bytes pass unread, to `Unparseable` at a length that no message can have.
+    InSync,
+    /// Unknown. Exits: to `InSync` when the stream pauses after an end of a command that is recognised.
     Lost,
-    /// This is not the protocol as we know it. No exit.
+    /// This is not PostgreSQL's protocol. No exit.
     Unparseable,
 }
 
-/// Where a session stands.
+/// The state of a session's two streams.
 #[derive(Debug, Clone)]
 pub struct Framing {
     walk: Walk,
-    sync: Sync,
-    kept_length: u8,
-    kept: [u8; KEPT_MAX],
-    /// As the last `ReadyForQuery` told it; nothing if the session has not come so far.
+    sync: SyncState,
+    kept: Tail<KEPT_MAX>,
+    /// From the last `ReadyForQuery`. `None` before the first one.
     transaction: Option<Transaction>,
     newest_error: Option<ServerError>,
     /// An error that no `ReadyForQuery` has followed.
@@ -53,13 +53,12 @@ pub struct Framing {
 }
 
 impl Default for Framing {
-    /// At the beginning of a message.
+    /// At the start of a message.
     fn default() -> Framing {
         Framing {
             walk: Walk::default(),
-            sync: Sync::Followed,
-            kept_length: 0,
-            kept: [0; KEPT_MAX],
+            sync: SyncState::InSync,
+            kept: Tail::default(),
             transaction: None,
             newest_error: None,
             last_error: None,
@@ -69,12 +68,12 @@ impl Default for Framing {
 }
 
 impl Framing {
-    /// Takes in the next bytes of the server's stream, in any portions.
+    /// Reads the next bytes of the server's stream, in any chunks.
     pub fn follow(&mut self, mut bytes: &[u8]) {
-        if self.sync == Sync::Lost {
-            return self.keep_end(bytes);
+        if self.sync == SyncState::Lost {
+            return self.kept.push(bytes);
         }
-        while !bytes.is_empty() && self.sync == Sync::Followed {
+        while !bytes.is_empty() && self.sync == SyncState::InSync {
             match self.walk.step(bytes) {
                 Ok((taken, body)) => {
                     self.keep_beginning(body);
@@ -83,99 +82,100 @@ impl Framing {
                     }
                     bytes = &bytes[taken..];
                 }
-                Err(_) => self.sync = Sync::Unparseable,
+                Err(_) => self.sync = SyncState::Unparseable,
             }
         }
     }
 
-    /// Takes in that bytes of the server's stream have passed by unseen: unless they belong to one message, the sync
-    /// is lost.
+    /// Notes that bytes of the server's stream passed unread. The sync is lost, unless they belong to one message.
     pub fn pass(&mut self, length: usize) {
         match self.sync {
-            Sync::Followed if self.walk.pass(length) => {
+            SyncState::InSync if self.walk.pass(length) => {
                 if self.walk.is_at_boundary() {
                     self.end_message();
                 }
             }
-            Sync::Followed | Sync::Lost => {
-                (self.sync, self.kept_length) = (Sync::Lost, 0);
+            SyncState::InSync | SyncState::Lost => {
+                self.sync = SyncState::Lost;
+                self.kept.clear();
                 (self.transaction, self.newest_error, self.last_error) = (None, None, None);
             }
-            Sync::Unparseable => {}
+            SyncState::Unparseable => {}
         }
     }
 
-    /// Takes in the next bytes of the client's stream, in any portions.
+    /// Reads the next bytes of the client's stream, in any chunks.
     pub fn ask(&mut self, bytes: &[u8]) {
         self.requests.follow(bytes);
         self.forget_end();
     }
 
-    /// Takes in the next bytes of the client's stream, up to the first message that begins something new while
-    /// something else is under way. Returns how many bytes that are.
+    /// Reads the next bytes of the client's stream, up to the first message that begins a new request while another one
+    /// is in progress. Returns the number of bytes read.
     pub fn ask_up_to_next(&mut self, bytes: &[u8]) -> usize {
         self.forget_end();
         self.requests.follow_up_to_next(bytes)
     }
 
-    /// Takes in that bytes of the client's stream have passed by unseen.
+    /// Notes that bytes of the client's stream passed unread.
     pub fn ask_unseen(&mut self, length: usize) {
         self.requests.pass(length);
         self.forget_end();
     }
 
-    /// The end of an earlier answer is not that of the next one.
+    /// The end of an earlier answer must not count as the end of the next one.
     fn forget_end(&mut self) {
-        if self.sync == Sync::Lost {
-            self.kept_length = 0;
+        if self.sync == SyncState::Lost {
+            self.kept.clear();
         }
     }
 
-    /// Takes in that the server's stream has stopped for the moment: a lost sync is found again if it has stopped
-    /// behind a whole `CommandComplete` and `ReadyForQuery`.
+    /// Notes that the server's stream has stopped for the moment. A lost sync is found again if the stream has stopped
+    /// after a whole `CommandComplete` and `ReadyForQuery`.
     ///
-    /// `ReadyForQuery` alone would not do: its six bytes may stand in a row of data. Both messages whole, with lengths
-    /// that agree and a command's tag in capitals, cannot stand in a row in text format, whose values have no zero
-    /// bytes. What is left are values in binary format that were made to look so, at the very place where the stream
-    /// stops. An `ErrorResponse` before `ReadyForQuery` is not recognised; the next command's end will be. Of several
-    /// answers that have passed by unseen one is counted: then the server seems to owe some for good.
+    /// `ReadyForQuery` alone is not enough: its six bytes may occur in a row of data. Both whole messages, with lengths
+    /// that agree and a command's tag in capitals, cannot occur in a row in text format, because its values have no
+    /// zero bytes. Only values in binary format that were made to look like this could do so, and only exactly where
+    /// the stream stops. An `ErrorResponse` before `ReadyForQuery` is not recognised; the end of the next command will
+    /// be. If several answers passed unread, only one is counted: then the server seems to owe the others for good.
     pub fn comes_to_rest(&mut self) {
-        if self.sync == Sync::Lost
-            && let Some(transaction) = end_of_command(&self.kept[..usize::from(self.kept_length)])
+        if self.sync == SyncState::Lost
+            && let Some(transaction) = end_of_command(self.kept.as_slice())
         {
-            (self.walk, self.sync, self.kept_length) = (Walk::default(), Sync::Followed, 0);
+            (self.walk, self.sync) = (Walk::default(), SyncState::InSync);
+            self.kept.clear();
             self.transaction = Some(transaction);
             self.requests.answered();
         }
     }
 
-    /// Whether the last byte of the server's stream was the last of a message, so that another may be put behind it.
+    /// Whether the last byte of the server's stream was the last of a message, so that another message may follow.
     pub fn is_at_boundary(&self) -> bool {
-        self.sync == Sync::Followed && self.walk.is_at_boundary()
+        self.sync == SyncState::InSync && self.walk.is_at_boundary()
     }
 
-    /// Whether the last byte of the client's stream was the last of a message, so that another may be put behind it.
+    /// Whether the last byte of the client's stream was the last of a message, so that another message may follow.
     pub fn may_be_asked(&self) -> bool {
         self.requests.are_at_boundary()
     }
 
-    /// Whether nothing is under way: all that the server was asked it has answered, and the client is not in the middle
-    /// of asking.
+    /// Whether no request is in progress: the server has answered all requests, and the client is not in the middle of
+    /// one.
     pub fn rests(&self) -> bool {
         self.transaction.is_some() && self.is_at_boundary() && self.requests.are_answered()
     }
 
-    /// Whether nothing is under way, and no transaction is open.
+    /// Whether no request is in progress, and no transaction is open.
     pub fn is_between_transactions(&self) -> bool {
         self.transaction == Some(Transaction::Idle) && self.rests()
     }
 
-    /// Whether the server owes an answer, or the client has yet to finish what it asks.
+    /// Whether the server owes an answer, or the client has not finished its request.
     pub fn awaits_answer(&self) -> bool {
         !self.requests.are_answered()
     }
 
-    /// The SQLSTATE of the newest `ErrorResponse` since this was last asked.
+    /// The newest `ErrorResponse` since the last call.
     pub fn take_error(&mut self) -> Option<ServerError> {
         self.newest_error.take()
     }
@@ -185,31 +185,17 @@ impl Framing {
         self.last_error
     }
 
-    /// Keeps the last bytes of the stream.
-    fn keep_end(&mut self, bytes: &[u8]) {
-        let taken = &bytes[bytes.len().saturating_sub(KEPT_MAX)..];
-        let kept = usize::from(self.kept_length);
-        let gone = (kept + taken.len()).saturating_sub(KEPT_MAX);
-        self.kept.copy_within(gone..kept, 0);
-        self.kept[kept - gone..kept - gone + taken.len()].copy_from_slice(taken);
-        self.kept_length = (kept - gone + taken.len()) as u8;
-    }
-
-    /// Keeps the beginning of a body that is read.
+    /// Keeps the start of a body that will be read.
     fn keep_beginning(&mut self, body: &[u8]) {
         if matches!(self.walk.kind(), ERROR_RESPONSE | READY_FOR_QUERY) {
-            let kept = usize::from(self.kept_length);
-            let more = body.len().min(KEPT_MAX - kept);
-            self.kept[kept..kept + more].copy_from_slice(&body[..more]);
-            self.kept_length += more as u8;
+            self.kept.fill(body);
         }
     }
 
     fn end_message(&mut self) {
-        let body = &self.kept[..usize::from(self.kept_length)];
-        match (self.walk.kind(), body) {
+        match (self.walk.kind(), self.kept.as_slice()) {
             (READY_FOR_QUERY, [state]) => {
-                // the first ends the login, and answers nothing
+                // the first one ends the login, and answers no request
                 if mem::replace(&mut self.transaction, state_of(*state)).is_some() {
                     self.requests.answered();
                 }
@@ -223,7 +209,7 @@ impl Framing {
             (COPY_IN_RESPONSE, _) => self.requests.copy_begins(),
             _ => {}
         }
-        self.kept_length = 0;
+        self.kept.clear();
     }
 }
 
@@ -268,7 +254,7 @@ mod tests {
         bytes
     }
 
-    /// A session that has got through its login.
+    /// A session after its login.
     fn ready() -> Framing {
         let mut framing = Framing::default();
         framing.follow(&message(b'Z', b"I"));
@@ -283,7 +269,7 @@ mod tests {
     fn a_session_is_between_transactions_once_all_is_answered_and_none_is_open() {
         let mut framing = Framing::default();
         assert!(framing.is_at_boundary());
-        assert!(!framing.is_between_transactions(), "nothing said yet");
+        assert!(!framing.is_between_transactions(), "no message yet");
         framing = ready();
         assert!(framing.is_between_transactions());
         framing.ask(&query());
@@ -298,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_before_the_login_is_over_is_answered_after_it() {
+    fn a_query_sent_before_the_end_of_the_login_is_answered_after_it() {
         let mut framing = Framing::default();
         framing.ask(&[message(b'p', b"proof"), query()].concat());
         framing.follow(&message(b'Z', b"I"));
@@ -308,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_says_unasked_opens_no_transaction() {
+    fn asynchronous_messages_open_no_transaction() {
         let mut framing = ready();
         for unasked in [message(b'A', b"\0\0\0\x07news\0\0"), message(b'N', b"\0"), message(b'S', b"TimeZone\0UTC\0")] {
             framing.follow(&unasked);
@@ -339,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_length_loses_the_thread_for_good() {
+    fn an_invalid_length_loses_the_sync_for_good() {
         let mut framing = Framing::default();
         framing.follow(&[b'D', 0, 0, 0, 3]);
         framing.follow(&message(b'Z', b"I"));
@@ -350,7 +336,7 @@ mod tests {
         [message(b'C', tag), message(b'Z', &[state])].concat()
     }
 
-    /// A session whose query is being answered by more than anybody has looked at.
+    /// A session in which a part of the answer to a query has passed unread.
     fn streaming() -> Framing {
         let mut framing = ready();
         framing.ask(&query());
@@ -359,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_thread_is_found_at_the_end_of_a_command_at_rest() {
+    fn a_lost_sync_is_found_at_the_end_of_a_command_when_the_stream_pauses() {
         let mut framing = streaming();
         framing.follow(&[b"the rest of a row".to_vec(), end(b"SELECT 1000000\0", b'T')].concat());
         assert!(!framing.is_at_boundary(), "more may follow at once");
@@ -371,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_row_that_passes_by_unseen_does_not_lose_the_thread() {
+    fn a_large_row_that_passes_unread_does_not_lose_the_sync() {
         let mut framing = ready();
         framing.ask(&query());
         framing.follow(&[b'D', 0, 0x10, 0, 4]);
@@ -392,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_answers_that_passed_by_unseen_one_stays_due() {
+    fn of_two_answers_that_passed_unread_one_stays_due() {
         let mut framing = ready();
         framing.ask(&[query(), query()].concat());
         framing.pass(1000);
@@ -402,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_thread_is_not_found_in_something_else() {
+    fn a_lost_sync_is_not_found_in_other_bytes() {
         let error = message(b'E', b"SERROR\0VERROR\0C42601\0Mno\0\0");
         let not_the_end = [end(b"SELECT 1\0", b'I'), b"D".to_vec()].concat();
         let bad_length = [b"C\0\0\0\x0eSELECT 1\0".to_vec(), message(b'Z', b"I")].concat();
@@ -423,9 +409,9 @@ mod tests {
     }
 
     proptest! {
-        /// The end is kept however it is cut up.
+        /// The end is found for every division into chunks.
         #[test]
-        fn a_lost_thread_is_found_in_any_portions(
+        fn a_lost_sync_is_found_in_any_chunks(
             before in proptest::collection::vec(any::<u8>(), 0..200),
             cuts in proptest::collection::vec(1usize..60, 1..200),
         ) {
@@ -441,7 +427,7 @@ mod tests {
             prop_assert!(framing.is_between_transactions());
         }
 
-        /// However the stream is cut up, the boundaries are seen where they are and nowhere else.
+        /// The boundaries are the same for every division into chunks.
         #[test]
         fn boundaries_do_not_depend_on_chunking(
             bodies in proptest::collection::vec((any::<u8>(), proptest::collection::vec(any::<u8>(), 0..90)), 1..12),

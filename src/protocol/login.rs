@@ -1,43 +1,42 @@
-//! Reads what the server says between the startup packet and the first `ReadyForQuery`.
+//! Reads the server's messages between the startup packet and the first `ReadyForQuery`.
 //!
-//! Until the server asks the client to prove who it is, nothing has been promised to anybody: its answers can be
-//! held back, thrown away, and the client's opening sent to another node. [`next`] tells what comes next.
+//! Until the server asks the client to authenticate, its answers can be held back or discarded, and the client's
+//! startup packet can be sent to another node. [`next`] reads one message.
 
 use super::cancel::CancelKey;
 use super::error_response::{ServerError, read_error};
+use super::message::HEADER_LENGTH;
 
-const HEADER_LENGTH: usize = 5;
-
-/// Messages before `ReadyForQuery` are small. One that is longer than this ends our reading along.
+/// Messages before `ReadyForQuery` are small. A longer one is [`Next::Unreadable`].
 const MESSAGE_LENGTH_MAX: usize = 64 * 1024;
 
-/// One whole message of the server's.
+/// One whole message of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// `AuthenticationOk`: the client is let in; no more will be asked of it.
-    LetIn,
+pub enum ServerMessage {
+    /// The client is authenticated; the server asks it nothing more.
+    AuthenticationOk,
     /// Any other authentication request: the client has to answer.
-    Challenge,
+    AuthenticationRequest,
     /// The key that cancels this session's queries.
     Key(CancelKey),
     /// `in_hot_standby`, reported at login since PostgreSQL 14: whether the server is in recovery.
     InHotStandby(bool),
-    /// An error. What follows is the end.
+    /// An error. The server closes the connection after it.
     Error(ServerError),
     /// `ReadyForQuery`: the login is complete.
     Ready,
-    /// Something that needs no attention.
+    /// Any other message.
     Other,
 }
 
-/// What lies at the beginning of the bytes received.
+/// What the received bytes begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Less than a message.
+    /// A part of a message.
     Incomplete,
     /// A whole message of this many bytes.
-    Message(Said, usize),
-    /// Not the protocol as we know it: it cannot be followed any further.
+    Message(ServerMessage, usize),
+    /// This is not PostgreSQL's protocol; nothing more can be read.
     Unreadable,
 }
 
@@ -56,7 +55,7 @@ pub fn next(received: &[u8]) -> Next {
     }
 }
 
-/// Whether these bytes are one whole message or several.
+/// Whether these bytes are one or more whole messages.
 pub fn is_whole_message(mut bytes: &[u8]) -> bool {
     while let Some((&[_, ref length @ ..], _)) = bytes.split_first_chunk::<HEADER_LENGTH>() {
         match bytes.get(u32::from_be_bytes(*length) as usize + 1..) {
@@ -68,19 +67,19 @@ pub fn is_whole_message(mut bytes: &[u8]) -> bool {
     false
 }
 
-fn meaning(kind: u8, body: &[u8]) -> Said {
+fn meaning(kind: u8, body: &[u8]) -> ServerMessage {
     match kind {
-        b'R' if body == [0, 0, 0, 0] => Said::LetIn,
-        b'R' => Said::Challenge,
-        b'K' => CancelKey::from_backend_key_data(body).map_or(Said::Other, Said::Key),
+        b'R' if body == [0, 0, 0, 0] => ServerMessage::AuthenticationOk,
+        b'R' => ServerMessage::AuthenticationRequest,
+        b'K' => CancelKey::from_backend_key_data(body).map_or(ServerMessage::Other, ServerMessage::Key),
         b'S' => match body {
-            b"in_hot_standby\0on\0" => Said::InHotStandby(true),
-            b"in_hot_standby\0off\0" => Said::InHotStandby(false),
-            _ => Said::Other,
+            b"in_hot_standby\0on\0" => ServerMessage::InHotStandby(true),
+            b"in_hot_standby\0off\0" => ServerMessage::InHotStandby(false),
+            _ => ServerMessage::Other,
         },
-        b'E' => Said::Error(read_error(body).unwrap_or(ServerError { sqlstate: *b"XX000", is_fatal: true })),
-        b'Z' => Said::Ready,
-        _ => Said::Other,
+        b'E' => ServerMessage::Error(read_error(body).unwrap_or(ServerError { sqlstate: *b"XX000", is_fatal: true })),
+        b'Z' => ServerMessage::Ready,
+        _ => ServerMessage::Other,
     }
 }
 
@@ -97,32 +96,32 @@ mod tests {
         bytes
     }
 
-    fn said(kind: u8, body: &[u8]) -> Said {
+    fn server_message(kind: u8, body: &[u8]) -> ServerMessage {
         match next(&message(kind, body)) {
-            Next::Message(said, length) => {
+            Next::Message(message, length) => {
                 assert_eq!(length, body.len() + 5);
-                said
+                message
             }
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn the_words_of_a_login_are_understood() {
-        assert_eq!(said(b'R', &[0, 0, 0, 0]), Said::LetIn);
-        assert_eq!(said(b'R', &[0, 0, 0, 10, b'S', 0, 0]), Said::Challenge);
-        assert_eq!(said(b'S', b"in_hot_standby\0on\0"), Said::InHotStandby(true));
-        assert_eq!(said(b'S', b"server_version\x0015.8\0"), Said::Other);
+    fn the_messages_of_a_login_are_recognised() {
+        assert_eq!(server_message(b'R', &[0, 0, 0, 0]), ServerMessage::AuthenticationOk);
+        assert_eq!(server_message(b'R', &[0, 0, 0, 10, b'S', 0, 0]), ServerMessage::AuthenticationRequest);
+        assert_eq!(server_message(b'S', b"in_hot_standby\0on\0"), ServerMessage::InHotStandby(true));
+        assert_eq!(server_message(b'S', b"server_version\x0015.8\0"), ServerMessage::Other);
         assert_eq!(
-            said(b'E', b"SFATAL\0VFATAL\0C57P03\0Mstarting up\0\0"),
-            Said::Error(ServerError { sqlstate: *b"57P03", is_fatal: true })
+            server_message(b'E', b"SFATAL\0VFATAL\0C57P03\0Mstarting up\0\0"),
+            ServerMessage::Error(ServerError { sqlstate: *b"57P03", is_fatal: true })
         );
-        assert_eq!(said(b'Z', b"I"), Said::Ready);
-        assert!(matches!(said(b'K', &[0; 8]), Said::Key(_)));
+        assert_eq!(server_message(b'Z', b"I"), ServerMessage::Ready);
+        assert!(matches!(server_message(b'K', &[0; 8]), ServerMessage::Key(_)));
     }
 
     #[test]
-    fn old_protocol_errors_and_other_noise_are_unreadable() {
+    fn errors_of_the_old_protocol_and_other_bytes_are_unreadable() {
         assert_eq!(next(b"EFATAL:  sorry, too many clients\n\0"), Next::Unreadable);
         assert_eq!(next(&[b'R', 0, 0, 0, 3]), Next::Unreadable);
         assert_eq!(next(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Next::Unreadable);

@@ -1,10 +1,11 @@
-//! As much of PostgreSQL's protocol as a proxy has to understand. Pure: bytes in, meaning out.
+//! The part of PostgreSQL's protocol that a proxy has to understand. Pure: bytes in, meaning out.
 
 pub mod application_name;
 pub mod cancel;
 pub mod error_response;
 pub mod framing;
 pub mod login;
+pub mod message;
 pub mod opening;
 pub mod proxy_header;
 mod requests;

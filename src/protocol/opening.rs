@@ -10,13 +10,14 @@ use pgwire::messages::startup::{GssEncRequest, SslRequest, Startup};
 use pgwire::messages::{DecodeContext, Message, ProtocolVersion};
 
 use super::cancel::CancelKey;
+use super::message::TERMINATE;
 use super::proxy_header::{self, Beginning};
 use super::startup::{StartupError, Who};
 
 /// `MAX_STARTUP_PACKET_LENGTH` of PostgreSQL's `pqcomm.h`: longer first packets are refused by the server as well.
 pub const PACKET_LENGTH_MAX: usize = 10_000;
 
-/// Length word and code: the least that a first packet has.
+/// Length and code: the minimum length of a first packet.
 const PACKET_LENGTH_MIN: usize = 8;
 
 /// First byte of a TLS handshake record; no startup packet of a legal length begins with it.
@@ -27,22 +28,22 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub enum Opening {
     /// A session.
     Startup(Who),
-    /// Leave to speak TLS.
+    /// TLS encryption (`SSLRequest`).
     Ssl,
-    /// Leave to speak GSSAPI encryption.
+    /// GSSAPI encryption (`GSSENCRequest`).
     Gss,
-    /// TLS at once, without asking (PostgreSQL 17's `sslnegotiation=direct`).
+    /// TLS at once, without a request (PostgreSQL 17's `sslnegotiation=direct`).
     DirectTls,
-    /// The end of another session's query.
+    /// The cancellation of another session's query.
     Cancel(CancelKey),
 }
 
-/// What reading a first packet has come to.
+/// The result of reading a first packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// More bytes are needed.
     Incomplete,
-    /// The client takes its leave before it has asked for anything.
+    /// The client sends `Terminate` before any request.
     Left,
     /// A whole packet, `length` bytes long; what follows belongs to the next one.
     Complete {
@@ -53,17 +54,14 @@ pub enum Progress {
     },
 }
 
-/// `Terminate`: what a client library sends that closes before it has sent a startup packet.
-const TERMINATE: &[u8] = b"X\0\0\0\x04";
-
 /// Why bytes are not the opening of a PostgreSQL connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotPostgres {
-    /// The length word is out of bounds.
+    /// The length is out of bounds.
     Length(u32),
-    /// A proxy says whom it speaks for, where that is not expected.
+    /// A PROXY protocol header where none is allowed.
     ProxyHeader,
-    /// A major protocol version that no supported server speaks.
+    /// A major protocol version that no supported server has.
     Version {
         /// The protocol's major version.
         major: u16,
@@ -76,15 +74,16 @@ pub enum NotPostgres {
     NoUser,
     /// The cancel request is malformed.
     Cancel,
-    /// A request for encryption where that has been agreed on, or refused for good.
+    /// A request for encryption after another one was already granted or refused.
     AskedAgain,
-    /// Bytes in clear behind a request for TLS that is granted.
+    /// Plaintext bytes after a request for TLS that is granted.
     DataBeforeTls,
 }
 
 impl NotPostgres {
-    /// Whether the client is told. PostgreSQL closes the connection without a word where the length is wrong or a cancel
-    /// request is malformed, and so a client that is none hears nothing that it cannot understand.
+    /// Whether the client gets an error message. PostgreSQL closes the connection without a message if the length is
+    /// wrong or a cancel request is malformed. So a client of another protocol gets no message that it cannot
+    /// understand.
     pub fn is_told(&self) -> bool {
         !matches!(self, NotPostgres::Length(_) | NotPostgres::Cancel)
     }
@@ -94,16 +93,16 @@ impl fmt::Display for NotPostgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotPostgres::Length(length) => write!(f, "invalid length of startup packet: {length}"),
-            NotPostgres::ProxyHeader => f.write_str("a PROXY protocol header from an address that is not trusted"),
+            NotPostgres::ProxyHeader => f.write_str("received a PROXY protocol header from an address that is not trusted"),
             NotPostgres::Version { major, minor } => {
                 write!(f, "unsupported frontend protocol {major}.{minor}: server supports 3.0 and later")
             }
             NotPostgres::Malformed(cause) => write!(f, "invalid startup packet layout: {cause}"),
             NotPostgres::NoUser => f.write_str("no PostgreSQL user name specified in startup packet"),
             NotPostgres::Cancel => f.write_str("invalid length of cancel request packet"),
-            NotPostgres::AskedAgain => f.write_str("encryption was asked for again"),
+            NotPostgres::AskedAgain => f.write_str("received another request for encryption after the first one was answered"),
             NotPostgres::DataBeforeTls => f.write_str(
-                "received unencrypted data after a request for TLS: a fault of the client's, or somebody in between",
+                "received unencrypted data after SSL request: this may be a client-software bug or a man-in-the-middle attack",
             ),
         }
     }
@@ -111,11 +110,12 @@ impl fmt::Display for NotPostgres {
 
 /// Looks at the beginning of a client's stream.
 ///
-/// A TLS handshake counts as complete with its first byte and takes none: all of it goes to whoever speaks TLS.
+/// A TLS handshake is complete with its first byte and has length 0: all its bytes go to the TLS implementation.
 pub fn read(received: &[u8]) -> Result<Progress, NotPostgres> {
     if received.first() == Some(&TLS_HANDSHAKE) {
         return Ok(Progress::Complete { opening: Opening::DirectTls, length: 0 });
     }
+    // sent by a client library that closes before it has sent a startup packet
     if received.starts_with(TERMINATE) {
         return Ok(Progress::Left);
     }
@@ -143,7 +143,7 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
         return Ok(Opening::Gss);
     }
     if CancelRequest::is_cancel_request_packet(packet) {
-        // pgwire's decoder looks at what lies behind a packet too: it gets a copy of exactly the packet
+        // pgwire's decoder also reads bytes after a packet: it gets a copy of exactly the packet
         let mut exactly = BytesMut::from(packet);
         let request = CancelRequest::decode(&mut exactly, &DecodeContext::new(ProtocolVersion::PROTOCOL3_2))
             .map_err(|_| NotPostgres::Cancel)?
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_postgres_is_said_to_be() {
+    fn what_is_not_postgres_is_an_error() {
         assert_eq!(read(b"GET / HTTP/1.1\r\n"), Err(NotPostgres::Length(0x4745_5420)));
         assert_eq!(read(&[0, 0, 0, 7]), Err(NotPostgres::Length(7)));
         assert_eq!(read(b"PROXY TCP4 192.0"), Err(NotPostgres::ProxyHeader));

@@ -1,33 +1,33 @@
-//! The PROXY protocol's header, by which a proxy says for whom it has connected: versions 1 and 2.
+//! The header of the PROXY protocol, versions 1 and 2. With it a proxy states for which client it has connected.
 //!
-//! Specification: `doc/proxy-protocol.txt` of HAProxy. No PostgreSQL client begins as such a header does, so the first
-//! byte tells which it is.
+//! Specification: `doc/proxy-protocol.txt` of HAProxy. No PostgreSQL client begins with the same first byte as such a
+//! header.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use proxy_header::{Error, ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
 
-/// How version 1 begins.
+/// The signature of version 1.
 const V1: &[u8] = b"PROXY ";
 
-/// How version 2 begins.
+/// The signature of version 2.
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Signature, version and command, family, length.
 const V2_FIXED_LENGTH: usize = V2.len() + 4;
 
-/// Version 2 and the command LOCAL: the proxy itself speaks, to see whether we are well.
+/// Version 2 and the command LOCAL: the proxy connects for itself, for a health check.
 const V2_LOCAL: u8 = 0x20;
 
 /// "A 108-byte buffer is always enough" for version 1, a terminating zero included.
 const V1_LENGTH_MAX: usize = 107;
 
-/// The longest header of version 2 that is taken. Addresses take 52 bytes; a client's whole certificate, which HAProxy
-/// may attach, takes a few thousand.
+/// The longest header of version 2 that is accepted. Addresses take 52 bytes; a client's whole certificate, which
+/// HAProxy may attach, takes a few thousand.
 const V2_LENGTH_MAX: usize = 8 * 1024;
 
-/// Both ends of the connection that a proxy speaks for.
+/// Both ends of the connection that a proxy forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
     /// The client.
@@ -39,26 +39,26 @@ pub struct Ends {
 /// What a connection begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Beginning {
-    /// Too little to tell. All of it belongs to a header if there is one.
+    /// Too few bytes to decide. If there is a header, all of them belong to it.
     Incomplete,
     /// No header.
     Other,
     /// A whole header.
     Header {
-        /// For whom the proxy speaks. `None` if it speaks for itself, or for somebody who has no address of TCP: then
-        /// the connection's own addresses are what there is.
+        /// The connection that the proxy forwards. `None` if the proxy connects for itself, or for a client without a
+        /// TCP address: then the connection's own addresses count.
         ends: Option<Ends>,
         /// How many bytes the header takes.
         length: usize,
     },
 }
 
-/// Bytes that begin as a header does and are none.
+/// Bytes that begin like a header and are not one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// Longer than may be.
+    /// Longer than allowed.
     TooLong,
-    /// Its inside does not hold together.
+    /// Its content is malformed.
     Invalid,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Looks at the beginning of a connection. What follows the header is not looked at.
+/// Reads the beginning of a connection. What follows the header is not read.
 pub fn read(received: &[u8]) -> Result<Beginning, Malformed> {
     let may_be = |signature: &[u8]| received.iter().zip(signature).all(|(byte, wanted)| byte == wanted);
     if may_be(V1) {
@@ -104,7 +104,7 @@ fn read_v2(received: &[u8]) -> Result<Beginning, Malformed> {
     }
     let Some(header) = received.get(..length) else { return Ok(Beginning::Incomplete) };
     let ends = match fixed[V2.len()] {
-        V2_LOCAL => None, // whatever else it says is to be ignored
+        V2_LOCAL => None, // the rest of the header has to be ignored
         _ => parse(header).map_err(|_| Malformed::Invalid)?.0,
     };
     Ok(Beginning::Header { ends, length })
@@ -117,7 +117,7 @@ fn parse(received: &[u8]) -> Result<(Option<Ends>, usize), Error> {
     Ok((of_tcp.map(|stated| Ends { source: stated.source, destination: stated.destination }), length))
 }
 
-/// A header of version 2 that speaks for the client of `ends`, or, without, for the proxy itself.
+/// A header of version 2 for the client of `ends`, or, if `None`, for the proxy itself.
 pub fn encode(ends: Option<Ends>) -> Vec<u8> {
     let header = match ends {
         Some(Ends { source, destination }) => {
@@ -148,6 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::message::SSL_REQUEST;
 
     fn ends(source: &str, destination: &str) -> Ends {
         Ends { source: source.parse().expect("an address"), destination: destination.parse().expect("an address") }
@@ -164,7 +165,7 @@ mod tests {
         for end in 0..header.len() {
             assert_eq!(read(&header[..end]), Ok(Beginning::Incomplete), "of {} bytes {end}", header.len());
         }
-        match read(&[header, &[0, 0, 0, 8, 4, 210, 22, 47]].concat()) {
+        match read(&[header, SSL_REQUEST].concat()) {
             Ok(Beginning::Header { ends, length }) if length == header.len() => ends,
             other => panic!("{other:?}"),
         }
@@ -185,12 +186,12 @@ mod tests {
         let authority = [&[0x02, 0, 11][..], b"db.example."].concat();
         let body = [&ADDRESSES_V4[..], &authority, &[0x04, 0, 3, 0, 0, 0]].concat();
         assert_eq!(whole(&v2(0x21, 0x11, &body)), Some(ends("192.0.2.7:12345", "10.0.0.1:6432")));
-        // fields that are none do no harm either: nobody reads them
+        // malformed fields do no harm either: they are not read
         assert!(whole(&v2(0x21, 0x11, &[&ADDRESSES_V4[..], &[0x02, 0xff]].concat())).is_some());
     }
 
     #[test]
-    fn a_proxy_that_speaks_for_itself_or_for_a_stranger_to_tcp_states_nobody() {
+    fn a_proxy_that_connects_for_itself_or_without_tcp_addresses_names_no_client() {
         assert_eq!(whole(&encode(None)), None);
         // LOCAL: family and addresses are to be ignored, sensible or not
         for (family, body) in [(0x11, &ADDRESSES_V4[..]), (0x11, &[]), (0x55, &[1, 2, 3])] {
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told_by_its_first_bytes() {
+    fn other_protocols_are_recognised_by_their_first_bytes() {
         for other in [&[0, 0, 0, 8][..], &[0x16, 3, 1], b"PROXIES", b"\r\n\r\nHTTP", b"GET / HTTP/1.1"] {
             assert_eq!(read(other), Ok(Beginning::Other), "{other:?}");
         }
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_two_families_are_brought_into_one() {
+    fn addresses_of_two_families_are_mapped_to_one() {
         let mixed = ends("[2001:db8::7]:12345", "10.0.0.1:6432");
         assert_eq!(whole(&encode(Some(mixed))), Some(ends("[2001:db8::7]:12345", "[::ffff:10.0.0.1]:6432")));
     }

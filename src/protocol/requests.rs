@@ -1,12 +1,13 @@
-//! Follows the client's stream: what the server has been asked and has not answered, and whether the next message
-//! begins something new.
+//! Follows the client's stream: which requests the server has not answered yet, and whether the next message begins a
+//! new request.
 //!
-//! `Query`, `Sync` and `FunctionCall` are answered by a `ReadyForQuery` each. What the extended protocol sends before
-//! its `Sync` belongs together with it. The exception: while the server takes `CopyData`, it overlooks `Sync`
-//! (`src/backend/commands/copyfromparse.c`, `CopyGetData`), and libpq does send one behind the `Execute` of a `COPY`.
+//! `Query`, `Sync` and `FunctionCall` are answered by one `ReadyForQuery` each. The messages of the extended protocol
+//! before a `Sync` belong to it. The exception: while the server reads `CopyData`, it ignores `Sync`
+//! (`src/backend/commands/copyfromparse.c`, `CopyGetData`), and libpq does send one after the `Execute` of a `COPY`.
 //!
-//! Where the count may be wrong, it is too high: then the server seems to owe an answer, and nothing worse.
+//! If the count is wrong, it is too high: then the server seems to owe an answer, which does no other harm.
 
+use super::message::Tail;
 use super::walk::Walk;
 
 const QUERY: u8 = b'Q';
@@ -16,57 +17,56 @@ const EXECUTE: u8 = b'E';
 const COPY_DONE: u8 = b'c';
 const COPY_FAIL: u8 = b'f';
 
-/// Messages that begin something, or go on with it: all that is not named elsewhere here.
+/// Messages that begin or continue a request, except those above.
 const OTHER_STEPS: &[u8] = b"PBDCE";
 
-/// Messages that begin nothing: `CopyData`, `Flush`, `Terminate`, and answers to a request for a password.
+/// Messages that begin no request: `CopyData`, `Flush`, `Terminate`, and answers to a request for a password.
 const NO_STEPS: &[u8] = b"dHXp";
 
-/// The ends of a stream of `CopyData` by which a lost sync is found again.
+/// The ends of a stream of `CopyData` at which a lost sync is found again.
 const COPY_ENDS: [&[u8]; 2] = [b"c\0\0\0\x04", b"c\0\0\0\x04S\0\0\0\x04"];
 
-/// As long as the longer of them.
+/// The length of the longer one.
 const KEPT_MAX: usize = 10;
 
 /// Whether it is known where messages begin and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Sync {
-    /// Known. Exits: to `Lost` when bytes pass by unseen, to `Unparseable` at a message that no client sends.
+enum SyncState {
+    /// Known. Exits: to `Lost` when bytes pass unread, to `Unparseable` at a message that no client sends.
     #[default]
-    Followed,
-    /// Unknown. Exits: to `Followed` at the end of the `CopyData` that the server has asked for.
+    InSync,
+    /// Unknown. Exits: to `InSync` at the end of the `CopyData` that the server has requested.
     Lost,
-    /// This is not the protocol as we know it. No exit.
+    /// This is not PostgreSQL's protocol. No exit.
     Unparseable,
 }
 
-/// What a server has been asked.
+/// The client's requests.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Requests {
     walk: Walk,
-    sync: Sync,
-    /// Messages of the extended protocol have been sent whose `Sync` is still to come.
+    sync: SyncState,
+    /// Messages of the extended protocol have been sent, and their `Sync` has not.
     is_open: bool,
-    /// The server has asked for `CopyData`, and not yet been sent the end of it. Even if it has failed meanwhile, most
-    /// clients send that.
+    /// The server has requested `CopyData`, and the client has not sent its end yet. Most clients send the end even if
+    /// the server has failed meanwhile.
     takes_copy: bool,
     /// The last bytes of a stream whose sync is lost.
-    kept: [u8; KEPT_MAX],
-    kept_length: u8,
+    kept: Tail<KEPT_MAX>,
     /// `ReadyForQuery` messages that are due.
     awaited: u32,
-    /// Of these, the ones that were asked for after the last message that can begin a `COPY`.
+    /// Of these, the ones whose `Sync` came after the last message that can begin a `COPY`.
     awaited_since_execute: u32,
 }
 
 impl Requests {
-    /// Takes in what the client has sent.
+    /// Reads the client's bytes.
     pub(super) fn follow(&mut self, bytes: &[u8]) {
         self.follow_while(bytes, |_, _| true);
     }
 
-    /// Takes in what the client has sent, up to the first message that begins something new while the server is still
-    /// busy with something else. Returns how much that is.
+    /// Reads the client's bytes, up to the first message that begins a new request while another one is in progress.
+    /// Returns the number of bytes read.
     pub(super) fn follow_up_to_next(&mut self, bytes: &[u8]) -> usize {
         self.follow_while(bytes, |requests, kind| {
             let begins = [QUERY, FUNCTION_CALL].contains(&kind) || OTHER_STEPS.contains(&kind);
@@ -74,59 +74,61 @@ impl Requests {
         })
     }
 
-    /// Takes in that bytes have passed by unseen.
+    /// Notes that bytes passed unread.
     pub(super) fn pass(&mut self, length: usize) {
         match self.sync {
-            Sync::Followed if self.walk.pass(length) => {
+            SyncState::InSync if self.walk.pass(length) => {
                 if self.walk.is_at_boundary() {
                     self.end_message();
                 }
             }
-            Sync::Followed => (self.sync, self.kept_length) = (Sync::Lost, 0),
-            Sync::Lost => self.kept_length = 0,
-            Sync::Unparseable => {}
+            SyncState::InSync | SyncState::Lost => {
+                self.sync = SyncState::Lost;
+                self.kept.clear();
+            }
+            SyncState::Unparseable => {}
         }
     }
 
-    /// Takes in that the server has said `ReadyForQuery`.
+    /// Notes that the server has sent `ReadyForQuery`.
     pub(super) fn answered(&mut self) {
         self.awaited = self.awaited.saturating_sub(1);
         self.awaited_since_execute = self.awaited_since_execute.min(self.awaited);
     }
 
-    /// Takes in that the server has asked for `CopyData`.
+    /// Notes that the server has requested `CopyData`.
     pub(super) fn copy_begins(&mut self) {
         self.takes_copy = true;
     }
 
-    /// Whether the server has answered all that it was asked, and the client is not in the middle of something.
+    /// Whether the server has answered all requests, and the client is not in the middle of one.
     pub(super) fn are_answered(&self) -> bool {
         self.are_at_boundary() && !self.is_open && self.awaited == 0
     }
 
     /// Whether the last byte of the client's stream was the last of a message.
     pub(super) fn are_at_boundary(&self) -> bool {
-        self.sync == Sync::Followed && self.walk.is_at_boundary()
+        self.sync == SyncState::InSync && self.walk.is_at_boundary()
     }
 
     fn follow_while(&mut self, bytes: &[u8], may_pass: impl Fn(&Requests, u8) -> bool) -> usize {
         let mut at = 0;
         while at < bytes.len() {
             match self.sync {
-                Sync::Unparseable => return bytes.len(),
-                Sync::Lost => {
+                SyncState::Unparseable => return bytes.len(),
+                SyncState::Lost => {
                     self.look_for_copy_end(&bytes[at..]);
                     return bytes.len();
                 }
-                Sync::Followed if self.walk.is_at_boundary() && !may_pass(self, bytes[at]) => return at,
-                Sync::Followed => match self.walk.step(&bytes[at..]) {
+                SyncState::InSync if self.walk.is_at_boundary() && !may_pass(self, bytes[at]) => return at,
+                SyncState::InSync => match self.walk.step(&bytes[at..]) {
                     Ok((taken, _)) => {
                         at += taken;
                         if self.walk.is_at_boundary() {
                             self.end_message();
                         }
                     }
-                    Err(_) => self.sync = Sync::Unparseable,
+                    Err(_) => self.sync = SyncState::Unparseable,
                 },
             }
         }
@@ -152,11 +154,11 @@ impl Requests {
                 }
             }
             kind if NO_STEPS.contains(&kind) => {}
-            _ => self.sync = Sync::Unparseable,
+            _ => self.sync = SyncState::Unparseable,
         }
     }
 
-    /// A `Sync` that the server was sent while it took `CopyData` was overlooked.
+    /// The server has ignored every `Sync` that it received while it read `CopyData`.
     fn end_copy(&mut self) {
         if self.takes_copy {
             self.awaited = self.awaited.saturating_sub(self.awaited_since_execute);
@@ -164,22 +166,16 @@ impl Requests {
         }
     }
 
-    /// A sync that was lost in a stream of `CopyData` is found at the end of that.
+    /// A sync that was lost in a stream of `CopyData` is found again at the end of that stream.
     ///
-    /// The same bytes may stand at the end of a row, and of a portion. What follows is then not understood, and the
-    /// sync breaks: nothing is concluded from it.
+    /// The same bytes may be at the end of a row and of a chunk. Then the next bytes are not a message, and the stream
+    /// becomes unparseable: nothing is concluded from it.
     fn look_for_copy_end(&mut self, bytes: &[u8]) {
-        let taken = &bytes[bytes.len().saturating_sub(KEPT_MAX)..];
-        let kept = usize::from(self.kept_length);
-        let gone = (kept + taken.len()).saturating_sub(KEPT_MAX);
-        self.kept.copy_within(gone..kept, 0);
-        self.kept[kept - gone..kept - gone + taken.len()].copy_from_slice(taken);
-        self.kept_length = (kept - gone + taken.len()) as u8;
-
-        let end = &self.kept[..usize::from(self.kept_length)];
+        self.kept.push(bytes);
+        let end = self.kept.as_slice();
         let Some(found) = COPY_ENDS.iter().rev().find(|copy_end| end.ends_with(copy_end)) else { return };
         if self.takes_copy {
-            self.sync = Sync::Followed;
+            self.sync = SyncState::InSync;
             self.walk = Walk::default();
             self.is_open = false;
             self.follow(found);
@@ -224,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_awaits_its_sync_is_under_way_whatever_was_answered() {
+    fn messages_before_their_sync_are_an_open_request() {
         let mut requests = after(b"QPBEH");
         requests.answered();
         assert!(!requests.are_answered());
@@ -234,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_message_is_under_way() {
+    fn half_a_message_is_an_open_request() {
         let mut requests = after(b"");
         requests.follow(&message(b'Q', b"select 1\0")[..8]);
         requests.answered();
@@ -242,18 +238,18 @@ mod tests {
     }
 
     #[test]
-    fn the_sync_that_a_copy_overlooks_is_not_waited_for() {
+    fn the_sync_that_a_copy_ignores_is_not_waited_for() {
         let mut requests = after(b"PBDES");
         requests.copy_begins();
         requests.follow(&messages(b"ddcS"));
         assert!(!requests.are_answered());
         requests.answered();
-        assert!(requests.are_answered(), "the second Sync is answered, the first was overlooked");
+        assert!(requests.are_answered(), "the second Sync is answered, the first was ignored");
 
         let mut refused = after(b"PBDESdc");
         refused.follow(&messages(b"PBES"));
         refused.answered();
-        assert!(!refused.are_answered(), "a server that never asked for CopyData overlooks nothing");
+        assert!(!refused.are_answered(), "a server that did not request CopyData ignores no Sync");
 
         let mut simple = after(b"Q");
         simple.copy_begins();
@@ -264,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_new_passes_before_all_is_answered_and_what_was_begun_does() {
+    fn no_new_request_passes_before_all_are_answered_and_a_begun_one_does() {
         let mut requests = Requests::default();
         let pipeline = messages(b"PBESPBESQ");
         assert_eq!(requests.follow_up_to_next(&pipeline), 20);
@@ -279,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_body_may_pass_unseen_and_a_stream_of_messages_may_not() {
+    fn a_large_body_may_pass_unread_and_a_stream_of_messages_may_not() {
         let mut requests = Requests::default();
         requests.follow(b"Q\0\x10\0\x04");
         requests.pass(0x0f_ffff);
@@ -290,17 +286,17 @@ mod tests {
         requests.pass(1);
         requests.follow(&messages(b"Q"));
         requests.answered();
-        assert!(!requests.are_answered(), "nobody knows what has passed");
+        assert!(!requests.are_answered(), "the unread bytes are unknown");
     }
 
     #[test]
-    fn after_bulk_data_the_thread_is_found_at_its_end() {
+    fn after_copy_data_the_sync_is_found_at_its_end() {
         for (begin, end) in [(&b"Q"[..], &b"c"[..]), (b"PBDES", b"cS")] {
             let mut requests = after(begin);
             requests.copy_begins();
             requests.pass(1 << 20);
             let stream = [b"the rest of a row".to_vec(), messages(end)].concat();
-            stream.chunks(3).for_each(|portion| requests.follow(portion));
+            stream.chunks(3).for_each(|chunk| requests.follow(chunk));
             assert!(!requests.are_answered());
             requests.answered();
             assert!(requests.are_answered());
@@ -310,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_looks_like_the_end_of_the_bulk_proves_nothing() {
+    fn a_row_that_looks_like_the_end_of_copy_data_proves_nothing() {
         let mut requests = after(b"Q");
         requests.copy_begins();
         requests.pass(1 << 20);
@@ -321,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_sends_breaks_the_thread_for_good() {
+    fn what_no_client_sends_loses_the_sync_for_good() {
         for bytes in [&b"Q\0\0\0\x03"[..], b"z\0\0\0\x04"] {
             let mut requests = Requests::default();
             requests.follow(bytes);
@@ -333,7 +329,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the stream is cut up, the same is under way.
+        /// The result is the same for every division into chunks.
         #[test]
         fn requests_do_not_depend_on_chunking(
             kinds in proptest::collection::vec(proptest::sample::select(b"QPBDESFHdcX".to_vec()), 0..30),

@@ -1,12 +1,14 @@
-//! As much of SCRAM's channel binding as a proxy between two encrypted connections has to know: which mechanisms the
+//! The part of SCRAM's channel binding that a proxy between two encrypted connections needs: which mechanisms the
 //! server offers, and which one the client chooses.
 //!
 //! Formats: PostgreSQL's documentation, "SASL Authentication" and `AuthenticationSASL`.
 
-/// The mechanism that binds the client's proof to the certificate that the client has seen.
+use super::message::HEADER_LENGTH;
+
+/// The mechanism that binds the client's proof to the certificate that the client received.
 const PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
 
-/// `AuthenticationSASL`: its type, and the code behind its length.
+/// `AuthenticationSASL`: its type, and the code after its length.
 const AUTHENTICATION: u8 = b'R';
 const SASL: [u8; 4] = 10u32.to_be_bytes();
 
@@ -14,27 +16,24 @@ const SASL: [u8; 4] = 10u32.to_be_bytes();
 const RESPONSE: u8 = b'p';
 
 /// Type, length and code.
-const OFFER_HEADER_LENGTH: usize = 9;
-
-/// Type and length.
-const CHOICE_HEADER_LENGTH: usize = 5;
+const OFFER_HEADER_LENGTH: usize = HEADER_LENGTH + SASL.len();
 
 /// Longer than any mechanism's name (RFC 4422 has 20 characters).
 const NAME_LENGTH_MAX: usize = 64;
 
-/// What a client's answer to the server's offer has come to.
+/// The client's answer to the server's offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// More bytes are needed.
     Incomplete,
     /// `SCRAM-SHA-256-PLUS`.
     Plus,
-    /// Anything else, or no answer at all that would make sense.
+    /// Any other answer, or a message that is no answer.
     Other,
 }
 
-/// The server's offer of mechanisms, a whole message, without `SCRAM-SHA-256-PLUS`; `None` if that is not in it, or
-/// nothing else is, or the message is no such offer.
+/// The server's offer of mechanisms, a whole message, without `SCRAM-SHA-256-PLUS`. `None` if that mechanism is not in
+/// it, or is the only one, or the message is no such offer.
 pub fn without_plus(message: &[u8]) -> Option<Vec<u8>> {
     let (header, names) = message.split_at_checked(OFFER_HEADER_LENGTH)?;
     if header[0] != AUTHENTICATION || header[5..] != SASL {
@@ -46,7 +45,7 @@ pub fn without_plus(message: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let list = [others.join(&0), vec![0, 0]].concat();
-    // not what the server's length says less the name: something may stand behind its list, or the name in it twice
+    // do not subtract the name from the server's length: bytes may follow the list, or the name may be in it twice
     let length = u32::try_from(OFFER_HEADER_LENGTH - 1 + list.len()).ok()?;
     Some([&[AUTHENTICATION][..], &length.to_be_bytes(), &SASL, &list].concat())
 }
@@ -60,14 +59,14 @@ pub fn fits_any_server(message: &[u8]) -> bool {
         && message.get(5..9).is_some_and(|code| code == SASL || code == CLEARTEXT_PASSWORD)
 }
 
-/// What the client has chosen; `answer` is what it has said since the offer.
+/// The client's choice. `answer` is what the client has sent since the offer.
 pub fn choice(answer: &[u8]) -> Choice {
     match answer.first() {
         None => return Choice::Incomplete,
         Some(&RESPONSE) => {}
         Some(_) => return Choice::Other,
     }
-    let name = answer.get(CHOICE_HEADER_LENGTH..).unwrap_or_default();
+    let name = answer.get(HEADER_LENGTH..).unwrap_or_default();
     match name.iter().position(|byte| *byte == 0) {
         Some(end) if name[..end] == *PLUS => Choice::Plus,
         Some(_) => Choice::Other,
@@ -81,6 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::message::TERMINATE;
 
     fn message(kind: u8, body: &[u8]) -> Vec<u8> {
         [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_binding_mechanism_is_taken_out() {
+    fn only_the_binding_mechanism_is_removed() {
         let both = offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
         assert_eq!(without_plus(&both), Some(offer(&["SCRAM-SHA-256"])));
         let three = offer(&["OAUTHBEARER", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
@@ -107,13 +107,13 @@ mod tests {
     fn a_choice_is_known_once_its_name_is_whole() {
         let answer = |name: &str| message(b'p', format!("{name}\0\0\0\0\x20p=tls-server-end-point,,n=").as_bytes());
         let plus = answer("SCRAM-SHA-256-PLUS");
-        let name_ends = CHOICE_HEADER_LENGTH + PLUS.len() + 1;
+        let name_ends = HEADER_LENGTH + PLUS.len() + 1;
         for length in 0..plus.len() {
             let expected = if length < name_ends { Choice::Incomplete } else { Choice::Plus };
             assert_eq!(choice(&plus[..length]), expected, "of {length} bytes");
         }
         assert_eq!(choice(&answer("SCRAM-SHA-256")), Choice::Other);
-        assert_eq!(choice(b"X\0\0\0\x04"), Choice::Other, "the client leaves");
+        assert_eq!(choice(TERMINATE), Choice::Other, "the client closes");
         assert_eq!(choice(&message(b'p', &[b'x'; 100])), Choice::Other, "a password of no mechanism's");
     }
 

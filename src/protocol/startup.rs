@@ -1,31 +1,31 @@
-//! What a startup packet says: its parameters, and who asks for a session by them. Read as PostgreSQL's
-//! `ProcessStartupPacket` reads it, since whom a listener lets in is decided by it.
+//! The content of a startup packet: its parameters, and the user and database in them. It is read as PostgreSQL's
+//! `ProcessStartupPacket` reads it, because the access rules of a listener depend on it.
 
 use std::fmt;
 use std::ops::Range;
 
-/// Length word and protocol version.
+/// Length and protocol version.
 pub(super) const HEADER_LENGTH: usize = 8;
 
-/// Who asks for a session. The names are kept in one piece: there may be thousands of sessions.
+/// Who requests a session. The names are kept in one allocation: there may be thousands of sessions.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Who {
     all: Box<str>,
-    /// Where the user and the database end.
+    /// The ends of the user and of the database.
     ends: [u16; 2],
-    /// Whether the client wants the commands of replication.
+    /// Whether the client requests a replication connection.
     pub replication: Replication,
 }
 
-/// What a client says of replication.
+/// The client's `replication` parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Replication {
-    /// It wants an ordinary session.
+    /// An ordinary session.
     #[default]
     None,
-    /// The stream of WAL: a standby, `pg_basebackup`, `pg_receivewal`. It then is in no database.
+    /// Physical replication: a standby, `pg_basebackup`, `pg_receivewal`. It is not connected to a database.
     Physical,
-    /// That of one database's changes: a subscription, `pg_recvlogical`.
+    /// Logical replication, in one database: a subscription, `pg_recvlogical`.
     Logical,
 }
 
@@ -34,12 +34,12 @@ pub enum Replication {
 pub(super) enum StartupError {
     /// It names no user.
     NoUser,
-    /// Its parameters cannot be told apart; why.
+    /// Its parameters are malformed; with the reason.
     Malformed(&'static str),
 }
 
 impl Who {
-    /// Who bears these names, and wants an ordinary session.
+    /// A client with these names that requests an ordinary session.
     pub fn new(user: &str, database: &str, application_name: &str) -> Who {
         // a startup packet has less than 65536 bytes
         let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
@@ -58,7 +58,7 @@ impl Who {
                 b"user" => user = Some(value),
                 b"database" => database = Some(value),
                 b"application_name" => application_name = Some(value),
-                b"replication" => walsender.is_told(&String::from_utf8_lossy(value)),
+                b"replication" => walsender.read(&String::from_utf8_lossy(value)),
                 _ => {}
             }
         }
@@ -79,7 +79,7 @@ impl Who {
         &self.all[self.ends[0].into()..self.ends[1].into()]
     }
 
-    /// What the client calls itself.
+    /// The client's `application_name`.
     pub fn application_name(&self) -> &str {
         &self.all[self.ends[1].into()..]
     }
@@ -92,8 +92,8 @@ impl fmt::Debug for Who {
     }
 }
 
-/// What PostgreSQL notes of `replication` as it reads a startup packet (`am_walsender`, `am_db_walsender`): where it comes
-/// twice, `database` is not forgotten.
+/// What PostgreSQL stores when it reads `replication` in a startup packet (`am_walsender`, `am_db_walsender`). If the
+/// parameter comes twice, an earlier `database` still counts.
 #[derive(Default)]
 struct Walsender {
     is_one: bool,
@@ -101,15 +101,15 @@ struct Walsender {
 }
 
 impl Walsender {
-    /// False is false, in any of the spellings that PostgreSQL's `parse_bool` takes. What is neither that nor `database`,
-    /// PostgreSQL takes for true or refuses.
-    fn is_told(&mut self, value: &str) {
+    /// Reads one value. False is every spelling of it that PostgreSQL's `parse_bool` accepts. Any other value except
+    /// `database` means true, or PostgreSQL refuses it.
+    fn read(&mut self, value: &str) {
         if value == "database" {
             (self.is_one, self.has_database) = (true, true);
             return;
         }
         let value = value.to_ascii_lowercase();
-        let is_short_for = |word: &str, length_min| value.len() >= length_min && word.starts_with(&value);
+        let is_short_for = |spelling: &str, length_min| value.len() >= length_min && spelling.starts_with(&value);
         self.is_one = !(is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0");
     }
 
@@ -122,8 +122,8 @@ impl Walsender {
     }
 }
 
-/// The parameters of a startup packet, in their order: names, and where their values are. Of those that come twice the
-/// last one counts. The list ends one byte before the packet does; an error, which says why, is the last item.
+/// The parameters of a startup packet, in order: names, and the positions of their values. If a parameter comes twice,
+/// the last one counts. The list ends one byte before the packet ends. An error, with the reason, is the last item.
 pub(super) fn parameters(packet: &[u8]) -> impl Iterator<Item = Result<(&[u8], Range<usize>), &'static str>> {
     let text = |start: usize| {
         let length = packet.get(start..)?.iter().position(|byte| *byte == 0)?;
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Where PostgreSQL takes the last of several, so must whoever decides by it.
+    /// PostgreSQL takes the last value; an access rule must do the same.
     #[test]
     fn of_a_parameter_that_comes_twice_the_last_one_counts() {
         let twice = [("user", "app"), ("database", "shop"), ("user", "root"), ("database", "vault")];
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn replication_is_told_as_postgresql_tells_it() {
+    fn replication_is_read_as_postgresql_reads_it() {
         use Replication::{Logical, None, Physical};
         for (value, wanted) in [
             ("true", Physical),
@@ -212,7 +212,7 @@ mod tests {
 
     /// As in PostgreSQL, where `replication=true` behind `replication=database` is a session in that database.
     #[test]
-    fn a_doubled_key_is_read_as_postgresql_reads_it() {
+    fn a_repeated_key_is_read_as_postgresql_reads_it() {
         let of_replication = |values: &[&str]| {
             let listed: Vec<(&str, &str)> = values.iter().map(|value| ("replication", *value)).collect();
             Who::read(&of(&[&[("user", "app")][..], &listed].concat())).expect("is sound").replication
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_hold_together_is_refused() {
+    fn malformed_packets_are_refused() {
         for (listed, why) in [
             (&b"database\0x\0\0"[..], StartupError::NoUser),
             (b"user\0\0\0", StartupError::NoUser),
@@ -239,14 +239,14 @@ mod tests {
     }
 
     proptest! {
-        /// Two readers of one format, written apart.
+        /// Two independent readers of one format.
         #[test]
         fn it_is_read_as_pgwire_reads_it(
-            said in proptest::collection::vec((prop_oneof![
+            sent in proptest::collection::vec((prop_oneof![
                 Just("user".to_owned()), Just("database".to_owned()), Just("application_name".to_owned()), "[a-z_.]{1,9}"
             ], "[^\0]{0,30}"), 0..9),
         ) {
-            let borrowed: Vec<(&str, &str)> = said.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+            let borrowed: Vec<(&str, &str)> = sent.iter().map(|(name, value)| (&name[..], &value[..])).collect();
             let packet = of(&borrowed);
             let theirs = Startup::decode(&mut BytesMut::from(&packet[..]), &DecodeContext::default());
             let theirs = theirs.expect("is sound").expect("is whole").parameters;

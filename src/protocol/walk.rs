@@ -1,9 +1,6 @@
-//! Walks from message to message through a stream that comes in any portions, holding none of it back.
-//!
-//! Message format: one byte of type, four of length (which counts itself), the body. See PostgreSQL's
-//! documentation, "Message Formats".
+//! Walks from message to message through a stream that arrives in any chunks, without buffering it.
 
-const HEADER_LENGTH: usize = 5;
+use super::message::HEADER_LENGTH;
 
 /// A place in a stream of messages.
 #[derive(Debug, Clone, Default)]
@@ -13,9 +10,9 @@ pub(super) struct Walk {
     body_left: u32,
 }
 
-/// A length that no message has: this is not the protocol as we know it.
+/// A length that no message can have: this is not PostgreSQL's protocol.
 #[derive(Debug)]
-pub(super) struct Impossible;
+pub(super) struct InvalidLength;
 
 impl Walk {
     /// Whether the last byte walked over was the last of a message.
@@ -23,14 +20,15 @@ impl Walk {
         self.header_filled == 0
     }
 
-    /// The kind of the message that the last step was in, or was the end of. Of no meaning before its header is whole.
+    /// The type of the message in which the last step was, or which it finished. Undefined before the header is
+    /// complete.
     pub(super) fn kind(&self) -> u8 {
         self.header[0]
     }
 
-    /// Takes a step: what is left of a header, or of a body, as far as `bytes` go; never both. Returns how many bytes
-    /// that were, and which of them belong to the body.
-    pub(super) fn step<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, &'a [u8]), Impossible> {
+    /// Takes a step: over the rest of a header, or the rest of a body, as far as `bytes` go; never both. Returns the
+    /// number of bytes, and which of them belong to the body.
+    pub(super) fn step<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, &'a [u8]), InvalidLength> {
         if self.body_left > 0 {
             let part = &bytes[..bytes.len().min(self.body_left as usize)];
             self.pass_body(part.len());
@@ -42,13 +40,13 @@ impl Walk {
         self.header_filled += taken as u8;
         if usize::from(self.header_filled) == HEADER_LENGTH {
             let [_, length @ ..] = self.header;
-            self.body_left = u32::from_be_bytes(length).checked_sub(4).ok_or(Impossible)?;
+            self.body_left = u32::from_be_bytes(length).checked_sub(4).ok_or(InvalidLength)?;
             self.pass_body(0);
         }
         Ok((taken, &[]))
     }
 
-    /// Passes over bytes that nobody has seen, if they belong to the body of one message.
+    /// Skips bytes that were not read, if they belong to the body of one message.
     pub(super) fn pass(&mut self, length: usize) -> bool {
         let is_within_body = length <= self.body_left as usize;
         if is_within_body {
@@ -70,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_body_can_be_passed_over_unseen() {
+    fn only_a_body_can_be_skipped_unread() {
         let mut walk = Walk::default();
         assert!(!walk.pass(1), "between two messages anything may come");
         walk.step(b"D\0\0\0\x68").expect("is a header");

@@ -1,4 +1,4 @@
-//! Choosing one of several equally good nodes.
+//! Chooses one of several equally good nodes.
 
 use crate::cluster::NodeId;
 
@@ -8,20 +8,20 @@ pub enum Balance {
     /// The node with the fewest sessions for its weight; among equals, in turn.
     #[default]
     LeastConnections,
-    /// One after the other; by weight where weights differ.
+    /// One after the other; weighted where weights differ.
     RoundRobin,
-    /// By lot, by weight.
+    /// At random, weighted.
     Random,
 }
 
 /// A node to choose from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// Which.
+    /// The node.
     pub node: NodeId,
-    /// Its share beside the others' shares. Zero counts as one.
+    /// Its share, relative to the other nodes. Zero counts as one.
     pub weight: u64,
-    /// Sessions that it has now.
+    /// The number of its sessions now.
     pub load: u32,
 }
 
@@ -33,7 +33,7 @@ impl Balance {
         let chosen = match self {
             Balance::LeastConnections => (0..count).map(|step| nth(turn.wrapping_add(step))).min_by_key(cost)?,
             Balance::RoundRobin if pool.iter().all(|choice| choice.weight == pool[0].weight) => nth(turn),
-            // multiples of the golden ratio fall evenly over the shares, however few of them there are
+            // multiples of the golden ratio are spread evenly over the shares, even after a few turns
             Balance::RoundRobin => by_share(pool, turn.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             Balance::Random => by_share(pool, scramble(turn)),
         };
@@ -41,12 +41,12 @@ impl Balance {
     }
 }
 
-/// What the next session would make of a node's load, per weight.
+/// A node's load per weight, with one more session.
 fn cost(choice: &Choice) -> u64 {
     (u64::from(choice.load) + 1).saturating_mul(1 << 32) / choice.weight.max(1)
 }
 
-/// The node into whose share `place` falls, where all shares together are the range of u64.
+/// The node whose share contains `place`. All shares together are the range of u64.
 fn by_share(pool: &[Choice], place: u64) -> Choice {
     let total: u128 = pool.iter().map(|choice| u128::from(choice.weight.max(1))).sum();
     let mut at = (u128::from(place) * total) >> 64;
@@ -60,7 +60,7 @@ fn by_share(pool: &[Choice], place: u64) -> Choice {
     pool[pool.len() - 1]
 }
 
-/// SplitMix64's output function: turns a counter into a number that looks drawn by lot.
+/// SplitMix64's output function: turns a counter into a number that looks random.
 fn scramble(counter: u64) -> u64 {
     let mut z = counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_pool_gives_nobody_and_no_weight_is_little_weight() {
+    fn an_empty_pool_has_no_choice_and_weight_zero_counts_as_one() {
         assert_eq!(Balance::Random.pick(&[], 3), None);
         assert_eq!(Balance::RoundRobin.pick(&[choice(1, 0, 0)], u64::MAX), Some(NodeId::new(1)));
     }

@@ -1,4 +1,4 @@
-//! Whether one node is fit for a listener's sessions, new and running.
+//! Whether one node is eligible for a listener's sessions, new and running.
 
 use super::rule::{Cause, Rule, Target};
 use crate::cluster::NodeId;
@@ -6,7 +6,7 @@ use crate::cluster::health::Health;
 use crate::cluster::node::{Claim, SyncStanding};
 use crate::cluster::topology::{NodeView, Topology, WriterVerdict};
 
-/// How fit a node is for new sessions of a listener that reads.
+/// Whether a node is eligible for new sessions of a listener that reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fitness {
     /// Answers, and meets every condition.
@@ -15,20 +15,20 @@ pub(super) enum Fitness {
     Silent,
     /// Does not meet a condition.
     Unfit {
-        /// Which, after "is".
+        /// Which condition, as text that follows "is".
         why: String,
-        /// What that means to running sessions, if anything.
+        /// The cause for running sessions to end, if any.
         cause: Option<Cause>,
     },
 }
 
-/// How fit a node is for a listener that leads to standbys, to any node, or to a standby leader.
+/// Whether a node is eligible for a listener with standbys, any node or a standby leader as target.
 pub(super) fn for_reads(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness {
     let by_operator = topology.node(id).admin.why_unfit().and_then(|why| unfit(why, Cause::Operator));
     by_operator.unwrap_or_else(|| by_state(topology, id, rule))
 }
 
-/// The same by what the node is, whatever an operator has said.
+/// The same without the administrative state.
 fn by_state(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness {
     let node = topology.node(id);
     if let Some(unfit) = role_unfit(topology, id, rule).or_else(|| condition_unfit(node, rule)) {
@@ -79,14 +79,14 @@ fn condition_unfit(node: &NodeView, rule: &Rule) -> Option<Fitness> {
         return unfit("not streaming", Cause::Standing);
     }
     if rule.lag_bytes_max.is_some_and(|max| lag.bytes > max) || rule.lag_time_max.is_some_and(|max| lag.time > max) {
-        return unfit("lagging", Cause::Lag);
+        return unfit("too far behind the leader", Cause::Lag);
     }
     None
 }
 
-/// Why a running session of this listener is in the wrong place on `id`; `None` if it is in the right one. This is
-/// the table "What happens to sessions" of docs/sessions.md, up to the listener's reactions; of two causes it is the one
-/// with the stronger reaction.
+/// Why a running session of this listener is on the wrong node `id`; `None` if the node is right. This is the table
+/// "What happens to sessions" of docs/sessions.md, without the listener's reactions. Of two causes it is the one with
+/// the stronger reaction.
 pub fn why_misplaced(rule: &Rule, topology: &Topology, id: NodeId) -> Option<Cause> {
     let by_operator = topology.node(id).admin.why_unfit().map(|_| Cause::Operator);
     let causes = [by_operator, why_misplaced_by_state(rule, topology, id)];

@@ -19,17 +19,17 @@ use crate::cluster::node::Claim;
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment, NodeId};
 
-/// How often pgvane attends to the nodes' checks, at the least: several times as often, unless it is suspended.
+/// pgvane handles the nodes' checks at least this often (in fact several times as often), unless it was suspended.
 const ATTENDED_WITHIN: Duration = Duration::from_secs(2);
 
-/// The least share that a node gets which has just come back, in hundredths of its weight.
+/// The minimum share of a node that has just come back, in hundredths of its weight.
 const SLOW_START_LEAST: u64 = 5;
 
 /// What a choice depends on besides the topology and the rule.
 pub struct Situation<'a, Load: Fn(NodeId) -> u32> {
-    /// Nodes that have just failed for this very session.
+    /// Nodes that were tried for this session and failed.
     pub tried: &'a [NodeId],
-    /// Counts the listener's choices.
+    /// The number of the listener's choices so far.
     pub turn: u64,
     /// A node's present number of sessions, of all listeners.
     pub load: Load,
@@ -37,21 +37,21 @@ pub struct Situation<'a, Load: Fn(NodeId) -> u32> {
     pub now: Moment,
     /// When the client came.
     pub came_at: Moment,
-    /// When pgvane last attended to the nodes' checks. If that is long ago, it was suspended, and what it knows may be as
-    /// old as that.
+    /// When pgvane last handled the nodes' checks. If that is long ago, pgvane was suspended, and what it knows may be
+    /// as old.
     pub attended_at: Moment,
 }
 
-/// Why there is no node for a session, in words for people.
+/// Why there is no node for a session, as text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoRoute {
-    /// Nobody takes writes.
+    /// No node takes writes.
     NoLeader(String),
-    /// No node of the wanted kind serves.
+    /// No node of the requested kind is eligible.
     NoneFit(String),
-    /// All that would serve have as many sessions as they may.
+    /// All eligible nodes have reached their `sessions_max`.
     AllFull,
-    /// All that would serve were tried for this session, and failed.
+    /// All eligible nodes were tried for this session, and failed.
     AllTried,
 }
 
@@ -59,9 +59,9 @@ impl fmt::Display for NoRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoRoute::NoLeader(why) => write!(f, "no leader: {why}"),
-            NoRoute::NoneFit(why) => write!(f, "no fit server: {why}"),
-            NoRoute::AllFull => f.write_str("every server that could serve has as many sessions as it may"),
-            NoRoute::AllTried => f.write_str("every server that could serve has failed to answer"),
+            NoRoute::NoneFit(why) => write!(f, "no eligible server: {why}"),
+            NoRoute::AllFull => f.write_str("every eligible server has reached its sessions_max"),
+            NoRoute::AllTried => f.write_str("every eligible server was tried and failed"),
         }
     }
 }
@@ -116,19 +116,19 @@ fn certain_leader<Load: Fn(NodeId) -> u32>(
     };
     let name = &topology.node(leader).member.name;
     if situation.now - situation.attended_at > ATTENDED_WITHIN {
-        return Err(NoRoute::NoLeader(format!("pgvane was suspended, and {name} is being checked again")));
+        return Err(NoRoute::NoLeader(format!("pgvane was suspended, so the role of {name} is being checked again")));
     }
     if topology.is_doubted_for(situation.came_at) {
-        return Err(NoRoute::NoLeader(format!("{name} is being checked again")));
+        return Err(NoRoute::NoLeader(format!("the role of {name} is being checked again")));
     }
     match topology.node(leader).admin.why_unfit() {
         None => Ok(leader),
-        Some(why) => Err(NoRoute::NoneFit(format!("{name} leads and is {why}"))),
+        Some(why) => Err(NoRoute::NoneFit(format!("{name} is the leader and is {why}"))),
     }
 }
 
-/// Pools in order of preference: those that answer and are fit, the leader where it may stand in, the same again of those
-/// that have just failed another client, and those that have fallen silent. The first pool that has room is used.
+/// Pools in order of preference: nodes that answer and are eligible; the leader, where it may replace standbys; both
+/// kinds again, of the nodes that have just failed another client; silent nodes. The first pool that has room is used.
 fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
     let (mut fresh, mut silent) = (Vec::new(), Vec::new());
     for (id, _) in topology.members() {
@@ -153,7 +153,7 @@ fn stand_in(topology: &Topology, rule: &Rule) -> Option<NodeId> {
     topology.leader().or_else(|| standby_leader(topology)).filter(may)
 }
 
-/// The node that leads a standby cluster, which nobody leads otherwise.
+/// The node that leads a standby cluster. Such a cluster has no leader that takes writes.
 fn standby_leader(topology: &Topology) -> Option<NodeId> {
     let is_one =
         |node: &NodeView| node.claim() == Some(Claim::StandbyLeader) && matches!(node.health, Health::Answering { .. });
@@ -246,10 +246,10 @@ mod tests {
         (0..4).filter_map(|turn| at_turn(turn).ok()).map(|id| id.index()).collect()
     }
 
-    fn silence(topology: &mut Topology, id: usize) {
+    fn fall_silent(topology: &mut Topology, id: usize) {
         let report = Arc::clone(topology.nodes[id].health.report().expect("has answered"));
-        let silence = CheckError::TimedOut;
-        topology.nodes[id].health = Health::Silent { report, asked_at: at_ms(1), since: at_ms(2), silence, risen: 0 };
+        let error = CheckError::TimedOut;
+        topology.nodes[id].health = Health::Silent { report, asked_at: at_ms(1), since: at_ms(2), error, risen: 0 };
     }
 
     #[test]
@@ -266,15 +266,18 @@ mod tests {
     }
 
     #[test]
-    fn a_lagging_or_untouchable_replica_gets_nothing_new() {
+    fn a_replica_that_lags_or_is_tagged_noloadbalance_gets_nothing_new() {
         let mut topology = three();
         topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
         topology.nodes[2] = replica_with(|report| {
             report.noloadbalance = true;
         });
         assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
-        let Err(refusal) = routed(&topology, &strict(read()), &[]) else { panic!("nobody is fit") };
-        assert_eq!(refusal.to_string(), "no fit server: a is leader, b is lagging, c is tagged noloadbalance");
+        let Err(refusal) = routed(&topology, &strict(read()), &[]) else { panic!("no node is eligible") };
+        assert_eq!(
+            refusal.to_string(),
+            "no eligible server: a is leader, b is too far behind the leader, c is tagged noloadbalance"
+        );
     }
 
     #[test]
@@ -301,11 +304,11 @@ mod tests {
     }
 
     #[test]
-    fn silent_replicas_serve_only_when_nobody_else_can() {
+    fn silent_replicas_serve_only_when_no_other_node_can() {
         let mut topology = three();
-        silence(&mut topology, 1);
+        fall_silent(&mut topology, 1);
         assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
-        silence(&mut topology, 2);
+        fall_silent(&mut topology, 2);
         assert_eq!(readers(&topology, &read(), &[]), [0; 4]);
         assert_eq!(readers(&topology, &strict(read()), &[]), [1, 2, 1, 2]);
     }
@@ -316,16 +319,12 @@ mod tests {
         topology.nodes[1].fails_clients = true;
         assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
         assert_eq!(readers(&topology, &strict(read()), &[NodeId::new(2)]), [1; 4]);
-        assert_eq!(
-            why_misplaced(&read(), &topology, NodeId::new(1)),
-            None,
-            "running sessions have nothing to do with it"
-        );
+        assert_eq!(why_misplaced(&read(), &topology, NodeId::new(1)), None, "running sessions are not affected");
         topology.nodes[2].fails_clients = true;
         assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
         topology.nodes[0].fails_clients = true;
         assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
-        silence(&mut topology, 2);
+        fall_silent(&mut topology, 2);
         assert_eq!(readers(&topology, &read(), &[]), [1; 4]);
         assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId::new(0)), "there is no other");
     }
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_node_is_passed_over_and_all_full_is_said() {
+    fn a_full_node_is_passed_over_and_all_full_is_an_error() {
         let mut topology = three();
         let small = |name: &str| Arc::new(Member { sessions_max: 5, ..member(name) });
         (topology.nodes[1].member, topology.nodes[2].member) = (small("b"), small("c"));
@@ -410,8 +409,8 @@ mod tests {
             topology.nodes[0].admin = state;
             for rule in [read(), strict(read()), Rule::new(Target::Any), Rule::new(Target::Leader)] {
                 let Err(NoRoute::NoneFit(why)) = routed(&topology, &rule, &[]) else { panic!("{state:?}: {rule:?}") };
-                let said = format!("is {}", state.why_unfit().expect("it is out of service"));
-                assert!(why.contains(&said), "{said:?} is not in {why:?}");
+                let expected = format!("is {}", state.why_unfit().expect("it is out of service"));
+                assert!(why.contains(&expected), "{expected:?} is not in {why:?}");
             }
         }
     }
@@ -445,7 +444,7 @@ mod tests {
         topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
         assert_eq!(misplaced(&topology, &read(), 1), Some(Cause::Lag));
         assert_eq!(misplaced(&topology, &Rule::new(Target::Sync), 2), Some(Cause::Standing));
-        silence(&mut topology, 2);
+        fall_silent(&mut topology, 2);
         assert_eq!(misplaced(&topology, &read(), 2), Some(Cause::Silence));
         topology.nodes[2].departed = true;
         assert_eq!(misplaced(&topology, &read(), 2), Some(Cause::Departure));

@@ -1,8 +1,8 @@
-//! When sessions are moved so that nodes carry their shares again, and which node gives one up.
+//! When sessions are moved so that nodes have their shares again, and which node gives one up.
 //!
-//! It begins when a node has carried too much for a while, and ends when nothing more is won by a move. A session that is
-//! moved is routed anew, to the node with the fewest sessions for its weight; so only what that would improve is moved,
-//! and it comes to an end.
+//! Rebalancing begins when a node has had too many sessions for a while, and ends when another move improves nothing. A
+//! session that is moved is routed again, to the node with the fewest sessions for its weight. So only a session whose
+//! move improves the balance is moved, and rebalancing always ends.
 
 use std::time::Duration;
 
@@ -10,56 +10,57 @@ use super::{Choice, Rule, Situation, choices_of, has_room, reading_pools, stand_
 use crate::cluster::topology::Topology;
 use crate::cluster::{Moment, NodeId};
 
-/// A listener's settings for it.
+/// A listener's settings for rebalancing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rebalance {
-    /// One session is moved so often at the most.
+    /// At most one session is moved in this time.
     pub every: Duration,
-    /// How much more than its share a node may carry, in hundredths of it.
+    /// How much more than its share a node may have, in percent of the share.
     pub tolerance_percent: u32,
-    /// For how long it must have carried more.
+    /// How long a node must have had more than that.
     pub after: Duration,
 }
 
 impl Default for Rebalance {
     fn default() -> Rebalance {
-        // ten seconds outlast a restart's wave of new connections, a fifth the noise of sessions that come and go
+        // ten seconds are longer than the wave of new connections after a restart; a fifth is more than the normal
+        // variation
         Rebalance { every: Duration::from_secs(1), tolerance_percent: 20, after: Duration::from_secs(10) }
     }
 }
 
-/// What a node carries.
+/// The load of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeLoad {
     /// Sessions of all listeners.
     pub sessions: u32,
     /// Sessions of this listener that can be moved.
     pub movable: u32,
-    /// Sessions that have been told to move, and are still there.
+    /// Sessions that were ordered to move and are still there.
     pub leaving: u32,
 }
 
 impl NodeLoad {
-    /// What it will carry soon.
+    /// Its sessions without those that leave.
     fn lasting(self) -> u32 {
         self.sessions.saturating_sub(self.leaving)
     }
 }
 
-/// How far the matter has come.
+/// The phase of rebalancing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
-    /// All carry their shares, about. Exits: to `Uneven` when one carries too much.
+    /// All nodes have about their shares. Exits: to `Uneven` when a node has too many sessions.
     #[default]
     Even,
-    /// One carries too much, since then. Exits: to `Moving` after a while, to `Even` when none does.
+    /// A node has too many sessions since this moment. Exits: to `Moving` after `after`, to `Even` when no node has.
     Uneven(Moment),
-    /// Sessions are being moved. Exits: to `Even` when nothing is won by another move.
+    /// Sessions are being moved. Exits: to `Even` when another move improves nothing.
     Moving,
 }
 
 impl Phase {
-    /// Goes on to the next phase, and says from which node a session is to be moved now.
+    /// Enters the next phase, and returns the node from which a session has to be moved now.
     pub fn step(
         &mut self,
         settings: &Rebalance,
@@ -85,14 +86,14 @@ impl Phase {
     }
 }
 
-/// The nodes that share the sessions, and one that has to give all up.
+/// The nodes that share the sessions, and the leader if it has to give all of them up.
 struct Imbalance<'a, F: Fn(NodeId) -> NodeLoad> {
-    /// With what they will carry soon.
+    /// These nodes, with their sessions without those that leave.
     sharing: Vec<Choice>,
-    /// The leader, where it stands in and need not any more.
+    /// The leader, where it replaced standbys and is no longer needed for that.
     stand_in: Option<NodeId>,
     node_load: &'a F,
-    /// Those of the sharing that have room for another one.
+    /// The sharing nodes that have room for another session.
     takers: Vec<Choice>,
 }
 
@@ -118,12 +119,12 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
             || self.sharing.iter().any(|choice| carries_too_much(choice) && self.may_give(choice))
     }
 
-    /// The node that is to give up a session, if anything is won by that.
+    /// The node that has to give up a session, if that improves the balance.
     fn donor(&self) -> Option<NodeId> {
-        let by_burden = |a: &&Choice, b: &&Choice| {
+        let by_load = |a: &&Choice, b: &&Choice| {
             (u128::from(a.load) * u128::from(b.weight)).cmp(&(u128::from(b.load) * u128::from(a.weight)))
         };
-        let heaviest = || self.sharing.iter().filter(|choice| self.may_give(choice)).max_by(by_burden);
+        let heaviest = || self.sharing.iter().filter(|choice| self.may_give(choice)).max_by(by_load);
         self.may_leave_stand_in().or_else(|| heaviest().map(|choice| choice.node))
     }
 
@@ -131,7 +132,7 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
         self.stand_in.filter(|id| (self.node_load)(*id).movable > 0 && !self.takers.is_empty())
     }
 
-    /// Whether it has a session that another node would carry more easily, with that one on top.
+    /// Whether it has a session that can be moved to a node which, with that session, has less load than this one.
     fn may_give(&self, donor: &Choice) -> bool {
         let is_lighter = |taker: &Choice| {
             let then = (u128::from(taker.load) + 1) * u128::from(donor.weight);
@@ -220,7 +221,7 @@ mod tests {
             for _ in 0..most + 30 {
                 if let Some(from) = self.step() {
                     moved += 1;
-                    assert_ne!(self.moves(from), from, "it was for nothing");
+                    assert_ne!(self.moves(from), from, "the move improved nothing");
                 }
             }
             assert_eq!(self.step(), None, "{:?}", self.sessions.borrow());
@@ -236,7 +237,7 @@ mod tests {
     fn a_replica_that_came_back_gets_its_share_after_a_while_and_one_by_one() {
         let mut bench = Bench::new(&[100, 100], &[12, 0]);
         for _ in 0..10 {
-            assert_eq!(bench.step(), None, "it has not lasted yet");
+            assert_eq!(bench.step(), None, "the imbalance is still too new");
         }
         for _ in 0..6 {
             assert_eq!(bench.step(), Some(NodeId::new(1)));
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_within_the_tolerance_stays_and_what_was_begun_is_finished() {
+    fn nothing_moves_within_the_tolerance_and_a_rebalance_that_began_is_finished() {
         let mut within = Bench::new(&[100, 100], &[11, 9]);
         assert_eq!(within.settles(), 0);
         let mut beyond = Bench::new(&[100, 100], &[13, 7]);
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unevenness_that_passes_moves_nobody() {
+    fn an_imbalance_that_passes_moves_no_session() {
         let mut bench = Bench::new(&[100, 100], &[12, 0]);
         for _ in 0..5 {
             for _ in 0..9 {
@@ -274,7 +275,7 @@ mod tests {
         for replica in [1, 2] {
             bench.topology.nodes[replica].admin = AdminState::Drain;
         }
-        assert_eq!(bench.settles(), 0, "there is nowhere to go");
+        assert_eq!(bench.settles(), 0, "no other node is eligible");
         bench.topology.nodes[1].admin = AdminState::Ready;
         assert_eq!((bench.settles(), bench.carried()), (8, vec![0, 8, 0]));
         bench.rule.target = Target::Any;
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn full_nodes_take_nobody_and_sessions_on_the_way_count_as_gone() {
+    fn full_nodes_take_no_session_and_leaving_sessions_count_as_gone() {
         let mut bench = Bench::new(&[100, 100], &[6, 1]);
         bench.topology.nodes[2].member = Arc::new(Member { sessions_max: 2, ..member("r1") });
         assert_eq!((bench.settles(), bench.carried()), (1, vec![0, 5, 2]));
@@ -303,12 +304,12 @@ mod tests {
         };
         assert_eq!(step(2, 4), Some(NodeId::new(1)));
         assert_eq!(step(3, 3), None, "three against two, soon");
-        assert_eq!(step(0, 0), None, "nobody there can be moved");
+        assert_eq!(step(0, 0), None, "no session there can be moved");
     }
 
     proptest! {
-        /// Whatever the weights and loads: it comes to an end, no session is moved for nothing, and then a node carries
-        /// too much only if one session less would be too little.
+        /// For all weights and loads: it ends, no session is moved without need, and then a node has too many sessions
+        /// only if one session less would be too few.
         #[test]
         fn it_ends_in_balance(
             nodes in proptest::collection::vec((1u32..200, 0u32..40), 1..6),

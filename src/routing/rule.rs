@@ -1,11 +1,11 @@
-//! A listener's rule: where its sessions go, and what becomes of them when that changes.
+//! A listener's rule: to which nodes its sessions go, and what happens to them when that changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Balance, Rebalance};
 
-/// Which nodes a listener leads to.
+/// The nodes to which a listener routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// The node that takes the writes.
@@ -14,9 +14,9 @@ pub enum Target {
     Replica,
     /// Standbys that replicate synchronously, or take part in quorum commit.
     Sync,
-    /// Standbys that do not.
+    /// Standbys that replicate asynchronously.
     Async,
-    /// Standbys and the leader alike.
+    /// Standbys and the leader.
     Any,
     /// The leader of a standby cluster.
     StandbyLeader,
@@ -27,7 +27,7 @@ impl Target {
     pub const ALL: [Target; 6] =
         [Target::Leader, Target::Replica, Target::Sync, Target::Async, Target::Any, Target::StandbyLeader];
 
-    /// The word for it in the configuration file and on the stats page.
+    /// Its label in the configuration file and on the stats page.
     pub fn label(self) -> &'static str {
         match self {
             Target::Leader => "leader",
@@ -39,7 +39,7 @@ impl Target {
         }
     }
 
-    /// Whether it names standbys only, so that the leader is at best a stand-in.
+    /// Whether it means standbys only, so that the leader can only replace them.
     pub fn is_standbys(self) -> bool {
         matches!(self, Target::Replica | Target::Sync | Target::Async)
     }
@@ -56,16 +56,16 @@ pub enum Reaction {
     Cut,
 }
 
-/// Why a running session may be in the wrong place.
+/// Why a running session may be on the wrong node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The node lost the lead, by its own word or because another leads.
+    /// The node lost the lead: it says so itself, or another node leads.
     LostLead,
-    /// The node's role is no longer the one that the listener leads to: a replica was promoted.
+    /// The node's role is no longer the listener's target: a replica was promoted.
     Promotion,
     /// The node lags too far behind.
     Lag,
-    /// The node is no longer fit in another way: its sync standing or its tags have changed.
+    /// The node no longer meets another condition: its role in synchronous replication or its tags have changed.
     Standing,
     /// The node does not answer checks.
     Silence,
@@ -87,7 +87,7 @@ impl Cause {
         Cause::Operator,
     ];
 
-    /// The word for it in the configuration file.
+    /// Its label in the configuration file.
     pub fn label(self) -> &'static str {
         match self {
             Cause::LostLead => "lost_lead",
@@ -100,19 +100,19 @@ impl Cause {
         }
     }
 
-    /// Its rank among causes with the same reaction: a lost lead outranks all others, for its sessions must not write.
+    /// Its rank among causes with the same reaction. A lost lead has the highest rank: its sessions must not write.
     pub fn rank(self) -> u8 {
         (Cause::ALL.len() - 1) as u8 - self as u8
     }
 
-    /// What the client is told, after "because".
+    /// The reason in the client's error message, after "because".
     pub fn reason(self) -> &'static str {
         match self {
             Cause::LostLead => "the server is no longer the leader",
             Cause::Promotion => "the server's role has changed",
             Cause::Lag => "the server lags too far behind the leader",
             Cause::Standing => "the server no longer meets the listener's conditions",
-            Cause::Silence => "the server's state is unknown",
+            Cause::Silence => "the server no longer answers its checks",
             Cause::Departure => "the server has left the cluster",
             Cause::Operator => "the server is being taken out of service",
         }
@@ -124,8 +124,8 @@ impl Cause {
 pub struct Reactions([Reaction; Cause::ALL.len()]);
 
 impl Default for Reactions {
-    /// A session on a node that lost the lead is cut, one on a promoted replica drained, and one on a node that an
-    /// operator takes out of service too; nothing else ends a session.
+    /// Sessions on a node that lost the lead are cut. Sessions on a promoted replica, and on a node that an operator
+    /// takes out of service, are drained. No other cause ends a session.
     fn default() -> Reactions {
         let mut reactions = Reactions([Reaction::Keep; Cause::ALL.len()]);
         reactions.set(Cause::LostLead, Reaction::Cut);
@@ -141,7 +141,7 @@ impl Reactions {
         self.0[cause as usize]
     }
 
-    /// Determines what happens for this cause.
+    /// Sets what happens for this cause.
     pub fn set(&mut self, cause: Cause, reaction: Reaction) {
         self.0[cause as usize] = reaction;
     }
@@ -150,25 +150,25 @@ impl Reactions {
 /// A listener's rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Which nodes it leads to.
+    /// The nodes to which it routes.
     pub target: Target,
-    /// How sessions are spread over them.
+    /// How sessions are spread over these nodes.
     pub balance: Balance,
-    /// Whether the leader serves while no standby can.
+    /// Whether the leader serves as long as no standby can.
     pub falls_back_to_leader: bool,
     /// Standbys that lag by more bytes than this get no new sessions.
     pub lag_bytes_max: Option<u64>,
     /// Standbys that lag by more time than this get no new sessions.
     pub lag_time_max: Option<Duration>,
-    /// Only standbys that stream; not those that replay from an archive.
+    /// Only standbys that stream, not standbys that replay from an archive.
     pub requires_streaming: bool,
     /// Only nodes with these tags in Patroni's configuration.
     pub tags: BTreeMap<String, String>,
-    /// How long a node that has come back takes to get its full share.
+    /// The time until a node that has come back gets its full share.
     pub slow_start: Duration,
     /// What happens to running sessions.
     pub reactions: Reactions,
-    /// Whether running sessions are moved so that nodes carry their shares again, and how.
+    /// Whether and how running sessions are moved, so that all nodes have their shares again.
     pub rebalance: Option<Rebalance>,
 }
 
@@ -189,7 +189,7 @@ impl Rule {
         }
     }
 
-    /// Why a node that is in recovery, or is not, will not do; `None` if it may.
+    /// Why a node that is in recovery, or is not, is wrong for this rule; `None` if it is right.
     pub fn why_wrong(&self, in_recovery: bool) -> Option<Cause> {
         match self.target {
             Target::Leader if in_recovery => Some(Cause::LostLead),
@@ -204,7 +204,7 @@ impl Rule {
         !matches!(self.target, Target::Leader | Target::StandbyLeader)
     }
 
-    /// Whether a session on the leader is in the right place.
+    /// Whether the leader is a right node for a session.
     pub fn accepts_leader(&self) -> bool {
         match self.target {
             Target::Leader | Target::Any => true,
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nodes_word_at_login_decides_whether_it_will_do() {
+    fn what_a_node_reports_at_login_decides_whether_it_is_right() {
         let strict = |target| Rule { falls_back_to_leader: false, ..Rule::new(target) };
         for target in [Target::Replica, Target::Sync, Target::Async, Target::StandbyLeader] {
             assert_eq!(strict(target).why_wrong(false), Some(Cause::Promotion), "{}", target.label());
@@ -228,6 +228,6 @@ mod tests {
         assert_eq!(Rule::new(Target::Replica).why_wrong(false), None, "the leader may stand in");
         assert_eq!(Rule::new(Target::Leader).why_wrong(true), Some(Cause::LostLead));
         assert_eq!(Rule::new(Target::Leader).why_wrong(false), None);
-        assert_eq!([true, false].map(|word| Rule::new(Target::Any).why_wrong(word)), [None, None]);
+        assert_eq!([true, false].map(|in_recovery| Rule::new(Target::Any).why_wrong(in_recovery)), [None, None]);
     }
 }

@@ -1,20 +1,20 @@
-//! A small world of nodes, faults and delays that drives the machine through years in seconds, and an oracle that
-//! knows the rules and not the machine.
+//! A simulated cluster of nodes, faults and delays that takes the machine through years in seconds, and an oracle that
+//! knows the rules but not the machine.
 //!
-//! The rules, each with a bug that was planted in the machine to see it break:
+//! The rules. In brackets: the bugs that were put into the machine to see that the rule finds them.
 //!
 //! - a leader's newest answer says that it leads, and is not older than the grace (a lock holder led; a claim never
-//!   lapsed; silence renewed the answer's age);
-//! - nobody leads while another goes on claiming to (a repeated claim was outdone like a stale one);
-//! - a stranger never leads (foreign nodes were believed; the first to answer settled which cluster it is);
-//! - knowledge never goes backwards (late answers were taken in);
-//! - no write goes to a leader that is suspected (a doubted leader got writes; an earlier question ended the doubt);
-//! - no read goes to a node that is no replica, or lags (nodes out of service got reads; lag was not looked at);
-//! - an operator's word takes a node's new sessions away, and decides nothing else (a drained leader got writes; one in
-//!   maintenance lost the lead);
-//! - sessions are misplaced for a cause only that a node's own words bear out (silence, or a restart under the lock, cut
-//!   writers);
-//! - in peace, the machine finds the leader in time (one check in fifty was never followed by another).
+//!   expired; silence renewed the answer's age);
+//! - no node leads while another keeps claiming to lead (a repeated claim was ignored like a stale one);
+//! - a node of another cluster never leads (foreign nodes were accepted; the first answer decided which cluster it is);
+//! - knowledge never goes backwards (late answers were accepted);
+//! - no write goes to a leader that is suspected (a doubted leader got writes; an earlier check ended the doubt);
+//! - no read goes to a node that is not a replica, or lags (nodes out of service got reads; lag was ignored);
+//! - an administrative state takes a node's new sessions away, and decides nothing else (a drained leader got writes; a
+//!   leader in maintenance lost the lead);
+//! - sessions are misplaced only for a cause that the answers of the nodes prove (silence, or a restart under the lock,
+//!   cut writers);
+//! - without faults, the machine finds the leader in time (one check in fifty was never followed by another).
 //!
 //! Seeds: `PGVANE_SIM_SEEDS=1000000 cargo test --release simulation -- --nocapture`; one seed again:
 //! `PGVANE_SIM_SEED=4711`. A failure prints its seed.
@@ -33,18 +33,18 @@ use crate::cluster::leadership::Leadership;
 use crate::cluster::machine::{Action, Discovery, Event, Machine, Settings};
 use crate::cluster::{AdminState, Member, Moment, NodeId, NodeSet, Suspicion, Topology};
 
-/// Seeds that every test run tries; each is a world of its own.
+/// The number of seeds in every test run; each makes another world.
 const SEEDS: u64 = 2_000;
 
-/// How long each world is troubled …
+/// How long each world has faults …
 const TROUBLED: Duration = Duration::from_secs(120);
 
-/// … and how long it is left in peace afterwards, for the machine to find out.
+/// … and how long it has none after that, so that the machine can find the leader.
 const PEACE: Duration = Duration::from_secs(20);
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// In a world at peace: two checks in a row that come to nothing by their timeout, an interval after each, and the answer.
+/// In a world without faults: two checks in a row that time out, an interval after each, and the answer.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(7);
 
 struct Run {
@@ -52,7 +52,7 @@ struct Run {
     machine: Machine,
     oracle: Oracle,
     topology: Arc<Topology>,
-    /// Since when the world has had one leader that can be heard, and the machine another belief.
+    /// Since when the world has one leader that can be reached, and the machine knows another one or none.
     wrong_since: Option<Moment>,
     /// A client causes suspicions all the time.
     is_careless: bool,
@@ -61,8 +61,8 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Run {
         let mut world = World::new(seed);
-        // the operator has named some of the nodes; the others are found by and by
-        // (all, where there is a stranger: it is one among many, not the only one that the operator meant)
+        // the operator has named some of the nodes; discovery finds the others
+        // (with a node of another cluster, the operator has named all: that node must not be the only one named)
         let has_stranger = world.nodes.iter().any(|node| node.is_stranger);
         let named = if has_stranger { world.nodes.len() } else { 1 + world.any_node() };
         let settings = Settings {
@@ -92,7 +92,7 @@ impl Run {
                 Action::Check { node, asked_at } => self.world.ask(self.real(node), node, asked_at),
                 Action::Publish(topology) => {
                     if topology.generation <= self.topology.generation {
-                        return Err("a picture is not newer than the one before".to_owned());
+                        return Err("a topology is not newer than the one before".to_owned());
                     }
                     self.oracle.forget_departed(&topology);
                     self.topology = topology;
@@ -106,19 +106,19 @@ impl Run {
         self.oracle.judge(&self.topology, now)
     }
 
-    /// Which node of the world the machine knows by this number.
+    /// The node of the world that has this number in the machine.
     fn real(&self, node: NodeId) -> usize {
         let name = &self.machine.member(node).name;
         name.trim_start_matches("node").parse().expect("nodes are called by their numbers")
     }
 
-    /// Lives until `end`, with something happening to the world about every `every`.
+    /// Runs until `end`, with a fault about every `every`.
     fn until(&mut self, end: Moment, every: Option<Duration>) -> Result<(), String> {
         let mut next_life = self.world.now;
         while self.world.now < end {
-            let mail = self.world.mail.keys().next().map(|(at, _)| *at);
+            let in_transit = self.world.in_transit.keys().next().map(|(at, _)| *at);
             let wakeup = self.machine.next_wakeup();
-            let next = [Some(next_life), mail, wakeup, Some(end)].into_iter().flatten().min().unwrap_or(end);
+            let next = [Some(next_life), in_transit, wakeup, Some(end)].into_iter().flatten().min().unwrap_or(end);
             self.world.now = self.world.now.max(next);
             if self.world.now >= next_life {
                 self.world.live();
@@ -131,8 +131,8 @@ impl Run {
                 }
                 next_life = self.world.now + Duration::from_millis(100);
             }
-            let due = self.world.mail.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
-            let event = match due.then(|| self.world.mail.pop_first()).flatten() {
+            let due = self.world.in_transit.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
+            let event = match due.then(|| self.world.in_transit.pop_first()).flatten() {
                 Some((_, observation)) => Event::Checked(observation),
                 None if self.world.dice.one_in(500) => {
                     Event::Discovered(self.list(every.is_some()), NodeSet::default())
@@ -152,15 +152,14 @@ impl Run {
         Ok(())
     }
 
-    /// What `/cluster` tells: all members, or, if it is stale, some of them.
+    /// The answer of `/cluster`: all members, or, if it is stale, some of them.
     fn list(&mut self, is_stale: bool) -> Discovery {
         let count = self.world.nodes.len();
         let listed: Vec<usize> = (0..count).filter(|_| !(is_stale && self.world.dice.one_in(4))).collect();
         let moves = is_stale && self.world.dice.one_in(5);
         let at = |id: usize| {
             let whole = member(&format!("node{id}"));
-            let address =
-                if moves { format!("{}:{}", whole.address, self.world.posted) } else { whole.address.clone() };
+            let address = if moves { format!("{}:{}", whole.address, self.world.sent) } else { whole.address.clone() };
             Member { address, ..whole }
         };
         Discovery { members: listed.into_iter().map(at).collect(), ..Discovery::default() }
@@ -169,7 +168,7 @@ impl Run {
     fn some_suspicion(&mut self) -> Event {
         let node = NodeId::new(self.world.any_node());
         if node.index() >= self.topology.nodes.len() {
-            return Event::Tick; // nobody has heard of it yet
+            return Event::Tick; // the machine does not know it yet
         }
         const KINDS: [Suspicion; 4] =
             [Suspicion::ConnectFailed, Suspicion::ConnectionLost, Suspicion::ShuttingDown, Suspicion::ReadOnly];
@@ -181,7 +180,7 @@ impl Run {
         }
     }
 
-    /// An operator says something of a node, and nobody else's part changes by that.
+    /// An operator sets the state of a node. No other node changes by that.
     fn administer(&mut self) -> Result<(), String> {
         let node = NodeId::new(self.world.dice.roll(self.topology.nodes.len() as u64) as usize);
         let state = AdminState::ALL[self.world.dice.roll(3) as usize];
@@ -209,13 +208,13 @@ impl Run {
     }
 }
 
-/// Lives through one world. The error is the rule that was broken, and when.
+/// Runs one world. The error is the rule that was broken, and when.
 fn simulate(seed: u64) -> Result<Topology, String> {
     let mut run = Run::new(seed);
     let troubled_until = Moment::START + TROUBLED;
     let pace = run.world.dice.ms(500, 20_000);
     let outcome = run.until(troubled_until, Some(pace)).and_then(|()| {
-        run.world.make_peace();
+        run.world.end_all_faults();
         let whole = Event::Discovered(run.list(false), NodeSet::default());
         run.feed(whole)?;
         run.until(run.world.now + PEACE, None)
@@ -239,7 +238,7 @@ fn no_rule_is_broken_in_any_world() {
     for seed in seeds {
         match simulate(seed) {
             Ok(topology) => {
-                assert!(matches!(topology.leadership, Leadership::Led { .. }), "seed {seed}: nobody leads at the end");
+                assert!(matches!(topology.leadership, Leadership::Led { .. }), "seed {seed}: no node leads at the end");
             }
             Err(broken) => panic!("seed {seed}: {broken}"),
         }

@@ -1,4 +1,4 @@
-//! The judge of a simulation: knows the rules and the answers that were delivered, and nothing of how the machine works.
+//! The oracle of a simulation: it knows the rules and the answers that were delivered, but not how the machine works.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,36 +10,36 @@ use crate::routing::{Cause, Rule, Situation, Target, route, why_misplaced};
 /// The machine's `leader_grace`.
 pub(super) const GRACE: Duration = Duration::from_secs(20);
 
-/// What the readers of these worlds put up with.
+/// The lag limit of the readers in these worlds.
 const LAG_MAX: u64 = 100_000;
 
-/// What the newest answer of a node said, as the oracle noted it when it was delivered.
+/// The newest answer of a node, as the oracle noted it when it was delivered.
 #[derive(Clone)]
 pub(super) struct Noted {
     pub(super) asked_at: Moment,
     pub(super) claim: Claim,
     pub(super) is_stranger: bool,
     pub(super) position: u64,
-    /// How far it was behind the leader, by what the leader had said until then.
+    /// How far it was behind the leader, according to the leader's last answer.
     pub(super) lag: u64,
-    /// When the first answer of the present run of claims to the lead came in.
+    /// When the first answer of its present, uninterrupted claim to lead arrived.
     pub(super) claims_since: Option<Moment>,
-    /// It is Patroni's word, not PostgreSQL's.
+    /// It is Patroni's answer, not PostgreSQL's.
     pub(super) by_patroni: bool,
-    /// When the first answer of the present run of answers came in by which its Patroni holds the lock.
+    /// When the first answer arrived of those that say, without interruption, that its Patroni holds the lock.
     pub(super) lock_since: Option<Moment>,
 }
 
 #[derive(Default)]
 pub(super) struct Oracle {
     pub(super) noted: BTreeMap<usize, Noted>,
-    /// When the newest check of each node was asked for that has ended, answered or not.
+    /// When the newest finished check of each node was sent, answered or not.
     pub(super) ended: BTreeMap<usize, Moment>,
-    /// What operators have said last of each node.
+    /// The administrative state of each node.
     pub(super) administered: BTreeMap<usize, AdminState>,
-    /// A leader that was suspected, and when: it gets no writes until a later question has come to an end.
+    /// A leader that was suspected, and when. It gets no writes until a later check has ended.
     pub(super) suspected: Option<(NodeId, Moment)>,
-    /// Before anybody has led there are no sessions to be misplaced.
+    /// Before the first leader there are no sessions that could be misplaced.
     pub(super) somebody_has_led: bool,
 }
 
@@ -53,7 +53,7 @@ impl Oracle {
         let comes_late = asked_at < *ended;
         *ended = asked_at.max(*ended);
         let before = self.noted.get(&id);
-        let word = match (&observation.outcome, &observation.second_opinion) {
+        let answer = match (&observation.outcome, &observation.second_opinion) {
             (Ok(report), _) => Some((report, report.claim, asked_at)),
             (Err(_), Some(_)) if comes_late => None,
             (Err(_), Some(second)) => {
@@ -62,7 +62,7 @@ impl Oracle {
             }
             (Err(_), None) => None,
         };
-        let Some((report, claim, described_at)) = word else { return };
+        let Some((report, claim, described_at)) = answer else { return };
         if before.is_some_and(|noted| noted.asked_at > asked_at) {
             return;
         }
@@ -102,7 +102,7 @@ impl Oracle {
         for (id, view) in topology.members() {
             let known = view.health.answer_asked_at();
             let noted = self.noted.get(&id.index()).map(|noted| noted.asked_at);
-            if known < noted && view.health.silence().is_none() {
+            if known < noted && view.health.last_error().is_none() {
                 return Err(format!("knowledge of {id:?} went backwards: {known:?} after {noted:?}"));
             }
         }
@@ -123,7 +123,7 @@ impl Oracle {
         if now - noted.asked_at > GRACE + Duration::from_millis(5) {
             return Err(format!("{leader:?} leads by an answer older than the grace"));
         }
-        let answers = |id: usize| topology.node(NodeId::new(id)).health.silence().is_none();
+        let answers = |id: usize| topology.node(NodeId::new(id)).health.last_error().is_none();
         if let Some(holder) = self.lock_taken_from(leader).find(|holder| answers(*holder)) {
             return Err(format!("{leader:?} leads and NodeId::new({holder}) has been seen to hold the lock since"));
         }
@@ -137,19 +137,21 @@ impl Oracle {
                 && other.asked_at >= claims_since
         });
         let lock = self.noted.iter().find(|(id, other)| {
-            let answers = topology.node(NodeId::new(**id)).health.silence().is_none();
+            let answers = topology.node(NodeId::new(**id)).health.last_error().is_none();
             **id != leader.index() && !other.is_stranger && other.by_patroni && holds_lock(other.claim) && answers
         });
         if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
-            return Err(format!("{leader:?} leads by PostgreSQL's word while NodeId::new({holder}) holds the lock"));
+            return Err(format!(
+                "{leader:?} leads according to PostgreSQL only while NodeId::new({holder}) holds the lock"
+            ));
         }
         match rival {
-            Some((rival, _)) => Err(format!("{leader:?} leads while NodeId::new({rival}) goes on claiming")),
+            Some((rival, _)) => Err(format!("{leader:?} leads while NodeId::new({rival}) keeps claiming to lead")),
             None => Ok(()),
         }
     }
 
-    /// Sessions are in the wrong place for a cause that the node's own words, or another's, bear out.
+    /// Sessions are misplaced only for a cause that the answers of this node, or of another, prove.
     pub(super) fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
         for (id, view) in topology.members() {
             let noted = self.noted.get(&id.index());
@@ -159,17 +161,17 @@ impl Oracle {
                 let is_borne_out = match why_misplaced(&rule, topology, id) {
                     None => true,
                     Some(Cause::LostLead) => {
-                        let by_its_own_word = noted.is_some_and(|noted| {
+                        let by_its_own_answer = noted.is_some_and(|noted| {
                             noted.is_stranger
                                 || !matches!(noted.claim, Claim::Leader | Claim::LockHolder | Claim::UnlockedPrimary)
                         });
-                        by_its_own_word
+                        by_its_own_answer
                             || topology.leader().is_some_and(|other| other != id)
                             || self.lock_taken_from(id).next().is_some()
                     }
                     Some(Cause::Promotion) => leads && target == Target::Replica,
                     Some(Cause::Lag) => view.recent_lag.is_some_and(|lag| lag.bytes > LAG_MAX),
-                    Some(Cause::Silence) => view.health.silence().is_some(),
+                    Some(Cause::Silence) => view.health.last_error().is_some(),
                     Some(Cause::Operator) => self.is_out_of_service(id),
                     Some(Cause::Standing | Cause::Departure) => false,
                 };
@@ -181,7 +183,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// The nodes that have been seen to hold the lock since this one last said that it led.
+    /// The nodes that were seen to hold the lock after this one last said that it leads.
     fn lock_taken_from(&self, id: NodeId) -> impl Iterator<Item = usize> {
         let noted = self.noted.get(&id.index());
         let has_taken = move |other: &Noted| {
@@ -238,11 +240,11 @@ fn holds_lock(claim: Claim) -> bool {
     matches!(claim, Claim::Leader | Claim::LockHolder | Claim::StandbyLeader)
 }
 
-/// What PostgreSQL's word is worth while Patroni is silent, in view of what the node said last: it takes the lead
-/// away, it keeps it for the leader, and it gives it to nobody.
-pub(super) fn worth(word: Claim, before: Option<Claim>, leads: bool) -> Option<Claim> {
+/// What follows from PostgreSQL's answer while Patroni does not answer, given the node's last claim: it can end the
+/// lead or confirm the leader, and it never makes a node the leader.
+pub(super) fn worth(answer: Claim, before: Option<Claim>, leads: bool) -> Option<Claim> {
     let had_lock = before.is_some_and(Claim::keeps_writers);
-    match word {
+    match answer {
         Claim::Leader => (leads && before == Some(Claim::Leader)).then_some(Claim::Leader),
         Claim::OutOfService if had_lock => Some(Claim::LockHolder),
         other => Some(other),

@@ -1,5 +1,5 @@
-//! The world of a simulation: nodes that fail, restart, lose their network and change roles, as a cluster under Patroni
-//! really does, and the answers that they give to checks.
+//! The world of a simulation: nodes that fail, restart, lose their network and change roles, like a real cluster under
+//! Patroni, and their answers to checks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Patroni's lease on the leader lock.
 const TTL: Duration = Duration::from_secs(30);
 
-/// Chance, repeatable by its seed.
+/// Random numbers that a seed repeats.
 pub(super) struct Dice(Rng);
 
 impl Dice {
@@ -41,20 +41,20 @@ pub(super) struct RealNode {
     pub(super) is_running: bool,
     pub(super) timeline: u32,
     pub(super) position: u64,
-    /// When it last renewed the leader lock, by its own belief.
+    /// When it last renewed the leader lock, as far as it knows.
     pub(super) lock_renewed: Option<Moment>,
     pub(super) sees_dcs: bool,
-    /// Paused Patroni keeps the primary running when the DCS is gone: how two nodes come to claim the lead.
+    /// Paused Patroni keeps the primary running when the DCS is unavailable: then two nodes can claim the lead.
     pub(super) is_paused: bool,
     /// The proxy cannot reach it at all.
     pub(super) is_cut_off: bool,
     /// Its REST API does not answer.
-    pub(super) is_mute: bool,
+    pub(super) rest_api_hangs: bool,
     /// Replays nothing, and falls behind.
     pub(super) is_stuck: bool,
     /// Until when its Patroni has just been started again, and has not taken its lock yet.
     pub(super) patroni_starts_until: Moment,
-    /// A node of another cluster that got into the list: claims the lead of its own all the time.
+    /// A node of another cluster that got into the list. It always claims to lead.
     pub(super) is_stranger: bool,
 }
 
@@ -63,11 +63,11 @@ pub(super) struct World {
     pub(super) now: Moment,
     pub(super) nodes: Vec<RealNode>,
     pub(super) lock: Option<(NodeId, Moment)>,
-    /// Where a node's REST API does not answer, its PostgreSQL is asked.
+    /// If a node's REST API does not answer, its PostgreSQL is asked.
     pub(super) asks_postgresql: bool,
-    /// Answers on their way: when they arrive, and what they say.
-    pub(super) mail: BTreeMap<(Moment, u64), Observation>,
-    pub(super) posted: u64,
+    /// Answers in transit: when they arrive, and their content.
+    pub(super) in_transit: BTreeMap<(Moment, u64), Observation>,
+    pub(super) sent: u64,
 }
 
 impl World {
@@ -85,7 +85,7 @@ impl World {
             sees_dcs: true,
             is_paused: false,
             is_cut_off: false,
-            is_mute: false,
+            rest_api_hangs: false,
             is_stuck: false,
             patroni_starts_until: Moment::START,
             is_stranger: false,
@@ -94,14 +94,14 @@ impl World {
         if count > 2 && dice.one_in(3) {
             nodes[dice.roll(count as u64) as usize].is_stranger = true;
         }
-        World { dice, now: Moment::START, nodes, lock: None, asks_postgresql, mail: BTreeMap::new(), posted: 0 }
+        World { dice, now: Moment::START, nodes, lock: None, asks_postgresql, in_transit: BTreeMap::new(), sent: 0 }
     }
 
     pub(super) fn any_node(&mut self) -> usize {
         self.dice.roll(self.nodes.len() as u64) as usize
     }
 
-    /// Patroni's work on every node: renew, acquire or give up the lock.
+    /// Patroni's work on every node: renew, acquire or release the lock.
     pub(super) fn live(&mut self) {
         let now = self.now;
         if self.lock.is_some_and(|(_, renewed)| now - renewed > TTL) {
@@ -142,20 +142,20 @@ impl World {
         }
     }
 
-    /// Something goes wrong, or right again.
+    /// One fault begins or ends.
     pub(super) fn trouble(&mut self) {
         let id = self.any_node();
         match self.dice.roll(15) {
             0 => self.nodes[id].is_cut_off = !self.nodes[id].is_cut_off,
-            1 => self.nodes[id].is_mute = !self.nodes[id].is_mute,
+            1 => self.nodes[id].rest_api_hangs = !self.nodes[id].rest_api_hangs,
             2 => self.nodes[id].sees_dcs = !self.nodes[id].sees_dcs,
             3 => self.nodes[id].is_paused = !self.nodes[id].is_paused,
             4 => self.crash(id),
             5 => self.restart(id),
             6 => self.nodes[id].is_stuck = !self.nodes[id].is_stuck,
-            // the proxy's machine is suspended: its clock goes on without it
+            // the proxy's machine is suspended: time passes without it
             7 => self.now = self.now + self.dice.ms(1_000, 120_000),
-            // as `pre_promote` does that takes its time
+            // like a slow `pre_promote`
             9 => self.nodes[id].busy_until = self.now + self.dice.ms(4_000, 12_000),
             10 | 11 => self.nodes[id].patroni_starts_until = self.now + self.dice.ms(50, 1_000),
             8 => self.nodes[id].busy_until = self.now + self.dice.ms(100, 8_000),
@@ -188,19 +188,19 @@ impl World {
         }
     }
 
-    pub(super) fn make_peace(&mut self) {
+    pub(super) fn end_all_faults(&mut self) {
         for id in 0..self.nodes.len() {
             self.restart(id);
             let node = &mut self.nodes[id];
-            (node.is_cut_off, node.is_mute, node.sees_dcs) = (false, false, true);
+            (node.is_cut_off, node.rest_api_hangs, node.sees_dcs) = (false, false, true);
             (node.is_paused, node.is_stuck) = (false, false);
         }
     }
 
-    /// What a node says of itself now; nothing if it cannot be heard.
+    /// A node's answer now; `None` if it cannot be reached.
     pub(super) fn answer(&self, id: usize) -> Option<Report> {
         let node = &self.nodes[id];
-        if node.is_cut_off || node.is_mute || !node.is_running {
+        if node.is_cut_off || node.rest_api_hangs || !node.is_running {
             return None;
         }
         if node.is_stranger {
@@ -220,7 +220,7 @@ impl World {
         Some(Report { position: Some(Lsn(node.position)), ..report(claim, node.timeline) })
     }
 
-    /// What a node's PostgreSQL says now; nothing if it cannot be heard.
+    /// The answer of a node's PostgreSQL now; `None` if it cannot be reached.
     pub(super) fn answer_of_postgresql(&self, id: usize) -> Option<Report> {
         let node = &self.nodes[id];
         if !self.asks_postgresql || node.is_cut_off || !node.is_running {
@@ -235,11 +235,11 @@ impl World {
             (false, false) => Claim::OutOfService,
             _ => Claim::Replica, // in recovery, being promoted or not
         };
-        let word = report(claim, node.timeline);
-        Some(Report { position: Some(Lsn(node.position)), patroni_version: None, holds_lock: false, ..word })
+        let answer = report(claim, node.timeline);
+        Some(Report { position: Some(Lsn(node.position)), patroni_version: None, holds_lock: false, ..answer })
     }
 
-    /// Takes a question: the answer describes the node at some moment on the way and arrives later, or never.
+    /// Receives a check. The answer describes the node at this moment and arrives later, or fails.
     pub(super) fn ask(&mut self, real: usize, node: NodeId, asked_at: Moment) {
         let (outcome, delay) = match self.answer(real) {
             Some(report) if !self.dice.one_in(40) => {
@@ -256,12 +256,12 @@ impl World {
                 self.answer_of_postgresql(real).map(|report| SecondOpinion { asked_at, report: Arc::new(report) })
             }
         };
-        self.posted += 1;
+        self.sent += 1;
         let observation = Observation { node, asked_at, outcome, second_opinion };
-        self.mail.insert((self.now + delay, self.posted), observation);
+        self.in_transit.insert((self.now + delay, self.sent), observation);
     }
 
-    /// The node that leads beyond doubt, in a world at peace.
+    /// The only node that claims to lead, in a world without faults.
     pub(super) fn true_leader(&self) -> Option<usize> {
         let claims = |id: &usize| {
             !self.nodes[*id].is_stranger && self.answer(*id).is_some_and(|report| report.claim == Claim::Leader)

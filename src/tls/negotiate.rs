@@ -11,9 +11,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::{APPLICATION_PROTOCOL, Negotiation, ServerTls, SslMode};
 use crate::net::{Encrypted, Socket, Stream};
-
-/// `SSLRequest`: length 8 and NEGOTIATE_SSL_CODE (src/include/libpq/pqcomm.h), 1234 and 5679.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+use crate::protocol::message::SSL_REQUEST;
 
 /// Why the negotiation failed.
 #[derive(Debug)]
@@ -69,8 +67,8 @@ impl ServerTls {
                 _ => Err(NegotiationFailure::NotPostgres),
             };
         }
-        socket.write_all(&SSL_REQUEST).await.map_err(NegotiationFailure::Io)?;
-        // exactly one byte is read: the bytes after it belong to the handshake (CVE-2021-23222)
+        socket.write_all(SSL_REQUEST).await.map_err(NegotiationFailure::Io)?;
+        // this byte and no more: what follows belongs to the handshake (CVE-2021-23222)
         match socket.read_u8().await.map_err(NegotiationFailure::Io)? {
             b'S' => handshake(config, name, socket).await.map(Stream::from),
             b'N' if self.mode == SslMode::Prefer => Ok(Stream::Plain(socket)),

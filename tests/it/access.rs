@@ -249,7 +249,7 @@ async fn others_are_who_they_are_and_may_not_pass_for_anybody() {
     for header in [HEADER_V1, &header_v2(7)] {
         let opening = [header, &plain_startup()].concat();
         let end = told(wire_from(FRIEND, &pgvane).await, &opening).await;
-        says(&end, "08P01", "a PROXY protocol header from an address that is not trusted");
+        says(&end, "08P01", "received a PROXY protocol header from an address that is not trusted");
     }
     metrics::wait_for_ends(&pgvane, "write", "not-postgres", 2).await;
 }

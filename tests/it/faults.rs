@@ -297,7 +297,7 @@ async fn two_leaders_of_one_timeline_get_no_writes_and_raise_the_alarm() {
     let end = client.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P03"));
     let detail = end.field(b'D').expect("there is a reason");
-    assert!(detail.contains("node1 and node2 claim to lead at the same time"), "{detail}");
+    assert!(detail.contains("node1 and node2 claim to be the leader at the same time"), "{detail}");
     for node in [0, 1] {
         assert_eq!(cluster[node].postgres.seen().connections, 0, "node{} was not to be touched", node + 1);
     }

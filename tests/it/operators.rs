@@ -201,7 +201,7 @@ async fn whoever_waits_in_vain_for_a_drained_leader_is_told_why() {
     let end = client.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P03"));
     let detail = end.field(b'D').expect("there is a reason");
-    assert_eq!(detail, "no fit server: node1 leads and is in maintenance.");
+    assert_eq!(detail, "no eligible server: node1 is the leader and is in maintenance.");
 }
 
 // ---- who may --------------------------------------------------------------------------------------------------------

@@ -131,7 +131,11 @@ async fn a_leader_whose_patroni_hangs_keeps_the_lead_until_another_has_the_lock(
     }
     let log = pgvane.log_text();
     assert!(!log[from..].contains("no leader"), "the lead was lost in between: {}", &log[from..]);
-    assert!(log[from..].contains("leader by PostgreSQL's word (Patroni: no answer in time)"), "{}", &log[from..]);
+    assert!(
+        log[from..].contains("leader according to PostgreSQL only (Patroni: no answer in time)"),
+        "{}",
+        &log[from..]
+    );
     println!("{visits} new sessions while Patroni hung");
 
     let other = lab.wait_for_leader_other_than(leader, SOON).await.expect("the lock lapses");

@@ -180,7 +180,7 @@ async fn bytes_in_clear_before_the_handshake_are_refused() {
     assert_eq!(client.bytes(1).await, b"N", "no TLS with somebody in between");
     let end = client.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("08P01"));
-    assert!(end.field(b'M').is_some_and(|text| text.contains("unencrypted data after a request for TLS")), "{end:?}");
+    assert!(end.field(b'M').is_some_and(|text| text.contains("unencrypted data after SSL request")), "{end:?}");
     ends(&pgvane, "not-postgres", 1).await;
     assert_eq!(cluster[0].postgres.seen().connections, 0);
 }

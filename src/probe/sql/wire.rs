@@ -15,10 +15,8 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::auth_guard::AuthGuard;
 use crate::net::Stream;
+use crate::protocol::message::TERMINATE;
 use crate::tls::binding_of;
-
-/// Terminate: 'X' and the length of nothing (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
-const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
 /// A connection to a server for tokio-postgres, encrypted already or not at all.
 #[derive(Debug)]
@@ -51,7 +49,7 @@ impl Drop for Wire {
         if self.manners.0.load(Ordering::Relaxed) && !self.has_closed {
             // A question of ours is always written whole: it is smaller than any socket's buffer. So this is a
             // message boundary.
-            self.stream.write_last(&TERMINATE);
+            self.stream.write_last(TERMINATE);
         }
     }
 }

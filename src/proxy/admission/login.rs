@@ -19,7 +19,7 @@ use crate::net::Stream;
 use crate::probe::ClusterHandle;
 use crate::protocol::ServerError;
 use crate::protocol::framing::Framing;
-use crate::protocol::login::{Next, Said, is_whole_message, next};
+use crate::protocol::login::{Next, ServerMessage, is_whole_message, next};
 use crate::protocol::sasl::{self, Choice};
 use crate::proxy::end::End;
 use crate::proxy::intake::handshake::{Asked, CancelRequest, Client, SessionOpening};
@@ -288,17 +288,17 @@ impl Login<'_> {
                 Next::Unreadable => return Some(unreadable(std::mem::take(&mut login.heard))),
             };
             let length = match said {
-                Said::Challenge => match self.take_challenge(login, length).await {
+                ServerMessage::AuthenticationRequest => match self.take_challenge(login, length).await {
                     Ok(length) => length,
                     Err(outcome) => return Some(outcome),
                 },
-                Said::InHotStandby(in_recovery) => {
+                ServerMessage::InHotStandby(in_recovery) => {
                     if let Some(cause) = self.why_wrong(in_recovery).await {
                         return Some(self.wrong_role(login, cause).await);
                     }
                     length
                 }
-                Said::Error(error) if self.another_may_take_it(login, error) => {
+                ServerMessage::Error(error) if self.another_may_take_it(login, error) => {
                     let ServerError { sqlstate, .. } = error;
                     let is_shutting_down = sqlstate.starts_with(b"57P");
                     return Some(LoginOutcome::TryElsewhere(NodeFailure {
@@ -308,18 +308,18 @@ impl Login<'_> {
                         way: Way::Open,
                     }));
                 }
-                Said::Ready | Said::Error(_) => {
+                ServerMessage::Ready | ServerMessage::Error(_) => {
                     return Some(ready(std::mem::take(&mut login.framing), std::mem::take(&mut login.heard)));
                 }
-                Said::Key(key) => {
+                ServerMessage::Key(key) => {
                     self.guard.set_key(key);
                     length
                 }
-                Said::LetIn => {
+                ServerMessage::AuthenticationOk => {
                     login.is_bound_to_node |= self.client.asked().is_some();
                     length
                 }
-                Said::Other => length,
+                ServerMessage::Other => length,
             };
             login.looked_at += length;
         }

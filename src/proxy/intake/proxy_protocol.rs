@@ -104,6 +104,7 @@ mod tests {
 
     use super::*;
     use crate::net::Networks;
+    use crate::protocol::message::SSL_REQUEST;
 
     const PROXY: Peer = Peer::Unix;
 
@@ -135,8 +136,6 @@ mod tests {
         tokio::join!(said, read).1
     }
 
-    const OPENING: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
-
     fn client() -> SocketAddr {
         "192.0.2.7:12345".parse().expect("an address")
     }
@@ -148,24 +147,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_header_from_an_untrusted_address_is_not_read() {
-        let (address, left) = address_of(&settings(&["10.0.0.5"], true), &[&header(), OPENING]).await;
+        let (address, left) = address_of(&settings(&["10.0.0.5"], true), &[&header(), SSL_REQUEST]).await;
         assert_eq!(address.expect("is let in").peer, PROXY);
-        assert_eq!(left, [&header(), OPENING].concat(), "and what it says is an opening, or none");
+        assert_eq!(left, [&header(), SSL_REQUEST].concat(), "and what it says is an opening, or none");
     }
 
     #[tokio::test]
     async fn a_trusted_proxy_has_to_send_a_header_unless_it_is_optional() {
-        let (refused, left) = address_of(&settings(&["unix"], true), &[OPENING]).await;
+        let (refused, left) = address_of(&settings(&["unix"], true), &[SSL_REQUEST]).await;
         assert!(matches!(refused, Err(End::ProxyHeader(ProxyFault::NoHeader(_)))), "{refused:?}");
-        assert_eq!(left, OPENING, "so that it can be told in the right form");
-        let (served, left) = address_of(&settings(&["unix"], false), &[OPENING]).await;
-        assert_eq!((served.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
+        assert_eq!(left, SSL_REQUEST, "so that it can be told in the right form");
+        let (served, left) = address_of(&settings(&["unix"], false), &[SSL_REQUEST]).await;
+        assert_eq!((served.expect("is let in").peer, left.as_slice()), (PROXY, SSL_REQUEST));
     }
 
     #[tokio::test]
     async fn a_header_without_an_address_leaves_the_proxys_own() {
-        let (address, left) = address_of(&settings(&["unix"], true), &[&proxy_header::encode(None), OPENING]).await;
-        assert_eq!((address.expect("is let in").peer, left.as_slice()), (PROXY, OPENING));
+        let (address, left) = address_of(&settings(&["unix"], true), &[&proxy_header::encode(None), SSL_REQUEST]).await;
+        assert_eq!((address.expect("is let in").peer, left.as_slice()), (PROXY, SSL_REQUEST));
     }
 
     #[tokio::test]
@@ -192,7 +191,7 @@ mod tests {
                 said[14..16].copy_from_slice(&length.to_be_bytes());
                 said.resize(said.len() + fields, 4);
             }
-            said.extend(OPENING);
+            said.extend(SSL_REQUEST);
             cuts.iter_mut().for_each(|cut| *cut = (*cut).min(said.len()));
             cuts.extend([0, said.len()]);
             cuts.sort_unstable();
@@ -200,7 +199,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let (address, left) = runtime.block_on(address_of(&settings(&["unix"], true), &portions));
             prop_assert_eq!(address.expect("is let in").peer, client().into());
-            prop_assert_eq!(left.as_slice(), OPENING);
+            prop_assert_eq!(left.as_slice(), SSL_REQUEST);
         }
     }
 }

@@ -26,10 +26,8 @@ use crate::config::RelayMode;
 use crate::net::{Socket, Stream};
 use crate::protocol::ServerError;
 use crate::protocol::framing::Framing;
+use crate::protocol::message::TERMINATE;
 use crate::proxy::byte_counters::ByteCounters;
-
-/// The `Terminate` message, which a client sends before it closes.
-const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// How long a client may go on sending after its server has closed.
 const LINGER: Duration = Duration::from_secs(5);

@@ -1,0 +1,87 @@
+//! What every message has in common, and the messages that are always the same bytes.
+//!
+//! Source: PostgreSQL's documentation, "Message Formats"
+//! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
+
+/// One byte of type and four bytes of length. The length counts itself and the body, not the type. The packets that a
+/// client sends before its session (startup, `SSLRequest`, `CancelRequest`) have no type.
+pub const HEADER_LENGTH: usize = 5;
+
+/// `Terminate`: the client closes the connection. Type `X`, length 4, no body.
+pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
+
+/// `SSLRequest`: the client asks for TLS. Length 8 and the code 80877103, which is 1234 and 5679
+/// (`NEGOTIATE_SSL_CODE` in `src/include/libpq/pqcomm.h`).
+pub const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+
+/// The last `N` bytes of a stream that arrives in chunks.
+#[derive(Debug, Clone)]
+pub(super) struct Tail<const N: usize> {
+    bytes: [u8; N],
+    length: u8,
+}
+
+impl<const N: usize> Default for Tail<N> {
+    fn default() -> Tail<N> {
+        const { assert!(N <= u8::MAX as usize, "the length is one byte") };
+        Tail { bytes: [0; N], length: 0 }
+    }
+}
+
+impl<const N: usize> Tail<N> {
+    /// Adds the next bytes of the stream, and forgets the oldest ones where there is no room.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let added = &bytes[bytes.len().saturating_sub(N)..];
+        let length = usize::from(self.length);
+        let forgotten = (length + added.len()).saturating_sub(N);
+        self.bytes.copy_within(forgotten..length, 0);
+        let end = length - forgotten + added.len();
+        self.bytes[length - forgotten..end].copy_from_slice(added);
+        self.length = end as u8;
+    }
+
+    /// Adds bytes as long as there is room, and ignores the others.
+    pub(super) fn fill(&mut self, bytes: &[u8]) {
+        let room = N - usize::from(self.length);
+        self.push(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// The bytes.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
+    /// Forgets all bytes.
+    pub(super) fn clear(&mut self) {
+        self.length = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_the_last_bytes_in_any_chunks() {
+        let stream = b"0123456789";
+        for first in 0..=stream.len() {
+            for second in first..=stream.len() {
+                let mut tail = Tail::<4>::default();
+                for chunk in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    tail.push(chunk);
+                }
+                assert_eq!(tail.as_slice(), b"6789", "{first}, {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_tail_takes_no_more_when_it_is_filled() {
+        let mut tail = Tail::<4>::default();
+        tail.fill(b"012");
+        tail.fill(b"345");
+        assert_eq!(tail.as_slice(), b"0123");
+        tail.clear();
+        assert_eq!(tail.as_slice(), b"");
+    }
+}
