@@ -1,4 +1,4 @@
-//! What operators may change: the administrative states of nodes.
+//! The one action of the admin API: it sets the administrative state of a node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,54 +16,61 @@ use super::users::{Denied, Users};
 use crate::cluster::{AdminState, NodeId};
 use crate::probe::ClusterHandle;
 
-/// A body is one word.
+/// The longest body of a request, in bytes. The body is the name of a state.
 pub(super) const BODY_LENGTH_MAX: usize = 64;
 
-/// Says that the node that leads is meant all the same.
-const LEADER_TOO: &str = "leader=yes";
+/// Query parameter that allows `drain` and `maint` on the leader.
+const ALLOW_LEADER: &str = "leader=yes";
 
-/// What has been done.
+/// The answer to a request that succeeded.
 #[derive(Debug, Serialize)]
-struct Done<'a> {
+struct StateChange<'a> {
     cluster: &'a str,
     node: &'a str,
     state: &'static str,
     was: &'static str,
 }
 
-/// Why nothing has been done.
+/// Why a request was refused.
 #[derive(Debug)]
 pub(super) enum Refusal {
     CrossSite,
     Denied(Denied),
-    NoCluster(String),
-    NoNode(String),
-    NoState(String),
-    /// The node leads, and it was not said that this is meant.
-    Leads(String),
+    UnknownCluster(String),
+    UnknownNode(String),
+    UnknownState(String),
+    /// The node is the leader, and the request does not have [`ALLOW_LEADER`].
+    IsLeader(String),
     Stopping,
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, why) = match self {
-            Refusal::CrossSite => (StatusCode::FORBIDDEN, "this request comes from another site's page".to_owned()),
-            Refusal::Denied(Denied::Nobody) => {
-                let why = "nobody may change anything: name users in [admin] of the configuration";
+            Refusal::CrossSite => {
+                (StatusCode::FORBIDDEN, "the request was sent by a web page of another site".to_owned())
+            }
+            Refusal::Denied(Denied::NoUsers) => {
+                let why = "changes are not allowed: the configuration has no users in [admin]";
                 (StatusCode::FORBIDDEN, why.to_owned())
             }
-            Refusal::Denied(Denied::Unnamed) => (StatusCode::UNAUTHORIZED, "name and password are wanted".to_owned()),
-            Refusal::Denied(Denied::Wrong(_)) => (StatusCode::UNAUTHORIZED, "name or password is wrong".to_owned()),
-            Refusal::NoCluster(name) => (StatusCode::NOT_FOUND, format!("there is no cluster \"{name}\"")),
-            Refusal::NoNode(name) => (StatusCode::NOT_FOUND, format!("there is no node \"{name}\" in this cluster")),
-            Refusal::NoState(given) => {
-                let states = AdminState::ALL.map(AdminState::label).join(", ");
-                (StatusCode::BAD_REQUEST, format!("\"{given}\" is no state; there are: {states}"))
+            Refusal::Denied(Denied::NoCredentials) => {
+                (StatusCode::UNAUTHORIZED, "user name and password are required".to_owned())
             }
-            Refusal::Leads(name) => {
+            Refusal::Denied(Denied::WrongCredentials(_)) => {
+                (StatusCode::UNAUTHORIZED, "wrong user name or password".to_owned())
+            }
+            Refusal::UnknownCluster(name) => (StatusCode::NOT_FOUND, format!("unknown cluster \"{name}\"")),
+            Refusal::UnknownNode(name) => (StatusCode::NOT_FOUND, format!("this cluster has no node \"{name}\"")),
+            Refusal::UnknownState(given) => {
+                let [ready, drain, maint] = AdminState::ALL.map(AdminState::label);
+                let why = format!("unknown state \"{given}\": expected {ready}, {drain} or {maint}");
+                (StatusCode::BAD_REQUEST, why)
+            }
+            Refusal::IsLeader(name) => {
                 let why = format!(
-                    "{name} leads: its writers would be ended, and new ones wait until another node leads, for hold_max \
-                     at the most; if that is meant, say {LEADER_TOO}"
+                    "{name} is the leader: its write sessions would be closed, and new ones would wait for another \
+                     leader, at most for hold_max; to do it, add {ALLOW_LEADER} to the URL or --leader to the command"
                 );
                 (StatusCode::CONFLICT, why)
             }
@@ -80,7 +87,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// `POST /api/nodes/{cluster}/{node}/state`, with the state as the whole body.
+/// `POST /api/nodes/{cluster}/{node}/state`, with the name of the state as the body.
 pub(super) async fn set_state(
     State(context): State<Arc<AdminContext>>,
     Extension(users): Extension<Arc<Users>>,
@@ -90,51 +97,51 @@ pub(super) async fn set_state(
     headers: HeaderMap,
     body: String,
 ) -> Response {
-    let means_leader = query.is_some_and(|query| query.split('&').any(|pair| pair == LEADER_TOO));
-    let wish = Wish { cluster: &cluster, node: &node, state: body.trim(), means_leader };
-    let outcome = match who(&users, &headers) {
-        Ok(user) => wish.fulfil(&context, user, peer).await,
+    let allows_leader = query.is_some_and(|query| query.split('&').any(|pair| pair == ALLOW_LEADER));
+    let request = SetState { cluster: &cluster, node: &node, state: body.trim(), allows_leader };
+    let outcome = match authorize(&users, &headers) {
+        Ok(user) => request.apply(&context, user, peer).await,
         Err(refusal) => Err(refusal),
     };
     match outcome {
-        Ok(done) => json(&done),
+        Ok(change) => json(&change),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// The user who asks, if one may.
-pub(super) fn who<'u>(users: &'u Users, headers: &HeaderMap) -> Result<&'u str, Refusal> {
+/// The user who sent the request, if it may change something.
+pub(super) fn authorize<'u>(users: &'u Users, headers: &HeaderMap) -> Result<&'u str, Refusal> {
     match is_cross_site(headers) {
         true => Err(Refusal::CrossSite),
         false => users.authenticate(headers).map_err(Refusal::Denied),
     }
 }
 
-/// What is asked for.
-struct Wish<'a> {
+/// A request to set the administrative state of a node.
+struct SetState<'a> {
     cluster: &'a str,
     node: &'a str,
     state: &'a str,
-    /// Though it leads.
-    means_leader: bool,
+    /// Sets the state also if the node is the leader.
+    allows_leader: bool,
 }
 
-impl<'a> Wish<'a> {
-    async fn fulfil(&self, context: &AdminContext, user: &str, peer: SocketAddr) -> Result<Done<'a>, Refusal> {
-        let Wish { cluster, node, .. } = *self;
+impl<'a> SetState<'a> {
+    async fn apply(&self, context: &AdminContext, user: &str, peer: SocketAddr) -> Result<StateChange<'a>, Refusal> {
+        let SetState { cluster, node, .. } = *self;
         let view = context.clusters.iter().find(|view| view.name() == cluster);
-        let view = view.ok_or_else(|| Refusal::NoCluster(cluster.to_owned()))?;
-        let (id, was) = find(view, node).ok_or_else(|| Refusal::NoNode(node.to_owned()))?;
-        let state = AdminState::from_label(self.state).ok_or_else(|| Refusal::NoState(self.state.to_owned()))?;
-        if state != AdminState::Ready && view.topology().leader() == Some(id) && !self.means_leader {
-            return Err(Refusal::Leads(node.to_owned()));
+        let view = view.ok_or_else(|| Refusal::UnknownCluster(cluster.to_owned()))?;
+        let (id, was) = find(view, node).ok_or_else(|| Refusal::UnknownNode(node.to_owned()))?;
+        let state = AdminState::from_label(self.state).ok_or_else(|| Refusal::UnknownState(self.state.to_owned()))?;
+        if state != AdminState::Ready && view.topology().leader() == Some(id) && !self.allows_leader {
+            return Err(Refusal::IsLeader(node.to_owned()));
         }
         if !view.administer(id, state).await {
             return Err(Refusal::Stopping);
         }
         let (state, was) = (state.label(), was.label());
         info!(cluster, node, from = was, to = state, user, %peer, "administrative state set");
-        Ok(Done { cluster, node, state, was })
+        Ok(StateChange { cluster, node, state, was })
     }
 }
 
@@ -144,8 +151,8 @@ fn find(view: &ClusterHandle, name: &str) -> Option<(NodeId, AdminState)> {
     found.map(|(id, node)| (id, node.admin))
 }
 
-/// Whether a browser says that the request was made by a page of another site. It sends a user's password along with
-/// those too; so they are refused. Whoever is no browser says neither.
+/// Whether a browser's headers say that a page of another site made the request. A browser sends a saved password with
+/// such requests too, so they are refused. Clients that are not browsers send neither of the two headers.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     match (text("sec-fetch-site"), text("origin")) {
@@ -164,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_other_sites_are_told_from_our_own_and_from_programs() {
+    fn only_requests_from_pages_of_other_sites_are_cross_site() {
         for own in [
             &[][..],
             &[("host", "pg:8404")],

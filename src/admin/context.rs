@@ -1,4 +1,4 @@
-//! What the pages read, and the actions change.
+//! The state that the HTTP handlers share.
 
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use crate::probe::ClusterHandle;
 use crate::proxy::sessions::registry::{Census, Registry};
 use crate::telemetry::MetricRegistry;
 
-/// Everything that the pages read, and the actions change.
+/// Everything that the HTTP handlers read and change.
 #[derive(Debug)]
 pub struct AdminContext {
-    /// What runs.
+    /// The configuration in use.
     pub config: Arc<Config>,
     /// The clusters, in the configuration's order.
     pub clusters: Vec<ClusterHandle>,
     /// All sessions.
     pub registry: Arc<Registry>,
-    /// Everything that is counted.
+    /// All counters and histograms.
     pub metrics: MetricRegistry,
-    /// When the program began to serve.
+    /// When the program began to accept connections.
     pub started: Instant,
-    /// Comes true when the program stops.
+    /// Becomes true when the program begins to stop.
     pub is_stopping: watch::Receiver<bool>,
 }
 
 impl AdminContext {
-    /// Each listener's name and numbers.
+    /// The name and the counts of each listener.
     pub(super) fn census(&self) -> Vec<(String, Census)> {
         let listeners = self.config.listeners.iter();
         let named = |(settings, census): (&Listener, Census)| {
@@ -37,18 +37,18 @@ impl AdminContext {
         listeners.zip(self.registry.census()).map(named).collect()
     }
 
-    /// Why new connections are better sent elsewhere; `None` if they are welcome.
+    /// Why a load balancer should not send connections here; `None` if it should.
     pub(super) fn why_not_ready(&self) -> Option<String> {
         if *self.is_stopping.borrow() {
-            return Some("stopping".to_owned());
+            return Some("pgvane is stopping".to_owned());
         }
         if let Some(cluster) = self.clusters.iter().find(|cluster| cluster.is_unattended()) {
             return Some(format!("no check of cluster \"{}\" has been attended to for some seconds", cluster.name()));
         }
-        let blind = self
+        let unanswered = self
             .clusters
             .iter()
             .find(|cluster| !cluster.topology().members().any(|(_, node)| node.health.label() == "up"));
-        blind.map(|cluster| format!("no node of cluster \"{}\" answers", cluster.name()))
+        unanswered.map(|cluster| format!("no node of cluster \"{}\" answers its checks", cluster.name()))
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::actions::{Refusal, who};
+use super::actions::{Refusal, authorize};
 use super::users::{Denied, PENALTY, Users};
 
 /// How long a request may take, its body included.
@@ -93,10 +93,10 @@ impl Protection {
             return Some((StatusCode::TOO_MANY_REQUESTS, why).into_response());
         }
         let refusal = match changes {
-            true => who(&self.users, headers).err()?,
+            true => authorize(&self.users, headers).err()?,
             false => Refusal::Denied(self.users.authenticate(headers).err()?),
         };
-        if let Refusal::Denied(Denied::Wrong(user)) = &refusal {
+        if let Refusal::Denied(Denied::WrongCredentials(user)) = &refusal {
             let count = self.count_failure(peer.ip());
             if count == 1 || count == FAILURES_MAX {
                 let user: String = user.chars().take(63).collect();

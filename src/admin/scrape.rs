@@ -1,4 +1,4 @@
-//! Metrics that describe the present, such as roles, lags and sessions: read at the time of the scrape.
+//! Metrics that are read at the time of the scrape, such as roles, lags and sessions.
 
 use crate::cluster::AdminState;
 use crate::cluster::leadership::Leadership;
@@ -6,26 +6,26 @@ use crate::cluster::topology::Topology;
 use crate::proxy::sessions::registry::Census;
 use crate::telemetry::{MetricRegistry, lines_lost, registry};
 
-/// What a scrape reads of one cluster besides the counters.
+/// What a scrape reads of one cluster.
 pub struct ClusterNow<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its newest picture.
+    /// Its current topology.
     pub topology: &'a Topology,
-    /// Sessions now on each node, by [`crate::cluster::NodeId`].
+    /// Current sessions on each node, indexed by [`crate::cluster::NodeId`].
     pub sessions: &'a [u32],
 }
 
-/// Everything in Prometheus' text format: what has been counted, and the present.
-pub(super) fn render(counted: &MetricRegistry, clusters: &[ClusterNow<'_>], census: &[(String, Census)]) -> String {
-    let mut families = counted.gather();
+/// Returns all metrics in Prometheus' text format: the registered ones, and those that are read now.
+pub(super) fn render(registered: &MetricRegistry, clusters: &[ClusterNow<'_>], census: &[(String, Census)]) -> String {
+    let mut families = registered.gather();
     families.extend(of_clusters(clusters).gather());
     families.extend(of_listeners(census).gather());
     families.extend(of_process().gather());
     registry::render(&families)
 }
 
-/// Roles that a node can show; each has its series for each node, 1 for the present one.
+/// The roles of a node. Each node has one series per role; it is 1 for the current role, else 0.
 const ROLES: [&str; 8] =
     ["leader", "lock-holder", "unlocked-primary", "standby-leader", "replica", "out-of-service", "foreign", "unknown"];
 
@@ -33,40 +33,66 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let gauge = |name: &str, help: &str, labels: &[&str]| registry.gauge(name, help, labels);
     let node = ["cluster", "node"];
-    let has_leader = gauge("pgvane_cluster_has_leader", "1 while exactly one node leads.", &["cluster"]);
-    let contested = gauge("pgvane_cluster_contested", "1 while several nodes claim to lead.", &["cluster"]);
-    let role = gauge("pgvane_node_role", "1 for the role that the node has.", &["cluster", "node", "role"]);
-    let state =
-        gauge("pgvane_node_admin_state", "1 for what operators have made of the node.", &["cluster", "node", "state"]);
-    let up = gauge("pgvane_node_up", "1 while the node's checks are answered.", &node);
-    let reachable = gauge("pgvane_node_reachable", "0 while clients cannot get a session on the node, else 1.", &node);
-    let lag = gauge("pgvane_node_lag_bytes", "How far a replica's replay is behind the leader.", &node);
-    let lag_time = gauge("pgvane_node_lag_seconds", "The same as time since the last replayed commit.", &node);
-    let timeline = gauge("pgvane_node_timeline", "PostgreSQL's timeline.", &node);
-    let sessions = gauge("pgvane_node_sessions", "Sessions on the node now.", &node);
-    let truth = |yes: bool| if yes { 1.0 } else { 0.0 };
+    let has_leader =
+        gauge("pgvane_cluster_has_leader", "1 if the cluster has exactly one leader, else 0.", &["cluster"]);
+    let contested = gauge(
+        "pgvane_cluster_contested",
+        "1 if several nodes claim to be the leader (split brain), else 0.",
+        &["cluster"],
+    );
+    let role = gauge(
+        "pgvane_node_role",
+        "1 for the node's current role, 0 for the other roles.",
+        &["cluster", "node", "role"],
+    );
+    let state = gauge(
+        "pgvane_node_admin_state",
+        "1 for the node's administrative state, 0 for the other states.",
+        &["cluster", "node", "state"],
+    );
+    let up = gauge("pgvane_node_up", "1 if the node answers its checks, else 0.", &node);
+    let reachable = gauge(
+        "pgvane_node_reachable",
+        "0 after a session could not be opened on the node, until one can; else 1.",
+        &node,
+    );
+    let lag = gauge(
+        "pgvane_node_lag_bytes",
+        "Bytes of WAL that a replica still has to replay to reach the leader's position.",
+        &node,
+    );
+    let lag_time = gauge(
+        "pgvane_node_lag_seconds",
+        "Age of the last commit that the replica has replayed; 0 if it has replayed everything.",
+        &node,
+    );
+    let timeline = gauge("pgvane_node_timeline", "PostgreSQL's timeline; 0 if unknown.", &node);
+    let sessions = gauge("pgvane_node_sessions", "Current sessions on the node.", &node);
+    let number = |is_true: bool| if is_true { 1.0 } else { 0.0 };
 
     for cluster in clusters {
         let leadership = &cluster.topology.leadership;
-        has_leader.with_label_values(&[cluster.name]).set(truth(leadership.leader().is_some()));
+        has_leader.with_label_values(&[cluster.name]).set(number(leadership.leader().is_some()));
         let is_contested = matches!(leadership, Leadership::Contested { .. });
-        contested.with_label_values(&[cluster.name]).set(truth(is_contested));
+        contested.with_label_values(&[cluster.name]).set(number(is_contested));
         for (id, view) in cluster.topology.members() {
             let labels = [cluster.name, view.member.name.as_str()];
-            let present = view.role_label();
+            let current = view.role_label();
             for label in ROLES {
-                role.with_label_values(&[labels[0], labels[1], label]).set(truth(label == present));
+                role.with_label_values(&[labels[0], labels[1], label]).set(number(label == current));
             }
-            for one in AdminState::ALL {
-                state.with_label_values(&[labels[0], labels[1], one.label()]).set(truth(one == view.admin));
+            for admin_state in AdminState::ALL {
+                state
+                    .with_label_values(&[labels[0], labels[1], admin_state.label()])
+                    .set(number(admin_state == view.admin));
             }
-            up.with_label_values(&labels).set(truth(view.health.label() == "up"));
-            reachable.with_label_values(&labels).set(truth(view.way_failure.is_none()));
-            let behind = view.lag.unwrap_or_default();
-            lag.with_label_values(&labels).set(behind.bytes as f64);
-            lag_time.with_label_values(&labels).set(behind.time.as_secs_f64());
-            let known = view.health.report().and_then(|report| report.timeline);
-            timeline.with_label_values(&labels).set(f64::from(known.unwrap_or(0)));
+            up.with_label_values(&labels).set(number(view.health.label() == "up"));
+            reachable.with_label_values(&labels).set(number(view.way_failure.is_none()));
+            let replica_lag = view.lag.unwrap_or_default();
+            lag.with_label_values(&labels).set(replica_lag.bytes as f64);
+            lag_time.with_label_values(&labels).set(replica_lag.time.as_secs_f64());
+            let known_timeline = view.health.report().and_then(|report| report.timeline);
+            timeline.with_label_values(&labels).set(f64::from(known_timeline.unwrap_or(0)));
             sessions.with_label_values(&labels).set(f64::from(cluster.sessions.get(id.index()).copied().unwrap_or(0)));
         }
     }
@@ -75,7 +101,7 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
 
 fn of_process() -> MetricRegistry {
     let registry = MetricRegistry::default();
-    let lost = "Log lines lost because standard error did not take them.";
+    let lost = "Log lines dropped because standard error could not be written to.";
     registry.counter("pgvane_log_lines_lost_total", lost, &[]).with_label_values::<&str>(&[]).inc_by(lines_lost());
     registry
 }
@@ -83,13 +109,14 @@ fn of_process() -> MetricRegistry {
 fn of_listeners(listeners: &[(String, Census)]) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let gauge = |name: &str, help: &str| registry.gauge(name, help, &["listener"]);
-    let sessions = gauge("pgvane_sessions", "Connections now, held ones included.");
-    let pending = gauge("pgvane_connections_pending", "Connections now that have not yet said what they want.");
-    let held = gauge("pgvane_sessions_held", "Connections now waiting for a node.");
-    let limit = gauge("pgvane_sessions_max", "The most connections that the listener takes at once.");
+    let sessions = gauge("pgvane_sessions", "Current connections, including held ones.");
+    let pending =
+        gauge("pgvane_connections_pending", "Current connections that have not sent a complete startup packet yet.");
+    let held = gauge("pgvane_sessions_held", "Current connections that wait for a node.");
+    let limit = gauge("pgvane_sessions_max", "The limit of concurrent connections of the listener (sessions_max).");
     let bytes = registry.counter(
         "pgvane_bytes_total",
-        "Bytes relayed, those of running sessions included.",
+        "Bytes relayed, including those of open sessions.",
         &["listener", "direction"],
     );
     for (name, census) in listeners {

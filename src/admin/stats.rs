@@ -1,4 +1,4 @@
-//! The stats page: what an operator wants to see at three in the morning, on one screen.
+//! The stats page: what an operator needs in an incident, on one screen.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
 use crate::proxy::sessions::registry::Census;
 
-/// Changes of lead on the page; `/api/events` has more.
+/// How many leader changes the page shows for each cluster; `/api/events` has more.
 const CHANGES_SHOWN: usize = 10;
 
-/// The page, ready to be rendered.
+/// The data of the page.
 #[derive(Template)]
 #[template(path = "stats.html")]
 pub(super) struct Page {
     version: &'static str,
     uptime: String,
     is_stopping: bool,
-    /// There are users who may change the nodes' states.
+    /// The configuration has users, so the page has buttons to set the nodes' states.
     has_actions: bool,
     clusters: Vec<Cluster>,
     listeners: Vec<Listener>,
@@ -34,7 +34,7 @@ pub(super) struct Page {
 
 struct Cluster {
     name: String,
-    /// `led`, `doubted`, `vacant` or `contested`: the banner's colour.
+    /// The CSS class of the title: `led`, `doubted`, `vacant` or `contested`.
     severity: &'static str,
     headline: String,
     notes: Vec<String>,
@@ -42,7 +42,7 @@ struct Cluster {
     changes: Vec<Change>,
 }
 
-/// One line of the record of changes of lead.
+/// One row of the table of leader changes.
 struct Change {
     at: String,
     from: String,
@@ -58,9 +58,9 @@ struct Node {
     name: String,
     address: String,
     role: &'static str,
-    /// What operators have made of it.
+    /// Its administrative state.
     admin: &'static str,
-    /// `good`, `warn` or `bad`: the badge's colour.
+    /// The CSS class of the role: `good`, `warn` or `bad`.
     severity: &'static str,
     state: String,
     timeline: String,
@@ -75,7 +75,7 @@ struct Node {
 struct Listener {
     name: String,
     bind: String,
-    leads_to: String,
+    routes_to: String,
     sessions: usize,
     sessions_max: usize,
     held: usize,
@@ -110,11 +110,12 @@ fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
             let why = why_writes_wait(topology).unwrap_or_default();
             ("vacant", format!("{why}: new writes wait for another leader"))
         }
-        Leadership::Led { leader, since, .. } if topology.doubted_at.is_some() => {
-            ("doubted", format!("{} has led for {}, and is being checked anew", node_name(*leader), span(now - *since)))
-        }
+        Leadership::Led { leader, since, .. } if topology.doubted_at.is_some() => (
+            "doubted",
+            format!("{} has been the leader for {}; it is being checked again", node_name(*leader), span(now - *since)),
+        ),
         Leadership::Led { leader, since, .. } => {
-            ("led", format!("{} has led for {}", node_name(*leader), span(now - *since)))
+            ("led", format!("{} has been the leader for {}", node_name(*leader), span(now - *since)))
         }
         Leadership::Vacant { since, .. } => {
             let why = topology.why_no_leader().unwrap_or_default();
@@ -139,15 +140,15 @@ fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
 }
 
 fn notes(topology: &Topology) -> Vec<String> {
-    let anyone = |says: fn(&Report) -> bool| {
-        topology.members().any(|(_, node)| node.health.report().is_some_and(|report| says(report)))
+    let any_report = |matches: fn(&Report) -> bool| {
+        topology.members().any(|(_, node)| node.health.report().is_some_and(|report| matches(report)))
     };
     let mut notes: Vec<String> = topology.scheduled_switchover.iter().cloned().collect();
-    if anyone(|report| report.paused) {
+    if any_report(|report| report.paused) {
         notes.push("Patroni is paused: no automatic failover".to_owned());
     }
-    if anyone(|report| report.failsafe) {
-        notes.push("Patroni is in failsafe mode: its DCS is gone".to_owned());
+    if any_report(|report| report.failsafe) {
+        notes.push("Patroni is in failsafe mode: its DCS is not reachable".to_owned());
     }
     notes
 }
@@ -157,7 +158,7 @@ fn change(record: Record) -> Change {
     Change {
         at: record.noticed_at.to_string(),
         from: record.from,
-        to: record.to.unwrap_or_else(|| "nobody yet".to_owned()),
+        to: record.to.unwrap_or_else(|| "none yet".to_owned()),
         timeline: record.timeline.map_or_else(|| "–".to_owned(), |timeline| timeline.to_string()),
         leaderless: ms(record.leaderless_ms),
         held_max: record.held_max,
@@ -180,8 +181,8 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     let mut remarks: Vec<String> = view.foreign.iter().cloned().collect();
     remarks.extend(view.health.last_error().map(ToString::to_string));
     if let Some(report) = report {
-        let silence = report.patroni_error.as_ref();
-        remarks.extend(silence.map(|silence| format!("by PostgreSQL's word; Patroni: {silence}")));
+        let patroni_error = report.patroni_error.as_ref();
+        remarks.extend(patroni_error.map(|error| format!("reported by PostgreSQL only; Patroni: {error}")));
         remarks.extend(report.tags.iter().map(|(name, value)| format!("{name}: {value}")));
         remarks.extend(report.pending_restart.then(|| "restart pending".to_owned()));
         remarks.extend(match report.sync {
@@ -213,20 +214,20 @@ fn lag(lag: Lag) -> String {
 
 fn listener(settings: &config::Listener, context: &AdminContext, census: Census) -> Listener {
     let rule = &settings.rule;
-    let mut leads_to = format!("{} of {}", rule.target.label(), context.config.clusters[settings.cluster.0].name);
+    let mut routes_to = format!("{} of {}", rule.target.label(), context.config.clusters[settings.cluster.0].name);
     let conditions = rule.tags.iter().map(|(name, value)| format!("{name} = {value}"));
     let lag_limits = [rule.lag_bytes_max.map(size_text), rule.lag_time_max.map(span)];
     for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {
-        leads_to.push_str(", ");
-        leads_to.push_str(&condition);
+        routes_to.push_str(", ");
+        routes_to.push_str(&condition);
     }
     if rule.target.is_standbys() && rule.falls_back_to_leader {
-        leads_to.push_str(", else leader");
+        routes_to.push_str(", else leader");
     }
     Listener {
         name: settings.name.clone(),
         bind: settings.bind.to_string(),
-        leads_to,
+        routes_to,
         sessions: census.sessions,
         sessions_max: census.sessions_max,
         held: census.held,
@@ -239,7 +240,7 @@ fn ago(now: Moment, then: Moment) -> String {
     format!("{} ago", span(now - then))
 }
 
-/// A time span in its two largest units.
+/// Formats a duration in its two largest units.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -256,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_read_well() {
+    fn a_span_is_shown_in_its_two_largest_units() {
         assert_eq!(span(Duration::from_millis(1234)), "1.2 s");
         assert_eq!(span(Duration::from_secs(3_725)), "1 h 2 min");
     }

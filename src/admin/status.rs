@@ -1,4 +1,4 @@
-//! `GET /api/status`: what the stats page shows, for programs.
+//! `GET /api/status`: the content of the stats page as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +7,18 @@ use crate::cluster::topology::Topology;
 use crate::config::ClusterIndex;
 use crate::probe::ClusterHandle;
 
-/// Everything at one moment. Keys may be added; none is renamed.
+/// The state at one moment. New versions may add keys, but do not rename or remove any.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// pgvane's own version.
+    /// The version of pgvane.
     pub version: String,
-    /// Since it began to serve.
+    /// Time since it began to accept connections.
     pub uptime_seconds: u64,
-    /// No new connections are taken.
+    /// pgvane is stopping and does not accept new connections.
     pub is_stopping: bool,
-    /// In the configuration's order.
+    /// The clusters, in the configuration's order.
     pub clusters: Vec<Cluster>,
-    /// In the configuration's order.
+    /// The listeners, in the configuration's order.
     pub listeners: Vec<Listener>,
 }
 
@@ -27,9 +27,9 @@ pub struct Status {
 pub struct Cluster {
     /// Its name.
     pub name: String,
-    /// The node that leads, if one does.
+    /// The name of the leader, if there is one.
     pub leader: Option<String>,
-    /// Why new writes wait, if they do.
+    /// Why new write sessions wait, if they do.
     pub writes_wait: Option<String>,
     /// Its members.
     pub nodes: Vec<Node>,
@@ -42,13 +42,13 @@ pub struct Node {
     pub name: String,
     /// PostgreSQL's `host:port`.
     pub address: String,
-    /// What it is: `leader`, `replica`, …, `unknown`.
+    /// Its role: `leader`, `replica`, …, `unknown`.
     pub role: String,
-    /// What its checks say: `up`, `silent`, `unreachable`, `unchecked`.
+    /// The result of its checks: `up`, `silent`, `unreachable`, `unchecked`.
     pub health: String,
-    /// What operators have made of it: `ready`, `drain`, `maint`.
+    /// Its administrative state: `ready`, `drain`, `maint`.
     pub state: String,
-    /// PostgreSQL's state in Patroni's words.
+    /// PostgreSQL's state, as Patroni names it: `running`, `starting`, `stopping`, …
     pub postgresql: Option<String>,
     /// PostgreSQL's timeline.
     pub timeline: Option<u32>,
@@ -56,7 +56,7 @@ pub struct Node {
     pub lag_bytes: Option<u64>,
     /// A replica's lag in time.
     pub lag_seconds: Option<f64>,
-    /// Sessions on it now.
+    /// Current sessions on it.
     pub sessions: u32,
 }
 
@@ -65,17 +65,17 @@ pub struct Node {
 pub struct Listener {
     /// Its name.
     pub name: String,
-    /// Where it listens.
+    /// The address that it listens on.
     pub bind: String,
-    /// Which cluster it leads to.
+    /// The cluster that it routes to.
     pub cluster: String,
-    /// Which nodes it leads to.
+    /// The nodes that it routes to: the listener's `target`.
     pub target: String,
-    /// Connections now, held ones included.
+    /// Current connections, including held ones.
     pub sessions: usize,
-    /// The most that it takes.
+    /// The limit of concurrent connections.
     pub sessions_max: usize,
-    /// Connections that wait for a node.
+    /// Current connections that wait for a node.
     pub held: usize,
 }
 
@@ -131,10 +131,10 @@ fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
     }
 }
 
-/// Why a new write would wait, if it would.
+/// Why a new write session would wait; `None` if it would not.
 pub(super) fn why_writes_wait(topology: &Topology) -> Option<String> {
     let leader = topology.leader().map(|leader| topology.node(leader));
     let by_operator =
-        leader.and_then(|node| Some(format!("{} leads and is {}", node.member.name, node.admin.why_unfit()?)));
+        leader.and_then(|node| Some(format!("{} is the leader and is {}", node.member.name, node.admin.why_unfit()?)));
     topology.why_no_leader().or(by_operator)
 }

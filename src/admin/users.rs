@@ -1,4 +1,4 @@
-//! Who may change things: HTTP's basic authentication against the users of the configuration.
+//! Authentication for the admin API: HTTP Basic, against the users of the configuration.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,49 +11,48 @@ use ring::rand::SystemRandom;
 
 use crate::config::AdminUser;
 
-/// What whoever fails to log in has to wait for the answer: guessing is slow, and a typo is not.
+/// How long the answer to a wrong user name or password is delayed. This makes guessing slow; a typo costs one second.
 pub(super) const PENALTY: Duration = Duration::from_secs(1);
 
-/// The users, and what their passwords are compared by.
+/// The users, and the key under which names and passwords are compared.
 pub(super) struct Users {
     users: Vec<AdminUser>,
     key: hmac::Key,
 }
 
-/// Why somebody may not change anything.
+/// Why a request may not change anything.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Denied {
-    /// There are no users: nobody may.
-    Nobody,
-    /// No name and password were given.
-    Unnamed,
-    /// The name or the password is wrong; the name as it was given.
-    Wrong(String),
+    /// The configuration has no users.
+    NoUsers,
+    /// The request has no user name and password.
+    NoCredentials,
+    /// The user name or the password is wrong. Holds the user name of the request.
+    WrongCredentials(String),
 }
 
 impl Users {
     /// The users of the configuration.
     pub(super) fn new(users: Vec<AdminUser>) -> Users {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
-        Users { users, key: key.expect("the kernel has 32 random bytes to give") }
+        Users { users, key: key.expect("the kernel gives 32 random bytes") }
     }
 
-    /// The name of the user that a request comes from.
+    /// The name of the user who sent the request.
     pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<&str, Denied> {
         if self.users.is_empty() {
-            return Err(Denied::Nobody);
+            return Err(Denied::NoUsers);
         }
-        let (name, password) = credentials(headers).ok_or(Denied::Unnamed)?;
-        // every user is compared with, so that the time it takes tells nothing
+        let (name, password) = credentials(headers).ok_or(Denied::NoCredentials)?;
+        // compares with all users, so that the time does not show whether the user exists
         let found = self.users.iter().fold(None, |found, user| {
             let (is_named, is_known) = (self.same(&user.name, &name), self.same(user.password.reveal(), &password));
             if is_named & is_known { Some(user) } else { found }
         });
-        found.map(|user| user.name.as_str()).ok_or(Denied::Wrong(name))
+        found.map(|user| user.name.as_str()).ok_or(Denied::WrongCredentials(name))
     }
 
-    /// Compares in a time that tells nothing about the texts: what is compared are their hashes under a key that nobody
-    /// knows.
+    /// Compares two texts. Compares their hashes under a random key, so that the time shows nothing about the texts.
     fn same(&self, one: &str, other: &str) -> bool {
         let tag = hmac::sign(&self.key, one.as_bytes());
         hmac::verify(&self.key, other.as_bytes(), tag.as_ref()).is_ok()
@@ -66,7 +65,7 @@ impl fmt::Debug for Users {
     }
 }
 
-/// Name and password of a request: RFC 7617.
+/// User name and password of a request (RFC 7617).
 fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
     let header = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = header.split_once(' ')?;
@@ -88,7 +87,7 @@ mod tests {
 
     fn with(authorization: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, authorization.parse().expect("is a header"));
+        headers.insert(header::AUTHORIZATION, authorization.parse().expect("a header"));
         headers
     }
 
@@ -102,28 +101,28 @@ mod tests {
         assert_eq!(users.authenticate(&basic("ops:a:b")), Ok("ops"));
         assert_eq!(users.authenticate(&basic("bot:c")), Ok("bot"));
         for wrong in ["ops:c", "bot:a:b", "ops:", "ops:a:bc", "OPS:a:b", ":a:b", "eve:a:b"] {
-            let name = wrong.split(':').next().expect("has one").to_owned();
-            assert_eq!(users.authenticate(&basic(wrong)), Err(Denied::Wrong(name)), "{wrong}");
+            let name = wrong.split(':').next().expect("a name").to_owned();
+            assert_eq!(users.authenticate(&basic(wrong)), Err(Denied::WrongCredentials(name)), "{wrong}");
         }
     }
 
     #[test]
-    fn what_is_no_name_and_password_is_none() {
+    fn a_malformed_authorization_header_is_no_credentials() {
         let users = users(&[("ops", "a")]);
-        assert_eq!(users.authenticate(&HeaderMap::new()), Err(Denied::Unnamed));
-        for odd in ["Basic", "Basic !!!", "Bearer b3BzOmE=", "Basic b3Bz"] {
-            assert_eq!(users.authenticate(&with(odd)), Err(Denied::Unnamed), "{odd}");
+        assert_eq!(users.authenticate(&HeaderMap::new()), Err(Denied::NoCredentials));
+        for malformed in ["Basic", "Basic !!!", "Bearer b3BzOmE=", "Basic b3Bz"] {
+            assert_eq!(users.authenticate(&with(malformed)), Err(Denied::NoCredentials), "{malformed}");
         }
         assert_eq!(users.authenticate(&with("basic b3BzOmE=")), Ok("ops"));
     }
 
     #[test]
-    fn without_users_nobody_may() {
-        assert_eq!(users(&[]).authenticate(&basic("ops:a")), Err(Denied::Nobody));
+    fn without_users_every_request_is_denied() {
+        assert_eq!(users(&[]).authenticate(&basic("ops:a")), Err(Denied::NoUsers));
     }
 
     #[test]
     fn passwords_are_not_shown() {
-        assert!(!format!("{:?}", users(&[("ops", "hush")])).contains("hush"));
+        assert!(!format!("{:?}", users(&[("ops", "hunter2")])).contains("hunter2"));
     }
 }

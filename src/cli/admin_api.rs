@@ -1,4 +1,4 @@
-//! How the commands speak to the admin API of a running pgvane.
+//! The client for the admin API of a running pgvane.
 
 use std::fmt;
 use std::fs;
@@ -14,124 +14,128 @@ use crate::admin::status::Status;
 use crate::config::default_port;
 use crate::probe::patroni::http_client;
 
-/// Docker's default for a health check is 30 s; an answer from the same machine takes milliseconds, and a second more
-/// for whoever has mistyped a password.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to wait for an answer. An answer from the same machine takes milliseconds, and one second more after a
+/// wrong password. Docker's default timeout for a health check is 30 s.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Holds the password where no file does.
+/// The environment variable with the password, if --password-file is not given.
 const PASSWORD_VARIABLE: &str = "PGVANE_ADMIN_PASSWORD";
 
-/// Where a running pgvane is to be found.
+/// Where the admin API of a running pgvane listens.
 #[derive(Debug, Args)]
 pub(super) struct AdminUrl {
-    /// Its admin address
+    /// URL of its admin address
     #[arg(long, visible_alias = "url", value_name = "URL", default_value_t = format!("http://127.0.0.1:{}", default_port::ADMIN))]
     admin: String,
 }
 
-/// Who asks for something to be changed.
+/// The user who makes a change.
 #[derive(Debug, Args)]
 pub(super) struct Identity {
-    /// A user of [admin] in its configuration
+    /// User of [admin] in its configuration
     #[arg(long, value_name = "NAME")]
     user: String,
-    /// File with the user's password; without it, the variable PGVANE_ADMIN_PASSWORD holds it
+    /// File with the user's password; the default is the environment variable PGVANE_ADMIN_PASSWORD
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }
 
-/// Why it did not do what it was asked for.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) enum CliError {
-    /// The address is none.
-    NoAddress(String),
+    /// `--admin` is not a URL.
+    InvalidUrl(String),
     /// The file with the password cannot be read.
     PasswordFile(PathBuf, io::Error),
     /// There is no password.
     NoPassword,
-    /// There is no answer; from whom, and why.
-    Silent(String, reqwest::Error),
-    /// The answer is no; in pgvane's own words.
+    /// No answer came from this URL.
+    NoAnswer(String, reqwest::Error),
+    /// The answer has an HTTP status of failure; its body is the reason.
     Refused(StatusCode, String),
-    /// The answer is not one of a pgvane that this one knows.
-    Garbled(String),
-    /// No HTTP at all: no runtime, no client.
-    Unable(String),
-    /// No cluster has this node; the nodes that there are.
+    /// The body of the answer is not what this version of pgvane expects.
+    Unreadable(String),
+    /// The runtime or the HTTP client cannot be created.
+    NoClient(String),
+    /// No cluster has this node. Holds the names of the known nodes.
     UnknownNode(String, Vec<String>),
-    /// Several clusters have a node of this name.
+    /// Several clusters have a node of this name. Holds the names of these clusters.
     AmbiguousNode(String, Vec<String>),
-    /// So many sessions are left on the node.
+    /// The node still has sessions at the end of `--wait`. Holds their number.
     SessionsLeft(String, u32),
 }
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CliError::NoAddress(given) => {
+            CliError::InvalidUrl(given) => {
                 write!(
                     f,
-                    "\"{given}\" is not the URL of an admin port, such as http://127.0.0.1:{}",
+                    "\"{given}\" is not the URL of an admin address: expected one such as http://127.0.0.1:{}",
                     default_port::ADMIN
                 )
             }
             CliError::PasswordFile(file, error) => write!(f, "cannot read {}: {error}", file.display()),
-            CliError::NoPassword => write!(f, "no password: give --password-file, or set {PASSWORD_VARIABLE}"),
-            CliError::Silent(url, error) => write!(f, "{url} does not answer: {error}"),
+            CliError::NoPassword => write!(f, "no password: use --password-file or set {PASSWORD_VARIABLE}"),
+            CliError::NoAnswer(url, error) => write!(f, "{url} does not answer: {error}"),
             CliError::Refused(_, why) => f.write_str(why.trim_end()),
-            CliError::Garbled(why) => write!(f, "the answer is not understood; is it an older pgvane? {why}"),
-            CliError::Unable(why) => f.write_str(why),
+            CliError::Unreadable(why) => {
+                write!(f, "cannot read the answer; it may come from an older version of pgvane: {why}")
+            }
+            CliError::NoClient(why) => f.write_str(why),
             CliError::UnknownNode(node, known) => {
-                write!(f, "there is no node \"{node}\"; there are: {}", known.join(", "))
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                write!(f, "unknown node \"{node}\"; known nodes: {known}")
             }
             CliError::AmbiguousNode(node, clusters) => {
-                write!(f, "several clusters have a node \"{node}\": say --cluster with one of {}", clusters.join(", "))
+                write!(f, "several clusters have a node \"{node}\": add --cluster with one of {}", clusters.join(", "))
             }
-            CliError::SessionsLeft(node, left) => write!(f, "{node}: {left} sessions are left"),
+            CliError::SessionsLeft(node, left) => write!(f, "{node} still has {left} session(s)"),
         }
     }
 }
 
 impl CliError {
-    /// The code to end with.
+    /// The exit code.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            CliError::NoAddress(_) | CliError::NoPassword | CliError::UnknownNode(..) | CliError::AmbiguousNode(..) => {
-                exit::USAGE
-            }
+            CliError::InvalidUrl(_)
+            | CliError::NoPassword
+            | CliError::UnknownNode(..)
+            | CliError::AmbiguousNode(..) => exit::USAGE,
             CliError::PasswordFile(..) => exit::NO_INPUT,
             CliError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => exit::NO_PERMISSION,
-            CliError::Silent(..)
+            CliError::NoAnswer(..)
             | CliError::Refused(..)
-            | CliError::Garbled(_)
-            | CliError::Unable(_)
+            | CliError::Unreadable(_)
+            | CliError::NoClient(_)
             | CliError::SessionsLeft(..) => exit::FAILURE,
         }
     }
 }
 
-/// A running pgvane, as seen from the command line.
+/// A client for the admin API of one pgvane.
 pub(super) struct AdminApi {
     base: Url,
     client: reqwest::Client,
 }
 
 impl AdminApi {
-    /// The one at this URL.
+    /// A client for the API at this URL.
     pub(super) fn at(admin_url: &AdminUrl) -> Result<AdminApi, CliError> {
         let base = Url::parse(&admin_url.admin).ok().filter(|url| url.has_host() && !url.cannot_be_a_base());
-        let base = base.ok_or_else(|| CliError::NoAddress(admin_url.admin.clone()))?;
+        let base = base.ok_or_else(|| CliError::InvalidUrl(admin_url.admin.clone()))?;
         let client = if base.scheme() == "https" { http_client() } else { http_client().tls_certs_only([]) };
-        let client = client.timeout(PATIENCE).build().map_err(|error| CliError::Unable(error.to_string()))?;
+        let client = client.timeout(TIMEOUT).build().map_err(|error| CliError::NoClient(error.to_string()))?;
         Ok(AdminApi { base, client })
     }
 
-    /// GET; the body of a good answer.
+    /// Sends GET. Returns the body if the status is success.
     pub(super) async fn get(&self, path: &[&str]) -> Result<String, CliError> {
-        answered(self.client.get(self.url(path))).await
+        send(self.client.get(self.url(path))).await
     }
 
-    /// POST; the body of a good answer.
+    /// Sends POST. Returns the body if the status is success.
     pub(super) async fn post(
         &self,
         path: &[&str],
@@ -142,13 +146,13 @@ impl AdminApi {
         let mut url = self.url(path);
         url.set_query(query);
         let request = self.client.post(url).body(body.to_owned());
-        answered(request.basic_auth(&identity.user, Some(identity.password()?))).await
+        send(request.basic_auth(&identity.user, Some(identity.password()?))).await
     }
 
-    /// How it is.
+    /// `GET /api/status`.
     pub(super) async fn status(&self) -> Result<Status, CliError> {
         let text = self.get(&["api", "status"]).await?;
-        serde_json::from_str(&text).map_err(|error| CliError::Garbled(error.to_string()))
+        serde_json::from_str(&text).map_err(|error| CliError::Unreadable(error.to_string()))
     }
 
     fn url(&self, path: &[&str]) -> Url {
@@ -172,17 +176,17 @@ impl Identity {
     }
 }
 
-async fn answered(request: RequestBuilder) -> Result<String, CliError> {
+async fn send(request: RequestBuilder) -> Result<String, CliError> {
     let (client, request) = request.build_split();
-    let request = request.map_err(|error| CliError::Unable(error.to_string()))?;
+    let request = request.map_err(|error| CliError::NoClient(error.to_string()))?;
     let url = request.url().to_string();
-    let exchange = async {
-        let answer = client.execute(request).await?;
-        Ok((answer.status(), answer.text().await?))
+    let response = async {
+        let response = client.execute(request).await?;
+        Ok((response.status(), response.text().await?))
     };
-    match exchange.await {
+    match response.await {
         Ok((status, text)) if status.is_success() => Ok(text),
         Ok((status, text)) => Err(CliError::Refused(status, text)),
-        Err(error) => Err(CliError::Silent(url, error)),
+        Err(error) => Err(CliError::NoAnswer(url, error)),
     }
 }

@@ -1,17 +1,17 @@
-//! How the C library's allocator keeps what is free.
+//! A setting of the C library's memory allocator.
 
-/// Has small pieces that are freed joined with their free neighbours at once.
+/// Turns off glibc's fastbins, so that a small freed block is merged with its free neighbours at once.
 ///
-/// glibc keeps those of up to 128 bytes apart, for the next one who wants just as much. The runtime's records of sockets
-/// and tasks begin at multiples of 128 bytes (`posix_memalign`), and what glibc cuts off before and behind them are such
-/// pieces: two for each record, which nobody wants. Joined, they are room for the next record. Each thread still keeps
-/// seven pieces of a size at hand.
+/// With fastbins, glibc keeps freed blocks of up to 128 bytes unmerged, for the next allocation of the same size.
+/// tokio's records of sockets and tasks begin at multiples of 128 bytes (`posix_memalign`), and glibc cuts off such
+/// small blocks before and after them: two for each record, which are never used again. Merged, they are memory for the
+/// next record. Each thread's cache (tcache) still keeps seven blocks of each size.
 ///
-/// Of no effect with other C libraries, or if glibc does not take it.
-pub(super) fn joins_small_pieces() {
+/// Has no effect with other C libraries, or if glibc ignores the setting.
+pub(super) fn disable_fastbins() {
     #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "the C library's settings have no safe call")]
-    // SAFETY: mallopt takes two numbers by value, and its own lock
+    #[expect(unsafe_code, reason = "there is no safe function for this setting of the C library")]
+    // SAFETY: mallopt takes two integers by value, and takes the allocator's lock itself
     unsafe {
         libc::mallopt(libc::M_MXFAST, 0);
     }

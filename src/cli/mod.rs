@@ -1,4 +1,4 @@
-//! The command line: what the user types, and the exit codes that answer it.
+//! The command line: commands, options and exit codes.
 
 mod admin_api;
 mod exit;
@@ -16,11 +16,11 @@ use clap::{Args, Parser, Subcommand};
 
 use self::admin_api::{AdminUrl, CliError};
 use self::exit::failed;
-use self::node::{Leave, Order};
+use self::node::{DrainArgs, NodeArgs};
 use crate::cluster::AdminState;
 use crate::config::Config;
 
-/// Points every PostgreSQL connection at the right node of a Patroni cluster.
+/// Routes every PostgreSQL connection to the right node of a Patroni cluster.
 #[derive(Debug, Parser)]
 #[command(name = "pgvane", version, propagate_version = true)]
 struct Cli {
@@ -32,33 +32,33 @@ struct Cli {
 enum Command {
     /// Run the proxy
     Run(Source),
-    /// Validate a configuration file and report every fault in it
+    /// Check a configuration file and report every fault in it
     Check {
-        /// The file
+        /// Configuration file
         file: PathBuf,
     },
-    /// Ask a running pgvane whether it is alive; for Docker's HEALTHCHECK
+    /// Check whether a running pgvane is alive; for Docker's HEALTHCHECK
     Healthcheck {
         #[command(flatten)]
         admin_url: AdminUrl,
-        /// Ask whether it is ready to take connections, instead
+        /// Check whether it is ready to accept connections, not only whether it is alive
         #[arg(long)]
         ready: bool,
     },
-    /// Show the nodes and the listeners of a running pgvane
+    /// Show the nodes and listeners of a running pgvane
     Status {
         #[command(flatten)]
         admin_url: AdminUrl,
-        /// As JSON, with everything that is known
+        /// Print JSON, with more details than the tables
         #[arg(long)]
         json: bool,
     },
-    /// Give a node no new sessions, and end those that it has between two transactions
-    Drain(Leave),
-    /// The same, for a node that is to be taken down
-    Maint(Leave),
-    /// Give a node sessions again
-    Ready(Order),
+    /// Send no new sessions to a node, and close each of its sessions between two transactions
+    Drain(DrainArgs),
+    /// The same as drain, for a node that will be shut down
+    Maint(DrainArgs),
+    /// Send sessions to a node again
+    Ready(NodeArgs),
 }
 
 /// Where the configuration comes from.
@@ -67,7 +67,7 @@ struct Source {
     /// Configuration file
     #[arg(long, short, value_name = "FILE", required_unless_present = "patroni", conflicts_with = "patroni")]
     config: Option<PathBuf>,
-    /// Do without a file: find the nodes through these Patroni REST APIs, and listen on ports 6432 (leader), 6433
+    /// Run without a file: find the nodes through these Patroni REST APIs, and listen on ports 6432 (leader), 6433
     /// (replicas) and 8404 (stats)
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     patroni: Vec<String>,
@@ -76,13 +76,13 @@ struct Source {
     admin: Option<SocketAddr>,
 }
 
-/// Runs the program: reads the command line and does what it says.
+/// Reads the command line and runs its command.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             let is_help = !error.use_stderr();
-            let _ = error.print(); // if even this cannot be shown, the exit code must do
+            let _ = error.print(); // if this cannot be printed, the exit code still tells the outcome
             return if is_help { ExitCode::SUCCESS } else { ExitCode::from(exit::USAGE) };
         }
     };
@@ -99,19 +99,19 @@ pub fn main() -> ExitCode {
             }
             Err(code) => code,
         },
-        Command::Healthcheck { admin_url, ready } => asked(healthcheck::ask(&admin_url, ready)),
-        Command::Status { admin_url, json } => asked(status::show(&admin_url, json)),
-        Command::Drain(leave) => asked(node::leave(&leave, AdminState::Drain)),
-        Command::Maint(leave) => asked(node::leave(&leave, AdminState::Maint)),
-        Command::Ready(order) => asked(node::ready(&order)),
+        Command::Healthcheck { admin_url, ready } => block_on(healthcheck::ask(&admin_url, ready)),
+        Command::Status { admin_url, json } => block_on(status::show(&admin_url, json)),
+        Command::Drain(args) => block_on(node::drain(&args, AdminState::Drain)),
+        Command::Maint(args) => block_on(node::drain(&args, AdminState::Maint)),
+        Command::Ready(args) => block_on(node::ready(&args)),
     }
 }
 
-/// Has a running pgvane asked, and answers by exit code.
-fn asked(asking: impl Future<Output = Result<(), CliError>>) -> ExitCode {
+/// Runs a command that calls the admin API, and returns its exit code.
+fn block_on(command: impl Future<Output = Result<(), CliError>>) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(asking),
-        Err(error) => Err(CliError::Unable(error.to_string())),
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => Err(CliError::NoClient(error.to_string())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

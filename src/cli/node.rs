@@ -1,4 +1,4 @@
-//! `pgvane drain`, `maint` and `ready`: what is to become of a node.
+//! `pgvane drain`, `maint` and `ready`: set the administrative state of a node.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::admin::status::Node;
 use crate::cluster::AdminState;
 use crate::config::duration;
 
-/// Time between two looks at the sessions that are left.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often `--wait` reads the number of sessions on the node.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Which node is meant, and who says so.
+/// The node, and the user who changes its state.
 #[derive(Debug, Args)]
-pub(super) struct Order {
-    /// The node, by its name on the stats page
+pub(super) struct NodeArgs {
+    /// Name of the node, as on the stats page
     node: String,
-    /// Its cluster; needed if several have a node of this name
+    /// Its cluster; needed if several clusters have a node of this name
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     #[command(flatten)]
@@ -27,45 +27,46 @@ pub(super) struct Order {
     identity: Identity,
 }
 
-/// The same for a node that is to be taken out of service.
+/// The same for `drain` and `maint`.
 #[derive(Debug, Args)]
-pub(super) struct Leave {
+pub(super) struct DrainArgs {
     #[command(flatten)]
-    order: Order,
-    /// Though the node leads: its writers are ended, and new ones wait for another leader, for hold_max at the most
+    target: NodeArgs,
+    /// Do it also if the node is the leader: its write sessions are closed, and new ones wait for another leader, at
+    /// most for hold_max
     #[arg(long)]
     leader: bool,
-    /// Wait until no session is left on the node, and fail if some are after this time, such as 60s
+    /// Wait until the node has no sessions, and fail if it still has some after this time, for example 60s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
 }
 
-/// Gives the node back its sessions.
-pub(super) async fn ready(order: &Order) -> Result<(), CliError> {
-    order.give(AdminState::Ready, None).await.map(drop)
+/// Sets the state `ready`.
+pub(super) async fn ready(target: &NodeArgs) -> Result<(), CliError> {
+    target.set_state(AdminState::Ready, None).await.map(drop)
 }
 
-/// Takes the node out of service, by this state.
-pub(super) async fn leave(leave: &Leave, state: AdminState) -> Result<(), CliError> {
-    let (api, cluster) = leave.order.give(state, leave.leader.then_some("leader=yes")).await?;
-    let Some(patience) = leave.wait else { return Ok(()) };
-    let (name, deadline) = (&leave.order.node, Instant::now() + patience);
+/// Sets `state`, which is `drain` or `maint`, and waits for the end of the sessions if `--wait` is given.
+pub(super) async fn drain(args: &DrainArgs, state: AdminState) -> Result<(), CliError> {
+    let (api, cluster) = args.target.set_state(state, args.leader.then_some("leader=yes")).await?;
+    let Some(time) = args.wait else { return Ok(()) };
+    let (name, deadline) = (&args.target.node, Instant::now() + time);
     loop {
         let (_, node) = find(&api, name, Some(&cluster)).await?;
         if node.sessions == 0 {
-            println!("{name}: no session is left");
+            println!("{name} has no sessions");
             return Ok(());
         }
         if Instant::now() >= deadline {
             return Err(CliError::SessionsLeft(name.clone(), node.sessions));
         }
-        sleep(LOOK_INTERVAL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-impl Order {
-    /// Gives the order. Returns to whom, and in which cluster the node is.
-    async fn give(&self, state: AdminState, query: Option<&str>) -> Result<(AdminApi, String), CliError> {
+impl NodeArgs {
+    /// Sets the state. Returns the API client, and the name of the node's cluster.
+    async fn set_state(&self, state: AdminState, query: Option<&str>) -> Result<(AdminApi, String), CliError> {
         let api = AdminApi::at(&self.admin_url)?;
         let (cluster, node) = find(&api, &self.node, self.cluster.as_deref()).await?;
         let path = ["api", "nodes", &cluster, &node.name, "state"];
@@ -75,7 +76,7 @@ impl Order {
     }
 }
 
-/// The node of this name, and its cluster's name.
+/// Finds the node of this name. Returns its cluster's name too.
 async fn find(api: &AdminApi, name: &str, cluster: Option<&str>) -> Result<(String, Node), CliError> {
     let clusters =
         api.status().await?.clusters.into_iter().filter(|one| cluster.is_none_or(|wanted| one.name == wanted));

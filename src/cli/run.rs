@@ -1,4 +1,4 @@
-//! `pgvane run`: the runtime, the signals, and the program between them.
+//! `pgvane run`: starts the runtime and the program, and handles signals.
 
 use std::process::ExitCode;
 
@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::net::descriptors;
 use crate::telemetry::logging;
 
-/// Runs until SIGTERM or SIGINT. SIGHUP has certificates read anew.
+/// Runs until SIGTERM or SIGINT. SIGHUP reloads certificates.
 pub(super) fn run(config: Config) -> ExitCode {
-    memory::joins_small_pieces();
+    memory::disable_fastbins();
     let _log = match logging::start(&config.log) {
         Ok(guard) => guard,
         Err(why) => return failed(exit::USAGE, why),
@@ -25,18 +25,18 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => warn!(%error, "cannot raise the limit of file descriptors"),
     }
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
-    // for all but the sessions, which have threads of their own
+    // for everything but the sessions, which run on threads of their own
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(exit::FAILURE, format!("cannot start: {error}")),
     };
     runtime.block_on(async {
-        let (stop, reread) = match stop_on_signals().and_then(|stop| Ok((stop, reread_on_signal()?))) {
-            Ok(heard) => heard,
-            Err(error) => return failed(exit::FAILURE, format!("cannot listen for signals: {error}")),
+        let (stop, reload) = match stop_on_signals().and_then(|stop| Ok((stop, reload_on_signal()?))) {
+            Ok(receivers) => receivers,
+            Err(error) => return failed(exit::FAILURE, format!("cannot handle signals: {error}")),
         };
         match App::build(config).await {
-            Ok(app) => match app.run(stop, reread).await {
+            Ok(app) => match app.run(stop, reload).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(ended) => {
                     error!("{ended}");
@@ -48,7 +48,7 @@ pub(super) fn run(config: Config) -> ExitCode {
     })
 }
 
-/// Comes true with the first SIGTERM or SIGINT, and changes again with each further one.
+/// Becomes true with the first SIGTERM or SIGINT, and changes again with each further one.
 fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -59,7 +59,7 @@ fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            info!(signal = name, "told to stop");
+            info!(signal = name, "received a signal to stop");
             sender.send_replace(true);
         }
     });
@@ -67,12 +67,12 @@ fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
 }
 
 /// Changes with each SIGHUP.
-fn reread_on_signal() -> std::io::Result<watch::Receiver<()>> {
+fn reload_on_signal() -> std::io::Result<watch::Receiver<()>> {
     let mut hangup = signal(SignalKind::hangup())?;
     let (sender, receiver) = watch::channel(());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            info!(signal = "SIGHUP", "told to read certificates anew");
+            info!(signal = "SIGHUP", "received a signal to reload certificates");
             sender.send_replace(());
         }
     });

@@ -1,4 +1,4 @@
-//! `pgvane status`: the nodes and the listeners of a running pgvane, as tables.
+//! `pgvane status`: prints the nodes and listeners of a running pgvane as tables.
 
 use std::io::{self, Write};
 
@@ -9,7 +9,7 @@ use crate::config::size_text;
 pub(super) async fn show(admin_url: &AdminUrl, as_json: bool) -> Result<(), CliError> {
     let api = AdminApi::at(admin_url)?;
     let text = if as_json { api.get(&["api", "status"]).await? } else { tables(&api.status().await?) };
-    // whoever reads it may have had enough, as `head` has
+    // the reader may close the pipe early, as `head` does
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
 }
@@ -17,13 +17,13 @@ pub(super) async fn show(admin_url: &AdminUrl, as_json: bool) -> Result<(), CliE
 fn tables(status: &Status) -> String {
     let mut text = String::new();
     if status.is_stopping {
-        text.push_str("stopping: no new connections are taken\n\n");
+        text.push_str("stopping: new connections are not accepted\n\n");
     }
     for cluster in &status.clusters {
         text.push_str(&nodes(cluster));
         text.push('\n');
     }
-    let mut rows = vec![["LISTENER", "ADDRESS", "LEADS TO", "SESSIONS", "HELD"].map(str::to_owned)];
+    let mut rows = vec![["LISTENER", "ADDRESS", "ROUTES TO", "SESSIONS", "HELD"].map(str::to_owned)];
     rows.extend(status.listeners.iter().map(|listener| {
         [
             listener.name.clone(),
@@ -54,13 +54,13 @@ fn nodes(cluster: &Cluster) -> String {
     }));
     let headline = match (&cluster.writes_wait, &cluster.leader) {
         (Some(why), _) => format!("writes wait: {why}"),
-        (None, Some(leader)) => format!("{leader} leads"),
+        (None, Some(leader)) => format!("{leader} is the leader"),
         (None, None) => "no leader".to_owned(),
     };
     format!("cluster {}: {headline}\n{}", cluster.name, aligned(&rows))
 }
 
-/// Columns as wide as their widest text, two blanks between them.
+/// Makes each column as wide as its longest text, with two spaces between columns.
 fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
@@ -97,7 +97,7 @@ mod tests {
             clusters: vec![Cluster {
                 name: "main".to_owned(),
                 leader: Some("node1".to_owned()),
-                writes_wait: Some("node1 leads and is drained by an operator".to_owned()),
+                writes_wait: Some("node1 is the leader and is drained by an operator".to_owned()),
                 nodes: vec![node("node1", "leader", "drain", None), node("other", "replica", "ready", Some(65_536))],
             }],
             listeners: vec![Listener {
@@ -111,12 +111,12 @@ mod tests {
             }],
         };
         let expected = "\
-cluster main: writes wait: node1 leads and is drained by an operator
+cluster main: writes wait: node1 is the leader and is drained by an operator
 NODE   ROLE     STATE  CHECK  TIMELINE  LAG      SESSIONS  ADDRESS
 node1  leader   drain  up     7         -        12        10.0.0.1:5432
 other  replica  ready  up     7         64.0 kB  12        10.0.0.1:5432
 
-LISTENER  ADDRESS       LEADS TO        SESSIONS  HELD
+LISTENER  ADDRESS       ROUTES TO       SESSIONS  HELD
 write     0.0.0.0:6432  leader of main  3 of 100  2
 ";
         assert_eq!(tables(&status), expected);

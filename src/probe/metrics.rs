@@ -1,4 +1,4 @@
-//! What is counted of each cluster's checks and changes of lead.
+//! Metrics of each cluster's checks and leader changes.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use crate::telemetry::MetricRegistry;
 
-/// The metrics of all clusters. All series of a cluster exist from the start, at zero, so that a rate never begins with a
-/// gap.
+/// The metrics of all clusters. All series of a cluster exist from the start, at zero, so that `rate()` never starts
+/// with a gap.
 #[derive(Debug)]
 pub struct ProbeMetrics {
     checks: IntCounterVec,
@@ -28,25 +28,29 @@ pub struct ClusterMetrics {
 }
 
 impl ProbeMetrics {
-    /// Adds them to `registry`.
+    /// Registers the metrics in `registry`.
     pub fn new(registry: &MetricRegistry) -> ProbeMetrics {
         ProbeMetrics {
-            checks: registry.counter("pgvane_checks_total", "Checks of nodes, by outcome.", &["cluster", "outcome"]),
-            check_time: registry.wait_histogram("pgvane_check_seconds", "How long checks took.", &["cluster"]),
+            checks: registry.counter(
+                "pgvane_checks_total",
+                "Health checks of nodes, by outcome: answered or unanswered.",
+                &["cluster", "outcome"],
+            ),
+            check_time: registry.wait_histogram("pgvane_check_seconds", "Duration of health checks.", &["cluster"]),
             lead_changes: registry.counter(
                 "pgvane_leader_changes_total",
-                "How often a node took the lead, or lost it to none.",
+                "Leader changes: a node became the leader (taken), or the cluster lost its leader (lost).",
                 &["cluster", "change"],
             ),
             leaderless: registry.wait_histogram(
                 "pgvane_leaderless_seconds",
-                "Times without a leader that have ended.",
+                "Duration of each period without a leader, observed when it ends.",
                 &["cluster"],
             ),
         }
     }
 
-    /// The counters of a cluster, all of them present from now on.
+    /// The counters of one cluster. Creates all its series.
     pub fn cluster(&self, name: &str) -> ClusterMetrics {
         ClusterMetrics {
             answered: self.checks.with_label_values(&[name, "answered"]),
@@ -60,7 +64,7 @@ impl ProbeMetrics {
 }
 
 impl ClusterMetrics {
-    /// Counts a check.
+    /// Counts a check that has ended.
     pub fn check_ended(&self, was_answered: bool, took: Duration) {
         if was_answered {
             self.answered.inc();
@@ -70,13 +74,13 @@ impl ClusterMetrics {
         self.check_time.observe(took.as_secs_f64());
     }
 
-    /// Counts a node's taking the lead, and the time without a leader that it ended.
+    /// Counts a new leader, and records how long there was none.
     pub fn lead_taken(&self, leaderless: Duration) {
         self.leads_taken.inc();
         self.leaderless.observe(leaderless.as_secs_f64());
     }
 
-    /// Counts a loss of the lead.
+    /// Counts the loss of the leader.
     pub fn lead_lost(&self) {
         self.leads_lost.inc();
     }

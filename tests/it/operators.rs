@@ -109,7 +109,7 @@ async fn a_drained_replica_loses_its_sessions_between_transactions_and_gets_new_
 
     let waiting = operator.says(&["maint", "node2", "--wait", "10ms"]).await;
     waiting.ended_with(FAILURE);
-    assert!(waiting.err.contains("node2: 1 sessions are left"), "{}", waiting.err);
+    assert!(waiting.err.contains("node2 still has 1 session(s)"), "{}", waiting.err);
     busy.ask("commit").await;
     assert_eq!(busy.wire.fatal().await.sqlstate().as_deref(), Some("57P01"));
     operator.says(&["drain", "node2", "--wait", "20s"]).await.ended_with(OK);
@@ -176,12 +176,15 @@ async fn a_drained_leader_makes_a_switchover_a_pause_without_a_lost_transaction(
 
     let careless = operator.says(&["drain", "node1"]).await;
     careless.ended_with(FAILURE);
-    assert!(careless.err.contains("node1 leads: its writers would be ended"), "{}", careless.err);
+    assert!(careless.err.contains("node1 is the leader: its write sessions would be closed"), "{}", careless.err);
     operator.says(&["drain", "node1", "--leader"]).await.ended_with(OK);
     let newcomer = tokio::spawn(Session::through(write));
     metrics::wait_for(&pgvane, "pgvane_sessions_held{listener=\"write\"}", 1.0).await;
     let page = pgvane.admin_get("/stats").await.expect("is served").body;
-    assert!(page.contains("node1 leads and is drained by an operator: new writes wait for another leader"), "{page}");
+    assert!(
+        page.contains("node1 is the leader and is drained by an operator: new writes wait for another leader"),
+        "{page}"
+    );
     busy.ask("commit").await;
     assert_eq!(busy.wire.fatal().await.sqlstate().as_deref(), Some("57P01"));
 
@@ -215,12 +218,12 @@ async fn the_command_line_says_what_is_wrong_and_ends_accordingly() {
     let wrong = wrong.display().to_string();
     let good = operator.password_file.as_str();
     for (user, file, command, code, words) in [
-        ("ops", good, &["drain", "node9"][..], USAGE, "there is no node \"node9\"; there are: node1, node2"),
-        ("ops", good, &["drain", "node2", "--cluster", "other"], USAGE, "there is no node \"node2\""),
+        ("ops", good, &["drain", "node9"][..], USAGE, "unknown node \"node9\"; known nodes: node1, node2"),
+        ("ops", good, &["drain", "node2", "--cluster", "other"], USAGE, "unknown node \"node2\""),
         ("ops", good, &["drain", "node2", "--wait", "10"], USAGE, "write a whole number with a unit"),
         ("ops", "no-such-file", &["drain", "node2"], NO_INPUT, "no-such-file"),
-        ("ops", wrong.as_str(), &["drain", "node2"], NO_PERMISSION, "name or password is wrong"),
-        ("eve", good, &["ready", "node2"], NO_PERMISSION, "name or password is wrong"),
+        ("ops", wrong.as_str(), &["drain", "node2"], NO_PERMISSION, "wrong user name or password"),
+        ("eve", good, &["ready", "node2"], NO_PERMISSION, "wrong user name or password"),
     ] {
         let answer = operator.says_as(user, file, command).await;
         answer.ended_with(code);
@@ -232,7 +235,7 @@ async fn the_command_line_says_what_is_wrong_and_ends_accordingly() {
 
     let status = run(&["status", "--admin", &format!("http://{}", pgvane.admin_addr)]).await;
     status.ended_with(OK);
-    assert!(status.out.starts_with("cluster main: node1 leads\nNODE "), "{}", status.out);
+    assert!(status.out.starts_with("cluster main: node1 is the leader\nNODE "), "{}", status.out);
     assert!(status.out.contains("\nnode2  replica  ready  up "), "{}", status.out);
 }
 
@@ -247,15 +250,15 @@ async fn over_http_nobody_changes_anything_without_a_password_or_from_another_si
     let guessed = "Authorization: Basic b3BzOmd1ZXNzZWQ=";
 
     for (headers, place, body, status, words) in [
-        (&[][..], PLACE, "drain", 401, "name and password are wanted"),
-        (&[guessed], PLACE, "drain", 401, "name or password is wrong"),
+        (&[][..], PLACE, "drain", 401, "user name and password are required"),
+        (&[guessed], PLACE, "drain", 401, "wrong user name or password"),
         (&[known, "Origin: http://elsewhere"], PLACE, "drain", 403, "another site"),
         (&[known, "Sec-Fetch-Site: cross-site"], PLACE, "drain", 403, "another site"),
-        (&[known], PLACE, "down", 400, "there are: ready, drain, maint"),
-        (&[known], PLACE, "", 400, "there are: ready, drain, maint"),
-        (&[known], "/api/nodes/main/node3/state", "drain", 404, "there is no node \"node3\""),
-        (&[known], "/api/nodes/other/node2/state", "drain", 404, "there is no cluster \"other\""),
-        (&[known], "/api/nodes/main/node1/state", "drain", 409, "node1 leads"),
+        (&[known], PLACE, "down", 400, "expected ready, drain or maint"),
+        (&[known], PLACE, "", 400, "expected ready, drain or maint"),
+        (&[known], "/api/nodes/main/node3/state", "drain", 404, "this cluster has no node \"node3\""),
+        (&[known], "/api/nodes/other/node2/state", "drain", 404, "unknown cluster \"other\""),
+        (&[known], "/api/nodes/main/node1/state", "drain", 409, "node1 is the leader"),
     ] {
         let answer = post(admin, place, headers, body).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{headers:?} {place} {body}: {answer}");
@@ -279,7 +282,7 @@ async fn without_users_there_are_no_buttons_and_nobody_may() {
     let page = pgvane.admin_get("/stats").await.expect("is served").body;
     assert!(!page.contains("<button"), "{page}");
     let answer = post(pgvane.admin_addr, "/api/nodes/main/node2/state", &[], "drain").await;
-    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("name users in [admin]"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("no users in [admin]"), "{answer}");
     assert_eq!(metrics::value(&pgvane, &state_of("node2", "ready")).await, 1.0);
 }
 

@@ -159,7 +159,7 @@ async fn a_switchover_is_on_record() {
     assert!(newest["leaderless_ms"].as_u64().expect("is measured") > 100, "{events:#}");
     assert!(newest["held_max"].as_u64().expect("is counted") >= 1, "{events:#}");
     assert!(newest["first_session_ms"].is_u64(), "{events:#}");
-    assert!(pgvane.admin_get("/stats").await.expect("is served").body.contains("changes of leader"));
+    assert!(pgvane.admin_get("/stats").await.expect("is served").body.contains("leader changes"));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
