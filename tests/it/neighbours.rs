@@ -153,7 +153,7 @@ async fn nodes_with_each_others_patroni_are_told_and_get_no_writes() {
     writer.send(&plain_startup()).await;
     let end = writer.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P03"));
-    assert!(end.field(b'D').is_some_and(|why| why.contains("is node2, not node1")), "{end:?}");
+    assert!(end.field(b'D').is_some_and(|why| why.contains("answers as node2, not as node1")), "{end:?}");
 }
 
 // ---- logins ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 //! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes.
 
 pub mod cancel_keys;
+pub mod cancel_limits;
 pub mod control;
 pub mod rebalancer;
 pub mod registry;

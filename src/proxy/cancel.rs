@@ -2,9 +2,8 @@
 //!
 //! The node is known if pgvane has read the session's key at login. If it could not, because client and server encrypt
 //! end to end, every node with such sessions gets the request: a node ignores a key that it does not know. A request
-//! that cannot belong to any session is dropped. [`limits`] says how many requests are sent.
-
-pub mod limits;
+//! that cannot belong to any session is dropped. [`cancel_limits`](super::sessions::cancel_limits) says how
+//! many requests are sent.
 
 use std::io;
 use std::time::Duration;
