@@ -49,11 +49,6 @@ impl Haproxy {
     pub fn log_text(&self) -> String {
         self.process.log_text()
     }
-
-    /// Its process id.
-    pub fn process_id(&self) -> u32 {
-        self.process.id()
-    }
 }
 
 async fn accepts(address: SocketAddr) -> std::result::Result<(), String> {

@@ -96,16 +96,6 @@ impl Pgvane {
         answer.doing(|| format!("asking pgvane for {path}"))
     }
 
-    /// Replaces its configuration file; [`Pgvane::reload`] makes it read it.
-    pub fn write_config(&self, text: &str) -> Result<()> {
-        fs::write(&self.config, text).doing(|| format!("writing {}", self.config.display()))
-    }
-
-    /// Its configuration file's text.
-    pub fn config_text(&self) -> Result<String> {
-        fs::read_to_string(&self.config).doing(|| format!("reading {}", self.config.display()))
-    }
-
     /// Waits until `/readyz` answers 200: ports open, and a first good answer from the cluster.
     pub async fn wait_until_ready(mut self, within: Duration) -> Result<Self> {
         let admin = self.admin_addr;

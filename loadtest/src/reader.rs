@@ -101,7 +101,7 @@ impl Reader {
 
 impl RunningReader {
     /// What it has seen so far.
-    pub fn so_far(&self) -> ReaderReport {
+    fn so_far(&self) -> ReaderReport {
         locked(&self.report).clone()
     }
 
@@ -134,7 +134,7 @@ impl Drop for RunningReader {
 
 impl ReaderReport {
     /// How many visits each server has answered.
-    pub fn visits_by_port(&self) -> BTreeMap<u16, usize> {
+    fn visits_by_port(&self) -> BTreeMap<u16, usize> {
         let mut counts = BTreeMap::new();
         for visit in &self.visits {
             *counts.entry(visit.port).or_default() += 1;

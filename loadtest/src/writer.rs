@@ -15,6 +15,12 @@ use crate::{Error, Result};
 /// The least time between two attempts to connect: quick enough to see when a proxy lets one in, and no busy loop.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(2);
 
+/// Pause between an acknowledgement and the next row.
+const PACE: Duration = Duration::from_millis(5);
+
+/// How long a writer waits for a connection: longer than a proxy holds one.
+const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+
 /// The table is made and read back while the cluster has a leader, or is about to get one.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -24,8 +30,6 @@ pub struct Writer {
     name: String,
     server: SocketAddr,
     login: Login,
-    pace: Duration,
-    connect_within: Duration,
     answer_within: Duration,
     stays_on_read_only: bool,
 }
@@ -97,8 +101,6 @@ impl Writer {
             name: name.to_owned(),
             server,
             login: Login::Trusting,
-            pace: Duration::from_millis(5),
-            connect_within: Duration::from_secs(60),
             answer_within: Duration::from_secs(5),
             stays_on_read_only: false,
         }
@@ -114,18 +116,6 @@ impl Writer {
     /// Connects as `login` instead of [`Login::Trusting`].
     pub fn login(mut self, login: Login) -> Self {
         self.login = login;
-        self
-    }
-
-    /// Pause between an acknowledgement and the next row; 5 ms unless set.
-    pub fn pace(mut self, pace: Duration) -> Self {
-        self.pace = pace;
-        self
-    }
-
-    /// How long it waits for a connection; 60 s unless set, longer than a proxy holds one.
-    pub fn connect_within(mut self, within: Duration) -> Self {
-        self.connect_within = within;
         self
     }
 
@@ -159,7 +149,7 @@ impl Writer {
     async fn write(self, run: i64, progress: Arc<Mutex<Progress>>) {
         let mut id = 0;
         loop {
-            match self.login.connect(self.server, self.connect_within).await {
+            match self.login.connect(self.server, CONNECT_WITHIN).await {
                 Ok(client) => {
                     self.write_in_session(&client, run, &mut id, &progress).await;
                 }
@@ -178,7 +168,7 @@ impl Writer {
             let failure = match answer {
                 Ok(Ok(())) => {
                     locked(progress).acks.push(Ack { id: *id, at: Instant::now() });
-                    tokio::time::sleep(self.pace).await;
+                    tokio::time::sleep(PACE).await;
                     continue;
                 }
                 Ok(Err(error)) => Failure::of_statement(&error),
@@ -195,19 +185,9 @@ impl Writer {
 }
 
 impl RunningWriter {
-    /// How many rows have been acknowledged so far.
-    pub fn acks_so_far(&self) -> usize {
-        locked(&self.progress).acks.len()
-    }
-
-    /// How many failures it has met so far.
-    pub fn failures_so_far(&self) -> usize {
-        locked(&self.progress).failures.len()
-    }
-
     /// Waits until `more` further rows have been acknowledged.
     pub async fn wait_for_acks(&self, more: usize, within: Duration) -> Result<()> {
-        let wanted = self.acks_so_far() + more;
+        let wanted = locked(&self.progress).acks.len() + more;
         crate::wait::until(&format!("{more} more writes through {}", self.name), within, || async {
             let (acks, failure) = {
                 let progress = locked(&self.progress);
@@ -248,11 +228,6 @@ impl WriterReport {
     /// The first acknowledgement after `moment`.
     pub fn first_ack_after(&self, moment: Instant) -> Option<Ack> {
         self.acks.iter().find(|ack| ack.at > moment).copied()
-    }
-
-    /// The last acknowledgement before `moment`.
-    pub fn last_ack_before(&self, moment: Instant) -> Option<Ack> {
-        self.acks.iter().rev().find(|ack| ack.at < moment).copied()
     }
 
     /// Acknowledged rows that the present leader does not have.

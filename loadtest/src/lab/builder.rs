@@ -29,9 +29,6 @@ const DEMO_ETCD: [u16; 2] = [12379, 12380];
 pub struct LabBuilder {
     pub(super) nodes: usize,
     pub(super) scope: String,
-    pub(super) ttl: u32,
-    pub(super) loop_wait: u32,
-    pub(super) retry_timeout: u32,
     pub(super) synchronous_mode: bool,
     postgresql: Postgresql,
     pub(super) parameters: BTreeMap<String, String>,
@@ -47,9 +44,6 @@ impl Default for LabBuilder {
         Self {
             nodes: 3,
             scope: "lab".to_owned(),
-            ttl: 20,
-            loop_wait: 5,
-            retry_timeout: 5,
             synchronous_mode: false,
             postgresql: Postgresql::Packaged,
             parameters: files::default_parameters(),
@@ -78,12 +72,6 @@ impl LabBuilder {
     /// The cluster's name in Patroni.
     pub fn scope(mut self, scope: &str) -> Self {
         scope.clone_into(&mut self.scope);
-        self
-    }
-
-    /// Patroni's `ttl`, `loop_wait` and `retry_timeout` in seconds; it wants `loop_wait + 2 * retry_timeout <= ttl`.
-    pub fn timing(mut self, ttl: u32, loop_wait: u32, retry_timeout: u32) -> Self {
-        (self.ttl, self.loop_wait, self.retry_timeout) = (ttl, loop_wait, retry_timeout);
         self
     }
 

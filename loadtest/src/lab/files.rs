@@ -10,6 +10,11 @@ use crate::login::Login;
 /// The account that replicas stream with.
 const REPLICATOR: &str = "replicator";
 
+/// Patroni's timing in seconds. Patroni wants `loop_wait + 2 * retry_timeout <= ttl`.
+const TTL: u32 = 20;
+const LOOP_WAIT: u32 = 5;
+const RETRY_TIMEOUT: u32 = 5;
+
 /// PostgreSQL's parameters in a lab: small, quick to start, and with a log worth reading.
 pub(super) fn default_parameters() -> BTreeMap<String, String> {
     let parameters = [
@@ -30,7 +35,7 @@ pub(super) fn default_parameters() -> BTreeMap<String, String> {
 
 /// `patroni.yml` of one node.
 pub(super) fn patroni_config(lab: &LabBuilder, setting: &Setting, index: usize, node: &Node) -> String {
-    let LabBuilder { scope, ttl, loop_wait, retry_timeout, synchronous_mode, .. } = lab;
+    let LabBuilder { scope, synchronous_mode, .. } = lab;
     let Node { name, pg, rest, directory } = node;
     let directory = directory.display();
     let etcd = setting.etcd_client;
@@ -53,9 +58,9 @@ etcd3:
   hosts: {etcd}
 bootstrap:
   dcs:
-    ttl: {ttl}
-    loop_wait: {loop_wait}
-    retry_timeout: {retry_timeout}
+    ttl: {TTL}
+    loop_wait: {LOOP_WAIT}
+    retry_timeout: {RETRY_TIMEOUT}
     synchronous_mode: {synchronous_mode}
     postgresql:
       use_pg_rewind: true

@@ -63,23 +63,18 @@ impl Node {
         Self { name: name.to_owned(), pg, rest, directory: PathBuf::new() }
     }
 
-    /// Base of Patroni's REST API.
-    pub fn rest_url(&self) -> String {
-        format!("http://{}", self.rest)
-    }
-
     /// Patroni's configuration file; any node's will do for `patronictl -c`.
     pub fn patroni_config(&self) -> PathBuf {
         self.directory.join("patroni.yml")
     }
 
     /// Patroni's log file.
-    pub fn patroni_log(&self) -> PathBuf {
+    fn patroni_log(&self) -> PathBuf {
         self.directory.join("patroni.log")
     }
 
     /// PostgreSQL's log file.
-    pub fn postgres_log(&self) -> PathBuf {
+    fn postgres_log(&self) -> PathBuf {
         self.directory.join("postgres.log")
     }
 
@@ -115,11 +110,6 @@ impl Lab {
     /// The lab's directory; a process that is started in it ends with the lab.
     pub fn directory(&self) -> &Path {
         self.scratch.directory()
-    }
-
-    /// Where etcd listens.
-    pub fn etcd_address(&self) -> SocketAddr {
-        self.setting.etcd_client
     }
 
     /// The `patronictl` that fits this cluster's Patroni.

@@ -54,11 +54,12 @@ async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+    let bytes = guard.control().bytes();
+    run_until(&mut relay, bytes, |_| arrived(server.socket()) == query().len()).await.expect("passes the query on");
     relay.set_draining(true);
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none(), "the answer is due");
+    run_until(&mut relay, bytes, |_| true).await.expect("the answer is due");
     server.send(&message(b'Z', b"I")).await.expect("goes");
-    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(run_to_end(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
 }
 
 #[tokio::test]
@@ -68,7 +69,7 @@ async fn a_request_that_comes_between_transactions_is_not_sent_on() {
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(run_to_end(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
     assert!(relay.can_send_own_message());
     relay.terminate_server();
     drop(relay);
@@ -83,14 +84,16 @@ async fn a_withdrawn_drain_sends_on_what_it_held_back() {
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+    let bytes = guard.control().bytes();
+    run_until(&mut relay, bytes, |_| arrived(server.socket()) == query().len()).await.expect("passes the query on");
     reads(&mut server, &query()).await;
     relay.set_draining(true);
     client.send(&[query(), query()].concat()).await.expect("goes");
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+    run_until(&mut relay, bytes, |relay| relay.up.holds_back()).await.expect("holds back what follows");
+    assert_eq!(bytes.read()[0], query().len() as u64, "it has passed on nothing of what follows");
     reads(&mut server, b"").await;
     relay.set_draining(false);
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+    run_until(&mut relay, bytes, |_| arrived(server.socket()) == 2 * query().len()).await.expect("passes it on");
     reads(&mut server, &[query(), query()].concat()).await;
     assert_eq!(registry.census()[0].bytes_to_server, 3 * query().len() as u64);
 }
@@ -108,16 +111,19 @@ async fn bulk_data_reaches_its_end_in_a_draining_session() {
         let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
         let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
         client.send(&begin).await.expect("goes");
-        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
-        server.send(&message(b'G', b"\0\0\0")).await.expect("goes");
-        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+        let counters = guard.control().bytes();
+        run_until(&mut relay, counters, |_| arrived(server.socket()) == begin.len()).await.expect("asks");
+        let answer = message(b'G', b"\0\0\0");
+        server.send(&answer).await.expect("goes");
+        run_until(&mut relay, counters, |_| arrived(client.socket()) == answer.len()).await.expect("answers");
         relay.set_draining(true);
         let data = message(b'd', &bytes(1000, 3)).repeat(10);
         client.send(&[data.clone(), end.clone()].concat()).await.expect("goes");
-        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
-        reads(&mut server, &[begin, data, end].concat()).await;
+        let all = [begin, data, end].concat();
+        run_until(&mut relay, counters, |_| arrived(server.socket()) == all.len()).await.expect("passes all on");
+        reads(&mut server, &all).await;
         server.send(&[message(b'C', b"COPY 10\0"), message(b'Z', b"I")].concat()).await.expect("goes");
-        assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
+        assert!(matches!(run_to_end(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
     }
 }
 

@@ -17,11 +17,20 @@ async fn bytes_that_rustls_buffers_are_sent_on() {
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let answer = message(b'D', &bytes(50_000, 9));
         server.send(&answer).await.expect("fits");
-        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
-        assert!(!relay.down.is_empty() && !relay.can_send_own_message(), "something is in flight");
+        let counters = guard.control().bytes();
+        let arrives = async {
+            while arrived(relay.server.socket()) < answer.len() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, arrives).await.expect("all of it arrives before any is relayed");
+        // nobody reads: the relay waits for the client, with all that it has taken
+        let has_taken_all = |relay: &Relay| counters.read()[1] == answer.len() as u64 && !relay.down.is_empty();
+        run_until(&mut relay, counters, has_taken_all).await.expect("something is on its way");
+        assert!(!relay.can_send_own_message());
 
         let mut received = vec![0; answer.len()];
-        let relaying = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {}));
+        let relaying = poll_fn(|cx| relay.poll(cx, counters, |_| {}));
         let read = timeout(DEADLINE, async {
             tokio::select! {
                 _ = relaying => panic!("nobody has closed"),
@@ -30,7 +39,7 @@ async fn bytes_that_rustls_buffers_are_sent_on() {
         });
         read.await.expect("all comes").expect("nothing fails");
         assert!(received == answer);
-        assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+        run_until(&mut relay, counters, |relay| relay.down.is_empty()).await.expect("has delivered all");
         assert!(relay.can_send_own_message() && relay.down.owns_nothing());
     }
 }
@@ -74,8 +83,9 @@ async fn a_slow_encrypted_client_gets_everything_and_costs_no_polls() {
         both = async { tokio::join!(sent, client.read_exact(&mut received)) } => both,
     };
     assert!(received == large);
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+    let bytes = guard.control().bytes();
+    run_until(&mut relay, bytes, |relay| relay.down.is_empty()).await.expect("has delivered all");
     assert!(relay.can_send_own_message() && relay.down.owns_nothing());
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(run_to_end(&mut relay, bytes).await, Some(Outcome::Drained)));
 }

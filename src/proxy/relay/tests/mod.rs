@@ -2,6 +2,7 @@
 
 mod drain;
 mod encrypted;
+mod rest;
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
@@ -14,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::rest::{arrived, run_to_end, run_until};
 use super::*;
 use crate::cluster::NodeId;
 use crate::config::{ClusterIndex, ListenerIndex};
@@ -311,11 +313,6 @@ async fn stream_after_short_messages(ways: [Way; 2]) {
     assert!(ended.spliced > large.len() as u64, "spliced {} of {}", ended.spliced, ended.to_client);
 }
 
-/// Relays until no more bytes move.
-async fn until_rest(relay: &mut Relay, bytes: &ByteCounters) -> Option<Outcome> {
-    timeout(Duration::from_millis(200), poll_fn(|cx| relay.poll(cx, bytes, |_| {}))).await.ok()
-}
-
 #[tokio::test]
 async fn after_a_stream_the_session_is_idle_owns_nothing_and_can_be_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
@@ -334,31 +331,30 @@ async fn after_a_stream_the_session_is_idle_owns_nothing_and_can_be_drained() {
         client.read_exact(&mut received).await.expect("comes");
         (client, received)
     });
-    let mut sent = Box::pin(server.write_all(first));
-    loop {
-        tokio::select! {
-            done = &mut sent => break done.expect("goes"),
-            _ = until_rest(&mut relay, guard.control().bytes()) => {}
-        }
+    let bytes = guard.control().bytes();
+    tokio::select! {
+        sent = server.write_all(first) => sent.expect("goes"),
+        end = run_to_end(&mut relay, bytes) => panic!("nobody has closed: {end:?}"),
     }
-    drop(sent);
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+    let has_delivered = |relay: &Relay, length: usize| bytes.read()[1] == length as u64 && relay.down.is_empty();
+    run_until(&mut relay, bytes, |relay| has_delivered(relay, first.len())).await.expect("delivers the first part");
     assert!(relay.down.spliced > 0, "something was spliced");
     assert!(!relay.can_send_own_message());
     assert!(relay.up.owns_nothing() && relay.down.owns_nothing());
 
     server.write_all(second).await.expect("goes");
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
+    run_until(&mut relay, bytes, |relay| has_delivered(relay, large.len())).await.expect("delivers the rest");
     let (_client, received) = reader.await.expect("no panic");
     assert!(received == large);
     assert!(relay.can_send_own_message(), "the end of the command was seen");
     relay.set_draining(true);
-    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
+    assert!(matches!(run_to_end(&mut relay, bytes).await, Some(Outcome::Drained)));
 }
 
 #[tokio::test]
-async fn after_terminate_the_server_closes_first() {
-    let ((mut client, client_inside), (server, server_inside)) = tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
+async fn a_farewell_leaves_the_close_to_the_server() {
+    let ((mut client, client_inside), (mut server, server_inside)) =
+        tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
     let mut framing = Framing::default();
@@ -367,14 +363,14 @@ async fn after_terminate_the_server_closes_first() {
     let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
     client.write_all(TERMINATE).await.expect("goes");
     drop(client);
-    assert!(until_rest(&mut relay, guard.control().bytes()).await.is_none());
-    let mut heard = [0; 16];
-    assert_eq!(rustix::io::read(server.socket(), &mut heard).expect("has come"), TERMINATE.len());
-    let more = rustix::io::read(server.socket(), &mut heard);
-    assert!(
-        more.is_err_and(|error| io::Error::from(error).kind() == io::ErrorKind::WouldBlock),
-        "the server is not closed on"
-    );
+    let bytes = guard.control().bytes();
+    let is_done = |relay: &Relay| relay.up.is_done() && arrived(server.socket()) > 0;
+    run_until(&mut relay, bytes, is_done).await.expect("passes it on");
+    // a relay that had passed the close on could not write any more
+    assert_eq!(relay.server.socket().send_now(b"?").expect("the server is not closed on"), 1);
+    let mut heard = [0; TERMINATE.len() + 1];
+    timeout(DEADLINE, server.read_exact(&mut heard)).await.expect("comes").expect("comes");
+    assert_eq!(heard, *b"X\0\0\0\x04?");
     drop(server);
-    assert!(matches!(until_rest(&mut relay, guard.control().bytes()).await, Some(Outcome::ClientClosed)));
+    assert!(matches!(run_to_end(&mut relay, bytes).await, Some(Outcome::ClientClosed)));
 }
