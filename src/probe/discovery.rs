@@ -85,20 +85,39 @@ impl Discoverer {
         Member { address, patroni_url, ..member }
     }
 
-    /// Every address that the node's name stands for has to be allowed.
+    /// Every address that PostgreSQL's and the REST API's host stand for has to be allowed: both are connected to.
     async fn why_not_allowed(&self, member: &Member) -> Option<String> {
         if self.settings.allow.is_empty() {
             return None;
         }
+        let Some(rest) = authority(&member.patroni_url) else {
+            return Some("the host of its api_url cannot be read".to_owned());
+        };
+        for address in [&member.address, &rest] {
+            if let Some(why) = self.why_address_not_allowed(address).await {
+                return Some(why);
+            }
+        }
+        None
+    }
+
+    /// `address` is `host:port`.
+    async fn why_address_not_allowed(&self, address: &str) -> Option<String> {
         let allows = |ip: IpAddr| self.settings.allow.iter().any(|net| net.contains(&ip));
-        match tokio::net::lookup_host(&member.address).await {
+        match tokio::net::lookup_host(address).await {
             Ok(mut addresses) => {
                 let stranger = addresses.find(|address| !allows(address.ip()))?;
                 Some(format!("{} is not within discover_allow", stranger.ip()))
             }
-            Err(error) => Some(format!("its name cannot be resolved: {error}")),
+            Err(error) => Some(format!("{address} cannot be resolved: {error}")),
         }
     }
+}
+
+/// The `host:port` that a REST API's URL is connected to.
+fn authority(url: &str) -> Option<String> {
+    let url = reqwest::Url::parse(url).ok()?;
+    Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
 }
 
 #[cfg(test)]
@@ -128,6 +147,10 @@ mod tests {
         Member { address: address.into(), patroni_url: "http://172.18.0.2:8008".into(), ..member("a") }
     }
 
+    fn with_rest_at(patroni_url: &str) -> Member {
+        Member { address: "10.1.2.3:5432".into(), patroni_url: patroni_url.into(), ..member("a") }
+    }
+
     #[test]
     fn addresses_are_mapped_both_ways_or_left_alone() {
         let map = [("172.18.0.2:5432", "127.0.0.1:15432"), ("172.18.0.2:8008", "127.0.0.1:18008")];
@@ -147,8 +170,27 @@ mod tests {
             named: Vec::new(),
             scheduled_switchover: None,
         };
-        let kept = discoverer(&["10.0.0.0/8"], &[]).admissible(found.clone()).await;
+        let kept = discoverer(&["10.0.0.0/8", "172.18.0.0/16"], &[]).admissible(found.clone()).await;
         assert_eq!(kept.members, [at("10.1.2.3:5432")]);
         assert_eq!(discoverer(&[], &[]).admissible(found).await.members.len(), 2, "no list allows everyone");
+    }
+
+    #[tokio::test]
+    async fn members_whose_rest_api_is_outside_the_allowed_networks_are_left_out() {
+        let discoverer = discoverer(&["10.0.0.0/8", "fd00::/8"], &[]);
+        for inside in ["http://10.1.2.3:8008", "https://10.1.2.3", "http://[fd00::2]:8008"] {
+            assert_eq!(discoverer.why_not_allowed(&with_rest_at(inside)).await, None, "{inside}");
+        }
+        // an URL's numbers may be written in other ways, and a name and a password may stand before the host
+        for outside in [
+            "http://169.254.169.254:80",
+            "http://10.1.2.3@169.254.169.254:8008",
+            "http://2852039166:8008",
+            "http://[::ffff:169.254.169.254]:8008",
+            "http://[fe80::1]:8008",
+            "not a URL",
+        ] {
+            assert!(discoverer.why_not_allowed(&with_rest_at(outside)).await.is_some(), "{outside}");
+        }
     }
 }
