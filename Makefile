@@ -5,12 +5,14 @@ LOADTEST = target/release/loadtest
 PGVANE = target/release/pgvane
 ROUNDS ?= 3
 SECONDS ?= 60
+MINUTES ?= 10
+SEED ?= 1
 
 # Debian's rustup and a fresh shell do not have it on the path yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab build demo test test-long failover bench fuzz clean
+.PHONY: help setup lab build demo test test-long failover chaos bench fuzz clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +45,10 @@ test-long: setup ## what is slow and rarely breaks: silent peers, slow readers, 
 failover: lab ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --rounds $(ROUNDS) --kill
+
+chaos: lab ## random faults on a cluster with pgvane under load (MINUTES=10 SEED=1); fails if clients saw what they must not
+	$(CARGO) build --release --locked --workspace
+	$(LOADTEST) chaos --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED)
 
 bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
 	$(CARGO) build --release --locked --workspace

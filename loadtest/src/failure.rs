@@ -53,6 +53,12 @@ impl Failure {
         Self { at: Instant::now(), class: class_of(error), sqlstate, message: text_of(error) }
     }
 
+    /// A connection that was closed without a word.
+    pub(crate) fn closed() -> Self {
+        let message = "connection closed without an error message".to_owned();
+        Self { at: Instant::now(), class: FailureClass::SessionBroken, sqlstate: None, message }
+    }
+
     /// A statement without an answer.
     pub(crate) fn unanswered() -> Self {
         let message = "no answer before the deadline".to_owned();

@@ -1,4 +1,4 @@
-//! One HTTP GET, as small as Patroni's REST API needs it.
+//! One HTTP request, as small as Patroni's REST API needs it.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -28,9 +28,19 @@ impl Answer {
 
 /// Asks `server` for `path`. HTTP/1.0: the answer ends where the connection does.
 pub async fn get(server: SocketAddr, path: &str, within: Duration) -> io::Result<Answer> {
+    exchange(server, format!("GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n"), within).await
+}
+
+/// Sends `body` to `path` of `server` with POST.
+pub async fn post(server: SocketAddr, path: &str, body: &serde_json::Value, within: Duration) -> io::Result<Answer> {
+    let body = body.to_string();
+    let head = format!("POST {path} HTTP/1.0\r\nHost: {server}\r\nContent-Type: application/json");
+    exchange(server, format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()), within).await
+}
+
+async fn exchange(server: SocketAddr, request: String, within: Duration) -> io::Result<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(server).await?;
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(ANSWER_SIZE_MAX).read_to_end(&mut answer).await?;

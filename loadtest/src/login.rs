@@ -3,9 +3,44 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls};
 
+use crate::failure::{Failure, FailureClass};
 use crate::{Error, Result};
+
+/// The connection's end follows the failure of a statement at once.
+const REASON_WITHIN: Duration = Duration::from_millis(200);
+
+/// A connection and, beside it, how it ends: the reason may arrive while no statement is being executed.
+#[derive(Debug)]
+pub struct Session {
+    /// What statements are executed with.
+    pub client: Client,
+    connection: JoinHandle<Option<tokio_postgres::Error>>,
+}
+
+impl Session {
+    /// Waits for the connection's end, and returns what the server or a proxy said about it. To be called no more after
+    /// it has returned. Cancel safe.
+    pub async fn ended(&mut self) -> Failure {
+        match (&mut self.connection).await {
+            Ok(Some(error)) => Failure::of_statement(&error),
+            Ok(None) | Err(_) => Failure::closed(),
+        }
+    }
+
+    /// `failure`, or the connection's own end where that says more.
+    pub async fn reason(&mut self, failure: Failure) -> Failure {
+        if failure.sqlstate.is_some() || failure.class != FailureClass::SessionBroken {
+            return failure;
+        }
+        match tokio::time::timeout(REASON_WITHIN, self.ended()).await {
+            Ok(end) if end.sqlstate.is_some() => end,
+            _ => failure,
+        }
+    }
+}
 
 /// Who connects, and to which database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +93,11 @@ impl Login {
 
     /// Connects to `server` within the time given. The connection ends when the client is dropped.
     pub async fn connect(self, server: SocketAddr, within: Duration) -> Result<Client> {
+        Ok(self.open(server, within).await?.client)
+    }
+
+    /// The same, with how the connection ends.
+    pub async fn open(self, server: SocketAddr, within: Duration) -> Result<Session> {
         let config = self.config(server);
         let connecting = config.connect(NoTls);
         let (client, connection) = match tokio::time::timeout(within, connecting).await {
@@ -70,8 +110,7 @@ impl Login {
             }
         };
         // Its error reaches the client too, as the outcome of whatever it was asked for.
-        tokio::spawn(async move { connection.await.ok() });
-        Ok(client)
+        Ok(Session { client, connection: tokio::spawn(async move { connection.await.err() }) })
     }
 
     fn connecting_to(self, server: SocketAddr) -> String {

@@ -13,6 +13,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Demo(options) => cli::demo::run(&options).await,
         Task::Failover(options) => cli::failover::run(&options).await,
+        Task::Chaos(options) => cli::chaos::run(&options).await,
         Task::Bench(options) => cli::bench::run(&options).await,
     };
     match done {

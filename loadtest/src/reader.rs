@@ -105,6 +105,11 @@ impl RunningReader {
         locked(&self.report).clone()
     }
 
+    /// What it has seen since it began, or since the last call.
+    pub fn take(&self) -> ReaderReport {
+        std::mem::take(&mut *locked(&self.report))
+    }
+
     /// Waits until the server on `port` has answered a visit that ended after this call.
     pub async fn wait_for_answer_of(&self, port: u16, within: Duration) -> Result<()> {
         let from = Instant::now();

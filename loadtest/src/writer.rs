@@ -9,17 +9,11 @@ use tokio_postgres::Client;
 
 use crate::failure::{Failure, FailureClass};
 use crate::lab::Lab;
-use crate::login::Login;
+use crate::login::{Login, Session};
 use crate::{Error, Result};
 
 /// The least time between two attempts to connect: quick enough to see when a proxy lets one in, and no busy loop.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(2);
-
-/// Pause between an acknowledgement and the next row.
-const PACE: Duration = Duration::from_millis(5);
-
-/// How long a writer waits for a connection: longer than a proxy holds one.
-const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
 /// The table is made and read back while the cluster has a leader, or is about to get one.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
@@ -30,6 +24,8 @@ pub struct Writer {
     name: String,
     server: SocketAddr,
     login: Login,
+    pace: Duration,
+    connect_within: Duration,
     answer_within: Duration,
     stays_on_read_only: bool,
 }
@@ -101,6 +97,8 @@ impl Writer {
             name: name.to_owned(),
             server,
             login: Login::Trusting,
+            pace: Duration::from_millis(5),
+            connect_within: Duration::from_secs(60),
             answer_within: Duration::from_secs(5),
             stays_on_read_only: false,
         }
@@ -116,6 +114,18 @@ impl Writer {
     /// Connects as `login` instead of [`Login::Trusting`].
     pub fn login(mut self, login: Login) -> Self {
         self.login = login;
+        self
+    }
+
+    /// Pause between an acknowledgement and the next row; 5 ms unless set.
+    pub fn pace(mut self, pace: Duration) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// How long it waits for a connection; 60 s unless set, longer than a proxy holds one.
+    pub fn connect_within(mut self, within: Duration) -> Self {
+        self.connect_within = within;
         self
     }
 
@@ -149,9 +159,9 @@ impl Writer {
     async fn write(self, run: i64, progress: Arc<Mutex<Progress>>) {
         let mut id = 0;
         loop {
-            match self.login.connect(self.server, CONNECT_WITHIN).await {
-                Ok(client) => {
-                    self.write_in_session(&client, run, &mut id, &progress).await;
+            match self.login.open(self.server, self.connect_within).await {
+                Ok(mut session) => {
+                    self.write_in_session(&mut session, run, &mut id, &progress).await;
                 }
                 Err(error) => locked(&progress).failures.push(Failure::connecting(&error)),
             }
@@ -160,18 +170,18 @@ impl Writer {
     }
 
     /// Writes until the session fails. A number is never used twice: the fate of a failed row is not known.
-    async fn write_in_session(&self, client: &Client, run: i64, id: &mut i64, progress: &Mutex<Progress>) {
+    async fn write_in_session(&self, session: &mut Session, run: i64, id: &mut i64, progress: &Mutex<Progress>) {
         loop {
             *id += 1;
             let statement = format!("insert into writes (writer, run, id) values ('{}', {run}, {id})", self.name);
-            let answer = tokio::time::timeout(self.answer_within, client.batch_execute(&statement)).await;
+            let answer = tokio::time::timeout(self.answer_within, session.client.batch_execute(&statement)).await;
             let failure = match answer {
                 Ok(Ok(())) => {
                     locked(progress).acks.push(Ack { id: *id, at: Instant::now() });
-                    tokio::time::sleep(PACE).await;
+                    tokio::time::sleep(self.pace).await;
                     continue;
                 }
-                Ok(Err(error)) => Failure::of_statement(&error),
+                Ok(Err(error)) => session.reason(Failure::of_statement(&error)).await,
                 Err(_elapsed) => Failure::unanswered(),
             };
             let stays = self.stays_on_read_only && failure.class == FailureClass::ReadOnly;
@@ -185,9 +195,19 @@ impl Writer {
 }
 
 impl RunningWriter {
+    /// How many rows have been acknowledged so far.
+    pub fn acks_so_far(&self) -> usize {
+        locked(&self.progress).acks.len()
+    }
+
+    /// How many failures it has met so far.
+    pub fn failures_so_far(&self) -> usize {
+        locked(&self.progress).failures.len()
+    }
+
     /// Waits until `more` further rows have been acknowledged.
     pub async fn wait_for_acks(&self, more: usize, within: Duration) -> Result<()> {
-        let wanted = locked(&self.progress).acks.len() + more;
+        let wanted = self.acks_so_far() + more;
         crate::wait::until(&format!("{more} more writes through {}", self.name), within, || async {
             let (acks, failure) = {
                 let progress = locked(&self.progress);
@@ -197,6 +217,13 @@ impl RunningWriter {
             if acks >= wanted { Ok(()) } else { Err(seen()) }
         })
         .await
+    }
+
+    /// What it has seen so far.
+    pub fn so_far(&self) -> WriterReport {
+        let progress = locked(&self.progress);
+        let Progress { acks, failures } = &*progress;
+        WriterReport { name: self.name.clone(), acks: acks.clone(), failures: failures.clone(), run: self.run }
     }
 
     /// Ends the writer; a row that is just being written is not counted.
@@ -228,6 +255,11 @@ impl WriterReport {
     /// The first acknowledgement after `moment`.
     pub fn first_ack_after(&self, moment: Instant) -> Option<Ack> {
         self.acks.iter().find(|ack| ack.at > moment).copied()
+    }
+
+    /// The last acknowledgement before `moment`.
+    pub fn last_ack_before(&self, moment: Instant) -> Option<Ack> {
+        self.acks.iter().rev().find(|ack| ack.at < moment).copied()
     }
 
     /// Acknowledged rows that the present leader does not have.

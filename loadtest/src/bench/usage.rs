@@ -28,6 +28,12 @@ pub fn resident_bytes(pid: u32) -> Result<u64> {
     kilobytes.map(|kilobytes| kilobytes * 1024).ok_or_else(|| unreadable(&path, &text))
 }
 
+/// Open file descriptors.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    fs::read_dir(&path).map(Iterator::count).doing(|| format!("reading {path}"))
+}
+
 fn unreadable(path: &str, text: &str) -> Error {
     Error::Command { command: format!("reading {path}"), output: text.to_owned() }
 }

@@ -1,6 +1,7 @@
 //! The command line, and what its commands share.
 
 pub(crate) mod bench;
+pub(crate) mod chaos;
 pub(crate) mod demo;
 pub(crate) mod failover;
 mod side_by_side;
@@ -24,6 +25,8 @@ pub(crate) enum Task {
     Demo(demo::Options),
     /// Measures switchovers and crashes through pgvane, through HAProxy and past both.
     Failover(failover::Options),
+    /// Puts a cluster and pgvane through random faults, and checks after each what clients saw.
+    Chaos(chaos::Options),
     /// Measures what pgvane, HAProxy and PgBouncer cost, on a server that does nothing.
     Bench(bench::Options),
 }

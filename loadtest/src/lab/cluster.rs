@@ -61,6 +61,40 @@ impl Lab {
         self.switch(&["--candidate", &self.nodes[node].name]).await
     }
 
+    /// Hands the lead to a node of Patroni's choice, by the REST API of the leader, and returns the new leader.
+    pub async fn switchover_by_rest(&self) -> Result<usize> {
+        let previous = self.wait_for_leader(NEW_LEADER_WITHIN).await?;
+        let order = serde_json::json!({ "leader": self.nodes[previous].name });
+        let answer = http::post(self.nodes[previous].rest, "/switchover", &order, PATRONICTL_WITHIN).await;
+        let answer = answer.doing(|| "asking Patroni for a switchover".to_owned())?;
+        if answer.status != 200 {
+            let output = format!("status {}: {}", answer.status, answer.body);
+            return Err(Error::Command { command: "POST /switchover".to_owned(), output });
+        }
+        self.wait_for_leader_other_than(previous, NEW_LEADER_WITHIN).await
+    }
+
+    /// Waits until Patroni has named a synchronous standby: only with one can the lead go over without a loss.
+    pub async fn wait_for_sync_standby(&self, within: Duration) -> Result<()> {
+        wait::until("a synchronous standby", within, || async {
+            let leader = self.leader().await.ok_or_else(|| self.states())?;
+            let answer = http::get(self.nodes[leader].rest, "/cluster", REST_WITHIN).await;
+            let members = answer.map_err(|error| error.to_string())?.json()["members"].take();
+            let is_sync = |member: &serde_json::Value| member["role"] == "sync_standby";
+            match members.as_array().is_some_and(|members| members.iter().any(is_sync)) {
+                true => Ok(()),
+                false => Err(members.to_string()),
+            }
+        })
+        .await
+    }
+
+    /// The timeline that `node`'s Patroni reports, or 0.
+    pub async fn timeline(&self, node: usize) -> u64 {
+        let answer = http::get(self.nodes[node].rest, "/patroni", REST_WITHIN).await;
+        answer.ok().and_then(|answer| answer.json()["timeline"].as_u64()).unwrap_or_default()
+    }
+
     /// Puts Patroni into maintenance mode: it changes no roles by itself.
     pub async fn pause(&self) -> Result<()> {
         self.patronictl(&["pause", "--wait"]).await.map(drop)

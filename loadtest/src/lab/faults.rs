@@ -55,6 +55,21 @@ impl Lab {
         }
     }
 
+    /// Ends Patroni on `node` with SIGTERM and waits for its end. PostgreSQL goes on only while Patroni is paused.
+    pub async fn terminate_patroni(&self, node: usize, within: Duration) -> Result<()> {
+        let patroni = self.patroni(node).take();
+        let Some(mut patroni) = patroni else { return Ok(()) };
+        patroni.signal(Signal::TERM)?;
+        patroni.wait(within).await.map(drop)
+    }
+
+    /// Which start of PostgreSQL runs on `node`, as process id and start time; it changes with each restart.
+    pub fn postgres_start(&self, node: usize) -> String {
+        let text = fs::read_to_string(self.nodes[node].data_directory().join("postmaster.pid")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("{} {}", lines.first().unwrap_or(&"none"), lines.get(2).unwrap_or(&""))
+    }
+
     /// Kills PostgreSQL on `node` with every backend; Patroni lives and will do something about it.
     pub fn kill_postgres(&self, node: usize) -> Result<()> {
         kill_all_in(&self.nodes[node].name, &self.nodes[node].data_directory())

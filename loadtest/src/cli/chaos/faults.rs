@@ -1,0 +1,154 @@
+//! Doing one fault to the cluster, to pgvane, or to its ports.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use pgvane_loadtest::lab::{Frozen, Lab};
+use pgvane_loadtest::login::Login;
+use pgvane_loadtest::pgvane::Pgvane;
+use pgvane_loadtest::{Error, Result};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use super::plan::{Fault, On, Step};
+
+/// After a crash Patroni's ttl of 20 s must pass; a busy machine gets more.
+const NEW_LEADER_WITHIN: Duration = Duration::from_secs(120);
+const PATRONI_ENDS_WITHIN: Duration = Duration::from_secs(60);
+const CONNECT_WITHIN: Duration = Duration::from_secs(90);
+const ONE_BYTE_CONNECTIONS: usize = 1000;
+const SILENT_CONNECTIONS: usize = 200;
+const DEAF_CLIENTS: usize = 10;
+const CARELESS_CLIENTS: usize = 3;
+
+/// Does the fault and takes back what it leaves: a frozen process goes on, a killed node starts again.
+pub(super) async fn inflict(step: Step, lab: &Lab, pgvane: &Pgvane, leader: usize) -> Result<()> {
+    let replicas: Vec<usize> = (0..lab.nodes().len()).filter(|node| *node != leader).collect();
+    let node = |on| if on == On::Leader { leader } else { replicas[step.replica % replicas.len()] };
+    match step.fault {
+        Fault::Switchover => lab.switchover_by_rest().await.map(drop),
+        Fault::KillNode(on) => kill_node(lab, node(on), on, step.lasts).await,
+        Fault::FreezePatroni(on) => {
+            lab.freeze_patroni(node(on))?;
+            sleep(step.lasts).await;
+            lab.thaw_patroni(node(on))
+        }
+        Fault::FreezePostmaster(on) => {
+            lab.freeze_postgres(node(on), Frozen::Postmaster)?;
+            sleep(step.lasts).await;
+            lab.thaw_postgres(node(on));
+            Ok(())
+        }
+        Fault::FreezePgvane => {
+            signal(pgvane, Signal::STOP)?;
+            sleep(step.lasts).await;
+            signal(pgvane, Signal::CONT)
+        }
+        Fault::KillPatroni => {
+            lab.kill_patroni(leader);
+            sleep(step.lasts / 2).await;
+            lab.start_node(leader)
+        }
+        Fault::RestartPatroniInPause => {
+            lab.pause().await?;
+            lab.terminate_patroni(leader, PATRONI_ENDS_WITHIN).await?;
+            sleep(step.lasts).await;
+            lab.start_node(leader)?;
+            lab.wait_for_leader(NEW_LEADER_WITHIN).await?;
+            lab.resume().await
+        }
+        Fault::CarelessClient => careless_clients(pgvane.write_addr, step.lasts).await,
+        Fault::SilentAdminConnections => crowd(pgvane.admin_addr, SILENT_CONNECTIONS, b"", step.lasts).await,
+        Fault::OneByteConnections => crowd(pgvane.write_addr, ONE_BYTE_CONNECTIONS, b"\0", step.lasts).await,
+        Fault::DeafClients => deaf_clients(pgvane.write_addr, step.lasts).await,
+    }
+}
+
+async fn kill_node(lab: &Lab, node: usize, on: On, lasts: Duration) -> Result<()> {
+    lab.kill_node(node)?;
+    match on {
+        On::Leader => lab.wait_for_leader_other_than(node, NEW_LEADER_WITHIN).await.map(drop)?,
+        On::Replica => sleep(lasts).await,
+    }
+    lab.start_node(node)
+}
+
+fn signal(pgvane: &Pgvane, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pgvane.process_id()).ok().and_then(Pid::from_raw);
+    let done = pid.map_or(Err(rustix::io::Errno::SRCH), |pid| kill_process(pid, signal));
+    done.map_err(|error| io_error("sending a signal to pgvane", error.into()))
+}
+
+/// Clients that write in read-only transactions, one after another: 25006 as fast as they can.
+async fn careless_clients(server: SocketAddr, lasts: Duration) -> Result<()> {
+    let until = Instant::now() + lasts;
+    let careless = || async move {
+        while Instant::now() < until {
+            let client = Login::Trusting.connect(server, CONNECT_WITHIN).await?;
+            for _ in 0..20 {
+                let _refused =
+                    client.batch_execute("begin read only; insert into writes values ('careless', 0, 0)").await;
+                let _ended = client.batch_execute("rollback").await;
+            }
+        }
+        Ok(())
+    };
+    let clients: Vec<_> = (0..CARELESS_CLIENTS).map(|_| tokio::spawn(careless())).collect();
+    for client in clients {
+        client.await.expect("a careless client does not panic")?;
+    }
+    Ok(())
+}
+
+/// Connections that say `words` and no more.
+async fn crowd(server: SocketAddr, size: usize, words: &[u8], lasts: Duration) -> Result<()> {
+    let mut connections = Vec::with_capacity(size);
+    for _ in 0..size {
+        let mut stream = connect(server).await?;
+        let _closed_by_a_limit = stream.write_all(words).await;
+        connections.push(stream);
+    }
+    sleep(lasts).await;
+    Ok(())
+}
+
+/// Sessions that ask for much and read nothing of it.
+async fn deaf_clients(server: SocketAddr, lasts: Duration) -> Result<()> {
+    let mut clients = Vec::with_capacity(DEAF_CLIENTS);
+    for _ in 0..DEAF_CLIENTS {
+        let mut stream = connect(server).await?;
+        let done = ask_for_much(&mut stream).await;
+        done.map_err(|error| io_error("logging in as a client that does not read", error))?;
+        clients.push(stream);
+    }
+    sleep(lasts).await;
+    Ok(())
+}
+
+async fn ask_for_much(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(&message(None, b"\0\x03\0\0user\0trusting\0database\0app\0\0")).await?;
+    let mut answer = Vec::new();
+    // ReadyForQuery outside a transaction is the end of the login.
+    while !answer.ends_with(b"Z\0\0\0\x05I") {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    stream.write_all(&message(Some(b'Q'), b"select repeat('x', 1000) from generate_series(1, 1000000)\0")).await
+}
+
+/// A message of PostgreSQL's protocol, with its length.
+fn message(kind: Option<u8>, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("a short message");
+    kind.into_iter().chain(length.to_be_bytes()).chain(body.iter().copied()).collect()
+}
+
+async fn connect(server: SocketAddr) -> Result<TcpStream> {
+    TcpStream::connect(server).await.map_err(|error| io_error("connecting to pgvane", error))
+}
+
+fn io_error(doing: &str, source: std::io::Error) -> Error {
+    Error::Io { doing: doing.to_owned(), source }
+}

@@ -1,0 +1,72 @@
+//! Whether what clients saw is explained by what happened in the cluster.
+
+use pgvane_loadtest::failure::{Failure, FailureClass};
+use pgvane_loadtest::lab::Lab;
+
+/// The cluster between two faults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) leader: usize,
+    pub(super) timeline: u64,
+    /// Which start of PostgreSQL runs on each node.
+    pub(super) starts: Vec<String>,
+}
+
+impl Facts {
+    pub(super) async fn of(lab: &Lab, leader: usize) -> Self {
+        let starts = (0..lab.nodes().len()).map(|node| lab.postgres_start(node)).collect();
+        Self { leader, timeline: lab.timeline(leader).await, starts }
+    }
+}
+
+/// Through which port a client came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    Write,
+    Read,
+}
+
+/// A failure, if nothing in the cluster explains it.
+pub(super) fn violation(door: Door, failure: &Failure, before: &Facts, after: &Facts) -> Option<String> {
+    let text = || Some(format!("{door:?} port: {}", failure.message));
+    let lead_changed = (before.leader, before.timeline) != (after.leader, after.timeline);
+    let restarted = |node: usize| before.starts.get(node) != after.starts.get(node);
+    if failure.class == FailureClass::ReadOnly || failure.class == FailureClass::Unanswered {
+        return text();
+    }
+    if failure.message.contains("within hold_max") {
+        return text();
+    }
+    let is_explained = match door {
+        Door::Write => lead_changed || restarted(before.leader),
+        Door::Read => lead_changed || (0..before.starts.len()).any(restarted),
+    };
+    if is_explained { None } else { text() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_needs_a_reason_in_the_cluster_and_a_read_only_error_has_none() {
+        let facts = |leader, start: &str| Facts { leader, timeline: 1, starts: vec!["1".to_owned(), start.to_owned()] };
+        let failure =
+            |class, message: &str| Failure { at: Instant::now(), class, sqlstate: None, message: message.to_owned() };
+        let cut = failure(FailureClass::SessionBroken, "pgvane: the server is no longer the leader");
+        let is_violation = |door, failure: &Failure, after: &Facts| {
+            let before = facts(0, "2");
+            violation(door, failure, &before, after).is_some()
+        };
+        assert!(is_violation(Door::Write, &cut, &facts(0, "2")), "nothing happened");
+        assert!(is_violation(Door::Write, &cut, &facts(0, "3")), "only a replica restarted");
+        assert!(!is_violation(Door::Read, &cut, &facts(0, "3")));
+        assert!(!is_violation(Door::Write, &cut, &facts(1, "2")), "the lead changed");
+        let read_only = failure(FailureClass::ReadOnly, "cannot execute INSERT in a read-only transaction");
+        assert!(is_violation(Door::Write, &read_only, &facts(1, "3")));
+        let held = failure(FailureClass::ConnectFailed, "no server for listener \"write\" within hold_max");
+        assert!(is_violation(Door::Write, &held, &facts(1, "3")));
+    }
+}
