@@ -57,7 +57,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, router: Router) {
 
 /// One connection, from its first request to its end.
 async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, connections: Arc<PendingConnections>) {
-    let Some(place) = connections.enter(CONNECTIONS_MAX) else { return };
+    let Some(place) = connections.enter(peer.into(), CONNECTIONS_MAX) else { return };
     let router = router.layer(Extension(ConnectInfo(peer)));
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::process::Process;
@@ -195,6 +196,26 @@ async fn who_says_nothing_takes_nobodys_place() {
     metrics::wait_for(&pgvane, SESSIONS, 0.0).await;
     let slow = silent.pop().expect("two are left");
     assert_eq!(slow.log_in(&plain_startup()[5..]).await.value("who").await, "node1");
+}
+
+#[tokio::test]
+async fn a_client_with_many_silent_connections_keeps_no_other_address_waiting() {
+    let cluster = FakeCluster::of(1).await;
+    let limits = "pending_connections_max = 20\nstartup_timeout = \"1h\"";
+    let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        let mut client = Wire::to(pgvane.write_addr).await;
+        client.send(&plain_startup()[..5]).await;
+        silent.push(client);
+    }
+    metrics::wait_for(&pgvane, OPENINGS, 20.0).await;
+    let started = Instant::now();
+    for _ in 0..5 {
+        let (client, _) = Wire::from(Ipv4Addr::new(127, 0, 0, 9), pgvane.write_addr).await;
+        assert_eq!(client.log_in(&plain_startup()).await.value("who").await, "node1");
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "at once, not after {:?}", started.elapsed());
 }
 
 // ---- whom a proxy speaks for ----------------------------------------------------------------------------------------

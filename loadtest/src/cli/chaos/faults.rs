@@ -1,6 +1,6 @@
 //! Doing one fault to the cluster, to pgvane, or to its ports.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use pgvane_loadtest::lab::{Frozen, Lab};
@@ -9,7 +9,7 @@ use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use super::plan::{Fault, On, Step};
@@ -18,6 +18,7 @@ use super::plan::{Fault, On, Step};
 const NEW_LEADER_WITHIN: Duration = Duration::from_secs(120);
 const PATRONI_ENDS_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(90);
+const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 99);
 const ONE_BYTE_CONNECTIONS: usize = 1000;
 const SILENT_CONNECTIONS: usize = 200;
 const DEAF_CLIENTS: usize = 10;
@@ -103,10 +104,11 @@ async fn careless_clients(server: SocketAddr, lasts: Duration) -> Result<()> {
 }
 
 /// Connections that say `words` and no more.
+/// All of them come from an address that no other client has: pgvane limits what one address may use.
 async fn crowd(server: SocketAddr, size: usize, words: &[u8], lasts: Duration) -> Result<()> {
     let mut connections = Vec::with_capacity(size);
     for _ in 0..size {
-        let mut stream = connect(server).await?;
+        let mut stream = connect_from(STRANGER, server).await?;
         let _closed_by_a_limit = stream.write_all(words).await;
         connections.push(stream);
     }
@@ -143,6 +145,15 @@ async fn ask_for_much(stream: &mut TcpStream) -> std::io::Result<()> {
 fn message(kind: Option<u8>, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len() + 4).expect("a short message");
     kind.into_iter().chain(length.to_be_bytes()).chain(body.iter().copied()).collect()
+}
+
+async fn connect_from(client: Ipv4Addr, server: SocketAddr) -> Result<TcpStream> {
+    let connected = async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((client, 0).into())?;
+        socket.connect(server).await
+    };
+    connected.await.map_err(|error| io_error("connecting to pgvane", error))
 }
 
 async fn connect(server: SocketAddr) -> Result<TcpStream> {
