@@ -1,20 +1,20 @@
-//! Users and groups of this host, by name or number.
+//! Users and groups of this host, given by name or number.
 
 use nix::unistd::{Group, User};
 
-/// The number of a user. The error is what is wrong.
+/// The uid of a user. Errors: what is wrong.
 pub(super) fn user(text: &str) -> Result<u32, String> {
     match User::from_name(text) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
-        _ => text.parse().map_err(|_| format!("there is no user \"{text}\" on this host")),
+        _ => text.parse().map_err(|_| format!("user \"{text}\" does not exist on this host")),
     }
 }
 
-/// The number of a group. The error is what is wrong.
+/// The gid of a group. Errors: what is wrong.
 pub(super) fn group(text: &str) -> Result<u32, String> {
     match Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
-        _ => text.parse().map_err(|_| format!("there is no group \"{text}\" on this host")),
+        _ => text.parse().map_err(|_| format!("group \"{text}\" does not exist on this host")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads a TOML document table by table and collects every fault on the way instead of stopping at the first.
+//! Reads a TOML document table by table. Collects every fault instead of stopping at the first one.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ pub(super) const fn at_least_ms(ms: u64) -> Range<Duration> {
     Duration::from_millis(ms)..DAY
 }
 
-/// A document being read, with the faults found so far.
+/// A document that is being read, with the faults found so far.
 pub struct Document<'text> {
     file: String,
     text: &'text str,
@@ -29,7 +29,7 @@ pub struct Document<'text> {
 }
 
 impl<'text> Document<'text> {
-    /// Parses `text`. Faults of syntax are collected like all others; what could be parsed can be read.
+    /// Parses `text`. Syntax errors are collected like all other faults. What could be parsed can be read.
     pub fn parse(file: &str, text: &'text str) -> Document<'text> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let document = Document { file: file.to_owned(), text, root, faults: RefCell::new(Vec::new()) };
@@ -44,7 +44,7 @@ impl<'text> Document<'text> {
         Section::new(self, String::new(), self.root.get_ref(), self.root.span())
     }
 
-    /// Ends the reading: the faults in the order of their lines, if there were any.
+    /// Ends the reading. Errors: all faults, in the order of their lines.
     pub fn finish(self) -> Result<(), Faults> {
         let mut list = self.faults.into_inner();
         list.sort_by_key(|fault| fault.line);
@@ -57,7 +57,7 @@ impl<'text> Document<'text> {
     }
 }
 
-/// One table. Remembers which keys were asked for, so that the others can be called unknown.
+/// One table. Remembers which keys were asked for, so that all other keys can be reported as unknown.
 pub struct Section<'d> {
     document: &'d Document<'d>,
     path: String,
@@ -82,7 +82,7 @@ impl<'d> Section<'d> {
         self.document.fault(Some(span), message.into(), Some(hint.into()));
     }
 
-    /// How many faults the whole document has shown so far.
+    /// The number of faults in the whole document so far.
     pub fn fault_count(&self) -> usize {
         self.document.faults.borrow().len()
     }
@@ -92,13 +92,13 @@ impl<'d> Section<'d> {
         self.table.contains_key(key)
     }
 
-    /// Whether the file has this key with this text.
+    /// Whether the file has this key with this string as its value.
     pub fn is_string(&self, key: &str, text: &str) -> bool {
         let found = self.table.get(key);
         found.is_some_and(|value| matches!(value.get_ref(), DeValue::String(found) if found.as_ref() == text))
     }
 
-    /// Takes note of a key without reading it: its fault has been told.
+    /// Marks a key as known without reading it, because its fault is already reported.
     pub fn ignore(&self, key: &'static str) {
         self.known.borrow_mut().insert(key);
     }
@@ -108,28 +108,28 @@ impl<'d> Section<'d> {
         self.table.get(key)
     }
 
-    /// The table's own name.
+    /// The table's name.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// A key's name with the table that it is in.
+    /// A key's name with the name of its table in front.
     pub fn named(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     fn wrong_kind<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> Option<T> {
-        let message = format!("{} must be {wanted}, not {}", self.named(key), a_kind(value.get_ref()));
+        let message = format!("{} must be {wanted}, but it is {}", self.named(key), kind_of(value.get_ref()));
         self.document.fault(Some(value.span()), message, None);
         None
     }
 
-    fn bad_value<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, said: &str, hint: String) -> Option<T> {
-        self.document.fault(Some(value.span()), format!("{}: {said}", self.named(key)), Some(hint));
+    fn bad_value<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, problem: &str, hint: String) -> Option<T> {
+        self.document.fault(Some(value.span()), format!("{}: {problem}", self.named(key)), Some(hint));
         None
     }
 
-    /// A text.
+    /// A string.
     pub fn string(&self, key: &'static str) -> Option<String> {
         let value = self.value(key)?;
         match value.get_ref() {
@@ -138,7 +138,7 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// A text that must be there and must not be empty.
+    /// A string that must be there and must not be empty.
     pub fn required_string(&self, key: &'static str, hint: &str) -> Option<String> {
         if !self.has(key) {
             self.known.borrow_mut().insert(key);
@@ -171,8 +171,8 @@ impl<'d> Section<'d> {
         match u64::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) if bounds.contains(&number) => Some(number),
             _ => {
-                let hint = format!("give a number from {} to {}", bounds.start, bounds.end - 1);
-                self.bad_value(key, value, &format!("{} is out of bounds", number.as_str()), hint)
+                let hint = format!("write a number from {} to {}", bounds.start, bounds.end - 1);
+                self.bad_value(key, value, &format!("{} is out of range", number.as_str()), hint)
             }
         }
     }
@@ -183,16 +183,16 @@ impl<'d> Section<'d> {
         let text = match value.get_ref() {
             DeValue::String(text) => text.as_ref(),
             DeValue::Integer(number) => {
-                let hint = format!("write {key} = \"{}s\" or another unit: us, ms, s, min, h, d", number.as_str());
-                return self.bad_value(key, value, "a duration needs a unit", hint);
+                let hint = format!("write {key} = \"{}s\", or use another unit: us, ms, min, h or d", number.as_str());
+                return self.bad_value(key, value, "the unit of the duration is missing", hint);
             }
             _ => return self.wrong_kind(key, value, "a duration such as \"10s\""),
         };
         match units::duration(text) {
             Ok(duration) if bounds.contains(&duration) => Some(duration),
             Ok(_) => {
-                let hint = format!("give at least {:?} and less than {:?}", bounds.start, bounds.end);
-                self.bad_value(key, value, &format!("\"{text}\" is out of bounds"), hint)
+                let hint = format!("write a duration of at least {:?} and less than {:?}", bounds.start, bounds.end);
+                self.bad_value(key, value, &format!("\"{text}\" is out of range"), hint)
             }
             Err(hint) => self.bad_value(key, value, &format!("\"{text}\" is not a duration"), hint),
         }
@@ -210,41 +210,40 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// One of several words.
+    /// One of several values.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let value = self.value(key)?;
         let DeValue::String(text) = value.get_ref() else {
             return self.wrong_kind(key, value, "a string in quotes");
         };
-        let found = choices.iter().find(|(word, _)| *word == text.as_ref());
+        let found = choices.iter().find(|(name, _)| *name == text.as_ref());
         found.map(|(_, choice)| *choice).or_else(|| {
-            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-            let hint = match closest(text, &words) {
-                Some(word) => format!("did you mean \"{word}\"? Possible are: {}", words.join(", ")),
-                None => format!("possible are: {}", words.join(", ")),
-            };
-            self.bad_value(key, value, &format!("\"{text}\" is not known"), hint)
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            let message = format!("{}: unknown value \"{text}\": expected {}", self.named(key), alternatives(&names));
+            let hint = closest(text, &names).map(|name| format!("did you mean \"{name}\"?"));
+            self.document.fault(Some(value.span()), message, hint);
+            None
         })
     }
 
-    /// A list of texts; empty if the key is absent.
+    /// A list of strings; empty if the key is absent.
     pub fn strings(&self, key: &'static str) -> Vec<String> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let DeValue::Array(items) = value.get_ref() else {
-            return self.wrong_kind(key, value, "a list of strings: [\"…\", \"…\"]").unwrap_or_default();
+            return self.wrong_kind(key, value, "a list of strings, [\"…\", \"…\"]").unwrap_or_default();
         };
         let text = |item: &'d Spanned<DeValue<'d>>| match item.get_ref() {
             DeValue::String(text) => Some(text.as_ref().to_owned()),
-            _ => self.wrong_kind(key, item, "a list of strings: [\"…\", \"…\"]"),
+            _ => self.wrong_kind(key, item, "a list of strings, [\"…\", \"…\"]"),
         };
         items.iter().filter_map(text).collect()
     }
 
-    /// A table whose keys are free and whose values are texts; empty if the key is absent.
+    /// A table with any keys, whose values are strings; empty if the key is absent.
     pub fn string_map(&self, key: &'static str) -> BTreeMap<String, String> {
         let Some(value) = self.value(key) else { return BTreeMap::new() };
         let DeValue::Table(table) = value.get_ref() else {
-            return self.wrong_kind(key, value, "a table: { name = \"value\" }").unwrap_or_default();
+            return self.wrong_kind(key, value, "a table, { name = \"value\" }").unwrap_or_default();
         };
         let pair = |(name, item): (&'d Spanned<_>, &'d Spanned<DeValue<'d>>)| {
             let name: &std::borrow::Cow<'d, str> = name.get_ref();
@@ -252,7 +251,7 @@ impl<'d> Section<'d> {
                 DeValue::String(text) => Some((name.as_ref().to_owned(), text.as_ref().to_owned())),
                 DeValue::Boolean(truth) => Some((name.as_ref().to_owned(), truth.to_string())),
                 DeValue::Integer(number) => Some((name.as_ref().to_owned(), number.as_str().to_owned())),
-                _ => self.wrong_kind(key, item, "a table of strings: { name = \"value\" }"),
+                _ => self.wrong_kind(key, item, "a table of strings, { name = \"value\" }"),
             }
         };
         table.iter().filter_map(pair).collect()
@@ -270,12 +269,12 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// A list of texts that must not be empty if it is there; empty if the key is absent.
+    /// A list of strings that must not be empty if it is there; empty if the key is absent.
     pub fn names(&self, key: &'static str, hint: &str) -> Vec<String> {
         let names = self.strings(key);
         let is_a_list = self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Array(_)));
         if is_a_list && names.is_empty() {
-            self.fault_at(key, format!("{} is empty: nobody could connect", self.named(key)), hint);
+            self.fault_at(key, format!("{} is empty: no client could connect", self.named(key)), hint);
         }
         names
     }
@@ -284,7 +283,7 @@ impl<'d> Section<'d> {
     pub fn sections(&self, key: &'static str) -> Vec<Section<'d>> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let DeValue::Array(items) = value.get_ref() else {
-            let wanted = format!("an array of tables: write [[{}]]", self.named(key));
+            let wanted = format!("an array of tables, [[{}]]", self.named(key));
             return self.wrong_kind(key, value, &wanted).unwrap_or_default();
         };
         let section = |item: &'d Spanned<DeValue<'d>>| match item.get_ref() {
@@ -299,39 +298,47 @@ impl<'d> Section<'d> {
         let value = self.value(key)?;
         match value.get_ref() {
             DeValue::Table(table) => Some(Section::new(self.document, self.named(key), table, value.span())),
-            _ => self.wrong_kind(key, value, &format!("a table: write [{}]", self.named(key))),
+            _ => self.wrong_kind(key, value, &format!("a table, [{}]", self.named(key))),
         }
     }
 
-    /// A table where a word alone would do, too; `None` if the key is absent, or has no table.
+    /// A table, for a key that also takes a string; `None` if the key is absent or its value is not a table.
     pub fn section_if_table(&self, key: &'static str) -> Option<Section<'d>> {
         let is_table = self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Table(_)));
         if is_table { self.section(key) } else { None }
     }
 
-    /// Calls every key unknown that nobody has asked for.
+    /// Reports every key that was not asked for as unknown.
     pub fn finish(self) {
         let known: Vec<&str> = self.known.into_inner().into_iter().collect();
         for (key, _) in self.table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref();
             let place = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
             let hint = match closest(name, &known) {
-                Some(word) => format!("did you mean \"{word}\"?"),
-                None => format!("known are: {}", known.join(", ")),
+                Some(known) => format!("did you mean \"{known}\"?"),
+                None => format!("known keys: {}", known.join(", ")),
             };
             self.document.fault(Some(key.span()), format!("unknown key \"{name}\"{place}"), Some(hint));
         }
     }
 }
 
-/// The word that was probably meant.
-fn closest<'w>(typed: &str, words: &[&'w str]) -> Option<&'w str> {
-    let likeness = |word: &str| strsim::jaro_winkler(typed, word);
-    let best = words.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.8).then_some(best)
+/// The name that was probably meant.
+fn closest<'n>(typed: &str, names: &[&'n str]) -> Option<&'n str> {
+    let similarity = |name: &str| strsim::jaro_winkler(typed, name);
+    let best = names.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
+    (similarity(best) > 0.8).then_some(best)
 }
 
-fn a_kind(value: &DeValue<'_>) -> &'static str {
+/// `a, b or c`.
+fn alternatives(names: &[&str]) -> String {
+    match names {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
@@ -343,7 +350,7 @@ fn a_kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Whether `text` is `host:port`, with a host name, an IPv4 address or an IPv6 address in brackets. Does not
+/// Whether `text` is `host:port`, where the host is a name, an IPv4 address or an IPv6 address in brackets. Does not
 /// resolve names.
 pub fn is_host_and_port(text: &str) -> bool {
     match text.rsplit_once(':') {
@@ -355,18 +362,18 @@ pub fn is_host_and_port(text: &str) -> bool {
     }
 }
 
-/// Takes what the file gives; where it gives nothing, the default stays.
-pub(super) fn set<T>(place: &mut T, given: Option<T>) {
+/// Sets `setting` to what the file gives. If the file gives nothing, the default stays.
+pub(super) fn set<T>(setting: &mut T, given: Option<T>) {
     if let Some(given) = given {
-        *place = given;
+        *setting = given;
     }
 }
 
-/// Reports names that are given twice.
+/// Reports names that occur twice.
 pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
     for (at, name) in names.iter().enumerate() {
         if names[..at].contains(name) {
-            section.fault_at(what, format!("two {what} entries are called \"{name}\""), "each needs its own");
+            section.fault_at(what, format!("{what} \"{name}\" is given twice"), "each entry needs a different one");
         }
     }
 }

@@ -1,22 +1,22 @@
-//! What is wrong with a configuration: where, what, and how to mend it.
+//! What is wrong in a configuration: where, what, and how to correct it.
 
 use std::fmt;
 
-/// One thing wrong in a file.
+/// One error in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Line in the file, from 1; `None` if the fault is in no one place.
+    /// Line in the file, from 1; `None` if the fault does not belong to one line.
     pub line: Option<usize>,
     /// What is wrong.
     pub message: String,
-    /// How to mend it, where that is not plain from the message.
+    /// What to do next, where the message does not make that clear.
     pub hint: Option<String>,
 }
 
-/// All that is wrong in a file, in the order of its lines.
+/// All errors in a file, in the order of its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults {
-    /// The file's name as the user gave it.
+    /// The file's name as the user wrote it.
     pub file: String,
     /// The faults; never empty.
     pub list: Vec<Fault>,
@@ -33,8 +33,10 @@ impl fmt::Display for Faults {
                 writeln!(f, "  hint: {hint}")?;
             }
         }
-        let count = self.list.len();
-        write!(f, "{count} fault{} found, nothing was started", if count == 1 { "" } else { "s" })
+        match self.list.len() {
+            1 => write!(f, "1 error found: pgvane cannot start until it is corrected"),
+            count => write!(f, "{count} errors found: pgvane cannot start until they are corrected"),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Positions in the configuration's lists, so that a listener's is never taken for a cluster's.
+//! Positions in the configuration's lists, as types, so that a listener's position cannot be used for a cluster's.
 
 /// A position in [`super::Config::listeners`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

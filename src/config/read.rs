@@ -23,12 +23,12 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let listeners: Vec<Listener> =
         root.sections("listener").into_iter().filter_map(|section| read_listener::listener(section, &names)).collect();
     if !root.has("cluster") {
-        root.fault("no cluster is configured", "add a [[cluster]] with its [[cluster.node]] entries");
+        root.fault("no cluster is configured", "add [[cluster]] and, below it, one [[cluster.node]] for each node");
     }
     if !root.has("listener") {
         root.fault(
             "no listener is configured",
-            "add a [[listener]] with bind = \"0.0.0.0:6432\" and target = \"leader\"",
+            "add [[listener]] with, for example, bind = \"0.0.0.0:6432\" and target = \"leader\"",
         );
     }
     distinct(&root, "cluster", &names);
@@ -45,7 +45,7 @@ fn log(root: &Section<'_>) -> Log {
     let Some(section) = root.section("log") else { return defaults };
     let level = section.string("level").unwrap_or(defaults.level);
     if let Err(hint) = Log::filter(&level) {
-        section.fault_at("level", format!("log.level: \"{level}\" is not a log level"), hint);
+        section.fault_at("level", format!("log.level: unknown value \"{level}\""), hint);
     }
     let is_json = section.choice("format", &[("text", false), ("json", true)]).unwrap_or(defaults.is_json);
     section.finish();
@@ -56,10 +56,14 @@ fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<
     let mut owners: HashMap<String, String> = HashMap::new();
     let named = listeners.iter().map(|l| (l.bind.clone(), format!("listener \"{}\"", l.name)));
     let named = named.chain(admin.map(|bind| (bind.into(), "[admin]".to_owned())));
-    // of port 0 each gets its own
+    // with port 0 the kernel gives each one a free port of its own
     for (bind, owner) in named.filter(|(bind, _)| !matches!(bind, Bind::Tcp(address) if address.port() == 0)) {
         if let Some(other) = owners.insert(bind.to_string(), owner.clone()) {
-            root.fault_at("listener", format!("{other} and {owner} both listen on {bind}"), "give each its own");
+            root.fault_at(
+                "listener",
+                format!("{other} and {owner} both listen on {bind}"),
+                "each needs a different address or port",
+            );
         }
     }
 }
@@ -99,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_of_the_design_is_read() {
+    fn every_setting_is_read() {
         let config = config(
             "test.toml",
             r#"
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn rebalancing_is_off_unless_asked_for_and_only_where_it_comes_to_an_end() {
+    fn rebalancing_is_off_by_default_and_refused_where_it_would_never_end() {
         assert_eq!(config("f", SMALLEST).expect("is valid").listeners[0].rule.rebalance, None);
         let reading = SMALLEST.replace("leader", "replica");
         let with = |lines: &str| reading.replace("target =", &format!("{lines}\ntarget ="));
@@ -181,8 +185,8 @@ mod tests {
         let all = Rebalance { every: Duration::from_millis(10), tolerance_percent: 0, after: Duration::ZERO };
         assert_eq!(read("rebalance = { every = \"10ms\", tolerance = 0, after = \"0s\" }"), Some(all));
         for (lines, fault) in [
-            ("rebalance = { every = \"1ms\" }", "out of bounds"),
-            ("rebalance = { tolerance = 1001 }", "out of bounds"),
+            ("rebalance = { every = \"1ms\" }", "out of range"),
+            ("rebalance = { tolerance = 1001 }", "out of range"),
             ("rebalance = { rate = 1 }", "unknown key \"rate\""),
             ("rebalance = true", "must be a table"),
             ("rebalance = {}\nbalance = \"random\"", "needs balance = \"least-connections\""),
@@ -191,7 +195,7 @@ mod tests {
             assert!(found.len() == 1 && found[0].1.contains(fault), "{lines}: {found:?}");
         }
         let writing = SMALLEST.replace("target =", "rebalance = {}\ntarget =");
-        assert!(faults(&writing)[0].1.contains("means nothing"));
+        assert!(faults(&writing)[0].1.contains("rebalance has no effect"));
     }
 
     #[test]
@@ -213,23 +217,24 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_words_come_with_a_guess() {
+    fn unknown_keys_and_values_are_reported_with_the_closest_known_one() {
         let Err(faults) = config("f", &SMALLEST.replace("target = \"leader\"", "target = \"leder\"\nholdmax = \"1s\""))
         else {
             panic!("has faults")
         };
         let shown = faults.to_string();
-        assert!(shown.contains("did you mean \"leader\"?"), "{shown}");
+        let expected = "expected leader, replica, sync, async, any or standby-leader\n  hint: did you mean \"leader\"?";
+        assert!(shown.contains(expected), "{shown}");
         assert!(shown.contains("did you mean \"hold_max\"?"), "{shown}");
-        assert!(shown.ends_with("2 faults found, nothing was started"), "{shown}");
+        assert!(shown.ends_with("2 errors found: pgvane cannot start until they are corrected"), "{shown}");
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn contradictions_are_refused() {
         let twice = format!("{SMALLEST}\n[[listener]]\nname = \"x\"\nbind = \"0.0.0.0:6432\"\ntarget = \"replica\"");
         assert!(faults(&twice)[0].1.contains("both listen on 0.0.0.0:6432"));
         let useless = SMALLEST.replace("target = \"leader\"", "target = \"leader\"\nfallback = \"leader\"");
-        assert!(faults(&useless)[0].1.contains("fallback means nothing"));
+        assert!(faults(&useless)[0].1.contains("fallback has no effect"));
         let hasty = SMALLEST.replace("[[cluster]]", "[[cluster]]\nleader_grace = \"1s\"");
         assert!(faults(&hasty)[0].1.contains("leader_grace is shorter"));
         let brittle = SMALLEST.replace("target = \"leader\"", "target = \"leader\"\ntcp_user_timeout = \"10s\"");
@@ -238,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_toml_is_shown_beside_other_faults() {
+    fn syntax_errors_are_faults() {
         let found = faults(&SMALLEST.replace("target = \"leader\"", "target = \"leader\"\nhold_max = = 3"));
         assert!(!found.is_empty());
     }

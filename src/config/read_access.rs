@@ -1,13 +1,13 @@
-//! Reads of a listener where it listens, whom it lets in, and how it learns and tells who that is.
+//! Reads where a listener listens, which clients it accepts, and how it learns and passes on their addresses.
 
 use super::document::{Section, set};
 use super::{Access, Listener, ProxyProtocol, account};
 use crate::net::{Bind, Networks, UnixBind};
 
-const NETWORKS: &str = "write networks or addresses, for example [\"10.0.0.0/8\", \"192.0.2.7\"], and \"unix\" for those \
-                        who come by a Unix socket";
+const NETWORKS: &str = "write networks or addresses, for example [\"10.0.0.0/8\", \"192.0.2.7\"]; on a Unix socket \
+                        \"unix\" stands for its clients";
 
-/// Where it listens, and to whom the file belongs if it is one.
+/// Where it listens. For a Unix socket also the permissions, owner and group of the file.
 pub(super) fn bind(section: &Section<'_>) -> Option<Bind> {
     let bind = section.bind("bind");
     let mode = section.string("unix_socket_mode").and_then(|text| mode(section, &text));
@@ -20,8 +20,8 @@ pub(super) fn bind(section: &Section<'_>) -> Option<Bind> {
         Some(Bind::Tcp(_)) => {
             for key in ["unix_socket_mode", "unix_socket_owner", "unix_socket_group"] {
                 if section.has(key) {
-                    let message = format!("{key} means nothing on a listener of TCP");
-                    section.fault_at(key, message, "remove it, or listen on a file: bind = \"unix:/PATH\"");
+                    let message = format!("{key} has no effect: this listener is not on a Unix socket");
+                    section.fault_at(key, message, "remove it, or write bind = \"unix:/PATH\"");
                 }
             }
             bind
@@ -33,8 +33,12 @@ pub(super) fn bind(section: &Section<'_>) -> Option<Bind> {
 fn mode(section: &Section<'_>, text: &str) -> Option<u32> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     if mode.is_none() {
-        let message = format!("unix_socket_mode: \"{text}\" are no permissions");
-        section.fault_at("unix_socket_mode", message, "write them in octal, as chmod takes them, for example \"0770\"");
+        let message = format!("unix_socket_mode: \"{text}\" is not a file mode");
+        section.fault_at(
+            "unix_socket_mode",
+            message,
+            "write the permissions in octal, as for chmod, for example \"0770\"",
+        );
     }
     mode
 }
@@ -42,10 +46,14 @@ fn mode(section: &Section<'_>, text: &str) -> Option<u32> {
 fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -> Result<u32, String>) -> Option<u32> {
     let name = section.string(key)?;
     let found = find(&name);
-    found.map_err(|error| section.fault_at(key, format!("{key}: {error}"), "give a name, or a number")).ok()
+    found
+        .map_err(|error| {
+            section.fault_at(key, format!("{key}: {error}"), "write the name or the number of one that exists")
+        })
+        .ok()
 }
 
-/// Whom it lets in, and how it learns and tells who that is. The listener must know where it listens.
+/// Which clients it accepts, and how it learns and passes on their addresses. `listener.bind` must be set already.
 pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
     let count = |key, most| section.integer(key, 1..most).map(|count| count as usize);
     set(&mut listener.sessions_max_per_client, count("sessions_max_per_client", 10_000_001));
@@ -54,15 +62,18 @@ pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
     listener.proxy_protocol = section.section("proxy_protocol").map(|table| proxy_protocol(table, &listener.bind));
     listener.access = Access {
         allow: networks(section, "allow"),
-        users: section.names("users", "name who may, or remove it"),
-        databases: section.names("databases", "name those that may be connected to, or remove it"),
+        users: section.names("users", "name the users that may connect, or remove the key: then all users may"),
+        databases: section.names(
+            "databases",
+            "name the databases that clients may connect to, or remove the key: then all are allowed",
+        ),
     };
-    is_of_use(section, listener);
+    check_applicable(section, listener);
 }
 
 fn networks(section: &Section<'_>, key: &'static str) -> Networks {
-    Networks::parse(&section.names(key, NETWORKS)).unwrap_or_else(|strange| {
-        for text in strange {
+    Networks::parse(&section.names(key, NETWORKS)).unwrap_or_else(|unparsed| {
+        for text in unparsed {
             section.fault_at(key, format!("{}: \"{text}\" is not a network", section.named(key)), NETWORKS);
         }
         Networks::default()
@@ -75,38 +86,40 @@ fn proxy_protocol(section: Section<'_>, bind: &Bind) -> ProxyProtocol {
     if !section.has("trusted") {
         section.fault(
             "proxy_protocol.trusted is missing",
-            "name the proxies: whoever is believed can pass for anybody, for example trusted = [\"10.0.0.5\"]",
+            "name only your proxies, for example trusted = [\"10.0.0.5\"]: a trusted host can state any client address",
         );
     } else if section.fault_count() == before {
-        can_come(&section, "trusted", &trusted, bind);
+        check_reachable(&section, "trusted", &trusted, bind);
     }
     let is_required = section.boolean("required").unwrap_or(true);
     section.finish();
     ProxyProtocol { trusted, is_required }
 }
 
-/// By TCP nobody comes as `unix`, and to a file nobody from a network.
-fn can_come(section: &Section<'_>, key: &str, wanted: &Networks, bind: &Bind) {
+/// `unix` never matches on a TCP listener, and a network never matches on a Unix socket: both are faults.
+fn check_reachable(section: &Section<'_>, key: &str, listed: &Networks, bind: &Bind) {
     let hint = match bind {
-        Bind::Tcp(_) if wanted.has_unix() => "remove \"unix\"",
-        Bind::Unix(_) if wanted.has_networks() => "write [\"unix\"]: the permissions of the file say who that is",
+        Bind::Tcp(_) if listed.has_unix() => "remove \"unix\": it stands for the clients of a Unix socket",
+        Bind::Unix(_) if listed.has_networks() => {
+            "write [\"unix\"]: clients of a Unix socket have no address, and unix_socket_mode says which users may connect"
+        }
         _ => return,
     };
-    section.fault_at(key, format!("{}: nobody comes to {bind} in that way", section.named(key)), hint);
+    section.fault_at(key, format!("{}: no client of {bind} can match this list", section.named(key)), hint);
 }
 
-/// Settings by address mean nothing where there are none. A Unix socket's clients have one if a proxy states it.
-fn is_of_use(section: &Section<'_>, listener: &Listener) {
+/// Settings by client address have no effect on a Unix socket, unless a proxy states the clients' addresses.
+fn check_applicable(section: &Section<'_>, listener: &Listener) {
     let is_unix = listener.bind.unix().is_some();
     if is_unix && listener.proxy_protocol.is_some() {
         return;
     }
-    can_come(section, "allow", &listener.access.allow, &listener.bind);
+    check_reachable(section, "allow", &listener.access.allow, &listener.bind);
     if is_unix && section.has("sessions_max_per_client") {
         section.fault_at(
             "sessions_max_per_client",
-            "sessions_max_per_client means nothing on a Unix socket: its clients have no address",
-            "remove it; sessions_max bounds them all",
+            "sessions_max_per_client has no effect on a Unix socket: its clients have no address",
+            "remove it; sessions_max limits all clients together",
         );
     }
 }
@@ -145,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_restricted_unless_it_is_said() {
+    fn nothing_is_restricted_by_default() {
         let listener = listener(TCP);
         assert_eq!((listener.access, listener.proxy_protocol), (Access::default(), None));
         assert_eq!((listener.sessions_max_per_client, listener.pending_connections_max), (usize::MAX, 1000));
@@ -172,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_has_permissions_and_belongs_to_somebody() {
+    fn a_unix_socket_has_permissions_an_owner_and_a_group() {
         let unix = |lines: &str| listener(&format!("{UNIX}{lines}")).bind.unix().cloned().expect("is one");
         assert_eq!((unix("").mode, unix("").owner, unix("").group), (0o777, None, None));
         let owned = unix("unix_socket_mode = \"0770\"\nunix_socket_owner = \"root\"\nunix_socket_group = \"4711\"");
@@ -182,29 +195,29 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_mean_is_a_fault() {
+    fn settings_that_can_never_match_are_faults() {
         for (lines, word) in [
-            ("allow = []", "nobody could connect"),
-            ("users = []", "nobody could connect"),
+            ("allow = []", "no client could connect"),
+            ("users = []", "no client could connect"),
             ("allow = [\"10.0.0.0/33\"]", "is not a network"),
             ("proxy_protocol = {}", "trusted is missing"),
-            ("proxy_protocol = { trusted = [] }", "nobody could connect"),
-            ("proxy_protocol = { trusted = [\"unix\"] }", "nobody comes to"),
+            ("proxy_protocol = { trusted = [] }", "no client could connect"),
+            ("proxy_protocol = { trusted = [\"unix\"] }", "can match this list"),
             ("proxy_protocol = { trusted = [\"10.0.0.5\"], require = true }", "unknown key \"require\""),
-            ("allow = [\"unix\"]", "nobody comes to"),
-            ("unix_socket_mode = \"0770\"", "means nothing on a listener of TCP"),
-            ("sessions_max_per_client = 0", "out of bounds"),
+            ("allow = [\"unix\"]", "can match this list"),
+            ("unix_socket_mode = \"0770\"", "is not on a Unix socket"),
+            ("sessions_max_per_client = 0", "out of range"),
         ] {
             let fault = fault(&format!("{TCP}{lines}"));
             assert!(fault.contains(word), "{lines}: {fault}");
         }
         for (lines, word) in [
-            ("unix_socket_mode = \"0999\"", "are no permissions"),
-            ("unix_socket_mode = \"7777\"", "are no permissions"),
-            ("unix_socket_owner = \"no such user\"", "there is no user"),
-            ("allow = [\"10.0.0.0/8\"]", "nobody comes to"),
+            ("unix_socket_mode = \"0999\"", "is not a file mode"),
+            ("unix_socket_mode = \"7777\"", "is not a file mode"),
+            ("unix_socket_owner = \"no such user\"", "does not exist on this host"),
+            ("allow = [\"10.0.0.0/8\"]", "can match this list"),
             ("sessions_max_per_client = 5", "have no address"),
-            ("proxy_protocol = { trusted = [\"10.0.0.5\"] }", "nobody comes to"),
+            ("proxy_protocol = { trusted = [\"10.0.0.5\"] }", "can match this list"),
         ] {
             let fault = fault(&format!("{UNIX}{lines}"));
             assert!(fault.contains(word), "{lines}: {fault}");

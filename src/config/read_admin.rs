@@ -1,4 +1,4 @@
-//! Reads `[admin]`: where the pages are served, and who may change things there.
+//! Reads `[admin]`: where the stats page is served, and which users may change the state of nodes.
 
 use super::document::{Section, distinct};
 use super::read_secret::password;
@@ -7,7 +7,7 @@ use crate::net::Bind;
 
 const PATH: &str = "admin.users";
 
-/// Reads the table. `None` if nothing of it is to be served.
+/// Reads the table. `None` if `enabled` is false: then nothing is served.
 pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
     let mut admin = Admin::default();
     let Some(section) = root.section("admin") else { return Some(admin) };
@@ -15,7 +15,11 @@ pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
     match section.bind("bind") {
         Some(Bind::Tcp(address)) => admin.bind = address,
         Some(Bind::Unix(_)) => {
-            section.fault_at("bind", "admin.bind is a file", "the stats page is served by TCP only: write IP:PORT");
+            section.fault_at(
+                "bind",
+                "admin.bind is a Unix socket",
+                "the stats page is served on TCP only: write IP:PORT",
+            );
         }
         None => {}
     }
@@ -34,16 +38,24 @@ pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
 }
 
 fn user(section: Section<'_>) -> Option<AdminUser> {
-    let name = section.required_string("name", "the name to log in with, for example name = \"ops\"");
+    let name = section.required_string("name", "write the name to log in with, for example name = \"ops\"");
     if name.as_ref().is_some_and(|name| name.contains(':')) {
-        section.fault_at("name", format!("{PATH}: a name cannot have a colon in it"), "HTTP ends the name there");
+        section.fault_at(
+            "name",
+            format!("{PATH}.name contains a colon"),
+            "remove the colon: HTTP Basic authentication does not allow it in a name",
+        );
     }
     let password = password(&section, PATH);
     if !section.has("password") && !section.has("password_file") {
-        section.fault(format!("{PATH}: a password is missing"), "write password_file = \"/etc/pgvane/admin-password\"");
+        section.fault(format!("{PATH}.password is missing"), "write password_file = \"/etc/pgvane/admin-password\"");
     }
     if password.as_ref().is_some_and(|password| password.reveal().is_empty()) {
-        section.fault_at("password", format!("{PATH}: a password is empty"), "write one of twenty letters or more");
+        section.fault_at(
+            "password",
+            format!("{PATH}.password is empty"),
+            "write a password of at least twenty characters",
+        );
     }
     section.finish();
     Some(AdminUser { name: name?, password: password? })
@@ -62,30 +74,33 @@ mod tests {
     }
 
     #[test]
-    fn users_have_passwords_of_their_own() {
+    fn each_user_has_a_password() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("password");
         std::fs::write(&file, "from a file\n").expect("is writable");
         let users = format!(
-            "[admin]\nusers = [{{ name = \"ops\", password = \"in clear\" }}, {{ name = \"bot\", password_file = \"{}\" }}]",
+            "[admin]\nusers = [{{ name = \"ops\", password = \"in the file\" }}, {{ name = \"bot\", password_file = \"{}\" }}]",
             file.display()
         );
         let admin = read(&users).expect("is valid").admin.expect("is served");
         let shown: Vec<_> = admin.users.iter().map(|user| (user.name.as_str(), user.password.reveal())).collect();
-        assert_eq!(shown, [("ops", "in clear"), ("bot", "from a file")]);
-        assert!(!format!("{admin:?}").contains("in clear"));
+        assert_eq!(shown, [("ops", "in the file"), ("bot", "from a file")]);
+        assert!(!format!("{admin:?}").contains("in the file"));
     }
 
     #[test]
     fn users_without_a_name_or_a_password_are_faults() {
         for (user, fault) in [
-            ("{ name = \"ops\" }", "a password is missing"),
-            ("{ name = \"ops\", password = \"\" }", "a password is empty"),
+            ("{ name = \"ops\" }", "admin.users.password is missing"),
+            ("{ name = \"ops\", password = \"\" }", "admin.users.password is empty"),
             ("{ name = \"ops\", password_file = \"/no/such/file\" }", "cannot read /no/such/file"),
             ("{ password = \"x\" }", "admin.users.name is missing"),
             ("{ name = \"a:b\", password = \"x\" }", "colon"),
             ("{ name = \"ops\", password = \"x\", role = \"any\" }", "unknown key \"role\" in [admin.users]"),
-            ("{ name = \"ops\", password = \"x\" }, { name = \"ops\", password = \"y\" }", "are called \"ops\""),
+            (
+                "{ name = \"ops\", password = \"x\" }, { name = \"ops\", password = \"y\" }",
+                "users \"ops\" is given twice",
+            ),
         ] {
             let faults = read(&format!("[admin]\nusers = [{user}]")).expect_err(user);
             assert_eq!(faults.len(), 1, "{user}: {faults:?}");

@@ -1,4 +1,4 @@
-//! Reads `[[cluster]]`: its nodes, how they are checked, how members are discovered.
+//! Reads `[[cluster]]`: its nodes, how they are checked, and how members are discovered.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
 use crate::net::networks::network;
 
-/// Patroni's REST port, where a node's URL is not given.
+/// The port of Patroni's REST API for nodes whose URL is not given.
 const PATRONI_PORT: u16 = 8008;
 
 pub(super) fn cluster(section: Section<'_>) -> Cluster {
@@ -31,15 +31,15 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     if cluster.discovery.is_some() && !asks_patroni {
         section.fault_at(
             "discover",
-            "cluster.discover needs check = \"patroni\": it is Patroni that tells the members",
-            "remove discover and name every node",
+            "cluster.discover needs check = \"patroni\": the list of members comes from Patroni",
+            "remove discover, and add a [[cluster.node]] for each node",
         );
     }
     match sql {
         Some(sql) if !asks_patroni => cluster.check = Check::Sql(sql),
         None if !asks_patroni => section.fault(
-            "check = \"sql\", and [cluster.sql] is missing",
-            "add [cluster.sql] with user, and password or password_file if the role needs one",
+            "check = \"sql\" needs [cluster.sql], which is missing",
+            "add [cluster.sql] with user, and with password or password_file if the role needs a password",
         ),
         second_opinion => cluster.check = Check::Patroni { second_opinion },
     }
@@ -47,20 +47,20 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     if !section.has("node") {
         section.fault(
             format!("cluster \"{}\" has no nodes", cluster.name),
-            "add [[cluster.node]] with name and address; with discover = true one of them is enough",
+            "add [[cluster.node]] with name and address for each node; with discover = true one node is enough",
         );
     }
     if cluster.nodes.len() > NODES_MAX {
-        section.fault(format!("more than {NODES_MAX} nodes in one cluster"), "split it");
+        section.fault(format!("cluster \"{}\" has more than {NODES_MAX} nodes", cluster.name), "remove nodes");
     }
     if cluster.fast_interval > cluster.interval {
-        section.fault_at("fast_interval", "fast_interval is longer than interval", "make it shorter, or leave it out");
+        section.fault_at("fast_interval", "fast_interval is longer than interval", "make it shorter, or remove it");
     }
     if cluster.leader_grace < cluster.interval + cluster.timeout {
         section.fault_at(
             "leader_grace",
-            "leader_grace is shorter than interval and timeout together: one lost answer would cost the lead",
-            "make it longer; Patroni's ttl less its loop_wait is a good value",
+            "leader_grace is shorter than interval + timeout: after one failed check writes would have no leader",
+            "make it longer: Patroni's ttl minus its loop_wait is the right value",
         );
     }
     distinct(&section, "node", &cluster.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>());
@@ -78,8 +78,8 @@ fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {
     let networks = section.strings("discover_allow").into_iter().filter_map(|text| {
         let found = network(&text);
         if found.is_none() {
-            let hint = "write a network, for example \"10.0.0.0/24\", or an address";
-            section.fault_at("discover_allow", format!("\"{text}\" is not a network"), hint);
+            let hint = "write a network or an address, for example \"10.0.0.0/24\"";
+            section.fault_at("discover_allow", format!("discover_allow: \"{text}\" is not a network"), hint);
         }
         found
     });
@@ -88,12 +88,16 @@ fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {
     for address in address_map.iter().flat_map(|(from, to)| [from, to]).filter(|address| !is_host_and_port(address)) {
         section.fault_at(
             "discover_map",
-            format!("\"{address}\" is not HOST:PORT"),
-            "for example discover_map = { \"172.18.0.2:5432\" = \"10.0.0.1:15432\" }",
+            format!("discover_map: \"{address}\" is not HOST:PORT"),
+            "write addresses with ports, for example discover_map = { \"172.18.0.2:5432\" = \"10.0.0.1:15432\" }",
         );
     }
     for key in ["discover_allow", "discover_map"].into_iter().filter(|key| section.has(key) && !is_on) {
-        section.fault_at(key, format!("{key} means nothing without discovery"), "add discover = true, or remove it");
+        section.fault_at(
+            key,
+            format!("{key} has no effect without discover = true"),
+            "add discover = true, or remove it",
+        );
     }
     let urls = nodes.iter().map(|node| node.patroni_url.clone()).collect();
     is_on.then_some(Discovery { urls, urls_say_which_cluster: nodes.is_empty(), allow, address_map })
@@ -104,7 +108,7 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
         let path: Option<PathBuf> = section.string(key).map(PathBuf::from);
         if let Some(missing) = path.as_ref().filter(|path| !path.is_file()) {
             let message = format!("cluster.patroni_tls.{key}: cannot read {}", missing.display());
-            section.fault_at(key, message, "give the path of a readable PEM file");
+            section.fault_at(key, message, "write the path of a PEM file that pgvane can read");
         }
         path
     };
@@ -120,12 +124,12 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
 
 fn node(section: Section<'_>) -> Option<Member> {
     let address =
-        section.required_string("address", "where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
+        section.required_string("address", "write where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
     if let Some(address) = address.as_ref().filter(|address| !is_host_and_port(address)) {
         section.fault_at(
             "address",
             format!("cluster.node.address: \"{address}\" is not HOST:PORT"),
-            "for example \"10.0.0.1:5432\", \"pg1.example.org:5432\" or \"[2001:db8::1]:5432\"",
+            "write, for example, \"10.0.0.1:5432\", \"pg1.example.org:5432\" or \"[2001:db8::1]:5432\"",
         );
     }
     let given_url = section.string("patroni");
@@ -134,7 +138,7 @@ fn node(section: Section<'_>) -> Option<Member> {
     }
     let name = section.string("name");
     let weight = section.integer("weight", 1..10_001).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
-    let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |most| most as u32);
+    let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |max| max as u32);
     section.finish();
 
     let address = address?;
@@ -149,7 +153,7 @@ pub(super) fn base_of(url: &str) -> String {
     url.strip_suffix("/patroni").unwrap_or(url).to_owned()
 }
 
-/// Checks the URL of a REST API.
+/// Checks the URL of a Patroni REST API.
 pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
     let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let parsed = reqwest::Url::parse(url).ok();
@@ -167,7 +171,7 @@ pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
         _ => Err(Fault {
             line: None,
             message: format!("\"{url}\" is not the URL of a Patroni REST API"),
-            hint: Some(format!("for example http://10.0.0.1:{PATRONI_PORT}")),
+            hint: Some(format!("write, for example, http://10.0.0.1:{PATRONI_PORT}")),
         }),
     }
 }

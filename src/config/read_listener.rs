@@ -1,5 +1,5 @@
-//! Reads a listener: where it leads, what it waits for, and what it does to sessions in the wrong place. Whom it lets in
-//! is read by [`read_access`], its encryption by [`read_tls`].
+//! Reads a listener: its target, its timeouts, and what it does with sessions on a node that is no longer eligible.
+//! [`read_access`] reads which clients it accepts, [`read_tls`] reads its encryption.
 
 use std::net::SocketAddr;
 
@@ -15,13 +15,14 @@ pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listen
     }
     let bind = read_access::bind(&section);
     if !section.has("bind") {
-        section.fault("listener.bind is missing", "write where to listen, for example bind = \"0.0.0.0:6432\"");
+        section
+            .fault("listener.bind is missing", "write the address to listen on, for example bind = \"0.0.0.0:6432\"");
     }
     let name = section.string("name");
-    let settled = target.zip(bind);
-    // settings are read even where the listener cannot be built, so that all their faults show at once
-    let is_settled = settled.is_some();
-    let (shown_target, shown_bind) = settled.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0)).into()));
+    let required = target.zip(bind);
+    // all settings are read even if the listener cannot be built, so that all their faults are reported at once
+    let is_complete = required.is_some();
+    let (shown_target, shown_bind) = required.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0)).into()));
     let mut listener =
         Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
 
@@ -39,15 +40,18 @@ pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listen
     if listener.tcp_user_timeout < listener.tcp_keepalive + KEEPALIVE_PATIENCE {
         section.fault_at(
             "tcp_user_timeout",
-            "tcp_user_timeout is shorter than it takes keepalive to find out: one lost packet would end an idle session",
-            format!("make it at least tcp_keepalive and {KEEPALIVE_PATIENCE:?}"),
+            format!(
+                "tcp_user_timeout is shorter than tcp_keepalive + {KEEPALIVE_PATIENCE:?}: one lost packet would end an \
+                 idle session"
+            ),
+            "make it longer, or make tcp_keepalive shorter",
         );
     }
     let modes = [("auto", RelayMode::Auto), ("copy", RelayMode::Copy), ("splice", RelayMode::Splice)];
     set(&mut listener.relay, section.choice("relay", &modes));
     (listener.tls, listener.server_tls) = read_tls::listener(&section, &listener);
     section.finish();
-    is_settled.then_some(listener)
+    is_complete.then_some(listener)
 }
 
 fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
@@ -59,7 +63,7 @@ fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
     set(&mut rule.balance, section.choice("balance", &balances));
     let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
     if let Some(target) = target.filter(|target| !target.is_standbys() && section.has("fallback")) {
-        let message = format!("fallback means nothing on a listener with target = \"{}\"", target.label());
+        let message = format!("fallback has no effect with target = \"{}\"", target.label());
         section.fault_at("fallback", message, "remove it");
     }
     set(&mut rule.falls_back_to_leader, fallback);
@@ -75,14 +79,14 @@ fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
     rule.rebalance = section.section("rebalance").map(rebalance);
     if rule.rebalance.is_some() {
         if let Some(target) = target.filter(|target| matches!(target, Target::Leader | Target::StandbyLeader)) {
-            let message = format!("rebalance means nothing on a listener with target = \"{}\"", target.label());
-            section.fault_at("rebalance", message, "there is one such node only: remove it");
+            let message = format!("rebalance has no effect with target = \"{}\"", target.label());
+            section.fault_at("rebalance", message, "remove it: only one node can have this role");
         }
         if rule.balance != Balance::LeastConnections {
             section.fault_at(
                 "rebalance",
-                "rebalance needs balance = \"least-connections\": otherwise a session that is moved may come back",
-                "remove one of the two",
+                "rebalance needs balance = \"least-connections\": otherwise a moved session may return to the same node",
+                "remove rebalance, or remove balance",
             );
         }
     }
@@ -98,9 +102,9 @@ fn rebalance(section: Section<'_>) -> Rebalance {
 }
 
 fn reactions(section: Section<'_>, reactions: &mut Reactions) {
-    let words = [("keep", Reaction::Keep), ("drain", Reaction::Drain), ("cut", Reaction::Cut)];
+    let choices = [("keep", Reaction::Keep), ("drain", Reaction::Drain), ("cut", Reaction::Cut)];
     for cause in Cause::ALL {
-        if let Some(reaction) = section.choice(cause.label(), &words) {
+        if let Some(reaction) = section.choice(cause.label(), &choices) {
             reactions.set(cause, reaction);
         }
     }
@@ -112,16 +116,16 @@ fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
         Some(name) => clusters.iter().position(|cluster| *cluster == name).unwrap_or_else(|| {
             section.fault_at(
                 "cluster",
-                format!("there is no cluster \"{name}\""),
-                format!("configured are: {}", clusters.join(", ")),
+                format!("listener.cluster: unknown cluster \"{name}\""),
+                format!("configured clusters: {}", clusters.join(", ")),
             );
             0
         }),
         None => {
             if clusters.len() > 1 {
                 section.fault(
-                    "listener.cluster is missing, and there are several clusters",
-                    format!("write cluster = \"…\" with one of: {}", clusters.join(", ")),
+                    "listener.cluster is missing: the file has several clusters",
+                    format!("write cluster = \"NAME\" with one of these names: {}", clusters.join(", ")),
                 );
             }
             0

@@ -1,20 +1,20 @@
-//! Reads a password: from the configuration file, or better from a file of its own.
+//! Reads a password: from the configuration file or, which is better, from a separate file.
 
 use std::fs;
 
 use super::Secret;
 use super::document::Section;
 
-/// The password of a table that is called `path` in messages: its key `password`, or what is in its `password_file`.
-/// `None` if there is neither, or the file is of no use; that is a fault then.
+/// The password of a table: the value of its key `password`, or the content of its `password_file`. `path` is the table's
+/// name for messages. `None` if both keys are absent, or if the file cannot be used, which is reported as a fault.
 pub(super) fn password(section: &Section<'_>, path: &str) -> Option<Secret> {
     let given = section.string("password").map(Secret::new);
     let Some(file) = section.string("password_file") else { return given };
     if given.is_some() {
         section.fault_at(
             "password_file",
-            format!("{path} has both a password and a password_file"),
-            "keep password_file: the configuration file can then be shown to others",
+            format!("{path} has both password and password_file"),
+            "remove password: with password_file the configuration file contains no secret",
         );
     }
     match fs::read_to_string(&file).map(|text| text.trim().to_owned()) {
@@ -22,7 +22,7 @@ pub(super) fn password(section: &Section<'_>, path: &str) -> Option<Secret> {
             section.fault_at(
                 "password_file",
                 format!("{path}.password_file: {file} is empty"),
-                "write the password into it, and nothing else; or leave the key out if none is needed",
+                "write only the password into the file, or remove password_file if no password is needed",
             );
             None
         }
@@ -31,7 +31,7 @@ pub(super) fn password(section: &Section<'_>, path: &str) -> Option<Secret> {
             section.fault_at(
                 "password_file",
                 format!("{path}.password_file: cannot read {file}: {error}"),
-                "give the path of a file that pgvane may read",
+                "write the path of a file that pgvane can read",
             );
             None
         }

@@ -1,14 +1,14 @@
-//! Reads `[cluster.sql]`: who asks PostgreSQL.
+//! Reads `[cluster.sql]`: how pgvane logs in to PostgreSQL for checks.
 
 use super::document::{Section, at_least_ms, set};
 use super::read_secret::password;
 use super::{RequireAuth, Sql, read_tls};
 
-const WHO: &str = "the role to log in as, for example user = \"pgvane\"; a plain LOGIN role will do";
+const USER_HINT: &str = "write the role to log in as, for example user = \"pgvane\"; it needs LOGIN and no other right";
 
-/// Reads the table. What is faulty in it is as if absent; all faults show.
+/// Reads the table. A faulty value is reported, and its default is used, so that all faults are found.
 pub(super) fn sql(section: Section<'_>) -> Sql {
-    let user = section.required_string("user", WHO).unwrap_or_default();
+    let user = section.required_string("user", USER_HINT).unwrap_or_default();
     let mut sql = Sql::of_user(&user);
     sql.password = password(&section, "cluster.sql");
     let methods =
@@ -84,7 +84,7 @@ mod tests {
             "test.toml:7: cluster.sql.password_file: cannot read /nowhere/p",
             "did you mean \"verify-full\"?",
             "test.toml:9: cluster.sql.client_key_file is missing",
-            "test.toml:10: cluster.sql.reconnect: a duration needs a unit",
+            "test.toml:10: cluster.sql.reconnect: the unit of the duration is missing",
         ] {
             assert!(told.contains(line), "{line} is not in:\n{told}");
         }
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
-        assert!(faults("check = \"sql\"", "").contains("[cluster.sql] is missing"));
+        assert!(faults("check = \"sql\"", "").contains("needs [cluster.sql]"));
         let of = |line: &str| faults("check = \"sql\"", &format!("[cluster.sql]\nuser = \"u\"\n{line}"));
         assert!(of("sslmode = \"verify-full\"").contains("ca_file is missing"));
         assert!(of("ca_file = \"/x\"").contains("has no effect"));

@@ -1,4 +1,4 @@
-//! Reads how connections are encrypted: a listener's `tls` and `server_tls`, and the like keys of `[cluster.sql]`.
+//! Reads how connections are encrypted: a listener's `tls` and `server_tls`, and the TLS keys of `[cluster.sql]`.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,8 @@ enum Mode {
 const MODES: [(&str, Mode); 3] =
     [("passthrough", Mode::Passthrough), ("disable", Mode::Disable), ("terminate", Mode::Terminate)];
 
-/// Reads a listener's `tls` and `server_tls`. What is faulty in them is as it was; all faults show.
+/// Reads a listener's `tls` and `server_tls`. A faulty value is reported, and its default is used, so that all faults are
+/// found.
 pub(super) fn listener(section: &Section<'_>, listener: &Listener) -> (ClientTls, TlsSettings) {
     let tls = towards_clients(section).unwrap_or_else(|| listener.tls.clone());
     let server_tls = match section.section_if_table("server_tls") {
@@ -37,26 +38,26 @@ pub(super) fn listener(section: &Section<'_>, listener: &Listener) -> (ClientTls
             table.finish();
             settings
         }
-        None => TlsSettings::of_mode(server_word(section).unwrap_or(listener.server_tls.mode)),
+        None => TlsSettings::of_mode(server_mode(section).unwrap_or(listener.server_tls.mode)),
     };
     if tls == ClientTls::Passthrough && server_tls.mode != SslMode::Disable {
         section.fault_at(
             "server_tls",
-            "listener.server_tls has no effect where TLS is passed through",
-            "write tls = \"disable\" or mode = \"terminate\" in [listener.tls]; or leave server_tls out, and clients \
-             encrypt the whole way themselves",
+            "listener.server_tls has no effect with tls = \"passthrough\"",
+            "remove server_tls: clients negotiate TLS with the node themselves; or write tls = \"disable\", or \
+             mode = \"terminate\" in [listener.tls]",
         );
     }
     (tls, server_tls)
 }
 
 /// `server_tls = "require"`: a mode that needs no files.
-fn server_word(section: &Section<'_>) -> Option<SslMode> {
+fn server_mode(section: &Section<'_>) -> Option<SslMode> {
     let mode = section.choice("server_tls", &SSLMODES)?;
     if matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) {
         section.fault_at(
             "server_tls",
-            "listener.server_tls.ca_file is missing, and this sslmode verifies certificates",
+            "listener.server_tls.ca_file is missing: this sslmode verifies certificates",
             "write server_tls = { sslmode = \"verify-full\", ca_file = \"/path/of/ca.pem\" }",
         );
         return None;
@@ -64,7 +65,7 @@ fn server_word(section: &Section<'_>) -> Option<SslMode> {
     Some(mode)
 }
 
-/// `None` where nothing is said, or nothing that holds.
+/// `None` if the key is absent or its value is faulty.
 fn towards_clients(section: &Section<'_>) -> Option<ClientTls> {
     let Some(table) = section.section_if_table("tls") else {
         return match section.choice("tls", &MODES)? {
@@ -73,7 +74,7 @@ fn towards_clients(section: &Section<'_>) -> Option<ClientTls> {
             Mode::Terminate => {
                 section.fault_at(
                     "tls",
-                    "listener.tls: to terminate TLS takes a certificate",
+                    "listener.tls = \"terminate\" needs a certificate",
                     "write [listener.tls] with mode = \"terminate\", cert_file and key_file",
                 );
                 None
@@ -82,7 +83,7 @@ fn towards_clients(section: &Section<'_>) -> Option<ClientTls> {
     };
     let mode = table.choice("mode", &MODES);
     if !table.has("mode") {
-        table.fault("listener.tls.mode is missing", "write mode = \"terminate\"");
+        table.fault("listener.tls.mode is missing", "write mode = \"terminate\", \"passthrough\" or \"disable\"");
     }
     let terminate = terminate(&table, mode);
     table.finish();
@@ -93,22 +94,22 @@ fn towards_clients(section: &Section<'_>) -> Option<ClientTls> {
     }
 }
 
-/// Reads the keys for termination. With another mode they are faults.
+/// Reads the keys for `mode = "terminate"`. With another mode they are faults.
 fn terminate(table: &Section<'_>, mode: Option<Mode>) -> Option<Terminate> {
     let before = table.fault_count();
     if let Some(mode @ (Mode::Passthrough | Mode::Disable)) = mode {
         let keys = ["cert_file", "key_file", "sslmode", "verify_client", "client_ca_file", "min_protocol_version"];
         for key in keys.into_iter().filter(|key| table.has(key)) {
-            let word = MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word);
-            let message = format!("{} has no effect with mode = \"{word}\"", table.named(key));
+            let name = MODES.iter().find(|(_, known)| *known == mode).map_or("", |(name, _)| name);
+            let message = format!("{} has no effect with mode = \"{name}\"", table.named(key));
             table.fault_at(key, message, "remove it, or write mode = \"terminate\"");
             table.ignore(key);
         }
         return None;
     }
-    let hint = "a PEM file with pgvane's certificate, and those between it and its authority behind it";
+    let hint = "name a PEM file with pgvane's certificate, followed by the intermediate certificates";
     let cert_file = table.required_string("cert_file", hint);
-    let key_file = table.required_string("key_file", "a PEM file with the private key of the certificate");
+    let key_file = table.required_string("key_file", "name a PEM file with the private key of the certificate");
     let is_required = table.choice("sslmode", &[("prefer", false), ("require", true)]);
     let min_version = table.choice("min_protocol_version", &Version::ALL.map(|version| (version.label(), version)));
     let verify_client = verify_client(table, is_required.unwrap_or(false));
@@ -119,55 +120,56 @@ fn terminate(table: &Section<'_>, mode: Option<Mode>) -> Option<Terminate> {
         verify_client,
         min_version: min_version.unwrap_or(Version::Tls12),
     };
-    tried(table, before, || Acceptor::new(&terminate).err());
+    try_files(table, before, || Acceptor::new(&terminate).err());
     Some(terminate)
 }
 
 /// `listener.tls.verify_client`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum ClientCertificate {
     None,
     Optional,
     Required,
 }
 
 fn verify_client(table: &Section<'_>, is_tls_required: bool) -> VerifyClient {
-    let words = [("none", Asked::None), ("optional", Asked::Optional), ("required", Asked::Required)];
-    let asked = table.choice("verify_client", &words);
-    // of a word that is misspelt nothing can be said, and of no contradiction to it either
-    let is_known = asked.is_some() || !table.has("verify_client");
+    use ClientCertificate as Wanted;
+    let choices = [("none", Wanted::None), ("optional", Wanted::Optional), ("required", Wanted::Required)];
+    let wanted = table.choice("verify_client", &choices);
+    // if the value is misspelt, it is not known whether the other keys contradict it
+    let is_known = wanted.is_some() || !table.has("verify_client");
     let file = table.string("client_ca_file").map(PathBuf::from);
-    if asked == Some(Asked::Required) && !is_tls_required {
+    if wanted == Some(Wanted::Required) && !is_tls_required {
         table.fault_at(
             "verify_client",
-            "listener.tls.verify_client = \"required\" means little where clients may come without TLS",
-            "write sslmode = \"require\" too, or verify_client = \"optional\"",
+            "listener.tls.verify_client = \"required\" needs sslmode = \"require\": without it clients may connect without TLS",
+            "add sslmode = \"require\", or write verify_client = \"optional\"",
         );
     }
-    match (asked.unwrap_or(Asked::None), file) {
-        (Asked::Optional, Some(file)) => return VerifyClient::Optional(file),
-        (Asked::Required, Some(file)) => return VerifyClient::Required(file),
-        (Asked::Optional | Asked::Required, None) => table.fault_at(
+    match (wanted.unwrap_or(Wanted::None), file) {
+        (Wanted::Optional, Some(file)) => return VerifyClient::Optional(file),
+        (Wanted::Required, Some(file)) => return VerifyClient::Required(file),
+        (Wanted::Optional | Wanted::Required, None) => table.fault_at(
             "verify_client",
-            "listener.tls.client_ca_file is missing, and clients' certificates are to be verified",
-            "name a PEM file with the certificate of the authority that signs them",
+            "listener.tls.client_ca_file is missing: verify_client needs it",
+            "name a PEM file with the certificate of the authority that signs the clients' certificates",
         ),
-        (Asked::None, Some(_)) if is_known => table.fault_at(
+        (Wanted::None, Some(_)) if is_known => table.fault_at(
             "client_ca_file",
-            "listener.tls.client_ca_file has no effect while no client is asked for a certificate",
-            "write verify_client = \"required\" or \"optional\"",
+            "listener.tls.client_ca_file has no effect with verify_client = \"none\"",
+            "remove it, or write verify_client = \"required\" or \"optional\"",
         ),
-        (Asked::None, _) => {}
+        (Wanted::None, _) => {}
     }
     VerifyClient::None
 }
 
-/// Reads the keys that a table has for TLS towards servers, in libpq's words.
+/// Reads a table's keys for TLS with servers. They have the names and values of libpq's parameters.
 pub(super) fn towards_servers(section: &Section<'_>, default: SslMode) -> TlsSettings {
     let before = section.fault_count();
     let mut settings = TlsSettings::of_mode(default);
     let mode = section.choice("sslmode", &SSLMODES);
-    // of a mode that is misspelt nothing can be said, and of no contradiction to it either
+    // if the mode is misspelt, it is not known whether the other keys contradict it
     let is_known = mode.is_some() || !section.has("sslmode");
     set(&mut settings.mode, mode);
     let negotiations = [("postgres", Negotiation::Postgres), ("direct", Negotiation::Direct)];
@@ -175,26 +177,26 @@ pub(super) fn towards_servers(section: &Section<'_>, default: SslMode) -> TlsSet
     settings.ca_file = section.string("ca_file").map(PathBuf::from);
     let cert_file = section.string("client_cert_file").map(PathBuf::from);
     let key_file = section.string("client_key_file").map(PathBuf::from);
-    let half_given = |given, missing, hint: &str| {
+    let incomplete = |given, missing, hint: &str| {
         section.fault_at(given, format!("{} is missing", section.named(missing)), hint);
     };
     match (&cert_file, &key_file) {
-        (Some(_), None) => half_given(
+        (Some(_), None) => incomplete(
             "client_cert_file",
             "client_key_file",
-            "a certificate is of no use without its key: add client_key_file",
+            "client_cert_file needs it: add client_key_file with the private key",
         ),
-        (None, Some(_)) => half_given(
+        (None, Some(_)) => incomplete(
             "client_key_file",
             "client_cert_file",
-            "a key is of no use without its certificate: add client_cert_file",
+            "client_key_file needs it: add client_cert_file with the certificate",
         ),
         _ => {}
     }
     settings.identity = cert_file.zip(key_file).map(|(cert_file, key_file)| IdentityFiles { cert_file, key_file });
     if is_known {
         contradictions(section, &settings);
-        tried(section, before, || ServerTls::new(&settings).err());
+        try_files(section, before, || ServerTls::new(&settings).err());
     }
     settings
 }
@@ -204,13 +206,13 @@ fn contradictions(section: &Section<'_>, settings: &TlsSettings) {
     match (settings.mode, &settings.ca_file) {
         (SslMode::Disable | SslMode::Prefer, Some(_)) => section.fault_at(
             "ca_file",
-            format!("{} has no effect with this sslmode: nothing is verified", section.named("ca_file")),
-            "write sslmode = \"verify-full\", or \"verify-ca\" if the certificates do not name the hosts",
+            format!("{} has no effect with this sslmode: no certificate is verified", section.named("ca_file")),
+            "write sslmode = \"verify-full\", or \"verify-ca\" if the certificates do not contain the host names",
         ),
         (_, None) if verifies => section.fault_at(
             "sslmode",
-            format!("{} is missing, and this sslmode verifies certificates", section.named("ca_file")),
-            "name a PEM file with the authority's certificate; the system's own are often in \
+            format!("{} is missing: this sslmode verifies certificates", section.named("ca_file")),
+            "name a PEM file with the authority's certificate; the system's authorities are often in \
              /etc/ssl/certs/ca-certificates.crt",
         ),
         _ => {}
@@ -219,28 +221,31 @@ fn contradictions(section: &Section<'_>, settings: &TlsSettings) {
         section.fault_at(
             "client_cert_file",
             format!("{} has no effect with sslmode = \"disable\"", section.named("client_cert_file")),
-            "remove it and client_key_file, or write sslmode = \"verify-full\"",
+            "remove client_cert_file and client_key_file, or write sslmode = \"verify-full\"",
         );
     }
     if settings.negotiation == Negotiation::Direct && matches!(settings.mode, SslMode::Disable | SslMode::Prefer) {
         section.fault_at(
             "sslnegotiation",
-            format!("{} = \"direct\" leaves no way back to a connection in clear", section.named("sslnegotiation")),
+            format!(
+                "{} = \"direct\" needs TLS, and this sslmode allows connections without TLS",
+                section.named("sslnegotiation")
+            ),
             "write sslmode = \"require\", \"verify-ca\" or \"verify-full\"",
         );
     }
 }
 
-/// Reads the files, but only where nothing else is wrong, lest one mistake be told twice.
-fn tried(section: &Section<'_>, faults_before: usize, reading: impl FnOnce() -> Option<TlsError>) {
+/// Reads the files, but only if the table has no other fault, so that one mistake is not reported twice.
+fn try_files(section: &Section<'_>, faults_before: usize, read: impl FnOnce() -> Option<TlsError>) {
     if section.fault_count() > faults_before {
         return;
     }
-    if let Some(error) = reading() {
+    if let Some(error) = read() {
         let keys = ["cert_file", "key_file", "client_ca_file", "ca_file", "client_cert_file", "client_key_file"];
         let named = |key: &&str| error.file().is_some_and(|file| section.is_string(key, &file.to_string_lossy()));
         let message = |name: String| format!("{name}: {error}");
-        let hint = "give the path of a PEM file that pgvane may read and that fits the others";
+        let hint = "write the path of a PEM file that pgvane can read and that matches the other files";
         match keys.into_iter().find(named) {
             Some(key) => section.fault_at(key, message(section.named(key)), hint),
             None => section.fault(message(section.path().to_owned()), hint),
@@ -272,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_will_do_where_no_files_are_needed() {
+    fn a_string_is_enough_if_no_files_are_needed() {
         let disable = TlsSettings::of_mode(SslMode::Disable);
         assert_eq!(good(""), (ClientTls::Passthrough, disable.clone()));
         assert_eq!(good("tls = \"passthrough\"\nserver_tls = \"disable\""), (ClientTls::Passthrough, disable.clone()));
@@ -325,9 +330,9 @@ mod tests {
         for line in [
             "test.toml:7: listener.tls.cert_file is missing",
             "test.toml:10: listener.tls.client_ca_file is missing",
-            "test.toml:11: listener.tls.min_protocol_version: \"TLSv1.1\" is not known",
+            "test.toml:11: listener.tls.min_protocol_version: unknown value \"TLSv1.1\": expected TLSv1.2 or TLSv1.3",
             "test.toml:12: unknown key \"cert\" in [listener.tls]",
-            "test.toml:15: listener.server_tls.sslnegotiation = \"direct\" leaves no way back",
+            "test.toml:15: listener.server_tls.sslnegotiation = \"direct\" needs TLS",
             "test.toml:16: listener.server_tls.ca_file has no effect with this sslmode",
         ] {
             assert!(told.contains(line), "{line} is not in:\n{told}");
@@ -340,18 +345,18 @@ mod tests {
         let IdentityFiles { cert_file, key_file } = world.identity("pgvane", "localhost");
         let [cert, key, ca] = [cert_file, key_file, world.ca_file()].map(|file| file.display().to_string());
         let terminate = format!("[listener.tls]\nmode = \"terminate\"\ncert_file = \"{cert}\"\nkey_file = \"{key}\"\n");
-        assert!(faults("tls = \"terminate\"").contains("takes a certificate"));
+        assert!(faults("tls = \"terminate\"").contains("needs a certificate"));
         assert!(faults("[listener.tls]\n").contains("listener.tls.mode is missing"));
         let useless = faults(&format!("[listener.tls]\nmode = \"disable\"\ncert_file = \"{cert}\"\n"));
         assert!(useless.contains("listener.tls.cert_file has no effect with mode = \"disable\""), "{useless}");
         assert!(!useless.contains("unknown key"), "{useless}");
-        assert!(faults("server_tls = \"require\"").contains("has no effect where TLS is passed through"));
+        assert!(faults("server_tls = \"require\"").contains("has no effect with tls = \"passthrough\""));
         assert!(faults("tls = \"disable\"\nserver_tls = \"verify-full\"").contains("ca_file is missing"));
         let of = |line: &str| faults(&format!("{terminate}{line}\n"));
-        assert!(of(&format!("client_ca_file = \"{ca}\"")).contains("no client is asked for a certificate"));
+        assert!(of(&format!("client_ca_file = \"{ca}\"")).contains("has no effect with verify_client = \"none\""));
         let bypassed = of(&format!("verify_client = \"required\"\nclient_ca_file = \"{ca}\""));
         assert!(
-            bypassed.contains("test.toml:11: listener.tls.verify_client = \"required\" means little"),
+            bypassed.contains("test.toml:11: listener.tls.verify_client = \"required\" needs sslmode"),
             "{bypassed}"
         );
     }

@@ -1,18 +1,18 @@
-//! A text that must not find its way into a log.
+//! A string that must not be written to a log.
 
 use std::fmt;
 
-/// A password or the like. Its `Debug` shows nothing of it.
+/// A password or another secret. Its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a text into custody.
+    /// Wraps a string.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
 
-    /// The text itself.
+    /// The string itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
