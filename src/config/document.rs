@@ -26,13 +26,16 @@ pub struct Document<'text> {
     text: &'text str,
     root: Spanned<DeTable<'text>>,
     faults: RefCell<Vec<Fault>>,
+    /// Every key that was asked for, with its table's name: `listener.hold_max`.
+    asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'text> Document<'text> {
     /// Parses `text`. Syntax errors are collected like all other faults. What could be parsed can be read.
     pub fn parse(file: &str, text: &'text str) -> Document<'text> {
         let (root, errors) = DeTable::parse_recoverable(text);
-        let document = Document { file: file.to_owned(), text, root, faults: RefCell::new(Vec::new()) };
+        let document =
+            Document { file: file.to_owned(), text, root, faults: RefCell::default(), asked: RefCell::default() };
         for error in errors {
             document.fault(error.span(), error.message().replace('\n', ", "), None);
         }
@@ -42,6 +45,12 @@ impl<'text> Document<'text> {
     /// The top-level table.
     pub fn root(&self) -> Section<'_> {
         Section::new(self, String::new(), self.root.get_ref(), self.root.span())
+    }
+
+    /// Every key that was asked for so far, with its table's name: `listener.hold_max`.
+    #[cfg(test)]
+    pub fn keys_asked_for(&self) -> BTreeSet<String> {
+        self.asked.borrow().clone()
     }
 
     /// Ends the reading. Errors: all faults, in the order of their lines.
@@ -98,13 +107,14 @@ impl<'d> Section<'d> {
         found.is_some_and(|value| matches!(value.get_ref(), DeValue::String(found) if found.as_ref() == text))
     }
 
-    /// Marks a key as known without reading it, because its fault is already reported.
-    pub fn ignore(&self, key: &'static str) {
+    /// Marks a key as known, so that it is not reported as unknown.
+    pub fn mark_known(&self, key: &'static str) {
         self.known.borrow_mut().insert(key);
+        self.document.asked.borrow_mut().insert(self.named(key));
     }
 
     fn value(&self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
-        self.known.borrow_mut().insert(key);
+        self.mark_known(key);
         self.table.get(key)
     }
 
@@ -141,7 +151,7 @@ impl<'d> Section<'d> {
     /// A string that must be there and must not be empty.
     pub fn required_string(&self, key: &'static str, hint: &str) -> Option<String> {
         if !self.has(key) {
-            self.known.borrow_mut().insert(key);
+            self.mark_known(key);
             self.document.fault(Some(self.span.clone()), format!("{} is missing", self.named(key)), Some(hint.into()));
             return None;
         }

@@ -5,6 +5,8 @@
 
 mod account;
 mod document;
+#[cfg(test)]
+mod every_key;
 pub mod fault;
 mod index;
 mod read;

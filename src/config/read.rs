@@ -12,8 +12,14 @@ use crate::net::Bind;
 
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let document = Document::parse(file, text);
-    let root = document.root();
+    let config = read(&document);
+    document.finish()?;
+    Ok(config)
+}
 
+/// Reads every key. The result is valid only if the document has no faults.
+pub(super) fn read(document: &Document<'_>) -> Config {
+    let root = document.root();
     let admin = read_admin::admin(&root);
     let log = log(&root);
     let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);
@@ -36,8 +42,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     distinct_addresses(&root, &listeners, admin.as_ref().map(|admin| admin.bind));
 
     root.finish();
-    document.finish()?;
-    Ok(Config { admin, log, drain_timeout, threads, clusters, listeners })
+    Config { admin, log, drain_timeout, threads, clusters, listeners }
 }
 
 fn log(root: &Section<'_>) -> Log {

@@ -46,11 +46,8 @@ fn mode(section: &Section<'_>, text: &str) -> Option<u32> {
 fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -> Result<u32, String>) -> Option<u32> {
     let name = section.string(key)?;
     let found = find(&name);
-    found
-        .map_err(|error| {
-            section.fault_at(key, format!("{key}: {error}"), "write the name or the number of one that exists")
-        })
-        .ok()
+    let report = |error| section.fault_at(key, format!("{key}: {error}"), "write a name or a number that exists");
+    found.map_err(report).ok()
 }
 
 /// Which clients it accepts, and how it learns and passes on their addresses. `listener.bind` must be set already.

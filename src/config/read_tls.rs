@@ -103,7 +103,7 @@ fn terminate(table: &Section<'_>, mode: Option<Mode>) -> Option<Terminate> {
             let name = MODES.iter().find(|(_, known)| *known == mode).map_or("", |(name, _)| name);
             let message = format!("{} has no effect with mode = \"{name}\"", table.named(key));
             table.fault_at(key, message, "remove it, or write mode = \"terminate\"");
-            table.ignore(key);
+            table.mark_known(key);
         }
         return None;
     }
