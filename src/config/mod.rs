@@ -1,7 +1,7 @@
-//! What pgvane has been told to do: validated, complete, and only to be had by validation.
+//! The configuration: validated and complete. It can be created only through validation.
 //!
-//! A file is read by [`Config::from_toml`], a zero-file start by [`Config::from_patroni_urls`]. Neither leaves an
-//! `Option` behind that means "default".
+//! [`Config::from_toml`] reads a file, [`Config::from_patroni_urls`] is for a start without a file. In neither result
+//! does a `None` mean "default".
 
 mod account;
 mod document;
@@ -38,11 +38,11 @@ use crate::net::{Bind, Networks};
 use crate::routing::{Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
 
-/// Ports that pgvane takes unless told otherwise.
+/// The default ports.
 pub mod default_port {
-    /// Leads to the leader.
+    /// Connects to the leader.
     pub const WRITE: u16 = 6432;
-    /// Leads to the replicas.
+    /// Connects to the replicas.
     pub const READ: u16 = 6433;
     /// Stats page and metrics.
     pub const ADMIN: u16 = 8404;
@@ -53,9 +53,9 @@ pub mod default_port {
 pub struct Config {
     /// The stats page, the metrics and the API; `None` if they are not served.
     pub admin: Option<Admin>,
-    /// How and how much is logged.
+    /// What is logged, and in which format.
     pub log: Log,
-    /// How long running sessions may go on after a signal to stop.
+    /// How long running sessions may continue after a signal to stop.
     pub drain_timeout: Duration,
     /// How many threads serve sessions.
     pub threads: usize,
@@ -70,13 +70,13 @@ pub struct Config {
 pub struct Admin {
     /// Where they are served.
     pub bind: SocketAddr,
-    /// Who may change things; nobody if empty.
+    /// The users that may change the state of nodes; nobody may if it is empty.
     pub users: Vec<AdminUser>,
-    /// Whether the page and the API are for users only. Health checks and metrics are for everybody.
+    /// Whether the page and the API need a login. Health checks and metrics never need one.
     pub requires_login: bool,
 }
 
-/// Somebody who may change things.
+/// A user that may change the state of nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminUser {
     /// The name, without a colon.
@@ -88,9 +88,9 @@ pub struct AdminUser {
 /// Logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// A filter in tracing's notation: `info`, or `info,pgvane::proxy=debug`.
+    /// A filter in the syntax of `tracing`: `info`, or `info,pgvane::proxy=debug`.
     pub level: String,
-    /// One JSON object a line instead of text.
+    /// One JSON object per line instead of text.
     pub is_json: bool,
 }
 
@@ -101,93 +101,93 @@ pub struct Cluster {
     pub name: String,
     /// The nodes that the file names.
     pub nodes: Vec<Member>,
-    /// How the nodes' roles are learnt.
+    /// How pgvane learns the nodes' roles.
     pub check: Check,
-    /// How members are found that the file does not name; `None` if they are not.
+    /// How members that the file does not name are found; `None` if they are not.
     pub discovery: Option<Discovery>,
-    /// The scope that every node must state: Patroni's, which is PostgreSQL's `cluster_name` too.
+    /// The scope that every node must have: Patroni's, which is also PostgreSQL's `cluster_name`.
     pub scope: Option<String>,
-    /// Time between checks of a node while all is quiet.
+    /// Time between checks of a node in normal operation.
     pub interval: Duration,
-    /// Time between checks while there is no leader, or just after a change.
+    /// Time between checks while there is no leader, and shortly after a change.
     pub fast_interval: Duration,
     /// How long a check may take.
     pub timeout: Duration,
-    /// Answers in a row until a silent replica serves again.
+    /// The number of consecutive answers until a silent replica gets sessions again.
     pub rise: u32,
-    /// Checks in a row without an answer until a node counts as silent.
+    /// The number of consecutive checks without an answer until a node counts as silent.
     pub fall: u32,
-    /// How long a silent leader's last word counts.
+    /// How long a silent leader still counts as the leader.
     pub leader_grace: Duration,
-    /// Certificates for REST APIs that speak HTTPS.
+    /// Certificates for REST APIs with HTTPS.
     pub patroni_tls: PatroniTls,
-    /// Whether the nodes are told by a PROXY header for whom they are connected to.
+    /// Whether connections to the nodes begin with a PROXY header that contains the client's address.
     pub sends_proxy_header: bool,
 }
 
-/// How the nodes' roles are learnt.
+/// How pgvane learns the nodes' roles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// By each node's Patroni.
+    /// From each node's Patroni.
     Patroni {
-        /// How to ask the PostgreSQL of a node whose Patroni is silent; not at all if `None`.
+        /// How to ask the PostgreSQL of a node whose Patroni does not answer; it is not asked if `None`.
         second_opinion: Option<Sql>,
     },
-    /// By each node's PostgreSQL.
+    /// From each node's PostgreSQL.
     Sql(Sql),
 }
 
-/// How to ask PostgreSQL itself.
+/// How to log in to PostgreSQL for checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sql {
     /// The role.
     pub user: String,
-    /// Its password; `None` where pg_hba.conf asks for none, or for a certificate.
+    /// Its password; `None` if pg_hba.conf asks for no password, or for a certificate.
     pub password: Option<Secret>,
-    /// The weakest proof of the password that is given, in libpq's words.
+    /// The weakest authentication method with which the password is used.
     pub require_auth: RequireAuth,
     /// The database to connect to.
     pub database: String,
-    /// How PostgreSQL's own views name our sessions.
+    /// The name of the connection in `pg_stat_activity`.
     pub application_name: String,
-    /// How often the kept connection is opened anew: a hung postmaster still serves old ones.
+    /// How often the connection is opened again: a postmaster that hangs still serves old connections.
     pub reconnect: Duration,
     /// Encryption.
     pub tls: TlsSettings,
 }
 
-/// The weakest proof of a password that is given to a server (`require_auth` of libpq).
+/// The weakest authentication method with which a password is used (`require_auth` of libpq).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequireAuth {
-    /// SCRAM, which shows a server nothing that it could use.
+    /// SCRAM, which does not send a server anything from which it could learn the password.
     ScramSha256,
-    /// An MD5 hash as well, from which the password can be found out.
+    /// Also an MD5 hash, from which a server can compute the password.
     Md5,
-    /// The password itself as well, to a server that TLS has verified.
+    /// Also the password itself, to a server that TLS has verified.
     Password,
 }
 
-/// Finding members by Patroni's `/cluster`.
+/// How members are found through Patroni's `/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
-    /// REST APIs to ask, besides those of members that have been found.
+    /// REST APIs to ask, besides those of discovered members.
     pub urls: Vec<String>,
-    /// The operator has named no node: the REST APIs at these URLs say which cluster is meant.
+    /// The operator has named no node: the REST APIs at these URLs decide which cluster is used.
     pub urls_say_which_cluster: bool,
-    /// Networks in which members may be; anywhere if empty.
+    /// Networks in which members may be; any network if empty.
     pub allow: Vec<IpNet>,
-    /// From `host:port` as the cluster knows it to `host:port` as we reach it, for PostgreSQL and Patroni alike.
+    /// From `host:port` in the cluster to `host:port` at which pgvane reaches it, for PostgreSQL and Patroni.
     pub address_map: BTreeMap<String, String>,
 }
 
-/// How to meet REST APIs that speak HTTPS.
+/// TLS with REST APIs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PatroniTls {
-    /// Trust these authorities only; the system's if `None`.
+    /// Only these authorities are trusted; the system's if `None`.
     pub ca_file: Option<PathBuf>,
-    /// PEM file with our certificate and key, for APIs that want one.
+    /// PEM file with pgvane's certificate and key, for APIs that ask for one.
     pub client_identity_file: Option<PathBuf>,
-    /// Whatever certificate an API shows is believed.
+    /// Every certificate of an API is accepted.
     pub verifies_nothing: bool,
 }
 
@@ -204,66 +204,66 @@ pub struct Listener {
     pub rule: Rule,
     /// How long a new connection waits for a node before it is refused.
     pub hold_max: Duration,
-    /// How many may wait at once.
+    /// How many connections may wait at the same time.
     pub hold_sessions_max: usize,
-    /// How many sessions it carries at once.
+    /// The maximum number of sessions at the same time.
     pub sessions_max: usize,
-    /// How many of them one client address may have.
+    /// The maximum number of sessions from one client address.
     pub sessions_max_per_client: usize,
-    /// How many connections may be open that have not yet said what they want.
+    /// The maximum number of connections that have not yet sent their startup packet.
     pub pending_connections_max: usize,
-    /// Who is let in.
+    /// Which clients may connect.
     pub access: Access,
-    /// From whom PROXY headers are taken; from nobody if `None`.
+    /// From which proxies PROXY headers are accepted; from none if `None`.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// Whether the client's address is put behind its `application_name`.
+    /// Whether the client's address is appended to its `application_name`.
     pub application_name_add_host: bool,
-    /// How long connecting to a node may take.
+    /// How long a connection attempt to a node may take.
     pub connect_timeout: Duration,
-    /// How long a node may take for its first answer.
+    /// How long a node may take for its first answer to a login.
     pub login_timeout: Duration,
-    /// How long a client may take for its first packet.
+    /// How long a client may take to send its startup packet.
     pub startup_timeout: Duration,
-    /// Idle time after which the kernel asks whether the other side is still there, on both sides.
+    /// Idle time before TCP keepalive probes, for clients and nodes.
     pub tcp_keepalive: Duration,
-    /// How long sent data may stay unacknowledged before the connection counts as broken, on both sides.
+    /// How long sent data may stay unacknowledged before the connection counts as broken, for clients and nodes.
     pub tcp_user_timeout: Duration,
-    /// How its sessions' bytes are moved.
+    /// How the bytes of its sessions are moved.
     pub relay: RelayMode,
-    /// What becomes of TLS that clients ask for.
+    /// What happens when clients ask for TLS.
     pub tls: ClientTls,
-    /// TLS towards the nodes, for sessions that are not passed through encrypted.
+    /// TLS with the nodes, for sessions whose encryption is not passed through.
     pub server_tls: TlsSettings,
 }
 
-/// Who is let in by a listener. Where a list is empty, everybody is.
+/// Which clients may connect to a listener. An empty list allows all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Access {
-    /// From where.
+    /// Their networks.
     pub allow: Networks,
-    /// As which users.
+    /// The users that they may connect as.
     pub users: Vec<String>,
-    /// Into which databases; for a client that streams WAL the word `replication` stands.
+    /// The databases that they may connect to. `replication` stands for clients that stream WAL.
     pub databases: Vec<String>,
 }
 
 /// The PROXY protocol on a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyProtocol {
-    /// The proxies whose headers are believed.
+    /// The proxies whose headers are accepted.
     pub trusted: Networks,
-    /// Whether their connections must begin with one.
+    /// Whether their connections must begin with a header.
     pub is_required: bool,
 }
 
 /// How bytes get from one socket to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayMode {
-    /// Copied while a session converses, spliced while it streams.
+    /// Copied, and spliced while a session streams.
     Auto,
     /// Always copied.
     Copy,
-    /// Spliced whenever there is enough to.
+    /// Spliced whenever there is enough data.
     Splice,
 }
 
@@ -277,7 +277,7 @@ impl Config {
 
     /// The configuration of a start without a file: discovery through these REST APIs, and the default ports.
     ///
-    /// Errors: URLs that are none.
+    /// Errors: every URL that is not valid.
     pub fn from_patroni_urls(urls: &[String]) -> Result<Config, Faults> {
         let faults: Vec<Fault> = urls.iter().filter_map(|url| read_cluster::patroni_url(url).err()).collect();
         if !faults.is_empty() {
@@ -306,7 +306,7 @@ impl Config {
 }
 
 impl Config {
-    /// The same, with the stats page at this address.
+    /// The same configuration, with the stats page at this address.
     pub fn with_admin_at(mut self, bind: SocketAddr) -> Config {
         self.admin = self.admin.map(|admin| Admin { bind, ..admin });
         self
@@ -315,15 +315,15 @@ impl Config {
 
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// As many as the process may run at once.
+/// The number of CPU cores that the process may use.
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 impl Log {
-    /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`. The error is a hint.
+    /// Reads a level such as `info`, or a filter such as `info,pgvane::proxy=debug`. The error says how to write it.
     ///
-    /// A word that is not a level would be taken for the name of a module, and nothing be logged at all: it is refused.
+    /// `tracing` takes an unknown level for the name of a module, and would log nothing. So it is refused.
     pub fn filter(text: &str) -> Result<EnvFilter, String> {
         const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
         let hint = "write error, warn, info, debug or trace, or a filter such as \"info,pgvane::proxy=debug\"";
@@ -340,7 +340,7 @@ impl Log {
 
 impl Default for Admin {
     fn default() -> Admin {
-        // what it shows is of use to a stranger: who wants it on the network says so
+        // the page would help an attacker: it is on the network only if the operator configures that
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, default_port::ADMIN));
         Admin { bind, users: Vec::new(), requires_login: false }
     }
@@ -366,7 +366,7 @@ impl Cluster {
             timeout: Duration::from_secs(2),
             rise: 2,
             fall: 3,
-            // Patroni's default ttl of 30 s less one loop_wait of 10 s: no other node can have got the lock sooner
+            // Patroni's default ttl of 30 s minus one loop_wait of 10 s: no other node can get the lock sooner
             leader_grace: Duration::from_secs(20),
             patroni_tls: PatroniTls::default(),
             sends_proxy_header: false,
@@ -383,7 +383,7 @@ impl Sql {
             require_auth: RequireAuth::ScramSha256,
             database: "postgres".to_owned(),
             application_name: "pgvane check".to_owned(),
-            // often enough to notice a hung postmaster within minutes, rare enough not to fill a log with connections
+            // often enough to detect a hung postmaster within minutes, rare enough not to fill a log with connections
             reconnect: Duration::from_secs(300),
             // libpq's default
             tls: TlsSettings::of_mode(SslMode::Prefer),
@@ -392,7 +392,7 @@ impl Sql {
 }
 
 impl Cluster {
-    /// Whether a REST API may have to be asked by HTTPS: one that is named so, or one that is still to be found.
+    /// Whether a REST API may need HTTPS: a configured one, or one that discovery may find.
     pub fn may_speak_https(&self) -> bool {
         let found = self.discovery.iter().flat_map(|discovery| &discovery.urls);
         let mut urls = self.nodes.iter().map(|node| &node.patroni_url).chain(found);
@@ -408,7 +408,7 @@ impl Listener {
             bind,
             cluster: ClusterIndex(0),
             rule: Rule::new(target),
-            // a crash with Patroni's default ttl of 30 s, and the promotion after it
+            // long enough for a crash with Patroni's default ttl of 30 s and for the promotion after it
             hold_max: Duration::from_secs(40),
             hold_sessions_max: 1000,
             sessions_max: 10_000,
@@ -424,7 +424,7 @@ impl Listener {
             tcp_user_timeout: Duration::from_secs(60),
             relay: RelayMode::Auto,
             tls: ClientTls::Passthrough,
-            // anything else, and libpq's clients would be asked for a channel binding that cannot reach through us
+            // with any other mode libpq's clients would try channel binding, which does not work through a proxy
             server_tls: TlsSettings::of_mode(SslMode::Disable),
         }
     }

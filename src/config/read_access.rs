@@ -98,7 +98,7 @@ fn check_reachable(section: &Section<'_>, key: &str, listed: &Networks, bind: &B
     let hint = match bind {
         Bind::Tcp(_) if listed.has_unix() => "remove \"unix\": it stands for the clients of a Unix socket",
         Bind::Unix(_) if listed.has_networks() => {
-            "write [\"unix\"]: clients of a Unix socket have no address, and unix_socket_mode says which users may connect"
+            "write [\"unix\"]: clients of a Unix socket have no address; unix_socket_mode restricts them"
         }
         _ => return,
     };

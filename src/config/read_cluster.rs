@@ -115,7 +115,7 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
     let verifies_nothing = section.choice("verify", &[("full", false), ("none", true)]).unwrap_or(false);
     let (ca_file, client_identity_file) = (file("ca_file"), file("client_identity_file"));
     if verifies_nothing && ca_file.is_some() {
-        section.fault_at("verify", "verify = \"none\" and ca_file contradict each other", "remove one of them");
+        section.fault_at("verify", "verify = \"none\" contradicts ca_file", "remove one of the two keys");
     }
     let tls = PatroniTls { ca_file, client_identity_file, verifies_nothing };
     section.finish();
@@ -147,7 +147,7 @@ fn node(section: Section<'_>) -> Option<Member> {
     Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address, weight, sessions_max })
 }
 
-/// The base of a REST API. Patroni itself prints its `api_url` with the path of a health check, `/patroni`.
+/// The base URL of a REST API. Patroni itself shows its `api_url` with the path of a health check, `/patroni`.
 pub(super) fn base_of(url: &str) -> String {
     let url = url.trim_end_matches('/');
     url.strip_suffix("/patroni").unwrap_or(url).to_owned()
@@ -158,12 +158,12 @@ pub(super) fn patroni_url(url: &str) -> Result<(), Fault> {
     let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let parsed = reqwest::Url::parse(url).ok();
     let parses = parsed.as_ref().is_some_and(|url| url.has_host() && url.query().is_none());
-    // Patroni answers 200 to everything below /patroni, whatever the node's role
+    // Patroni answers 200 to every path below /patroni, for any role of the node
     if parses && parsed.is_some_and(|url| !matches!(url.path(), "/" | "/patroni" | "/patroni/")) {
         return Err(Fault {
             line: None,
             message: format!("\"{url}\" has a path"),
-            hint: Some(format!("write the address of the REST API alone, for example http://10.0.0.1:{PATRONI_PORT}")),
+            hint: Some(format!("write only the address of the REST API, for example http://10.0.0.1:{PATRONI_PORT}")),
         });
     }
     match host {

@@ -85,7 +85,7 @@ fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
         if rule.balance != Balance::LeastConnections {
             section.fault_at(
                 "rebalance",
-                "rebalance needs balance = \"least-connections\": otherwise a moved session may return to the same node",
+                "rebalance needs balance = \"least-connections\": otherwise a moved session may return to its node",
                 "remove rebalance, or remove balance",
             );
         }

@@ -5,8 +5,9 @@ use std::fs;
 use super::Secret;
 use super::document::Section;
 
-/// The password of a table: the value of its key `password`, or the content of its `password_file`. `path` is the table's
-/// name for messages. `None` if both keys are absent, or if the file cannot be used, which is reported as a fault.
+/// The password of a table: the value of its key `password`, or the content of its `password_file`. `path` is the
+/// table's name for messages. `None` if both keys are absent, or if the file cannot be used, which is reported as a
+/// fault.
 pub(super) fn password(section: &Section<'_>, path: &str) -> Option<Secret> {
     let given = section.string("password").map(Secret::new);
     let Some(file) = section.string("password_file") else { return given };

@@ -28,8 +28,8 @@ enum Mode {
 const MODES: [(&str, Mode); 3] =
     [("passthrough", Mode::Passthrough), ("disable", Mode::Disable), ("terminate", Mode::Terminate)];
 
-/// Reads a listener's `tls` and `server_tls`. A faulty value is reported, and its default is used, so that all faults are
-/// found.
+/// Reads a listener's `tls` and `server_tls`. A faulty value is reported, and its default is used, so that all faults
+/// are found.
 pub(super) fn listener(section: &Section<'_>, listener: &Listener) -> (ClientTls, TlsSettings) {
     let tls = towards_clients(section).unwrap_or_else(|| listener.tls.clone());
     let server_tls = match section.section_if_table("server_tls") {
@@ -142,7 +142,7 @@ fn verify_client(table: &Section<'_>, is_tls_required: bool) -> VerifyClient {
     if wanted == Some(Wanted::Required) && !is_tls_required {
         table.fault_at(
             "verify_client",
-            "listener.tls.verify_client = \"required\" needs sslmode = \"require\": without it clients may connect without TLS",
+            "listener.tls.verify_client = \"required\" needs sslmode = \"require\", or clients may omit TLS",
             "add sslmode = \"require\", or write verify_client = \"optional\"",
         );
     }
