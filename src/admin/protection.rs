@@ -42,7 +42,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::REFERRER_POLICY, "no-referrer"),
 ];
 
-/// Whom the admin port serves.
+/// Which requests the admin port serves.
 pub(super) struct Protection {
     /// Who may change things, and may look where a login is required.
     pub(super) users: Arc<Users>,

@@ -36,7 +36,7 @@ impl BoundListener {
     /// Listens. For TCP it opens `sockets` sockets, one for each thread that accepts; the kernel distributes new
     /// connections among them (`SO_REUSEPORT`). Accepted TCP connections have the `options`.
     ///
-    /// Errors: those of the kernel: the port is in use or needs privileges; see also [`unix_listener::listen`].
+    /// Errors: those of the kernel: the port is in use or needs privileges; see also `unix_listener::listen`.
     pub fn open(bind: &Bind, options: TcpOptions, sockets: usize) -> io::Result<Vec<BoundListener>> {
         let address = match bind {
             Bind::Tcp(address) => *address,

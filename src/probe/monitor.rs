@@ -132,7 +132,7 @@ impl Monitor {
                 biased;
                 Some(command) = self.commands.recv() => {
                     self.step(Event::Administered(command.node, command.state));
-                    let _ = command.is_published.send(()); // whoever asked may have gone
+                    let _ = command.is_published.send(()); // the caller may have gone
                 }
                 Some(event) = self.events.recv() => self.step(event),
                 Some(finding) = self.running.join_next() => self.take(finding),

@@ -58,7 +58,7 @@ impl Patroni {
             (None, None) => http_client().tls_certs_only([]),
         };
         if trust == Some(RestTrust::Nothing) {
-            warn!("patroni_tls.verify = \"none\": whoever is between pgvane and a REST API can say who leads");
+            warn!("patroni_tls.verify = \"none\": a host between pgvane and a REST API can say which node leads");
         }
         let http = builder.build().map_err(|error| PatroniTlsError::new(None, &error))?;
         Ok(Patroni { http, timeout })

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The bytes of one session, counted by whoever moves them and read by others at any time.
+/// The bytes of one session, counted by the task that moves them and read by others at any time.
 #[derive(Debug, Default)]
 pub struct ByteCounters {
     to_server: AtomicU64,

@@ -34,7 +34,7 @@ struct Delivery {
     packet: Vec<u8>,
 }
 
-/// Delivers this peer's cancel request within [`DELIVERY_MAX`], or drops it.
+/// Delivers this peer's cancel request within five seconds, or drops it.
 pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelRequest, preamble: Vec<u8>) -> End {
     let CancelRequest { key, packet } = request;
     let request = Delivery { preamble, packet };

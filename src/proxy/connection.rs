@@ -1,6 +1,6 @@
 //! One connection: identify → authorize → admit, then [`super::session`] relays its bytes, then close.
 //!
-//! [`Connection::establish`] is the first half and reads top to bottom; [`Connection::close`] is the last step.
+//! `Connection::establish` is the first half and reads top to bottom; `Connection::close` is the last step.
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -39,7 +39,7 @@ pub struct ListenerContext {
     pub log_limit: LogLimit,
     /// Bounds what one client may have.
     pub per_client: PerClient,
-    /// Whether nodes are told by a PROXY header for whom they are connected to.
+    /// Whether connections to nodes begin with a PROXY header that names the client.
     pub sends_proxy_header: bool,
     turn: AtomicU64,
 }

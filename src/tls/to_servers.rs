@@ -134,7 +134,7 @@ fn client_config(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
 /// The CA file that certificates are verified by, if they are.
 fn verified_by(settings: &TlsSettings) -> Option<&PathBuf> {
     match settings.mode {
-        // libpq would verify with "prefer" and, where that fails, go on in clear: nothing is won by it
+        // libpq would verify with "prefer" and go on without TLS if that fails: this protects nothing
         SslMode::Disable | SslMode::Prefer => None,
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => settings.ca_file.as_ref(),
     }

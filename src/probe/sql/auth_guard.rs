@@ -1,5 +1,5 @@
 //! What a server may ask the check to prove itself with, and how much it may say: looked at before tokio-postgres sees it,
-//! which would hand over the password to whoever asks for it.
+//! which would hand over the password to any server that asks for it.
 //!
 //! Formats: PostgreSQL's documentation, "Message Formats", `AuthenticationCleartextPassword` and its neighbours.
 

@@ -58,7 +58,7 @@ pub struct Access {
 
 impl Access {
     /// `connect_timeout` bounds TCP's part of a login; give the time that a check may take. Where nodes have to be told
-    /// whom we speak for, they are told that it is ourselves.
+    /// which client a connection is for, the header says that it is pgvane's own.
     ///
     /// Errors: files for TLS that cannot be used.
     pub fn new(sql: &Sql, connect_timeout: Duration, sends_proxy_header: bool) -> Result<Access, TlsError> {
@@ -94,7 +94,7 @@ impl SqlNode {
 
     /// Asks the node for its report, by `deadline`. Two who ask at once are answered one after the other.
     ///
-    /// Cancel safe: a session that was just asking is closed, a login goes on for whoever asks next.
+    /// Cancel safe: a session that was just asking is closed, a login continues for the next call.
     pub async fn ask(&self, deadline: Instant) -> Result<Report, CheckError> {
         timeout_at(deadline, self.ask_in_time()).await.unwrap_or(Err(CheckError::TimedOut))
     }

@@ -102,7 +102,7 @@ async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Sess
     let stream = tls.negotiate(tcp.into(), host).await.map_err(LoginFailure::of_negotiation)?;
     let is_encrypted = stream.is_encrypted();
     match start(access, stream).await {
-        // pg_hba.conf may have a line for connections in clear only
+        // pg_hba.conf may have a line for connections without TLS only
         Err(LoginFailure::Refused(silence, Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION))) if is_encrypted => {
             Err(LoginFailure::Encrypted(silence))
         }

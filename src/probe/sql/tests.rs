@@ -191,7 +191,7 @@ async fn what_a_login_came_to_after_its_check_is_old_news() {
     tokio::time::timeout(SOON, ended).await.expect("it ends with the connection");
     let report = node.ask(soon()).await.expect("is its own word");
     assert_eq!(report.state, "starting");
-    assert_eq!(server.saw().await, Seen::Opened, "it was asked anew");
+    assert_eq!(server.saw().await, Seen::Opened, "it was asked again");
 }
 
 #[tokio::test]

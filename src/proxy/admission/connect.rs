@@ -48,14 +48,14 @@ impl fmt::Display for ReachFailure {
 
 /// Connects within the first of `patience`, see [`connect`], and agrees on encryption within the second.
 ///
-/// With `prefer`, a handshake that fails is followed by a connection in clear, as at libpq.
+/// With `prefer`, a connection without TLS follows a handshake that fails, as in libpq.
 ///
 /// Cancel safe: dropped half-way, it leaves nothing behind but a line in PostgreSQL's log.
 pub async fn reach(to: &Destination<'_>, tls: &ServerTls, patience: [Duration; 2]) -> Result<Stream, ReachFailure> {
     let socket = connect(to, Instant::now() + patience[0]).await.map_err(ReachFailure::Connect)?;
     match tls.mode() {
         SslMode::Disable => Ok(socket.into()),
-        // boxed, lest connections in clear carry it along
+        // boxed, so that connections without TLS do not carry its size
         _ => Box::pin(encrypt(socket, to, tls, patience)).await,
     }
 }
@@ -70,8 +70,8 @@ async fn encrypt(
     match timeout(answer_max, tls.negotiate(socket.into(), host)).await {
         Err(_) => Err(ReachFailure::Silent),
         Ok(Err(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
-            let anew = connect(to, Instant::now() + connect_max).await;
-            anew.map(Stream::from).map_err(ReachFailure::Connect)
+            let again = connect(to, Instant::now() + connect_max).await;
+            again.map(Stream::from).map_err(ReachFailure::Connect)
         }
         Ok(outcome) => outcome.map_err(ReachFailure::Encryption),
     }

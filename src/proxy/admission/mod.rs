@@ -197,14 +197,14 @@ impl<'a> Admission<'a> {
             debug!(listener = %self.context.settings.name, reason = %no_route, "holding a connection");
             self.held = Some(held);
         }
-        // each time anew: those held since the leader became doubtful were so before the loss was on record
+        // again each time: those held since the leader became doubtful were so before the loss was on record
         self.context.cluster.history().held(self.context.registry.held(self.context.index));
         let may_try_again = matches!(no_route, NoRoute::AllTried | NoRoute::AllFull);
         let retry_at = *self.retry_at.get_or_insert_with(|| Instant::now() + self.retry_wait);
         tokio::select! {
             () = self.context.cluster.newer_than(seen) => {
                 if self.context.cluster.topology().leader().is_none() {
-                    self.tried.clear(); // whoever leads next deserves a try
+                    self.tried.clear(); // the next leader gets a try
                 }
             }
             () = tokio::time::sleep_until(retry_at), if may_try_again => {

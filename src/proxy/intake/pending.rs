@@ -3,7 +3,7 @@
 //! They do not count as sessions, so that a client that opens connections and sends nothing does not keep others from
 //! the database. When the limit is reached and one more connection comes, the client with the most pending connections
 //! loses its oldest one, if it has at least two more than the new client. Otherwise the oldest of all is closed, if it
-//! has been pending for [`EVICTABLE_AFTER`]. Else the new one is refused: when many honest clients connect at the same
+//! has been pending for `EVICTABLE_AFTER`. Else the new one is refused: when many honest clients connect at the same
 //! moment, each needs only a short time, and closing the oldest would keep all of them from completing.
 
 use std::collections::{BTreeMap, HashMap};

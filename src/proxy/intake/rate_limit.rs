@@ -20,7 +20,7 @@ impl RateLimiter {
         RateLimiter { interval, burst, newest: Mutex::new(None) }
     }
 
-    /// When whoever asks now may go on; `None` if that is not before the deadline, and then it costs nobody else's turn.
+    /// When a request that comes now may go on; `None` if that is not before the deadline: then no turn is used.
     pub fn next_turn(&self, now: Instant, deadline: Instant) -> Option<Instant> {
         let mut newest = self.newest.lock();
         let even = newest.map_or(now, |newest| now.max(newest + self.interval));

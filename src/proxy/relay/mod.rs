@@ -277,7 +277,7 @@ impl Relay {
     }
 
     /// After the server has closed: closes the connection to the client, and lets the client finish what it is sending.
-    /// Returns whether the client closed within [`A_MOMENT`].
+    /// Returns whether the client closed within `A_MOMENT`.
     pub async fn finish_for_client(&mut self) -> bool {
         let started = Instant::now();
         if self.client.shutdown().await.is_err() {
