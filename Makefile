@@ -1,4 +1,4 @@
-# Everything that is done often. `make` alone lists it.
+# The frequent commands. `make` without a target lists them.
 
 CARGO ?= cargo
 LOADTEST = target/release/loadtest
@@ -8,7 +8,7 @@ SECONDS ?= 60
 MINUTES ?= 10
 SEED ?= 1
 
-# Debian's rustup and a fresh shell do not have it on the path yet.
+# After an installation with Debian's rustup, a new shell does not have it in the path yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
@@ -17,18 +17,18 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: ## install what building and testing need (Debian; quick when it is all there)
+setup: ## install what building and testing need (Debian; fast if everything is installed)
 	@scripts/setup
 
-# The same without what only the tests need.
+# The same, without the packages that only the tests need.
 lab:
 	@scripts/setup --no-clients
 
 build: ## the release binary, target/release/pgvane
 	$(CARGO) build --release --locked
 
-# Job control gives the demo the terminal to itself, so that Ctrl-C ends it and not make, and make then ends well too.
-# Should make be told to end by other means, the demo follows.
+# With job control the demo owns the terminal, so that Ctrl-C ends the demo and not make, and make ends with success.
+# If make is ended in another way, the demo ends too.
 demo: lab ## a Patroni cluster with pgvane in front of it, until Ctrl-C
 	$(CARGO) build --release --locked --workspace
 	@bash -mc 'setpriv --pdeathsig TERM $(LOADTEST) demo --pgvane $(PGVANE); exit $$?'
@@ -54,7 +54,7 @@ bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); 
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --json target/bench.json --plot target/bench.svg
 
-# With the versions of Cargo.lock, so that what is fuzzed is what is shipped.
+# With the versions of Cargo.lock, so that the fuzzer tests the code that is released.
 fuzz: ## look for bytes that break a rule of fuzz/rules.rs, for each of its targets (SECONDS=60); needs nightly Rust
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
 	cp Cargo.lock fuzz/
@@ -64,5 +64,5 @@ fuzz: ## look for bytes that break a rule of fuzz/rules.rs, for each of its targ
 			-max_total_time=$(SECONDS) -max_len=12000 -print_final_stats=1 || exit 1; \
 	done
 
-clean: ## remove what was built
+clean: ## remove everything that was built
 	$(CARGO) clean
