@@ -315,12 +315,11 @@ impl Machine {
             return false;
         }
         // Only a later answer replaces an answer. A later check that failed does not make it invalid.
-        let newest = if outcome.is_ok() { entry.view.health.answer_asked_at() } else { entry.newest_asked_at };
+        let newest = if outcome.is_ok() { entry.view.health.answer_asked_at() } else { entry.view.check_asked_at };
         if newest.is_some_and(|newest| asked_at < newest) {
             return false;
         }
-        entry.newest_asked_at = entry.newest_asked_at.max(Some(asked_at));
-        entry.view.check_asked_at = entry.newest_asked_at;
+        entry.view.check_asked_at = entry.view.check_asked_at.max(Some(asked_at));
         // With PostgreSQL's answer, the report describes the node at a moment after PostgreSQL was asked, not Patroni.
         let (outcome, described_at) = match (outcome, second_opinion) {
             (Err(error), Some(second)) => {

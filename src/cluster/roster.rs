@@ -28,8 +28,6 @@ pub(super) struct Entry {
     pub(super) claims_since: Option<Moment>,
     /// When the newest check was sent in which it led.
     pub(super) last_led_at: Option<Moment>,
-    /// The newest `asked_at` of all checks that have ended. A failed check that is older is ignored.
-    pub(super) newest_asked_at: Option<Moment>,
     /// Its claim at the last review.
     served_as: Option<Claim>,
     /// When a client last failed to get a session on it.
@@ -53,7 +51,6 @@ impl Entry {
             is_static,
             claims_since: None,
             last_led_at: None,
-            newest_asked_at: None,
             served_as: None,
             failed_at: None,
             has_belonged: false,
