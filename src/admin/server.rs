@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -68,13 +67,9 @@ async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, connectio
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    let evicted = std::future::poll_fn(|cx| match place.poll_evicted(cx) {
-        Poll::Ready(()) => Poll::Ready(()),
-        Poll::Pending => Poll::Pending,
-    });
     tokio::select! {
         // whatever ended it, the client knows
         _ = timeout(CONNECTION_MAX, conversation) => {}
-        () = evicted => {}
+        () = place.evicted() => {}
     }
 }

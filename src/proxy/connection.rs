@@ -2,7 +2,6 @@
 //!
 //! `Connection::establish` is the first half and reads top to bottom; `Connection::close` is the last step.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,7 +104,7 @@ impl Connection {
         });
         tokio::select! {
             received = received => received,
-            () = poll_fn(|cx| pending.poll_evicted(cx)) => Err(End::PendingFull(max)),
+            () = pending.evicted() => Err(End::PendingFull(max)),
         }
     }
 

@@ -3,6 +3,7 @@
 //! whether they may have a session. [`rate_limit`] bounds what any stranger can cause.
 
 pub mod access;
+pub mod counts;
 pub mod handshake;
 pub mod pending;
 pub mod per_client;

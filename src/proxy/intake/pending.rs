@@ -6,13 +6,15 @@
 //! has been pending for `EVICTABLE_AFTER`. Else the new one is refused: when many honest clients connect at the same
 //! moment, each needs only a short time, and closing the oldest would keep all of them from completing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::counts::Counts;
 use crate::net::Peer;
 
 /// Enough time for a startup packet, including a TLS handshake over a slow network.
@@ -29,7 +31,7 @@ pub struct PendingConnections {
 struct Queue {
     open: BTreeMap<u64, Entry>,
     /// How many of them each client has; `None` are the clients of a Unix socket.
-    of_client: HashMap<Option<IpAddr>, usize>,
+    of_client: Counts<Option<IpAddr>>,
     next: u64,
 }
 
@@ -61,7 +63,7 @@ impl PendingConnections {
         let number = queue.next;
         queue.next += 1;
         queue.open.insert(number, Entry { client, since: now, waker: None });
-        *queue.of_client.entry(client).or_default() += 1;
+        queue.of_client.add(client);
         Some(PendingConnection { pending: self, number })
     }
 
@@ -74,10 +76,10 @@ impl PendingConnections {
 impl Queue {
     /// The connection that the client with the most of them loses to `newcomer`.
     fn oldest_of_the_largest_client(&self, newcomer: Option<IpAddr>) -> Option<u64> {
-        let own = self.of_client.get(&newcomer).copied().unwrap_or_default();
-        let (largest, count) = self.of_client.iter().max_by_key(|(_, count)| **count)?;
+        let own = self.of_client.of(&newcomer);
+        let (largest, count) = self.of_client.largest()?;
         let mut connections = self.open.iter().filter(|(_, entry)| entry.client == *largest);
-        (*count >= own + 2).then(|| connections.next().map(|(number, _)| *number)).flatten()
+        (count >= own + 2).then(|| connections.next().map(|(number, _)| *number)).flatten()
     }
 
     fn oldest_evictable(&self, now: Instant) -> Option<u64> {
@@ -87,19 +89,18 @@ impl Queue {
 
     fn remove(&mut self, number: u64) -> Option<Entry> {
         let entry = self.open.remove(&number)?;
-        match self.of_client.get_mut(&entry.client) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                self.of_client.remove(&entry.client);
-            }
-        }
+        self.of_client.remove(&entry.client);
         Some(entry)
     }
 }
 
 impl PendingConnection<'_> {
-    /// Waits until the connection is evicted. Only one task may wait for that.
-    pub fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Waits until the connection is evicted. Only one task may wait for that. Cancel safe.
+    pub async fn evicted(&self) {
+        poll_fn(|cx| self.poll_evicted(cx)).await;
+    }
+
+    fn poll_evicted(&self, cx: &Context<'_>) -> Poll<()> {
         match self.pending.queue.lock().open.get_mut(&self.number) {
             Some(entry) => {
                 entry.waker.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());

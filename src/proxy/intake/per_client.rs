@@ -1,18 +1,18 @@
 //! How many sessions each client has on a listener: each IPv4 address, and each IPv6 network of 64 bits, because one
 //! machine can use every address of such a network.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use parking_lot::Mutex;
 
+use super::counts::Counts;
 use crate::net::Peer;
 
 /// The sessions of one listener, by client address. Clients on Unix sockets have no address and are not counted.
 #[derive(Debug)]
 pub struct PerClient {
     max: usize,
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    counts: Mutex<Counts<IpAddr>>,
 }
 
 impl PerClient {
@@ -25,24 +25,17 @@ impl PerClient {
     pub fn enter(&self, peer: Peer) -> bool {
         let Some(ip) = self.counted(peer) else { return true };
         let mut counts = self.counts.lock();
-        let count = counts.entry(ip).or_default();
-        if *count >= self.max {
-            return false;
+        let has_room = counts.of(&ip) < self.max;
+        if has_room {
+            counts.add(ip);
         }
-        *count += 1;
-        true
+        has_room
     }
 
     /// Removes a counted session from the count.
     pub fn leave(&self, peer: Peer) {
         let Some(ip) = self.counted(peer) else { return };
-        let mut counts = self.counts.lock();
-        match counts.get_mut(&ip) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                counts.remove(&ip);
-            }
-        }
+        self.counts.lock().remove(&ip);
     }
 
     fn counted(&self, peer: Peer) -> Option<IpAddr> {
