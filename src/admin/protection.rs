@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::actions::{Refusal, authorize};
 use super::users::{Denied, PENALTY, Users};
+use crate::protocol::startup::cut_to_name_length;
 
 /// How long a request may take, its body included.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -99,8 +100,7 @@ impl Protection {
         if let Refusal::Denied(Denied::WrongCredentials(user)) = &refusal {
             let count = self.count_failure(peer.ip());
             if count == 1 || count == FAILURES_MAX {
-                let user: String = user.chars().take(63).collect();
-                warn!(user, %peer, count, "wrong name or password for the admin port");
+                warn!(user = cut_to_name_length(user), %peer, count, "wrong name or password for the admin port");
             }
             sleep(PENALTY).await;
         }

@@ -3,7 +3,7 @@
 //! `application_name_add_host`.
 
 use super::opening::PACKET_LENGTH_MAX;
-use super::startup::parameters;
+use super::startup::{NAME_LENGTH_MAX, parameters};
 
 const PARAMETER: &[u8] = b"application_name";
 
@@ -11,9 +11,6 @@ const PARAMETER: &[u8] = b"application_name";
 const NAMELESS: &[u8] = b"app";
 
 const SEPARATOR: &[u8] = b" - ";
-
-/// `NAMEDATALEN` without the terminating zero: PostgreSQL truncates longer names.
-const NAME_LENGTH_MAX: usize = 63;
 
 /// The length of one byte that is not printable ASCII, as PostgreSQL stores it: `\xc3` since 16, `?` before.
 const ESCAPED_LENGTH: usize = 4;

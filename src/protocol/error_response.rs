@@ -78,6 +78,13 @@ pub struct ServerError {
     pub is_fatal: bool,
 }
 
+impl ServerError {
+    /// Whether the server ends or refuses the session because it shuts down (57P01), crashed (57P02) or starts (57P03).
+    pub fn is_shutting_down(&self) -> bool {
+        self.is_fatal && matches!(&self.sqlstate, b"57P01" | b"57P02" | b"57P03")
+    }
+}
+
 /// Reads the body of an `ErrorResponse`; `None` if there is no SQLSTATE within these bytes.
 ///
 /// A truncated body is fine: PostgreSQL writes the code right after the severity. The severity is in field `V`, and for

@@ -7,6 +7,15 @@ use std::ops::Range;
 /// Length and protocol version.
 pub(super) const HEADER_LENGTH: usize = 8;
 
+/// `NAMEDATALEN` without the terminating zero: PostgreSQL truncates longer names.
+pub const NAME_LENGTH_MAX: usize = 63;
+
+/// As much of a name as PostgreSQL keeps of one, in whole characters: a client may send ten thousand bytes of it.
+pub fn cut_to_name_length(name: &str) -> &str {
+    let end = (0..=name.len().min(NAME_LENGTH_MAX)).rev().find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or_default()]
+}
+
 /// Who requests a session. The names are kept in one allocation: there may be thousands of sessions.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Who {

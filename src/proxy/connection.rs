@@ -19,7 +19,7 @@ use super::permit::SessionPermit;
 use super::worker::Load;
 use crate::cluster::NodeId;
 use crate::net::{Incoming, Peer, Socket};
-use crate::protocol::startup::Who;
+use crate::protocol::startup::{Who, cut_to_name_length};
 
 /// How long pgvane waits for the startup packet of a client that it will refuse: libpq shows an error only if it comes
 /// after that packet.
@@ -220,13 +220,6 @@ impl Connection {
             debug!(%listener, %peer, node, user, database, application_name, seconds, reason, "session ended: {end}");
         }
     }
-}
-
-/// As much of a name as PostgreSQL keeps of one (`NAMEDATALEN`): a client may send ten thousand bytes of it.
-fn cut_to_name_length(name: &str) -> &str {
-    const NAME_LENGTH_MAX: usize = 63;
-    let end = (0..=name.len().min(NAME_LENGTH_MAX)).rev().find(|end| name.is_char_boundary(*end));
-    &name[..end.unwrap_or_default()]
 }
 
 impl Drop for Connection {

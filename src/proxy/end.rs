@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::protocol::opening::NotPostgres;
 use crate::protocol::proxy_header::Malformed;
+use crate::protocol::startup::cut_to_name_length;
 use crate::routing::{Cause, NoRoute};
 
 /// Why a connection ended. `Display` is for operators; what clients are told is in `client_message`.
@@ -48,10 +49,10 @@ pub enum End {
     #[error("connections from {0} are not allowed")]
     AddressNotAllowed(String),
     /// The user is not in the listener's `users`.
-    #[error("user {:?} is not allowed", short(.0))]
+    #[error("user {:?} is not allowed", cut_to_name_length(.0))]
     UserNotAllowed(String),
     /// The database is not in the listener's `databases`.
-    #[error("database {:?} is not allowed", short(.0))]
+    #[error("database {:?} is not allowed", cut_to_name_length(.0))]
     DatabaseNotAllowed(String),
     /// The listener restricts users or databases, and encryption to the server would hide them.
     #[error("encryption between client and server would hide user and database, which this listener restricts")]
@@ -176,11 +177,6 @@ impl CancelOutcome {
             CancelOutcome::Failed => "cancel request not sent: no server could be reached",
         }
     }
-}
-
-/// The beginning of a name that a stranger may have chosen.
-fn short(name: &str) -> String {
-    name.chars().take(63).collect()
 }
 
 fn server_closed(sqlstate: Option<&[u8; 5]>) -> String {

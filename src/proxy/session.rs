@@ -14,7 +14,6 @@ use super::client_message::client_message;
 use super::connection::Connection;
 use super::end::End;
 use super::intake::handshake::{Client, say_and_close};
-use super::permit::SessionPermit;
 use super::relay::{Outcome, Relay};
 use super::sessions::control::{SessionControl, SessionOrder};
 use super::sessions::registry::SessionGuard;
@@ -23,9 +22,6 @@ use crate::net::Incoming;
 use crate::net::tcp_info::{Peering, peering};
 use crate::protocol::ServerError;
 use crate::routing::Target;
-
-/// SQLSTATEs with which a server ends a session because it shuts down, crashed, or starts.
-const SHUTTING_DOWN: [&[u8; 5]; 3] = [b"57P01", b"57P02", b"57P03"];
 
 /// `read_only_sql_transaction`: the server refuses to write.
 const READ_ONLY: &[u8; 5] = b"25006";
@@ -141,13 +137,8 @@ impl Session {
     /// `select!` would make every idle session larger.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let connection_age = self.connection.age();
-        let Session {
-            connection: Connection { permit: SessionPermit { context, .. }, .. },
-            relay,
-            guard,
-            last_order,
-            deadline,
-        } = self;
+        let Session { connection, relay, guard, last_order, deadline } = self;
+        let context = connection.context();
         while let Poll::Ready(order) = guard.control().poll_order(cx, *last_order) {
             *last_order = order;
             relay.set_draining(order.is_some());
@@ -176,15 +167,11 @@ impl Session {
         let is_authenticated = !relay.is_opaque() || connection_age >= AUTHENTICATED_AFTER;
         let suspect = |suspicion| context.cluster.suspect(guard.node(), suspicion);
         let on_error = |error: ServerError| match error {
-            ServerError { sqlstate, is_fatal: true } if SHUTTING_DOWN.contains(&&sqlstate) => {
-                suspect(Suspicion::ShuttingDown);
+            error if error.is_shutting_down() => suspect(Suspicion::ShuttingDown),
+            error if error.sqlstate == *READ_ONLY && context.settings.rule.target == Target::Leader => {
+                suspect(Suspicion::ReadOnly);
             }
-            ServerError { sqlstate, .. } if sqlstate == *READ_ONLY => {
-                if context.settings.rule.target == Target::Leader {
-                    suspect(Suspicion::ReadOnly);
-                }
-            }
-            ServerError { .. } => {}
+            _ => {}
         };
         let lost = || {
             if is_authenticated {

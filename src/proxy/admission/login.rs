@@ -91,6 +91,11 @@ impl NodeFailure {
         let way = if suspicion.is_some() { Way::Fails } else { Way::Open };
         NodeFailure { why: why.into(), server_error: None, suspicion, way }
     }
+
+    /// The failure of a node that an order takes the session from.
+    pub fn no_longer_eligible(cause: Cause) -> NodeFailure {
+        NodeFailure::new(format!("is no longer eligible: {}", cause.reason()), None)
+    }
 }
 
 impl From<NodeFailure> for LoginOutcome {
@@ -299,12 +304,10 @@ impl Login<'_> {
                     length
                 }
                 ServerMessage::Error(error) if self.another_may_take_it(login, error) => {
-                    let ServerError { sqlstate, .. } = error;
-                    let is_shutting_down = sqlstate.starts_with(b"57P");
                     return Some(LoginOutcome::TryElsewhere(NodeFailure {
-                        why: format!("refuses new sessions with SQLSTATE {}", sqlstate.escape_ascii()),
+                        why: format!("refuses new sessions with SQLSTATE {}", error.sqlstate.escape_ascii()),
                         server_error: Some(login.heard.split_off(login.looked_at)),
-                        suspicion: is_shutting_down.then_some(Suspicion::ShuttingDown),
+                        suspicion: error.is_shutting_down().then_some(Suspicion::ShuttingDown),
                         way: Way::Open,
                     }));
                 }
@@ -437,7 +440,7 @@ impl Login<'_> {
                 LoginOutcome::End(End::WrongNode(cause))
             }
             Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) => {
-                NodeFailure::new(format!("is no longer eligible: {}", cause.reason()), None).into()
+                NodeFailure::no_longer_eligible(cause).into()
             }
             Some(SessionOrder::Stop) => LoginOutcome::End(End::Stopped),
             Some(SessionOrder::Move) | None => NodeFailure::new("is to get fewer sessions", None).into(),
@@ -503,11 +506,10 @@ impl Login<'_> {
     /// Whether another node, or the same one later, may take the session that this one refuses: it starts or shuts down,
     /// or, where there are others, has no connection left.
     fn another_may_take_it(&self, login: &Following, error: ServerError) -> bool {
-        match &error.sqlstate {
-            b"57P01" | b"57P02" | b"57P03" => error.is_fatal && !login.is_bound_to_node,
-            b"53300" => self.listener.rule.has_alternatives() && self.client.asked().is_none(),
-            _ => false,
+        if error.is_shutting_down() {
+            return !login.is_bound_to_node;
         }
+        error.sqlstate == *b"53300" && self.listener.rule.has_alternatives() && self.client.asked().is_none()
     }
 }
 

@@ -145,8 +145,7 @@ impl<'a> Admission<'a> {
         if let Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) =
             order_for(&listener.rule, &context.cluster.topology(), node)
         {
-            let why = format!("is no longer eligible: {}", cause.reason());
-            return Err(LoginOutcome::TryElsewhere(NodeFailure::new(why, None)));
+            return Err(NodeFailure::no_longer_eligible(cause).into());
         }
         let cluster = &context.cluster;
         let (metrics, answer_timeout) = (&context.metrics, self.answer_timeout(topology));
