@@ -71,6 +71,7 @@ pub struct CancelPermit<'a> {
 struct Counted<'a> {
     limits: &'a CancelLimits,
     key: CancelKey,
+    turn: Arc<AsyncMutex<()>>,
     source: Option<IpAddr>,
 }
 
@@ -106,8 +107,7 @@ impl CancelLimits {
     }
 
     async fn permit<'a>(&'a self, counted: Counted<'a>, deadline: Instant) -> Option<CancelPermit<'a>> {
-        let turn = self.keys.lock().get(&counted.key)?.turn.clone();
-        let turn = timeout_at(deadline, turn.lock_owned()).await.ok()?;
+        let turn = timeout_at(deadline, Arc::clone(&counted.turn).lock_owned()).await.ok()?;
         let under_way = timeout_at(deadline, self.under_way.acquire()).await.ok()?.ok()?;
         Some(CancelPermit { _under_way: under_way, _turn: turn, _counted: counted })
     }
@@ -126,8 +126,9 @@ impl CancelLimits {
         }
         of_the_source.requests += 1;
         of_the_source.used_at = now;
-        keys.entry(key.clone()).or_default().requests += 1;
-        Some(Counted { limits: self, key: key.clone(), source })
+        let in_use = keys.entry(key.clone()).or_default();
+        in_use.requests += 1;
+        Some(Counted { limits: self, key: key.clone(), turn: Arc::clone(&in_use.turn), source })
     }
 }
 
