@@ -71,8 +71,12 @@ impl Connection {
         async {
             let (request, preamble) = self.receive(socket).await?;
             match request {
-                Request::Session(client) => self.admit(client, preamble).await,
-                Request::Cancel(request, _client) => {
+                Request::Session(mut client) => match Box::pin(self.admit(&mut client, &preamble)).await {
+                    Ok(admitted) => Ok((client, admitted)),
+                    Err(refused) => Err(Box::pin(self.turn_away(client, refused, preamble)).await),
+                },
+                // what is left of `request` keeps the canceller's connection open until then
+                Request::Cancel(request, _) => {
                     Err(Box::pin(cancel::deliver(self.context(), self.permit.peer, request, preamble)).await)
                 }
             }
@@ -99,8 +103,13 @@ impl Connection {
         };
         let socket = socket.watch().map_err(End::ClientFailed)?;
         let received = Box::pin(async {
-            let (request, preamble) = self.identify(socket).await?;
-            Ok((self.authorize(request).await?, preamble))
+            match self.identify(socket).await? {
+                (Request::Session(mut client), preamble) => match self.authorize(&mut client) {
+                    Ok(()) => Ok((Request::Session(client), preamble)),
+                    Err(end) => Err(Box::pin(self.refuse(client, end)).await),
+                },
+                cancel @ (Request::Cancel(..), _) => Ok(cancel), // it needs no permit
+            }
         });
         tokio::select! {
             received = received => received,
@@ -134,7 +143,7 @@ impl Connection {
             deadline = deadline.min(Instant::now() + REFUSED_STARTUP_MAX);
         }
         let preamble = if context.sends_proxy_header { address.header(&socket) } else { Vec::new() };
-        let read = Request::read(address.peer, socket, &context.encryption, deadline).await;
+        let read = Box::pin(Request::read(address.peer, socket, &context.encryption, deadline)).await;
         match (read, refusal) {
             (Ok(request), None) => Ok((request, preamble)),
             (Ok(Request::Cancel(..)), Some(refusal)) => Err(refusal),
@@ -146,45 +155,43 @@ impl Connection {
         }
     }
 
-    /// Checks user and database against the allow-lists, and takes the permit to have a session. Cancel requests need
-    /// neither.
-    async fn authorize(&mut self, request: Request) -> Result<Request, End> {
-        let Request::Session(mut client) = request else { return Ok(request) };
-        let context = Arc::clone(self.context());
-        match client.check_access(&context.settings).and_then(|()| self.permit.acquire()) {
-            Ok(()) => Ok(Request::Session(client)),
-            Err(end) => Err(Box::pin(self.refuse(client, end)).await),
-        }
+    /// Checks user and database against the allow-lists, and takes the permit to have a session.
+    fn authorize(&mut self, client: &mut Client) -> Result<(), End> {
+        client.check_access(&self.context().settings)?;
+        self.permit.acquire()
     }
 
     /// Gives the client a session on a node.
-    async fn admit(&mut self, mut client: Client, preamble: Vec<u8>) -> Result<(Client, Admitted), End> {
+    async fn admit(&mut self, client: &mut Client, preamble: &[u8]) -> Result<Admitted, Refused> {
         let context = Arc::clone(self.context());
-        let mut admission = Admission::new(&context, &mut client, &preamble);
+        let mut admission = Admission::new(&context, client, preamble);
         let admitted = tokio::select! {
             admitted = admission.run() => admitted,
             () = context.registry.stopped() => Err(Refused::End(End::Stopped)),
         };
         drop(admission);
         self.who = client.take_who();
-        Err(match admitted {
-            Ok(admitted) => return Ok((client, admitted)),
-            Err(Refused::End(end @ (End::WrongNode(_) | End::LoginBroken(_)))) => {
+        admitted
+    }
+
+    /// Tells a client that was not admitted why.
+    async fn turn_away(&self, mut client: Client, refused: Refused, preamble: Vec<u8>) -> End {
+        let context = self.context();
+        match refused {
+            Refused::End(end @ (End::WrongNode(_) | End::LoginBroken(_))) => {
                 // the client has been authenticated: the error is the next message that it expects
                 if let Some(fatal) = client_message(&end, &context.settings.name) {
-                    Box::pin(say_and_close(client.stream(), &fatal.encode())).await;
+                    say_and_close(client.stream(), &fatal.encode()).await;
                 }
                 end
             }
-            Err(Refused::End(end)) => Box::pin(self.refuse(client, end)).await,
-            Err(Refused::ByServer(message, end)) => {
-                Box::pin(say_and_close(client.stream(), &message)).await;
+            Refused::End(end) => self.refuse(client, end).await,
+            Refused::ByServer(message, end) => {
+                say_and_close(client.stream(), &message).await;
                 end
             }
-            Err(Refused::IsCancel(request)) => {
-                Box::pin(cancel::deliver(&context, self.permit.peer, request, preamble)).await
-            }
-        })
+            Refused::IsCancel(request) => cancel::deliver(context, self.permit.peer, request, preamble).await,
+        }
     }
 
     async fn refuse(&self, client: Client, end: End) -> End {

@@ -136,7 +136,6 @@ impl Session {
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
     /// `select!` would make every idle session larger.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let connection_age = self.connection.age();
         let Session { connection, relay, guard, last_order, deadline } = self;
         let context = connection.context();
         while let Poll::Ready(order) = guard.control().poll_order(cx, *last_order) {
@@ -164,7 +163,7 @@ impl Session {
         {
             return Poll::Ready(End::DrainTimedOut(*cause));
         }
-        let is_authenticated = !relay.is_opaque() || connection_age >= AUTHENTICATED_AFTER;
+        let is_opaque = relay.is_opaque();
         let suspect = |suspicion| context.cluster.suspect(guard.node(), suspicion);
         let on_error = |error: ServerError| match error {
             error if error.is_shutting_down() => suspect(Suspicion::ShuttingDown),
@@ -174,7 +173,7 @@ impl Session {
             _ => {}
         };
         let lost = || {
-            if is_authenticated {
+            if !is_opaque || connection.age() >= AUTHENTICATED_AFTER {
                 suspect(Suspicion::ConnectionLost);
             }
         };

@@ -152,7 +152,8 @@ impl<'a> Admission<'a> {
         let (client, server_stream, guard_ref) = (&mut *self.client, &mut server, &mut guard);
         let mut login =
             Login { client, server: server_stream, guard: guard_ref, listener, cluster, metrics, answer_timeout };
-        match login.run().await {
+        // boxed, so that neither this future nor the login is larger than a kilobyte: see `session::begin`
+        match Box::pin(login.run()).await {
             LoginOutcome::Ready(ready) => Ok(Admitted { server, guard, ready }),
             other => Err(other),
         }
