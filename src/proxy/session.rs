@@ -234,12 +234,13 @@ async fn finish(relay: &mut Relay, end: End) -> End {
 mod tests {
     use super::*;
 
-    /// With it, what the runtime keeps of a task fills four lines of 128 bytes; it lays tasks out in such lines.
+    /// With it, what the runtime keeps of a task fills four lines of 128 bytes; it lays tasks out in such lines. The
+    /// runtime's own part takes 112.
     #[test]
     fn a_session_is_small() {
         let counters = 2 * size_of::<u64>(); // of the pumps, for tests
         let checks = if cfg!(debug_assertions) { 2 * size_of::<usize>() } else { 0 }; // of mio's, in each socket
         let length = size_of::<SessionFuture>() - counters - checks;
-        assert!(length <= 408, "{length} bytes");
+        assert!(length <= 400, "{length} bytes");
     }
 }

@@ -57,10 +57,10 @@ impl ClientAddress {
 
     /// The PROXY header that tells a node the client's address; `socket` is the connection to the client.
     pub fn header(&self, socket: &Socket) -> Vec<u8> {
-        proxy_header::encode(match (self.peer, self.destination.or_else(|| socket.local_address())) {
-            (Peer::Tcp(source), Some(destination)) => Some(Ends { source, destination }),
-            _ => None,
-        })
+        let destination = self.destination.or_else(|| socket.local_address());
+        proxy_header::encode(
+            self.peer.socket_address().zip(destination).map(|(source, destination)| Ends { source, destination }),
+        )
     }
 }
 
