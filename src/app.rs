@@ -24,7 +24,7 @@ use crate::probe::metrics::ProbeMetrics;
 use crate::probe::{ClusterHandle, Monitor};
 use crate::proxy::context::ListenerContext;
 use crate::proxy::intake::tls::{self, Encryption};
-use crate::proxy::listener::Listener;
+use crate::proxy::listener::{BindError, Listener};
 use crate::proxy::metrics::ProxyMetrics;
 use crate::proxy::sessions::rebalancer::Rebalancer;
 use crate::proxy::sessions::registry::Registry;
@@ -121,10 +121,8 @@ impl App {
                 counters,
                 encryption,
             );
-            listeners.push(Listener::bind(context, config.threads).map_err(|error| StartError::Bind {
-                owner: format!("listener \"{}\"", settings.name),
-                address: settings.bind.clone(),
-                error,
+            listeners.push(Listener::bind(context, config.threads).map_err(|BindError { address, error }| {
+                StartError::Bind { owner: format!("listener \"{}\"", settings.name), address, error }
             })?);
         }
         let admin = match config.admin.as_ref().map(|admin| admin.bind) {

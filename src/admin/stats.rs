@@ -226,7 +226,7 @@ fn listener(settings: &config::Listener, context: &AdminContext, census: Census)
     }
     Listener {
         name: settings.name.clone(),
-        bind: settings.bind.to_string(),
+        bind: settings.binds.to_string(),
         routes_to,
         sessions: census.sessions,
         sessions_max: census.sessions_max,

@@ -93,7 +93,7 @@ impl Status {
             listeners: listeners
                 .map(|(settings, (name, census))| Listener {
                     name,
-                    bind: settings.bind.to_string(),
+                    bind: settings.binds.to_string(),
                     cluster: context.config.clusters[settings.cluster.0].name.clone(),
                     target: settings.rule.target.label().to_owned(),
                     sessions: census.sessions,

@@ -267,12 +267,33 @@ impl<'d> Section<'d> {
         table.iter().filter_map(pair).collect()
     }
 
-    /// Where to listen.
+    /// Where to listen: one address.
     pub fn bind(&self, key: &'static str) -> Option<Bind> {
         let value = self.value(key)?;
-        let DeValue::String(text) = value.get_ref() else {
-            return self.wrong_kind(key, value, "an address such as \"0.0.0.0:6432\"");
-        };
+        self.bind_of(key, value, "an address such as \"0.0.0.0:6432\"")
+    }
+
+    /// Where to listen: one address, or a list of them. Empty if the key is absent or has a fault.
+    pub fn binds(&self, key: &'static str) -> Vec<Bind> {
+        const WANTED: &str = "an address such as \"0.0.0.0:6432\", or a list of addresses";
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let bind = |item| self.bind_of(key, item, WANTED);
+        match value.get_ref() {
+            DeValue::Array(items) if items.is_empty() => {
+                let hint = "write an address to listen on, for example bind = \"0.0.0.0:6432\"";
+                self.bad_value(key, value, "the list is empty", hint.to_owned()).unwrap_or_default()
+            }
+            // one that is faulty must not hide behind the others
+            DeValue::Array(items) => {
+                let read: Vec<Option<Bind>> = items.iter().map(bind).collect(); // all, so that every fault is reported
+                read.into_iter().collect::<Option<_>>().unwrap_or_default()
+            }
+            _ => bind(value).into_iter().collect(),
+        }
+    }
+
+    fn bind_of(&self, key: &'static str, value: &Spanned<DeValue<'_>>, wanted: &str) -> Option<Bind> {
+        let DeValue::String(text) = value.get_ref() else { return self.wrong_kind(key, value, wanted) };
         match Bind::parse(text) {
             Ok(bind) => Some(bind),
             Err(hint) => self.bad_value(key, value, &format!("\"{text}\" is not an address to listen on"), hint),

@@ -34,7 +34,7 @@ use tracing_subscriber::EnvFilter;
 pub use units::{duration, size_text};
 
 use crate::cluster::Member;
-use crate::net::{Bind, Networks};
+use crate::net::{Binds, Networks};
 use crate::routing::{Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
 
@@ -197,7 +197,7 @@ pub struct Listener {
     /// Name in logs, metrics and on the stats page.
     pub name: String,
     /// Where it listens.
-    pub bind: Bind,
+    pub binds: Binds,
     /// Index into [`Config::clusters`].
     pub cluster: ClusterIndex,
     /// Where its sessions go.
@@ -402,10 +402,10 @@ impl Cluster {
 
 impl Listener {
     /// A listener of the first cluster, with the default of every setting.
-    fn new(name: &str, bind: Bind, target: Target) -> Listener {
+    fn new(name: &str, binds: Binds, target: Target) -> Listener {
         Listener {
             name: name.to_owned(),
-            bind,
+            binds,
             cluster: ClusterIndex(0),
             rule: Rule::new(target),
             // long enough for a crash with Patroni's default ttl of 30 s and for the promotion after it

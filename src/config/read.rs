@@ -59,16 +59,17 @@ fn log(root: &Section<'_>) -> Log {
 
 fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<SocketAddr>) {
     let mut owners: HashMap<String, String> = HashMap::new();
-    let named = listeners.iter().map(|l| (l.bind.clone(), format!("listener \"{}\"", l.name)));
+    let named =
+        listeners.iter().flat_map(|l| l.binds.iter().map(|bind| (bind.clone(), format!("listener \"{}\"", l.name))));
     let named = named.chain(admin.map(|bind| (bind.into(), "[admin]".to_owned())));
     // with port 0 the kernel gives each one a free port of its own
     for (bind, owner) in named.filter(|(bind, _)| !matches!(bind, Bind::Tcp(address) if address.port() == 0)) {
         if let Some(other) = owners.insert(bind.to_string(), owner.clone()) {
-            root.fault_at(
-                "listener",
-                format!("{other} and {owner} both listen on {bind}"),
-                "each needs a different address or port",
-            );
+            let message = match other == owner {
+                true => format!("{owner} listens on {bind} twice"),
+                false => format!("{other} and {owner} both listen on {bind}"),
+            };
+            root.fault_at("listener", message, "each needs a different address or port");
         }
     }
 }
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!(discovery.address_map["172.18.0.2:5432"], "10.0.0.1:15432");
         assert_eq!((cluster.nodes[0].weight, cluster.nodes[0].sessions_max), (50, 90));
         assert_eq!((cluster.rise, cluster.fall), (1, 5));
-        assert_eq!(listener.bind.to_string(), "[::]:6433");
+        assert_eq!(listener.binds.to_string(), "[::]:6433");
         assert_eq!(listener.rule.lag_bytes_max, Some(64 << 20));
         assert!(!listener.rule.falls_back_to_leader && listener.rule.requires_streaming);
         assert_eq!(listener.rule.lag_time_max, Some(Duration::from_secs(10)));

@@ -2,32 +2,33 @@
 
 use super::document::{Section, set};
 use super::{Access, Listener, ProxyProtocol, account};
-use crate::net::{Bind, Networks, UnixBind};
+use crate::net::{Bind, Binds, Networks, UnixBind};
 
 const NETWORKS: &str = "write networks or addresses, for example [\"10.0.0.0/8\", \"192.0.2.7\"]; on a Unix socket \
                         \"unix\" stands for its clients";
 
-/// Where it listens. For a Unix socket also the permissions, owner and group of the file.
-pub(super) fn bind(section: &Section<'_>) -> Option<Bind> {
-    let bind = section.bind("bind");
+/// Where it listens. For Unix sockets also the permissions, owner and group of their files.
+pub(super) fn binds(section: &Section<'_>) -> Option<Binds> {
+    let binds = section.binds("bind");
     let mode = section.string("unix_socket_mode").and_then(|text| mode(section, &text));
     let owner = account(section, "unix_socket_owner", account::user);
     let group = account(section, "unix_socket_group", account::group);
-    match bind {
-        Some(Bind::Unix(unix)) => {
-            Some(Bind::Unix(UnixBind { mode: mode.unwrap_or(unix.mode), owner, group, path: unix.path }))
-        }
-        Some(Bind::Tcp(_)) => {
-            for key in ["unix_socket_mode", "unix_socket_owner", "unix_socket_group"] {
-                if section.has(key) {
-                    let message = format!("{key} has no effect: this listener is not on a Unix socket");
-                    section.fault_at(key, message, "remove it, or write bind = \"unix:/PATH\"");
-                }
+    let binds = Binds::new(binds)?;
+    if !binds.has_unix() {
+        for key in ["unix_socket_mode", "unix_socket_owner", "unix_socket_group"] {
+            if section.has(key) {
+                let message = format!("{key} has no effect: this listener is not on a Unix socket");
+                section.fault_at(key, message, "remove it, or write bind = \"unix:/PATH\"");
             }
-            bind
         }
-        None => None,
     }
+    let with_owner = |bind: &Bind| match bind {
+        Bind::Unix(unix) => {
+            Bind::Unix(UnixBind { mode: mode.unwrap_or(unix.mode), owner, group, path: unix.path.clone() })
+        }
+        Bind::Tcp(_) => bind.clone(),
+    };
+    Binds::new(binds.iter().map(with_owner).collect())
 }
 
 fn mode(section: &Section<'_>, text: &str) -> Option<u32> {
@@ -50,13 +51,13 @@ fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -> Result<u3
     found.map_err(report).ok()
 }
 
-/// Which clients it accepts, and how it learns and passes on their addresses. `listener.bind` must be set already.
+/// Which clients it accepts, and how it learns and passes on their addresses. `listener.binds` must be set already.
 pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
     let count = |key, most| section.integer(key, 1..most).map(|count| count as usize);
     set(&mut listener.sessions_max_per_client, count("sessions_max_per_client", 10_000_001));
     set(&mut listener.pending_connections_max, count("pending_connections_max", 1_000_001));
     set(&mut listener.application_name_add_host, section.boolean("application_name_add_host"));
-    listener.proxy_protocol = section.section("proxy_protocol").map(|table| proxy_protocol(table, &listener.bind));
+    listener.proxy_protocol = section.section("proxy_protocol").map(|table| proxy_protocol(table, &listener.binds));
     listener.access = Access {
         allow: networks(section, "allow"),
         users: section.names("users", "name the users that may connect, or remove the key: then all users may"),
@@ -77,7 +78,7 @@ fn networks(section: &Section<'_>, key: &'static str) -> Networks {
     })
 }
 
-fn proxy_protocol(section: Section<'_>, bind: &Bind) -> ProxyProtocol {
+fn proxy_protocol(section: Section<'_>, binds: &Binds) -> ProxyProtocol {
     let before = section.fault_count();
     let trusted = networks(&section, "trusted");
     if !section.has("trusted") {
@@ -86,7 +87,7 @@ fn proxy_protocol(section: Section<'_>, bind: &Bind) -> ProxyProtocol {
             "name only your proxies, for example trusted = [\"10.0.0.5\"]: a trusted host can state any client address",
         );
     } else if section.fault_count() == before {
-        check_reachable(&section, "trusted", &trusted, bind);
+        check_reachable(&section, "trusted", &trusted, binds);
     }
     let is_required = section.boolean("required").unwrap_or(true);
     section.finish();
@@ -94,24 +95,24 @@ fn proxy_protocol(section: Section<'_>, bind: &Bind) -> ProxyProtocol {
 }
 
 /// `unix` never matches on a TCP listener, and a network never matches on a Unix socket: both are faults.
-fn check_reachable(section: &Section<'_>, key: &str, listed: &Networks, bind: &Bind) {
-    let hint = match bind {
-        Bind::Tcp(_) if listed.has_unix() => "remove \"unix\": it stands for the clients of a Unix socket",
-        Bind::Unix(_) if listed.has_networks() => {
+fn check_reachable(section: &Section<'_>, key: &str, listed: &Networks, binds: &Binds) {
+    let hint = match (binds.has_tcp(), binds.has_unix()) {
+        (_, false) if listed.has_unix() => "remove \"unix\": it stands for the clients of a Unix socket",
+        (false, _) if listed.has_networks() => {
             "write [\"unix\"]: clients of a Unix socket have no address; unix_socket_mode restricts them"
         }
         _ => return,
     };
-    section.fault_at(key, format!("{}: no client of {bind} can match this list", section.named(key)), hint);
+    section.fault_at(key, format!("{}: no client of {binds} can match this list", section.named(key)), hint);
 }
 
 /// Settings by client address have no effect on a Unix socket, unless a proxy states the clients' addresses.
 fn check_applicable(section: &Section<'_>, listener: &Listener) {
-    let is_unix = listener.bind.unix().is_some();
+    let is_unix = !listener.binds.has_tcp();
     if is_unix && listener.proxy_protocol.is_some() {
         return;
     }
-    check_reachable(section, "allow", &listener.access.allow, &listener.bind);
+    check_reachable(section, "allow", &listener.access.allow, &listener.binds);
     if is_unix && section.has("sessions_max_per_client") {
         section.fault_at(
             "sessions_max_per_client",
@@ -183,12 +184,38 @@ mod tests {
 
     #[test]
     fn a_unix_socket_has_permissions_an_owner_and_a_group() {
-        let unix = |lines: &str| listener(&format!("{UNIX}{lines}")).bind.unix().cloned().expect("is one");
+        let unix = |lines: &str| {
+            let binds = listener(&format!("{UNIX}{lines}")).binds;
+            binds.iter().next().and_then(Bind::unix).cloned().expect("is one")
+        };
         assert_eq!((unix("").mode, unix("").owner, unix("").group), (0o777, None, None));
         let owned = unix("unix_socket_mode = \"0770\"\nunix_socket_owner = \"root\"\nunix_socket_group = \"4711\"");
         assert_eq!((owned.mode, owned.owner, owned.group), (0o770, Some(0), Some(4711)));
         let proxied = listener(&format!("{UNIX}proxy_protocol = {{ trusted = [\"unix\"] }}\nallow = [\"10.0.0.0/8\"]"));
         assert!(proxied.proxy_protocol.expect("is given").trusted.contain(Peer::Unix));
+    }
+
+    #[test]
+    fn a_listener_may_be_at_several_addresses() {
+        let shown = |bind: &str| listener(&format!("bind = {bind}")).binds.to_string();
+        assert_eq!(shown("\"10.0.0.1:6432\""), "10.0.0.1:6432");
+        assert_eq!(shown("[\"10.0.0.1:6432\"]"), "10.0.0.1:6432");
+        let both = "bind = [\"*:6432\", \"unix:/run/pgvane/.s.PGSQL.6432\"]";
+        let mixed = listener(&format!("{both}\nunix_socket_mode = \"0770\"\nallow = [\"unix\", \"10.0.0.0/8\"]"));
+        assert_eq!(mixed.binds.to_string(), "[::]:6432, unix:/run/pgvane/.s.PGSQL.6432");
+        let modes: Vec<_> = mixed.binds.iter().filter_map(Bind::unix).map(|unix| unix.mode).collect();
+        assert_eq!(modes, [0o770]);
+        for (bind, word) in [
+            ("[]", "the list is empty"),
+            ("6432", "must be an address"),
+            ("[\"*:6432\", 6433]", "must be an address"),
+            ("[\"*:6432\", \"*:6432\"]", "listens on [::]:6432 twice"),
+            ("[\"*:6432\", \"localhost:6433\"]", "\"localhost:6433\" is not an address"),
+        ] {
+            let Err(faults) = read(&format!("bind = {bind}")) else { panic!("has a fault: {bind}") };
+            assert!(faults.to_string().contains(word), "{bind}: {faults}");
+            assert_eq!(faults.list.len(), 1, "{faults}");
+        }
     }
 
     #[test]

@@ -13,18 +13,18 @@ pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listen
     if !section.has("target") {
         section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
     }
-    let bind = read_access::bind(&section);
+    let binds = read_access::binds(&section);
     if !section.has("bind") {
         section
             .fault("listener.bind is missing", "write the address to listen on, for example bind = \"0.0.0.0:6432\"");
     }
     let name = section.string("name");
-    let required = target.zip(bind);
+    let required = target.zip(binds);
     // all settings are read even if the listener cannot be built, so that all their faults are reported at once
     let is_complete = required.is_some();
-    let (shown_target, shown_bind) = required.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0)).into()));
+    let (shown_target, shown_binds) = required.unwrap_or((Target::Leader, SocketAddr::from(([0, 0, 0, 0], 0)).into()));
     let mut listener =
-        Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_bind, shown_target);
+        Listener::new(&name.unwrap_or_else(|| shown_target.label().to_owned()), shown_binds, shown_target);
 
     listener.cluster = ClusterIndex(cluster_of(&section, clusters));
     routing(&section, target, &mut listener.rule);

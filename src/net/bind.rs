@@ -1,4 +1,4 @@
-//! Where a listener listens: a TCP address, or the file of a Unix socket.
+//! Where a listener listens: TCP addresses and the files of Unix sockets.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +18,49 @@ pub enum Bind {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(UnixBind),
+}
+
+/// All the places where one listener listens: one or more, each once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binds(Vec<Bind>);
+
+impl Binds {
+    /// These places; `None` if there are none.
+    pub fn new(all: Vec<Bind>) -> Option<Binds> {
+        (!all.is_empty()).then_some(Binds(all))
+    }
+
+    /// Each of them, in the order of the configuration.
+    pub fn iter(&self) -> std::slice::Iter<'_, Bind> {
+        self.0.iter()
+    }
+
+    /// Whether one of them is a TCP address.
+    pub fn has_tcp(&self) -> bool {
+        self.iter().any(|bind| bind.unix().is_none())
+    }
+
+    /// Whether one of them is a Unix socket.
+    pub fn has_unix(&self) -> bool {
+        self.iter().any(|bind| bind.unix().is_some())
+    }
+}
+
+impl<B: Into<Bind>> From<B> for Binds {
+    fn from(bind: B) -> Binds {
+        Binds(vec![bind.into()])
+    }
+}
+
+impl fmt::Display for Binds {
+    /// `0.0.0.0:6432`, or several of these with commas between them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, bind) in self.iter().enumerate() {
+            let separator = if place == 0 { "" } else { ", " };
+            write!(f, "{separator}{bind}")?;
+        }
+        Ok(())
+    }
 }
 
 /// The file of a Unix socket, with its permissions and owner.

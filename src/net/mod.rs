@@ -12,7 +12,7 @@ mod stream;
 pub mod tcp_info;
 mod unix_listener;
 
-pub use bind::{Bind, UnixBind};
+pub use bind::{Bind, Binds, UnixBind};
 pub use encrypted::Encrypted;
 pub use networks::Networks;
 pub use peer::Peer;

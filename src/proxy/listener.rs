@@ -1,4 +1,4 @@
-//! Accepts connections on one port, or on the file of a Unix socket.
+//! Accepts the connections of one listener: on TCP ports and on the files of Unix sockets.
 
 use std::io;
 use std::sync::Arc;
@@ -12,31 +12,45 @@ use super::connection::Connection;
 use super::context::ListenerContext;
 use super::session;
 use super::worker::Workers;
+use crate::net::Bind;
 use crate::net::listen::BoundListener;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
 const BREATHER: Duration = Duration::from_millis(100);
 
-/// A port that is open. Nothing is accepted before [`Listener::run`].
+/// Why a listener cannot listen.
+#[derive(Debug)]
+pub struct BindError {
+    /// Where.
+    pub address: Bind,
+    /// The cause. See [`BoundListener::open`].
+    pub error: io::Error,
+}
+
+/// A listener whose ports are open. Nothing is accepted before [`Listener::run`].
 pub struct Listener {
     bound: Vec<BoundListener>,
     context: Arc<ListenerContext>,
 }
 
 impl Listener {
-    /// Opens the port, for so many threads to accept at. Errors: see [`BoundListener::open`].
-    pub fn bind(context: ListenerContext, threads: usize) -> io::Result<Listener> {
-        Ok(Listener {
-            bound: BoundListener::open(&context.settings.bind, context.tcp, threads)?,
-            context: Arc::new(context),
-        })
+    /// Opens its ports, for so many threads to accept at each.
+    ///
+    /// Errors: the first place where it cannot listen. None of the others stays open then.
+    pub fn bind(context: ListenerContext, threads: usize) -> Result<Listener, BindError> {
+        let mut bound = Vec::new();
+        for bind in context.settings.binds.iter() {
+            let sockets = BoundListener::open(bind, context.tcp, threads);
+            bound.extend(sockets.map_err(|error| BindError { address: bind.clone(), error })?);
+        }
+        Ok(Listener { bound, context: Arc::new(context) })
     }
 
-    /// Accepts until `stop` says so; then the port is closed. Accepting and the sessions have the workers' threads;
+    /// Accepts until `stop` says so; then the ports are closed. Accepting and the sessions have the workers' threads;
     /// sessions run on there.
     pub async fn run(self, workers: Arc<Workers>, stop: watch::Receiver<bool>) {
         let ListenerContext { index, settings, .. } = &*self.context;
-        info!(listener = %settings.name, address = %settings.bind, "listening");
+        info!(listener = %settings.name, address = %settings.binds, "listening");
         let mut accepting = JoinSet::new();
         for (number, bound) in self.bound.into_iter().enumerate() {
             let thread = index.0 + number;

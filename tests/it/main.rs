@@ -6,6 +6,7 @@
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
 //! - [`neighbours`]: before fakes that behave as neighbours and strangers do in the field
 //! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
+//! - [`listeners`]: what a listener's settings do: addresses, ports, choice of nodes, waiting
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`operators`]: nodes taken out of service, and who may do that
@@ -26,6 +27,7 @@ mod faults;
 mod fuzz;
 mod garbage;
 mod layout;
+mod listeners;
 mod metrics;
 mod neighbours;
 mod operators;
