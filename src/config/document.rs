@@ -1,5 +1,6 @@
 //! Reads a TOML document table by table. Collects every fault instead of stopping at the first one.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::ToSocketAddrs;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::environment::{self, Unreplaced};
 use super::fault::{Fault, Faults};
 use super::units;
 use crate::net::Bind;
@@ -31,13 +33,19 @@ pub struct Document<'text> {
 }
 
 impl<'text> Document<'text> {
-    /// Parses `text`. Syntax errors are collected like all other faults. What could be parsed can be read.
+    /// Parses `text` and replaces the environment variables in its strings. Syntax errors are collected like all other
+    /// faults. What could be parsed can be read.
     pub fn parse(file: &str, text: &'text str) -> Document<'text> {
-        let (root, errors) = DeTable::parse_recoverable(text);
+        let (mut root, errors) = DeTable::parse_recoverable(text);
+        let mut unreplaced = Vec::new();
+        replace_in_table(root.get_mut(), &mut unreplaced);
         let document =
             Document { file: file.to_owned(), text, root, faults: RefCell::default(), asked: RefCell::default() };
         for error in errors {
             document.fault(error.span(), error.message().replace('\n', ", "), None);
+        }
+        for (span, Unreplaced { message, hint }) in unreplaced {
+            document.fault(Some(span), message, Some(hint));
         }
         document
     }
@@ -63,6 +71,28 @@ impl<'text> Document<'text> {
     fn fault(&self, span: Option<Range<usize>>, message: String, hint: Option<String>) {
         let line = span.map(|span| self.text[..span.start.min(self.text.len())].matches('\n').count() + 1);
         self.faults.borrow_mut().push(Fault { line, message, hint });
+    }
+}
+
+/// Replaces the environment variables in all strings of a table; its keys stay. What cannot be replaced stays as it is
+/// and is added to `unreplaced`, with its place in the text.
+fn replace_in_table(table: &mut DeTable<'_>, unreplaced: &mut Vec<(Range<usize>, Unreplaced)>) {
+    for (_, value) in table.iter_mut() {
+        replace_in_value(value, unreplaced);
+    }
+}
+
+fn replace_in_value(value: &mut Spanned<DeValue<'_>>, unreplaced: &mut Vec<(Range<usize>, Unreplaced)>) {
+    let span = value.span();
+    match value.get_mut() {
+        DeValue::String(text) => match environment::replace(text, |name| std::env::var(name).ok()) {
+            Ok(None) => {}
+            Ok(Some(replaced)) => *text = Cow::Owned(replaced),
+            Err(problem) => unreplaced.push((span, problem)),
+        },
+        DeValue::Array(items) => items.iter_mut().for_each(|item| replace_in_value(item, unreplaced)),
+        DeValue::Table(table) => replace_in_table(table, unreplaced),
+        _ => {}
     }
 }
 
@@ -256,7 +286,7 @@ impl<'d> Section<'d> {
             return self.wrong_kind(key, value, "a table, { name = \"value\" }").unwrap_or_default();
         };
         let pair = |(name, item): (&'d Spanned<_>, &'d Spanned<DeValue<'d>>)| {
-            let name: &std::borrow::Cow<'d, str> = name.get_ref();
+            let name: &Cow<'d, str> = name.get_ref();
             match item.get_ref() {
                 DeValue::String(text) => Some((name.as_ref().to_owned(), text.as_ref().to_owned())),
                 DeValue::Boolean(truth) => Some((name.as_ref().to_owned(), truth.to_string())),

@@ -5,6 +5,7 @@
 
 mod account;
 mod document;
+mod environment;
 #[cfg(test)]
 mod every_key;
 pub mod fault;

@@ -109,6 +109,21 @@ mod tests {
     }
 
     #[test]
+    fn strings_anywhere_in_the_file_may_contain_environment_variables() {
+        // cargo sets CARGO_PKG_NAME for every test
+        let text = SMALLEST.replace("10.0.0.1:5432", "${CARGO_PKG_NAME}:${PGVANE_TEST_NO_SUCH_PORT:-5433}").replace(
+            "target = \"leader\"",
+            "target = \"leader\"\n allow = [\"10.0.0.0/8\", \"${PGVANE_TEST_NO_SUCH_NETWORK:-192.0.2.0/24}\"]",
+        );
+        let config = config("test.toml", &text).expect("is valid");
+        assert_eq!(config.clusters[0].nodes[0].address, "pgvane:5433");
+        assert_eq!(
+            faults(&SMALLEST.replace("10.0.0.1:5432", "${PGVANE_TEST_NO_SUCH_HOST}:5432"))[0],
+            (Some(4), "the environment variable PGVANE_TEST_NO_SUCH_HOST is not set".to_owned())
+        );
+    }
+
+    #[test]
     fn every_setting_is_read() {
         let config = config(
             "test.toml",
