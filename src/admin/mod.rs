@@ -67,7 +67,13 @@ async fn metrics(State(context): State<Arc<AdminContext>>) -> Response {
         .clusters
         .iter()
         .zip(pictures.iter().zip(&loads))
-        .map(|(view, (topology, sessions))| ClusterNow { name: view.name(), topology, sessions })
+        .enumerate()
+        .map(|(at, (view, (topology, sessions)))| ClusterNow {
+            name: view.name(),
+            topology,
+            sessions,
+            own_ports: context.config.own_ports(ClusterIndex(at)),
+        })
         .collect();
     let text = scrape::render(&context.metrics, &clusters, &context.census());
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()

@@ -1,5 +1,8 @@
 //! Metrics that are read at the time of the scrape, such as roles, lags and sessions.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU16;
+
 use crate::cluster::AdminState;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::topology::Topology;
@@ -14,6 +17,8 @@ pub struct ClusterNow<'a> {
     pub topology: &'a Topology,
     /// Current sessions on each node, indexed by [`crate::cluster::NodeId`].
     pub sessions: &'a [u32],
+    /// The ports of the nodes that listeners have as their own.
+    pub own_ports: BTreeSet<NonZeroU16>,
 }
 
 /// Returns all metrics in Prometheus' text format: the registered ones, and those that are read now.
@@ -56,6 +61,11 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
         "0 after a session could not be opened on the node, until one can; else 1.",
         &node,
     );
+    let port_reachable = gauge(
+        "pgvane_node_port_reachable",
+        "The same as pgvane_node_reachable, for a port of the nodes that listeners name (port = …).",
+        &["cluster", "node", "port"],
+    );
     let lag = gauge(
         "pgvane_node_lag_bytes",
         "Bytes of WAL that a replica still has to replay to reach the leader's position.",
@@ -87,7 +97,11 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
                     .set(number(admin_state == view.admin));
             }
             up.with_label_values(&labels).set(number(view.health.label() == "up"));
-            reachable.with_label_values(&labels).set(number(view.way_failure.is_none()));
+            reachable.with_label_values(&labels).set(number(view.ports.failure(None).is_none()));
+            for port in &cluster.own_ports {
+                let is_reachable = view.ports.failure(Some(*port)).is_none();
+                port_reachable.with_label_values(&[labels[0], labels[1], &port.to_string()]).set(number(is_reachable));
+            }
             let replica_lag = view.lag.unwrap_or_default();
             lag.with_label_values(&labels).set(replica_lag.bytes as f64);
             lag_time.with_label_values(&labels).set(replica_lag.time.as_secs_f64());

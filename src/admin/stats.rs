@@ -215,6 +215,9 @@ fn lag(lag: Lag) -> String {
 fn listener(settings: &config::Listener, context: &AdminContext, census: Census) -> Listener {
     let rule = &settings.rule;
     let mut routes_to = format!("{} of {}", rule.target.label(), context.config.clusters[settings.cluster.0].name);
+    if let Some(port) = rule.port {
+        routes_to = format!("port {port}, {routes_to}");
+    }
     let conditions = rule.tags.iter().map(|(name, value)| format!("{name} = {value}"));
     let lag_limits = [rule.lag_bytes_max.map(size_text), rule.lag_time_max.map(span)];
     for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {

@@ -15,7 +15,8 @@ use super::lag::Lag;
 use super::leadership::{Candidate, Leadership, decide};
 use super::moment::Moment;
 use super::node::{Claim, Lsn, Member, NodeId, NodeSet, Observation, Report};
-use super::roster::{Entry, Roster};
+use super::ports::SessionPort;
+use super::roster::{Entry, LoginHint, Roster};
 use super::suspicion::Suspicion;
 use super::topology::{NodeView, Topology};
 
@@ -55,14 +56,14 @@ pub enum Event {
     Checked(Observation),
     /// Something happened in a session that makes this node's role doubtful.
     Suspicion(NodeId, Suspicion),
-    /// A client got no session on this node; with the reason. Other clients try it last for a while. It may be a
-    /// suspicion too.
-    Failure(NodeId, String, Option<Suspicion>),
-    /// A client got a session on this node, where other clients had failed.
-    Served(NodeId),
-    /// A node reported at a login whether it is in recovery, and its checks say the opposite. A newer check has to
-    /// decide.
-    LoginHint(NodeId, bool),
+    /// A client got no session on this port of the node; with the reason. Other clients try it last for a while. It may
+    /// be a suspicion too.
+    Failure(NodeId, SessionPort, String, Option<Suspicion>),
+    /// A client got a session on this port of the node, where other clients had failed.
+    Served(NodeId, SessionPort),
+    /// A node reported at a login on this port whether it is in recovery, and its checks say the opposite. A newer check
+    /// has to decide.
+    LoginHint(NodeId, SessionPort, bool),
     /// pgvane was suspended: what it knows may be as old as the suspension.
     Overslept,
     /// The result of discovery, and which nodes have sessions.
@@ -132,16 +133,20 @@ pub enum Change {
         is_contested: bool,
     },
     /// Clients get no session on this node, although its checks may be answered.
-    WayFailed {
+    PortFailed {
         /// The node.
         node: NodeId,
+        /// The port.
+        port: SessionPort,
         /// Why.
         why: String,
     },
     /// Clients get sessions on this node again.
-    WayRestored {
+    PortRestored {
         /// The node.
         node: NodeId,
+        /// The port.
+        port: SessionPort,
         /// How long they got none.
         after: Duration,
     },
@@ -244,27 +249,29 @@ impl Machine {
         let is_news = match event {
             Event::Tick => false,
             Event::Suspicion(node, suspicion) => self.suspect(node, suspicion, now),
-            Event::Failure(node, why, suspicion) => {
-                let is_news = self.roster.entry_mut(node).fails_client(&why, now);
+            Event::Failure(node, port, why, suspicion) => {
+                let is_news = self.roster.entry_mut(node).view.ports.fails_client(port, &why, now);
                 if is_news {
-                    actions.push(Action::Tell(Change::WayFailed { node, why }));
+                    actions.push(Action::Tell(Change::PortFailed { node, port, why }));
                 }
                 is_news | suspicion.is_some_and(|suspicion| self.suspect(node, suspicion, now))
             }
-            Event::Served(node) => match self.roster.entry_mut(node).serves_client() {
+            Event::Served(node, port) => match self.roster.entry_mut(node).view.ports.serves_client(port) {
                 Some(since) => {
-                    actions.push(Action::Tell(Change::WayRestored { node, after: now - since }));
+                    actions.push(Action::Tell(Change::PortRestored { node, port, after: now - since }));
                     true
                 }
                 None => false,
             },
-            Event::LoginHint(node, in_recovery) => self.take_login_hint(node, in_recovery, now),
+            Event::LoginHint(node, port, in_recovery) => {
+                self.take_login_hint(node, LoginHint { came_at: now, port, in_recovery }, now)
+            }
             Event::Overslept => self.oversleep(now),
             Event::Checked(observation) => {
                 let node = observation.node;
-                let was_refuted = self.roster.entry(node).view.login_hint_refuted_at.is_some();
+                let was_refuted = self.roster.entry(node).view.ports.has_refuted_hints();
                 let is_news = self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now));
-                if !was_refuted && self.roster.entry(node).view.login_hint_refuted_at.is_some() {
+                if !was_refuted && self.roster.entry(node).view.ports.has_refuted_hints() {
                     actions.push(Action::Tell(Change::LoginHintRefuted { node }));
                 }
                 is_news
@@ -340,7 +347,7 @@ impl Machine {
         }
         if has_answered {
             let entry = self.roster.entry_mut(id);
-            entry.forget_failures(asked_at, self.settings.interval);
+            entry.view.ports.forget_failures(asked_at, self.settings.interval);
             entry.settle_login_hint(asked_at, now);
             self.measure_lag(id, now);
         }
@@ -366,13 +373,21 @@ impl Machine {
     /// doubtful.
     fn suspect(&mut self, id: NodeId, suspicion: Suspicion, now: Moment) -> bool {
         let interval = self.settings.interval.min(SUSPICION_INTERVAL_MAX);
-        self.roster.entry_mut(id).suspicions.admits(suspicion, now, interval) && self.doubt(id, now)
+        if !self.roster.entry_mut(id).suspicions.admits(suspicion, now, interval) {
+            return false;
+        }
+        self.hurry_checks(now);
+        suspicion.casts_doubt() && self.doubt(id, now)
     }
 
-    fn doubt(&mut self, id: NodeId, now: Moment) -> bool {
+    fn hurry_checks(&mut self, now: Moment) {
         for (_, entry) in self.roster.present_mut() {
             entry.timetable.hurry(now);
         }
+    }
+
+    /// True if the node is the leader, which is doubtful from now on.
+    fn doubt(&mut self, id: NodeId, now: Moment) -> bool {
         let is_leader = self.leadership.leader() == Some(id);
         if is_leader {
             self.doubted_at = Some(now);
@@ -381,16 +396,19 @@ impl Machine {
     }
 
     /// The client that logs in there waits for the answer, so the node itself is checked in any case.
-    fn take_login_hint(&mut self, id: NodeId, in_recovery: bool, now: Moment) -> bool {
+    fn take_login_hint(&mut self, id: NodeId, hint: LoginHint, now: Moment) -> bool {
         let entry = self.roster.entry_mut(id);
-        entry.login_hint = Some((now, in_recovery));
+        entry.login_hint = Some(hint);
         entry.timetable.hurry(now);
         self.suspect(id, Suspicion::HotStandby, now)
     }
 
     fn oversleep(&mut self, now: Moment) -> bool {
         match self.leadership.leader() {
-            Some(leader) => self.doubt(leader, now),
+            Some(leader) => {
+                self.hurry_checks(now);
+                self.doubt(leader, now)
+            }
             None => false,
         }
     }
@@ -619,6 +637,8 @@ fn same_kind(a: &Leadership, b: &Leadership) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use super::*;
     use crate::cluster::fixtures::{at_ms, leader, member, replica};
     use crate::cluster::node::CheckError;
@@ -716,9 +736,9 @@ mod tests {
         let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
         bench.feed(Event::Tick);
         bench.checks_in(Duration::from_secs(5));
-        let fails = |bench: &TestCluster| bench.machine.topology().node(REPLICA).fails_clients;
+        let fails = |bench: &TestCluster| bench.machine.topology().node(REPLICA).ports.fails_clients(None);
         let generation = bench.machine.topology().generation;
-        bench.feed(Event::Failure(REPLICA, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
+        bench.feed(Event::Failure(REPLICA, None, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
         assert!(fails(&bench) && bench.machine.topology().generation > generation, "it is published");
         assert!(bench.machine.topology().doubted_at.is_none(), "it says nothing about the leader");
         assert_eq!(bench.machine.topology().leader(), Some(LEADER));
@@ -726,8 +746,25 @@ mod tests {
         assert!(fails(&bench), "its Patroni answers, but that is not what failed");
         bench.checks_in(Duration::from_millis(1500));
         assert!(!fails(&bench), "it may be tried again");
-        bench.feed(Event::Failure(LEADER, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
+        bench.feed(Event::Failure(LEADER, None, "connection refused".to_owned(), Some(Suspicion::ConnectFailed)));
         assert_eq!(bench.machine.topology().leader(), Some(LEADER), "no role changes by that");
+    }
+
+    #[test]
+    fn another_port_of_the_leader_that_is_closed_hurries_the_checks_and_keeps_no_writer_waiting() {
+        let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
+        bench.feed(Event::Tick);
+        bench.checks_in(Duration::from_secs(5));
+        let (pooler, why) = (NonZeroU16::new(6432), "connection refused".to_owned());
+        let failure = Event::Failure(LEADER, pooler, why, Some(Suspicion::OtherPortFailed));
+        let actions = bench.machine.handle(failure, bench.now);
+        assert!(
+            actions.iter().any(|action| matches!(action, Action::Check { .. })),
+            "the host may be gone: {actions:?}"
+        );
+        let topology = bench.machine.topology();
+        assert!(topology.doubted_at.is_none(), "PostgreSQL's own port may be in order");
+        assert_eq!([pooler, None].map(|port| topology.node(LEADER).ports.fails_clients(port)), [true, false]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! In reading order: a node's [`node::Report`] and the [`node::Observation`] that carries it; the three-valued
 //! [`health`] of one node and its [`lag`]; [`corroboration`] for a node whose Patroni does not answer; its
-//! [`admin_state`]; the [`identity`] of the cluster; its [`leadership`]; the [`schedule`] of checks; the [`machine`]
+//! [`admin_state`]; its [`ports`] as clients find them; the [`identity`] of the cluster; its [`leadership`]; the [`schedule`] of checks; the [`machine`]
 //! that uses all of these; and the [`topology`] that it publishes.
 
 pub mod admin_state;
@@ -14,6 +14,7 @@ pub mod leadership;
 pub mod machine;
 pub mod moment;
 pub mod node;
+pub mod ports;
 mod roster;
 pub mod schedule;
 pub mod suspicion;

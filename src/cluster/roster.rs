@@ -1,6 +1,5 @@
 //! The cluster's members, and the state of each.
 
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +8,10 @@ use super::health::Health;
 use super::lag::LagMeter;
 use super::moment::Moment;
 use super::node::{Claim, Member, NODES_MAX, NodeId, NodeSet};
+use super::ports::SessionPort;
 use super::schedule::Timetable;
 use super::suspicion::SuspicionRates;
-use super::topology::{NodeView, WayFailure};
+use super::topology::NodeView;
 
 /// The minimum time for which the number of a node that has left is not used again: a session that was routed there has
 /// arrived long before.
@@ -30,16 +30,23 @@ pub(super) struct Entry {
     pub(super) last_led_at: Option<Moment>,
     /// Its claim at the last review.
     served_as: Option<Claim>,
-    /// When a client last failed to get a session on it.
-    failed_at: Option<Moment>,
     /// It has belonged to the cluster on which the nodes have agreed.
     pub(super) has_belonged: bool,
     /// When it left, if it has.
     departed_at: Option<Moment>,
     /// How often suspicions may cause a check of it.
     pub(super) suspicions: SuspicionRates,
-    /// The last login hint that contradicted its checks: when it came, and whether it said "in recovery".
-    pub(super) login_hint: Option<(Moment, bool)>,
+    /// The last login hint that contradicted its checks.
+    pub(super) login_hint: Option<LoginHint>,
+}
+
+/// What a node said at a login about recovery.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoginHint {
+    pub(super) came_at: Moment,
+    /// The port at which it was said.
+    pub(super) port: SessionPort,
+    pub(super) in_recovery: bool,
 }
 
 impl Entry {
@@ -52,7 +59,6 @@ impl Entry {
             claims_since: None,
             last_led_at: None,
             served_as: None,
-            failed_at: None,
             has_belonged: false,
             departed_at: None,
             suspicions: SuspicionRates::default(),
@@ -60,37 +66,12 @@ impl Entry {
         }
     }
 
-    /// Notes that a client got no session. True if the failure or its reason is new.
-    pub(super) fn fails_client(&mut self, why: &str, now: Moment) -> bool {
-        self.failed_at = Some(now);
-        let is_known = self.view.way_failure.as_ref().is_some_and(|failure| failure.why == why);
-        if !is_known {
-            let since = self.view.way_failure.as_ref().map_or(now, |failure| failure.since);
-            self.view.way_failure = Some(Arc::new(WayFailure { why: why.to_owned(), since }));
-        }
-        !mem::replace(&mut self.view.fails_clients, true) | !is_known
-    }
-
-    /// Notes that a client got a session. Returns since when clients had got none.
-    pub(super) fn serves_client(&mut self) -> Option<Moment> {
-        (self.failed_at, self.view.fails_clients) = (None, false);
-        self.view.way_failure.take().map(|failure| failure.since)
-    }
-
-    /// Forgets that clients have failed, if the check of this good answer was sent long enough after the last failure.
-    /// The answer may come from Patroni while PostgreSQL fails, and each failure costs a client time.
-    pub(super) fn forget_failures(&mut self, asked_at: Moment, penalty: Duration) {
-        if self.failed_at.is_some_and(|failed_at| asked_at >= failed_at + penalty) {
-            (self.failed_at, self.view.fails_clients) = (None, false);
-        }
-    }
-
     /// Compares the login hint with the answer to a check that was sent after it.
     pub(super) fn settle_login_hint(&mut self, asked_at: Moment, now: Moment) {
-        let Some((_, in_recovery)) = self.login_hint.filter(|(hinted_at, _)| asked_at >= *hinted_at) else { return };
+        let Some(hint) = self.login_hint.filter(|hint| asked_at >= hint.came_at) else { return };
         self.login_hint = None;
-        let is_refuted = self.view.believed_in_recovery() == Some(!in_recovery);
-        self.view.login_hint_refuted_at = is_refuted.then_some(now);
+        let is_refuted = self.view.believed_in_recovery() == Some(!hint.in_recovery);
+        self.view.ports.settle_login_hint(hint.port, is_refuted, now);
     }
 
     fn departs(&mut self, now: Moment) {

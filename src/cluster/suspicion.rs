@@ -29,10 +29,19 @@ pub enum Suspicion {
     HotStandby,
     /// pgvane itself was suspended, and does not know what happened in that time.
     Overslept,
+    /// A connection failed at a port of the node that is not PostgreSQL's own, for example a pooler's: that program may be
+    /// down, or the whole host. All nodes are checked at once. New writes do not wait for the answer: they may use
+    /// PostgreSQL's own port, which has not failed.
+    OtherPortFailed,
 }
 
 impl Suspicion {
-    const COUNT: usize = 6;
+    const COUNT: usize = 7;
+
+    /// Whether new writes wait for a check if it happens on the leader.
+    pub(super) fn casts_doubt(self) -> bool {
+        self != Suspicion::OtherPortFailed
+    }
 }
 
 /// The rates of one node's suspicions.

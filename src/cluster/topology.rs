@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::admin_state::AdminState;
 use super::health::Health;
@@ -10,10 +9,7 @@ use super::lag::Lag;
 use super::leadership::{self, Leadership, Vacancy};
 use super::moment::Moment;
 use super::node::{Claim, Member, NodeId};
-
-/// How long the login hints of a node are ignored after one of them was refuted: a pooler repeats the same value until
-/// it reconnects to its server.
-const LOGIN_HINTS_IGNORED_FOR: Duration = Duration::from_secs(60);
+use super::ports::Ports;
 
 /// What is known of a cluster at one moment.
 #[derive(Debug, Clone)]
@@ -44,10 +40,8 @@ pub struct NodeView {
     pub recent_lag: Option<Lag>,
     /// Since when the node has had its present role and has answered: a replica that has just come back starts slowly.
     pub serving_since: Option<Moment>,
-    /// A client has just failed to get a session on it. Other clients try it last.
-    pub fails_clients: bool,
-    /// Why clients get no session on it. Set from the first failure until a client succeeds.
-    pub way_failure: Option<Arc<WayFailure>>,
+    /// Its ports as clients find them.
+    pub ports: Ports,
     /// Its administrative state.
     pub admin: AdminState,
     /// Why its answers are not accepted: it belongs to another cluster.
@@ -60,18 +54,6 @@ pub struct NodeView {
     pub check_asked_at: Option<Moment>,
     /// When the first answer arrived of those that say, without interruption, that its Patroni holds the leader lock.
     pub lock_since: Option<Moment>,
-    /// When a login hint of this node was refuted: a check that was sent after the login said the opposite about
-    /// recovery. The hints then come from a pooler that remembers another server.
-    pub login_hint_refuted_at: Option<Moment>,
-}
-
-/// Why clients get no session on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WayFailure {
-    /// The newest reason. It is shown after the node's name.
-    pub why: String,
-    /// When the first client failed.
-    pub since: Moment,
 }
 
 /// Whether a running write session may stay where it is.
@@ -201,26 +183,19 @@ impl NodeView {
             lag: None,
             recent_lag: None,
             serving_since: None,
-            fails_clients: false,
-            way_failure: None,
+            ports: Ports::default(),
             admin: AdminState::Ready,
             foreign: None,
             departed: false,
             checked_at: None,
             check_asked_at: None,
             lock_since: None,
-            login_hint_refuted_at: None,
         }
     }
 
     /// Whether this node was seen to hold the leader lock after another node, of this health, last said that it leads.
     pub fn has_taken_lock_from(&self, other: &Health) -> bool {
         leadership::has_taken_lock_from(&self.health, self.lock_since, other)
-    }
-
-    /// Whether the login hints of this node are known to come from a pooler that remembers another server.
-    pub fn login_hints_are_stale(&self, now: Moment) -> bool {
-        self.login_hint_refuted_at.is_some_and(|refuted_at| now - refuted_at < LOGIN_HINTS_IGNORED_FOR)
     }
 
     /// The claim in the node's newest answer. `None` if it has not answered; out of service if it is foreign.

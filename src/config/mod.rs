@@ -21,9 +21,9 @@ mod read_tls;
 mod secret;
 mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 pub use units::{duration, size_text};
 
-use crate::cluster::Member;
+use crate::cluster::{Member, Suspicion};
 use crate::net::{Binds, Networks};
 use crate::routing::{Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
@@ -307,6 +307,12 @@ impl Config {
 }
 
 impl Config {
+    /// The ports of a cluster's nodes that its listeners have as their own.
+    pub fn own_ports(&self, cluster: ClusterIndex) -> BTreeSet<NonZeroU16> {
+        let listeners = self.listeners.iter().filter(|listener| listener.cluster == cluster);
+        listeners.filter_map(|listener| listener.rule.port).collect()
+    }
+
     /// The same configuration, with the stats page at this address.
     pub fn with_admin_at(mut self, bind: SocketAddr) -> Config {
         self.admin = self.admin.map(|admin| Admin { bind, ..admin });
@@ -402,6 +408,17 @@ impl Cluster {
 }
 
 impl Listener {
+    /// What becomes of a suspicion of one of its nodes: a connection that fails says little of PostgreSQL where sessions
+    /// use another port than PostgreSQL's.
+    pub fn suspicion(&self, suspicion: Suspicion) -> Suspicion {
+        match suspicion {
+            Suspicion::ConnectFailed | Suspicion::ConnectionLost if self.rule.port.is_some() => {
+                Suspicion::OtherPortFailed
+            }
+            other => other,
+        }
+    }
+
     /// A listener of the first cluster, with the default of every setting.
     fn new(name: &str, binds: Binds, target: Target) -> Listener {
         Listener {

@@ -2,6 +2,7 @@
 //! [`read_access`] reads which clients it accepts, [`read_tls`] reads its encryption.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 use super::document::{Section, at_least_ms, set};
 use super::{ClusterIndex, Listener, RelayMode, read_access, read_tls};
@@ -60,6 +61,7 @@ fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
         ("round-robin", Balance::RoundRobin),
         ("random", Balance::Random),
     ];
+    rule.port = section.integer("port", 1..65_536).and_then(|port| NonZeroU16::new(port as u16));
     set(&mut rule.balance, section.choice("balance", &balances));
     let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
     if let Some(target) = target.filter(|target| !target.is_standbys() && section.has("fallback")) {

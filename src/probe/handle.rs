@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::history::History;
 use super::node_sessions::NodeSessions;
 use crate::cluster::machine::Event;
+use crate::cluster::ports::SessionPort;
 use crate::cluster::{AdminState, Moment, NodeId, Suspicion, Topology};
 
 /// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
@@ -109,22 +110,27 @@ impl ClusterHandle {
         let _ = self.events.try_send(Event::Suspicion(node, suspicion));
     }
 
-    /// Reports that a client could get no session on a node, and why: besides what [`ClusterHandle::suspect`] does, others try
+    /// Reports that a client could get no session on this port of a node, and why: besides what [`ClusterHandle::suspect`] does, others try
     /// it last for a while, and operators are told.
-    pub fn failed(&self, node: NodeId, why: &str, suspicion: Option<Suspicion>) {
-        let _ = self.events.try_send(Event::Failure(node, why.to_owned(), suspicion));
+    pub fn failed(&self, node: NodeId, port: SessionPort, why: &str, suspicion: Option<Suspicion>) {
+        let _ = self.events.try_send(Event::Failure(node, port, why.to_owned(), suspicion));
     }
 
-    /// Reports that a client got a session on a node on which others had failed.
-    pub fn served(&self, node: NodeId) {
-        let _ = self.events.try_send(Event::Served(node));
+    /// Reports that a client got a session on this port of a node, where others had failed.
+    pub fn served(&self, node: NodeId, port: SessionPort) {
+        let _ = self.events.try_send(Event::Served(node, port));
     }
 
-    /// Reports what a node said at a login of its recovery, where that is not what is believed, and waits until a check of it
+    /// Reports what a node said at a login on this port of its recovery, where that is not what is believed, and waits until a check of it
     /// has ended that was asked after this. Returns what is known then. Cancel safe; the caller bounds the wait.
-    pub async fn settle_login_hint(&self, node: NodeId, in_recovery: bool) -> (Moment, Arc<Topology>) {
+    pub async fn settle_login_hint(
+        &self,
+        node: NodeId,
+        port: SessionPort,
+        in_recovery: bool,
+    ) -> (Moment, Arc<Topology>) {
         let hinted_at = self.now();
-        let _ = self.events.send(Event::LoginHint(node, in_recovery)).await;
+        let _ = self.events.send(Event::LoginHint(node, port, in_recovery)).await;
         loop {
             let topology = self.topology_full();
             if topology.node(node).check_asked_at.is_some_and(|asked_at| asked_at >= hinted_at) {

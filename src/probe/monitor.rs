@@ -1,5 +1,6 @@
 //! Drives one cluster's machine: gives it the time, sends the checks it asks for, publishes what it concludes.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -242,12 +243,13 @@ impl Monitor {
                 info!(%cluster, reason = why, "still no leader");
                 self.alarm(*is_contested, why);
             }
-            Change::WayFailed { node, why } => {
-                warn!(%cluster, node = name(node), reason = why, "clients cannot reach this node's PostgreSQL");
+            Change::PortFailed { node, port, why } => {
+                let port = port.map(NonZeroU16::get); // of a listener, if it has one of its own
+                warn!(%cluster, node = name(node), port, reason = why, "clients cannot reach this node's PostgreSQL");
             }
-            Change::WayRestored { node, after } => {
-                let failed_seconds = after.as_secs_f64();
-                info!(%cluster, node = name(node), failed_seconds, "clients reach this node's PostgreSQL again");
+            Change::PortRestored { node, port, after } => {
+                let (port, failed_seconds) = (port.map(NonZeroU16::get), after.as_secs_f64());
+                info!(%cluster, node = name(node), port, failed_seconds, "clients reach this node's PostgreSQL again");
             }
             Change::NoRoom { name } => error!(
                 %cluster, node = name, max = NODES_MAX, "node left out: the cluster has too many nodes"

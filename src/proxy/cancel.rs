@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use crate::cluster::NodeId;
+use crate::cluster::ports::SessionPort;
 use crate::net::Peer;
 use crate::net::dial::Destination;
 use crate::proxy::admission::connect::reach;
@@ -43,12 +44,15 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
     debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
     let limits = &context.cancel_limits;
     let outcome = match location {
-        KeyLocation::On(node) => match limits.delivery(&key, peer, deadline).await {
-            Some(_permit) => send_to(context, vec![node], request, deadline, CancelOutcome::Delivered).await,
+        KeyLocation::On(node, port) => match limits.delivery(&key, peer, deadline).await {
+            Some(_permit) => send_to(context, vec![node], port, request, deadline, CancelOutcome::Delivered).await,
             None => CancelOutcome::Limited,
         },
         KeyLocation::Among(nodes) => match limits.fan_out(&key, peer, deadline).await {
-            Some(_permit) => send_to(context, nodes, request, deadline, CancelOutcome::FannedOut).await,
+            Some(_permit) => {
+                let port = context.settings.rule.port;
+                send_to(context, nodes, port, request, deadline, CancelOutcome::FannedOut).await
+            }
             None => CancelOutcome::Limited,
         },
         KeyLocation::Nowhere => CancelOutcome::NoSession,
@@ -60,13 +64,14 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
 async fn send_to(
     context: &ListenerContext,
     nodes: Vec<NodeId>,
+    port: SessionPort,
     request: Delivery,
     deadline: Instant,
     success: CancelOutcome,
 ) -> CancelOutcome {
     let mut deliveries = JoinSet::new();
     for node in nodes {
-        let address = context.cluster.topology().node(node).member.address.clone();
+        let address = context.cluster.topology().node(node).member.address_at(port).into_owned();
         let (request, options, tls) = (request.clone(), context.tcp, context.encryption.to_servers());
         deliveries.spawn(async move {
             let delivered = async {

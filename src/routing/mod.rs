@@ -139,7 +139,7 @@ fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
         }
     }
     let stand_in: Vec<NodeId> = stand_in(topology, rule).into_iter().collect();
-    let fails_clients = |id: &NodeId| topology.node(*id).fails_clients;
+    let fails_clients = |id: &NodeId| topology.node(*id).ports.fails_clients(rule.port);
     let (failing, fresh) = fresh.into_iter().partition(fails_clients);
     let (failing_stand_in, stand_in) = stand_in.into_iter().partition(fails_clients);
     vec![fresh, stand_in, failing, failing_stand_in, silent]
@@ -316,13 +316,13 @@ mod tests {
     #[test]
     fn nodes_that_have_just_failed_others_are_tried_last() {
         let mut topology = three();
-        topology.nodes[1].fails_clients = true;
+        topology.nodes[1].ports.fails_client(None, "connection refused", at_ms(1));
         assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
         assert_eq!(readers(&topology, &strict(read()), &[NodeId::new(2)]), [1; 4]);
         assert_eq!(why_misplaced(&read(), &topology, NodeId::new(1)), None, "running sessions are not affected");
-        topology.nodes[2].fails_clients = true;
+        topology.nodes[2].ports.fails_client(None, "connection refused", at_ms(1));
         assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
-        topology.nodes[0].fails_clients = true;
+        topology.nodes[0].ports.fails_client(None, "connection refused", at_ms(1));
         assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
         fall_silent(&mut topology, 2);
         assert_eq!(readers(&topology, &read(), &[]), [1; 4]);

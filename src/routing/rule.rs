@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Balance, Rebalance};
+use crate::cluster::ports::SessionPort;
 
 /// The nodes to which a listener routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +153,8 @@ impl Reactions {
 pub struct Rule {
     /// The nodes to which it routes.
     pub target: Target,
+    /// The port of these nodes that its sessions use.
+    pub port: SessionPort,
     /// How sessions are spread over these nodes.
     pub balance: Balance,
     /// Whether the leader serves as long as no standby can.
@@ -177,6 +180,7 @@ impl Rule {
     pub fn new(target: Target) -> Rule {
         Rule {
             target,
+            port: None,
             balance: Balance::default(),
             falls_back_to_leader: target.is_standbys(),
             lag_bytes_max: None,

@@ -174,8 +174,8 @@ impl Run {
             [Suspicion::ConnectFailed, Suspicion::ConnectionLost, Suspicion::ShuttingDown, Suspicion::ReadOnly];
         let kind = KINDS[self.world.dice.roll(4) as usize];
         match self.world.dice.roll(3) {
-            0 => Event::Failure(node, "refused".to_owned(), Some(kind)),
-            1 => Event::LoginHint(node, self.world.dice.one_in(2)),
+            0 => Event::Failure(node, None, "refused".to_owned(), Some(kind)),
+            1 => Event::LoginHint(node, None, self.world.dice.one_in(2)),
             _ => Event::Suspicion(node, kind),
         }
     }

@@ -1,11 +1,13 @@
 //! What a listener's settings do on the wire: where it listens, which port of the nodes and which nodes it uses, and how
 //! clients wait and are refused.
 
+use std::net::SocketAddr;
+
 use pgvane_loadtest::ports;
 
-use crate::fake::FakeCluster;
+use crate::fake::{FakeCluster, FakePostgres, Manner};
 use crate::metrics;
-use crate::wire::{SOON, Session, Wire, plain_startup};
+use crate::wire::{SOON, Session, Wire, cancel_request, plain_startup, ssl_request};
 
 // ---- bind -----------------------------------------------------------------------------------------------------------
 
@@ -46,4 +48,89 @@ async fn a_listener_that_cannot_listen_at_one_of_its_addresses_says_at_which() {
     assert_eq!(pgvane.wait(SOON).await.expect("it ends").code(), Some(1));
     let told = pgvane.log_text();
     assert!(told.contains(&format!("listener \"several\" cannot listen on {taken}: ")), "{told}");
+}
+
+// ---- port -----------------------------------------------------------------------------------------------------------
+
+/// A third listener that reaches the leader's node by another port.
+fn pooled(port: u16, lines: &str) -> (SocketAddr, String) {
+    let bind = ports::free().expect("a port");
+    let head = format!("[[listener]]\nname = \"pooled\"\nbind = \"{bind}\"\ntarget = \"leader\"\nport = {port}");
+    (bind, format!("{head}\n{lines}\n"))
+}
+
+#[tokio::test]
+async fn sessions_and_their_cancels_use_the_listeners_own_port_of_the_node() {
+    let cluster = FakeCluster::of(1).await;
+    let pooler = FakePostgres::start("pooler").await;
+    let (address, listener) = pooled(pooler.address().port(), "");
+    let pgvane = cluster.pgvane(|pgvane| pgvane.more(&listener)).await;
+
+    let mut direct = Session::through(pgvane.write_addr).await;
+    let mut through_pooler = Session::through(address).await;
+    assert_eq!(direct.value("who").await, "node1");
+    assert_eq!(through_pooler.value("who").await, "pooler");
+
+    // whichever port of the cluster a cancel request comes to, it goes where its session is
+    for (comes_to, key) in [(address, &through_pooler.key), (pgvane.write_addr, &through_pooler.key)] {
+        let mut canceller = Wire::to(comes_to).await;
+        canceller.send(&cancel_request(key)).await;
+        canceller.rest().await;
+    }
+    let mut canceller = Wire::to(address).await;
+    canceller.send(&cancel_request(&direct.key)).await;
+    canceller.rest().await;
+    assert_eq!(pooler.seen().cancels, vec![cancel_request(&through_pooler.key); 2]);
+    assert_eq!(cluster[0].postgres.seen().cancels, [cancel_request(&direct.key)]);
+}
+
+#[tokio::test]
+async fn a_cancel_for_an_encrypted_session_goes_to_the_listeners_own_port() {
+    let cluster = FakeCluster::of(1).await;
+    let pooler = FakePostgres::start("pooler").await;
+    pooler.usually(Manner::Encrypts);
+    let (address, listener) = pooled(pooler.address().port(), "");
+    let _pgvane = cluster.pgvane(|pgvane| pgvane.more(&listener)).await;
+    let mut unseen = Wire::to(address).await;
+    unseen.send(&ssl_request()).await;
+    assert_eq!(unseen.bytes(1).await, b"S");
+
+    let request = cancel_request(&[0, 0, 0, 7, 0, 0, 0, 9]);
+    let mut canceller = Wire::to(address).await;
+    canceller.send(&request).await;
+    canceller.rest().await;
+    assert_eq!(pooler.seen().cancels, [request]);
+    assert_eq!(cluster[0].postgres.seen().connections, 0);
+}
+
+#[tokio::test]
+async fn a_closed_pooler_port_costs_the_listeners_that_do_not_use_it_nothing() {
+    const REACHABLE: &str = "pgvane_node_reachable{cluster=\"main\",node=\"node2\"}";
+    let cluster = FakeCluster::of(2).await;
+    let mut pooler = FakePostgres::start("pooler").await;
+    pooler.closes();
+    let port = pooler.address().port();
+    let port_reachable = format!("pgvane_node_port_reachable{{cluster=\"main\",node=\"node2\",port=\"{port}\"}}");
+    let bind = ports::free().expect("a port");
+    let pooled = format!(
+        "[[listener]]\nname = \"pooled\"\nbind = \"{bind}\"\ntarget = \"replica\"\nport = {port}\n\
+         fallback = \"none\"\nhold_max = \"300ms\""
+    );
+    let pgvane = cluster.pgvane(|pgvane| pgvane.more(&pooled)).await;
+    metrics::wait_for(&pgvane, &port_reachable, 1.0).await;
+
+    let mut refused = Wire::to(bind).await;
+    refused.send(&plain_startup()).await;
+    let end = refused.fatal().await;
+    assert!(end.field(b'D').is_some_and(|why| why.contains("node2 connection refused")), "{end:?}");
+    metrics::wait_for(&pgvane, &port_reachable, 0.0).await;
+    assert_eq!(metrics::value(&pgvane, REACHABLE).await, 1.0, "PostgreSQL's own port is in order");
+    let mut reader = Session::through(pgvane.read_addr).await;
+    assert_eq!(reader.value("who").await, "node2", "it is not tried last on the other listener");
+    drop(reader);
+    metrics::wait_for(&pgvane, &port_reachable, 0.0).await;
+
+    pooler.opens().await;
+    assert_eq!(Session::through(bind).await.value("who").await, "pooler");
+    metrics::wait_for(&pgvane, &port_reachable, 1.0).await;
 }

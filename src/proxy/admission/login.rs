@@ -315,7 +315,7 @@ impl Login<'_> {
                     return Some(ready(std::mem::take(&mut login.framing), std::mem::take(&mut login.heard)));
                 }
                 ServerMessage::Key(key) => {
-                    self.guard.set_key(key);
+                    self.guard.set_key(key, self.listener.rule.port);
                     length
                 }
                 ServerMessage::AuthenticationOk => {
@@ -428,7 +428,7 @@ impl Login<'_> {
             return failure.into();
         }
         if let Some(suspicion) = failure.suspicion {
-            self.cluster.suspect(self.guard.node(), suspicion);
+            self.cluster.suspect(self.guard.node(), self.listener.suspicion(suspicion));
         }
         LoginOutcome::End(End::LoginBroken(format!("the server {}", failure.why)))
     }
@@ -471,7 +471,8 @@ impl Login<'_> {
         if believed == Some(in_recovery) {
             return cause;
         }
-        if self.cluster.topology().node(node).login_hints_are_stale(self.cluster.now()) {
+        let port = self.listener.rule.port;
+        if self.cluster.topology().node(node).ports.login_hints_are_stale(port, self.cluster.now()) {
             self.metrics.login_hints_ignored.inc();
             return None;
         }
@@ -479,7 +480,7 @@ impl Login<'_> {
             self.cluster.suspect(node, Suspicion::HotStandby);
             return None;
         }
-        let settled = self.cluster.settle_login_hint(node, in_recovery);
+        let settled = self.cluster.settle_login_hint(node, port, in_recovery);
         let (hinted_at, topology) = tokio::time::timeout(self.listener.login_timeout, settled).await.ok()?;
         let view = topology.node(node);
         let is_answered = view.health.answer_asked_at().is_some_and(|asked_at| asked_at >= hinted_at);

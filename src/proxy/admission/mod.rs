@@ -12,7 +12,7 @@ use tracing::debug;
 
 use self::connect::reach;
 use self::login::{Login, LoginOutcome, NodeFailure, Ready, Way};
-use crate::cluster::topology::Topology;
+use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{Moment, NodeId, Suspicion};
 use crate::net::Stream;
 use crate::net::dial::Destination;
@@ -127,12 +127,12 @@ impl<'a> Admission<'a> {
     async fn attempt(&mut self, node: NodeId, topology: &Topology) -> Result<Admitted, LoginOutcome> {
         let context = self.context;
         let listener = &context.settings;
-        let address = &topology.node(node).member.address;
+        let address = topology.node(node).member.address_at(listener.rule.port);
         let mut guard = context.registry.guard(context.index, listener.cluster, node);
 
         let tls = context.encryption.to_servers();
         let patience = [listener.connect_timeout, listener.login_timeout];
-        let to = Destination { address, options: context.tcp, preamble: self.preamble };
+        let to = Destination { address: &address, options: context.tcp, preamble: self.preamble };
         let mut server = tokio::select! {
             reached = reach(&to, &tls, patience) => reached.map_err(|failure| {
                 let suspicion = failure.is_passing().then_some(Suspicion::ConnectFailed);
@@ -162,7 +162,8 @@ impl<'a> Admission<'a> {
     /// How long a node may take for its first answer: less where another can be tried instead.
     fn answer_timeout(&self, topology: &Topology) -> Duration {
         let listener = &self.context.settings;
-        let untried = topology.members().filter(|(id, node)| !self.tried.contains(id) && !node.fails_clients).count();
+        let fails = |node: &NodeView| node.ports.fails_clients(listener.rule.port);
+        let untried = topology.members().filter(|(id, node)| !self.tried.contains(id) && !fails(node)).count();
         match listener.rule.has_alternatives() && untried > 1 {
             true => listener.login_timeout.min(ANSWER_TIMEOUT_WITH_ALTERNATIVES),
             false => listener.login_timeout,
@@ -175,7 +176,9 @@ impl<'a> Admission<'a> {
         debug!(listener = %self.context.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.context.metrics.retries.inc();
         if failure.way != Way::Open {
-            self.context.cluster.failed(node, &failure.why, failure.suspicion);
+            let listener = &self.context.settings;
+            let suspicion = failure.suspicion.map(|suspicion| listener.suspicion(suspicion));
+            self.context.cluster.failed(node, listener.rule.port, &failure.why, suspicion);
         }
         self.may_try_again |= failure.way != Way::Misconfigured;
         self.tried.push(node);
@@ -228,8 +231,9 @@ impl<'a> Admission<'a> {
     }
 
     fn note_success(&self, node: NodeId, topology: &Topology) {
-        if topology.node(node).way_failure.is_some() {
-            self.context.cluster.served(node);
+        let port = self.context.settings.rule.port;
+        if topology.node(node).ports.failure(port).is_some() {
+            self.context.cluster.served(node, port);
         }
         if self.context.settings.rule.target == Target::Leader {
             self.context.cluster.history().session_ready();

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
+use crate::cluster::ports::SessionPort;
 use crate::config::{ClusterIndex, ListenerIndex};
 use crate::protocol::CancelKey;
 
@@ -21,8 +22,8 @@ const ENDED_MAX: usize = 4096;
 /// Where the session of a cancel request is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyLocation {
-    /// On this node.
-    On(NodeId),
+    /// On this node, by this port.
+    On(NodeId, SessionPort),
     /// If it is running, on one of these nodes: they have sessions whose keys pgvane cannot read.
     Among(Vec<NodeId>),
     /// The session has ended or has never existed.
@@ -50,8 +51,8 @@ pub struct Keys {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Cluster and node of running sessions.
-    locations: BTreeMap<CancelKey, (ClusterIndex, NodeId)>,
+    /// Cluster, node and port of running sessions.
+    locations: BTreeMap<CancelKey, (ClusterIndex, NodeId, SessionPort)>,
     /// Hashes of the keys of the sessions that ended last, newest first.
     ended: VecDeque<u64>,
     hasher: RandomState,
@@ -64,9 +65,9 @@ impl Keys {
         Keys { seen: Mutex::default(), unseen }
     }
 
-    /// Adds a session's key.
-    pub fn add(&self, key: CancelKey, cluster: ClusterIndex, node: NodeId) {
-        self.seen.lock().locations.insert(key, (cluster, node));
+    /// Adds the key of a session that uses this port of the node.
+    pub fn add(&self, key: CancelKey, cluster: ClusterIndex, node: NodeId, port: SessionPort) {
+        self.seen.lock().locations.insert(key, (cluster, node, port));
     }
 
     /// Adds a session whose key pgvane cannot read.
@@ -95,7 +96,7 @@ impl Keys {
     pub fn look_up(&self, key: &CancelKey, listener: ListenerIndex, cluster: ClusterIndex) -> KeyLocation {
         let seen = self.seen.lock();
         match seen.locations.get(key) {
-            Some((found, node)) if *found == cluster => return KeyLocation::On(*node),
+            Some((found, node, port)) if *found == cluster => return KeyLocation::On(*node, *port),
             None if seen.ended.contains(&seen.hasher.hash_one(key)) => return KeyLocation::Nowhere,
             _ => {}
         }
@@ -109,6 +110,8 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use pgwire::messages::startup::SecretKey;
 
     use super::*;
@@ -120,11 +123,12 @@ mod tests {
     #[test]
     fn a_session_is_found_from_every_listener_of_its_cluster_while_it_runs() {
         let keys = Keys::new(3);
-        keys.add(key(7), ClusterIndex(0), NodeId::new(2));
+        let pooler = NonZeroU16::new(6432);
+        keys.add(key(7), ClusterIndex(0), NodeId::new(2), pooler);
         for listener in [0, 1] {
             assert_eq!(
                 keys.look_up(&key(7), ListenerIndex(listener), ClusterIndex(0)),
-                KeyLocation::On(NodeId::new(2))
+                KeyLocation::On(NodeId::new(2), pooler)
             );
         }
         assert_eq!(keys.look_up(&key(7), ListenerIndex(2), ClusterIndex(1)), KeyLocation::Nowhere, "another cluster's");
@@ -157,7 +161,7 @@ mod tests {
         keys.add_unseen(ListenerIndex(0), NodeId::new(1));
         let newest = i32::try_from(ENDED_MAX).expect("fits") + 10;
         for process_id in 0..=newest {
-            keys.add(key(process_id), ClusterIndex(0), NodeId::new(0));
+            keys.add(key(process_id), ClusterIndex(0), NodeId::new(0), None);
             keys.end(&SessionKey::Seen(key(process_id)), ListenerIndex(0), NodeId::new(0));
         }
         assert_eq!(keys.look_up(&key(newest), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);

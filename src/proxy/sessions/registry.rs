@@ -12,6 +12,7 @@ use super::cancel_keys::{Keys, SessionKey};
 use super::control::{SessionControl, SessionOrder};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
+use crate::cluster::ports::SessionPort;
 use crate::cluster::topology::Topology;
 use crate::config::{ClusterIndex, ListenerIndex};
 use crate::net::descriptors;
@@ -294,10 +295,11 @@ impl SessionGuard {
         &self.control
     }
 
-    /// Records the session's cancel key. If a server sends several, the last one counts.
-    pub fn set_key(&mut self, key: CancelKey) {
+    /// Records the cancel key of the session, which uses this port of its node. If a server sends several, the last one
+    /// counts.
+    pub fn set_key(&mut self, key: CancelKey, port: SessionPort) {
         self.replace_key(SessionKey::Unknown); // first, because a server may send the same key again
-        self.registry.keys.add(key.clone(), self.control.cluster, self.control.node);
+        self.registry.keys.add(key.clone(), self.control.cluster, self.control.node, port);
         self.key = SessionKey::Seen(key);
     }
 
@@ -356,9 +358,12 @@ mod tests {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
         let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
-        guard.set_key(key.clone());
+        guard.set_key(key.clone(), None);
         assert_eq!(registry.load(ClusterIndex(0), NodeId::new(2)), 1);
-        assert_eq!(registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)), KeyLocation::On(NodeId::new(2)));
+        assert_eq!(
+            registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)),
+            KeyLocation::On(NodeId::new(2), None)
+        );
         guard.mark_opaque();
         let other = CancelKey::new(8, &SecretKey::I32(9));
         assert_eq!(
@@ -377,10 +382,10 @@ mod tests {
         let [first, last] = [7, 8].map(|pid| CancelKey::new(pid, &SecretKey::I32(9)));
         let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
         for key in [&first, &last, &last] {
-            guard.set_key(key.clone());
+            guard.set_key(key.clone(), None);
         }
         let location = |key| registry.keys().look_up(key, ListenerIndex(0), ClusterIndex(0));
-        assert_eq!(location(&last), KeyLocation::On(NodeId::new(2)));
+        assert_eq!(location(&last), KeyLocation::On(NodeId::new(2), None));
         assert_eq!(location(&first), KeyLocation::Nowhere);
     }
 
