@@ -7,6 +7,7 @@ ROUNDS ?= 3
 SECONDS ?= 60
 MINUTES ?= 10
 SEED ?= 1
+VARIANT ?=
 
 # After an installation with Debian's rustup, a new shell does not have it in the path yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -46,9 +47,11 @@ failover: lab ## switchovers and a crash, through pgvane and HAProxy side by sid
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --rounds $(ROUNDS) --kill
 
-chaos: lab ## random faults on a cluster with pgvane under load (MINUTES=10 SEED=1); fails if clients saw what they must not
+# The seed also chooses versions, TLS and pooler; VARIANT forces them, such as VARIANT="--postgres 18 --tls terminate".
+chaos: ## random faults on a cluster with pgvane under load (MINUTES=10 SEED=1); fails if clients saw what they must not
+	@scripts/setup --chaos
 	$(CARGO) build --release --locked --workspace
-	$(LOADTEST) chaos --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED)
+	$(LOADTEST) chaos --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED) $(VARIANT)
 
 bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
 	$(CARGO) build --release --locked --workspace

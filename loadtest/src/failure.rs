@@ -48,7 +48,7 @@ impl Failure {
     }
 
     /// A failure of a statement in a session that had been established.
-    pub(crate) fn of_statement(error: &tokio_postgres::Error) -> Self {
+    pub fn of_statement(error: &tokio_postgres::Error) -> Self {
         let sqlstate = error.code().map(|code| code.code().to_owned());
         Self { at: Instant::now(), class: class_of(error), sqlstate, message: text_of(error) }
     }

@@ -4,10 +4,11 @@
 //!
 //! - [`lab`]: etcd, Patroni and PostgreSQL, with the faults a test can put them through
 //! - [`pgvane`] and [`haproxy`]: the two proxies, each started in front of a lab's nodes
+//! - [`pgbouncer`]: a pooler between a proxy and one node
 //! - [`namespace`]: a network of its own for a proxy, to be cut off from single nodes
 //! - [`writer`], [`reader`] and [`crowd`]: clients that note every answer and every failure with its time
 //! - [`mod@bench`]: what the proxies cost, on a server that does nothing
-//! - [`scratch`], [`process`], [`ports`], [`wait`], [`http`], [`login`], [`programs`]: what all of that stands on
+//! - [`scratch`], [`process`], [`ports`], [`wait`], [`http`], [`login`], [`tls`], [`programs`]: what all of them use
 //!
 //! Everything a lab starts runs inside its own temporary directory and ends with it, even if the test that made it
 //! panics or is killed.
@@ -21,12 +22,14 @@ pub mod http;
 pub mod lab;
 pub mod login;
 pub mod namespace;
+pub mod pgbouncer;
 pub mod pgvane;
 pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod reader;
 pub mod scratch;
+pub mod tls;
 pub mod wait;
 pub mod writer;
 

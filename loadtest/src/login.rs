@@ -1,12 +1,13 @@
 //! The accounts of a lab's cluster, and plain connections with them.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config};
 
 use crate::failure::{Failure, FailureClass};
+use crate::tls::{Endpoint, Unverified};
 use crate::{Error, Result};
 
 /// The connection's end follows the failure of a statement at once.
@@ -81,9 +82,11 @@ impl Login {
     }
 
     /// How this login connects to `server`.
-    pub fn config(self, server: SocketAddr) -> Config {
+    pub fn config(self, server: impl Into<Endpoint>) -> Config {
+        let Endpoint { address, tls } = server.into();
         let mut config = Config::new();
-        config.host(server.ip().to_string()).port(server.port());
+        config.host(address.ip().to_string()).port(address.port());
+        config.ssl_mode(if tls { SslMode::Require } else { SslMode::Disable });
         config.user(self.user()).dbname(self.database()).application_name("pgvane-loadtest");
         if let Some(password) = self.password() {
             config.password(password);
@@ -92,14 +95,15 @@ impl Login {
     }
 
     /// Connects to `server` within the time given. The connection ends when the client is dropped.
-    pub async fn connect(self, server: SocketAddr, within: Duration) -> Result<Client> {
+    pub async fn connect(self, server: impl Into<Endpoint>, within: Duration) -> Result<Client> {
         Ok(self.open(server, within).await?.client)
     }
 
     /// The same, with how the connection ends.
-    pub async fn open(self, server: SocketAddr, within: Duration) -> Result<Session> {
+    pub async fn open(self, server: impl Into<Endpoint>, within: Duration) -> Result<Session> {
+        let server = server.into();
         let config = self.config(server);
-        let connecting = config.connect(NoTls);
+        let connecting = config.connect(Unverified);
         let (client, connection) = match tokio::time::timeout(within, connecting).await {
             Ok(connected) => {
                 connected.map_err(|source| Error::Postgres { doing: self.connecting_to(server), source })?
@@ -113,7 +117,7 @@ impl Login {
         Ok(Session { client, connection: tokio::spawn(async move { connection.await.err() }) })
     }
 
-    fn connecting_to(self, server: SocketAddr) -> String {
-        format!("connecting to {server} as {}", self.user())
+    fn connecting_to(self, server: Endpoint) -> String {
+        format!("connecting to {} as {}", server.address, self.user())
     }
 }

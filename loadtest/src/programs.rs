@@ -1,7 +1,9 @@
 //! Where the lab's programs are: PostgreSQL, etcd, Patroni, HAProxy and the clients of the tests.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use crate::error::Doing;
 use crate::{Error, Result};
 
 /// A PostgreSQL that a lab can be made of.
@@ -26,6 +28,32 @@ impl Postgresql {
     pub fn program(self, name: &str) -> Result<PathBuf> {
         existing(self.bin()?.join(name))
     }
+}
+
+/// A Patroni that a lab can be made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patroni {
+    /// The newest, in `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/venv`.
+    Newest,
+    /// 3.3, in `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/venv-patroni-3.3`: it calls a primary "master".
+    ThreeThree,
+}
+
+impl Patroni {
+    /// One of its programs: `patroni` or `patronictl`.
+    pub fn program(self, name: &str) -> Result<PathBuf> {
+        match self {
+            Patroni::Newest => in_venv(name),
+            Patroni::ThreeThree => existing(home().join("venv-patroni-3.3/bin").join(name)),
+        }
+    }
+}
+
+/// What a program prints when it is asked for its version: its first line.
+pub fn version_of(program: &Path) -> Result<String> {
+    let output = Command::new(program).arg("--version").output().doing(|| format!("starting {}", program.display()))?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(printed.lines().next().unwrap_or("unknown version").to_owned())
 }
 
 fn packaged_bin() -> Result<PathBuf> {

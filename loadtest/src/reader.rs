@@ -1,14 +1,15 @@
 //! A client that connects, asks which node answers, and leaves, over and over.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use crate::failure::Failure;
 use crate::login::Login;
+use crate::tls::Endpoint;
 use crate::{Result, wait};
 
 /// How long one visit may take, from connecting to the answer.
@@ -17,7 +18,7 @@ const VISIT_WITHIN: Duration = Duration::from_secs(60);
 /// The description of a reader; [`Reader::start`] sets it going.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader {
-    server: SocketAddr,
+    server: Endpoint,
     login: Login,
     pace: Duration,
 }
@@ -51,8 +52,8 @@ pub struct Visit {
 
 impl Reader {
     /// A reader that visits `server`, most often a proxy.
-    pub fn to(server: SocketAddr) -> Self {
-        Self { server, login: Login::Trusting, pace: Duration::from_millis(5) }
+    pub fn to(server: impl Into<Endpoint>) -> Self {
+        Self { server: server.into(), login: Login::Trusting, pace: Duration::from_millis(5) }
     }
 
     /// Connects as `login` instead of [`Login::Trusting`].
@@ -71,11 +72,13 @@ impl Reader {
     pub async fn visit(self) -> std::result::Result<Visit, Failure> {
         let client =
             self.login.connect(self.server, VISIT_WITHIN).await.map_err(|error| Failure::connecting(&error))?;
-        let asking = client.query_one("select inet_server_port(), pg_is_in_recovery()", &[]);
+        // Without a prepared statement: a pooler that pools transactions does not keep one.
+        let asking = client.simple_query("select inet_server_port(), pg_is_in_recovery()");
         let answer = tokio::time::timeout(VISIT_WITHIN, asking).await.map_err(|_elapsed| Failure::unanswered())?;
-        let row = answer.map_err(|error| Failure::of_statement(&error))?;
-        let port = u16::try_from(row.get::<_, i32>(0)).expect("a port has 16 bits");
-        Ok(Visit { at: Instant::now(), port, in_recovery: row.get(1) })
+        let answer = answer.map_err(|error| Failure::of_statement(&error))?;
+        let row = answer.iter().find_map(row_of).expect("the query returns one row");
+        let port = row.get(0).and_then(|port| port.parse().ok()).expect("PostgreSQL listens on a port");
+        Ok(Visit { at: Instant::now(), port, in_recovery: row.get(1) == Some("t") })
     }
 
     /// Starts reading.
@@ -145,6 +148,13 @@ impl ReaderReport {
             *counts.entry(visit.port).or_default() += 1;
         }
         counts
+    }
+}
+
+fn row_of(message: &SimpleQueryMessage) -> Option<&SimpleQueryRow> {
+    match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
     }
 }
 

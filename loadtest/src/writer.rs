@@ -1,6 +1,5 @@
 //! A client that writes one numbered row after another and notes when each was acknowledged, and what went wrong.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +9,7 @@ use tokio_postgres::Client;
 use crate::failure::{Failure, FailureClass};
 use crate::lab::Lab;
 use crate::login::{Login, Session};
+use crate::tls::Endpoint;
 use crate::{Error, Result};
 
 /// The least time between two attempts to connect: quick enough to see when a proxy lets one in, and no busy loop.
@@ -22,7 +22,7 @@ const LEADER_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Writer {
     name: String,
-    server: SocketAddr,
+    server: Endpoint,
     login: Login,
     pace: Duration,
     connect_within: Duration,
@@ -92,10 +92,10 @@ struct Progress {
 
 impl Writer {
     /// A writer that connects to `server`, most often a proxy, and reconnects after every failure.
-    pub fn to(name: &str, server: SocketAddr) -> Self {
+    pub fn to(name: &str, server: impl Into<Endpoint>) -> Self {
         Self {
             name: name.to_owned(),
-            server,
+            server: server.into(),
             login: Login::Trusting,
             pace: Duration::from_millis(5),
             connect_within: Duration::from_secs(60),

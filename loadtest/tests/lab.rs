@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use pgvane_loadtest::lab::{Frozen, Lab};
 use pgvane_loadtest::login::Login;
+use pgvane_loadtest::pgbouncer::{Pgbouncer, PoolMode};
 use pgvane_loadtest::reader::Reader;
+use pgvane_loadtest::tls::Endpoint;
 use pgvane_loadtest::writer::{Writer, longest_gap};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -114,4 +116,19 @@ fn processes_in(directory: &Path) -> Vec<String> {
     let runs_there =
         |id: &String| std::fs::read_link(format!("/proc/{id}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
     entries.filter(runs_there).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_get_in_with_tls_and_through_a_pooler() {
+    let lab = Lab::builder().nodes(1).tls().start().await.expect("a cluster");
+    let pooler = Pgbouncer::start(&lab, 0, PoolMode::Transaction, true).await.expect("PgBouncer starts");
+    for address in [lab.nodes()[0].pg, pooler.node().pg] {
+        for tls in [false, true] {
+            for login in [Login::App, Login::Trusting] {
+                let visited = Reader::to(Endpoint { address, tls }).login(login).visit().await;
+                let visit = visited.unwrap_or_else(|failure| panic!("{login:?}, TLS {tls}: {failure:?}"));
+                assert_eq!(visit.port, lab.nodes()[0].pg.port());
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::{Lab, Node, Setting, certificate, files};
 use crate::error::Doing;
 use crate::login::Login;
 use crate::process::Account;
-use crate::programs::Postgresql;
+use crate::programs::{Patroni, Postgresql};
 use crate::scratch::Scratch;
 use crate::{Error, Result, ports, programs};
 
@@ -31,6 +31,7 @@ pub struct LabBuilder {
     pub(super) scope: String,
     pub(super) synchronous_mode: bool,
     postgresql: Postgresql,
+    patroni: Patroni,
     pub(super) parameters: BTreeMap<String, String>,
     pub(super) tls: bool,
     pub(super) hba: Vec<String>,
@@ -46,6 +47,7 @@ impl Default for LabBuilder {
             scope: "lab".to_owned(),
             synchronous_mode: false,
             postgresql: Postgresql::Packaged,
+            patroni: Patroni::Newest,
             parameters: files::default_parameters(),
             tls: false,
             hba: Vec::new(),
@@ -67,6 +69,18 @@ impl LabBuilder {
     pub fn postgresql(mut self, postgresql: Postgresql) -> Self {
         self.postgresql = postgresql;
         self
+    }
+
+    /// What manages the nodes; the newest Patroni unless told otherwise.
+    pub fn patroni(mut self, patroni: Patroni) -> Self {
+        self.patroni = patroni;
+        self
+    }
+
+    /// The versions of PostgreSQL and Patroni, as these state them.
+    pub fn versions(&self) -> Result<[String; 2]> {
+        let postgres = programs::version_of(&self.postgresql.program("postgres")?)?;
+        Ok([postgres, programs::version_of(&self.patroni.program("patroni")?)?])
     }
 
     /// The cluster's name in Patroni.
@@ -167,8 +181,8 @@ impl LabBuilder {
         Ok(Setting {
             account: Account::for_servers()?,
             etcd_program: programs::on_path("etcd")?,
-            patroni: programs::in_venv("patroni")?,
-            patronictl: programs::in_venv("patronictl")?,
+            patroni: self.patroni.program("patroni")?,
+            patronictl: self.patroni.program("patronictl")?,
             postgresql_bin: self.postgresql.bin()?,
             etcd_client,
             etcd_peer,

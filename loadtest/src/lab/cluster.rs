@@ -14,6 +14,15 @@ const PATRONICTL_WITHIN: Duration = Duration::from_secs(60);
 /// From `patronictl`'s success until the new leader says so itself.
 const NEW_LEADER_WITHIN: Duration = Duration::from_secs(30);
 
+/// What became of a switchover that Patroni was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Switchover {
+    /// This node leads now.
+    To(usize),
+    /// Patroni has not done it, for this reason.
+    Refused(String),
+}
+
 impl Lab {
     /// The node that holds the leader lock with a running primary, by its own word.
     pub async fn leader(&self) -> Option<usize> {
@@ -61,17 +70,19 @@ impl Lab {
         self.switch(&["--candidate", &self.nodes[node].name]).await
     }
 
-    /// Hands the lead to a node of Patroni's choice, by the REST API of the leader, and returns the new leader.
-    pub async fn switchover_by_rest(&self) -> Result<usize> {
+    /// Asks the leader's Patroni, by its REST API, to hand the lead to a node of its choice. Patroni may refuse, or try
+    /// and not succeed.
+    pub async fn ask_for_switchover(&self) -> Result<Switchover> {
         let previous = self.wait_for_leader(NEW_LEADER_WITHIN).await?;
         let order = serde_json::json!({ "leader": self.nodes[previous].name });
         let answer = http::post(self.nodes[previous].rest, "/switchover", &order, PATRONICTL_WITHIN).await;
-        let answer = answer.doing(|| "asking Patroni for a switchover".to_owned())?;
-        if answer.status != 200 {
-            let output = format!("status {}: {}", answer.status, answer.body);
-            return Err(Error::Command { command: "POST /switchover".to_owned(), output });
+        match answer {
+            Ok(answer) if answer.status == 200 => {
+                self.wait_for_leader_other_than(previous, NEW_LEADER_WITHIN).await.map(Switchover::To)
+            }
+            Ok(answer) => Ok(Switchover::Refused(format!("status {}: {}", answer.status, answer.body.trim()))),
+            Err(error) => Ok(Switchover::Refused(format!("no answer: {error}"))),
         }
-        self.wait_for_leader_other_than(previous, NEW_LEADER_WITHIN).await
     }
 
     /// Waits until Patroni has named a synchronous standby: only with one can the lead go over without a loss.

@@ -29,6 +29,7 @@ use crate::process::{Account, Process, read_log};
 use crate::scratch::Scratch;
 
 pub use builder::LabBuilder;
+pub use cluster::Switchover;
 pub use faults::Frozen;
 
 /// A direct connection to a node that runs is there within this time, or something is wrong.
@@ -78,6 +79,11 @@ impl Node {
         self.directory.join("postgres.log")
     }
 
+    /// Its certificate and the certificate's key, if the lab has TLS.
+    pub(crate) fn certificate_files(&self) -> [PathBuf; 2] {
+        certificate::FILES.map(|(_, file)| self.directory.join(file))
+    }
+
     /// PostgreSQL's data directory: the working directory of its postmaster and of every backend.
     pub fn data_directory(&self) -> PathBuf {
         self.directory.join("data")
@@ -110,6 +116,14 @@ impl Lab {
     /// The lab's directory; a process that is started in it ends with the lab.
     pub fn directory(&self) -> &Path {
         self.scratch.directory()
+    }
+
+    /// Makes a certificate that nobody else has signed, and its key, and returns their files in this order.
+    pub fn make_certificate(&self, name: &str) -> Result<[PathBuf; 2]> {
+        let directory = self.directory().join(format!("{name}-tls"));
+        self.setting.account.make_directory(&directory)?;
+        certificate::make(self.setting.account, name, &directory)?;
+        Ok(certificate::FILES.map(|(_, file)| directory.join(file)))
     }
 
     /// The `patronictl` that fits this cluster's Patroni.

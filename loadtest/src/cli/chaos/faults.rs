@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use pgvane_loadtest::lab::{Frozen, Lab};
+use pgvane_loadtest::lab::{Frozen, Lab, Switchover};
 use pgvane_loadtest::login::Login;
 use pgvane_loadtest::pgvane::Pgvane;
+use pgvane_loadtest::tls::{self, Endpoint};
 use pgvane_loadtest::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
@@ -19,17 +20,44 @@ const NEW_LEADER_WITHIN: Duration = Duration::from_secs(120);
 const PATRONI_ENDS_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(90);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 99);
-const ONE_BYTE_CONNECTIONS: usize = 1000;
-const SILENT_CONNECTIONS: usize = 200;
-const DEAF_CLIENTS: usize = 10;
-const CARELESS_CLIENTS: usize = 3;
+
+/// Whether a fault came about.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Done,
+    /// Patroni has refused it, for this reason. The cluster has to go on as before.
+    Refused(String),
+}
+
+/// What faults are done to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) lab: &'a Lab,
+    pub(super) pgvane: &'a Pgvane,
+    /// pgvane's port for writes, as clients use it.
+    pub(super) write: Endpoint,
+    /// The node that leads.
+    pub(super) leader: usize,
+}
 
 /// Does the fault and takes back what it leaves: a frozen process goes on, a killed node starts again.
-pub(super) async fn inflict(step: Step, lab: &Lab, pgvane: &Pgvane, leader: usize) -> Result<()> {
+pub(super) async fn inflict(step: Step, target: Target<'_>) -> Result<Outcome> {
+    if step.fault == Fault::Switchover {
+        return target.lab.ask_for_switchover().await.map(|switchover| match switchover {
+            Switchover::To(_) => Outcome::Done,
+            Switchover::Refused(reason) => Outcome::Refused(reason),
+        });
+    }
+    inflict_by_force(step, target).await.map(|()| Outcome::Done)
+}
+
+async fn inflict_by_force(step: Step, target: Target<'_>) -> Result<()> {
+    let Target { lab, pgvane, write, leader } = target;
+    let connections = step.fault.connections();
     let replicas: Vec<usize> = (0..lab.nodes().len()).filter(|node| *node != leader).collect();
     let node = |on| if on == On::Leader { leader } else { replicas[step.replica % replicas.len()] };
     match step.fault {
-        Fault::Switchover => lab.switchover_by_rest().await.map(drop),
+        Fault::Switchover => lab.ask_for_switchover().await.map(drop),
         Fault::KillNode(on) => kill_node(lab, node(on), on, step.lasts).await,
         Fault::FreezePatroni(on) => {
             lab.freeze_patroni(node(on))?;
@@ -60,10 +88,10 @@ pub(super) async fn inflict(step: Step, lab: &Lab, pgvane: &Pgvane, leader: usiz
             lab.wait_for_leader(NEW_LEADER_WITHIN).await?;
             lab.resume().await
         }
-        Fault::CarelessClient => careless_clients(pgvane.write_addr, step.lasts).await,
-        Fault::SilentAdminConnections => crowd(pgvane.admin_addr, SILENT_CONNECTIONS, b"", step.lasts).await,
-        Fault::OneByteConnections => crowd(pgvane.write_addr, ONE_BYTE_CONNECTIONS, b"\0", step.lasts).await,
-        Fault::DeafClients => deaf_clients(pgvane.write_addr, step.lasts).await,
+        Fault::CarelessClient => careless_clients(write, connections, step.lasts).await,
+        Fault::SilentAdminConnections => crowd(pgvane.admin_addr, connections, b"", step.lasts).await,
+        Fault::OneByteConnections => crowd(write.address, connections, b"\0", step.lasts).await,
+        Fault::DeafClients => deaf_clients(write, connections, step.lasts).await,
     }
 }
 
@@ -83,7 +111,7 @@ fn signal(pgvane: &Pgvane, signal: Signal) -> Result<()> {
 }
 
 /// Clients that write in read-only transactions, one after another: 25006 as fast as they can.
-async fn careless_clients(server: SocketAddr, lasts: Duration) -> Result<()> {
+async fn careless_clients(server: Endpoint, count: usize, lasts: Duration) -> Result<()> {
     let until = Instant::now() + lasts;
     let careless = || async move {
         while Instant::now() < until {
@@ -96,7 +124,7 @@ async fn careless_clients(server: SocketAddr, lasts: Duration) -> Result<()> {
         }
         Ok(())
     };
-    let clients: Vec<_> = (0..CARELESS_CLIENTS).map(|_| tokio::spawn(careless())).collect();
+    let clients: Vec<_> = (0..count).map(|_| tokio::spawn(careless())).collect();
     for client in clients {
         client.await.expect("a careless client does not panic")?;
     }
@@ -117,19 +145,28 @@ async fn crowd(server: SocketAddr, size: usize, words: &[u8], lasts: Duration) -
 }
 
 /// Sessions that ask for much and read nothing of it.
-async fn deaf_clients(server: SocketAddr, lasts: Duration) -> Result<()> {
-    let mut clients = Vec::with_capacity(DEAF_CLIENTS);
-    for _ in 0..DEAF_CLIENTS {
-        let mut stream = connect(server).await?;
-        let done = ask_for_much(&mut stream).await;
-        done.map_err(|error| io_error("logging in as a client that does not read", error))?;
-        clients.push(stream);
+async fn deaf_clients(server: Endpoint, count: usize, lasts: Duration) -> Result<()> {
+    let mut clients: Vec<Box<dyn Send>> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let client = deaf_client(server).await;
+        clients.push(client.map_err(|error| io_error("logging in as a client that does not read", error))?);
     }
     sleep(lasts).await;
     Ok(())
 }
 
-async fn ask_for_much(stream: &mut TcpStream) -> std::io::Result<()> {
+async fn deaf_client(server: Endpoint) -> std::io::Result<Box<dyn Send>> {
+    let mut stream = TcpStream::connect(server.address).await?;
+    if server.tls {
+        let mut stream = tls::start(stream).await?;
+        ask_for_much(&mut stream).await?;
+        return Ok(Box::new(stream));
+    }
+    ask_for_much(&mut stream).await?;
+    Ok(Box::new(stream))
+}
+
+async fn ask_for_much(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
     stream.write_all(&message(None, b"\0\x03\0\0user\0trusting\0database\0app\0\0")).await?;
     let mut answer = Vec::new();
     // ReadyForQuery outside a transaction is the end of the login.
@@ -138,7 +175,8 @@ async fn ask_for_much(stream: &mut TcpStream) -> std::io::Result<()> {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
     }
-    stream.write_all(&message(Some(b'Q'), b"select repeat('x', 1000) from generate_series(1, 1000000)\0")).await
+    stream.write_all(&message(Some(b'Q'), b"select repeat('x', 1000) from generate_series(1, 1000000)\0")).await?;
+    stream.flush().await
 }
 
 /// A message of PostgreSQL's protocol, with its length.
@@ -154,10 +192,6 @@ async fn connect_from(client: Ipv4Addr, server: SocketAddr) -> Result<TcpStream>
         socket.connect(server).await
     };
     connected.await.map_err(|error| io_error("connecting to pgvane", error))
-}
-
-async fn connect(server: SocketAddr) -> Result<TcpStream> {
-    TcpStream::connect(server).await.map_err(|error| io_error("connecting to pgvane", error))
 }
 
 fn io_error(doing: &str, source: std::io::Error) -> Error {

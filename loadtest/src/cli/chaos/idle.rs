@@ -1,15 +1,17 @@
 //! A session that stays open and asks now and then whether it is on a primary.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use pgvane_loadtest::failure::{Failure, FailureClass};
 use pgvane_loadtest::login::{Login, Session};
+use pgvane_loadtest::tls::Endpoint;
+use pgvane_loadtest::tokio_postgres::SimpleQueryMessage;
 use tokio::task::JoinHandle;
 
 /// Longer than pgvane holds a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(90);
+const QUESTION: &str = "select pg_is_in_recovery()";
 const ASKS_EVERY: Duration = Duration::from_millis(1500);
 
 /// A session at work, connected again whenever it ends; dropping it ends it.
@@ -21,7 +23,7 @@ pub(super) struct IdleSession {
 
 impl IdleSession {
     /// Through the write port at `server`.
-    pub(super) fn start(server: SocketAddr) -> Self {
+    pub(super) fn start(server: Endpoint) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let task = tokio::spawn(stay(server, Arc::clone(&seen)));
         Self { seen, task }
@@ -39,7 +41,7 @@ impl Drop for IdleSession {
     }
 }
 
-async fn stay(server: SocketAddr, seen: Arc<Mutex<Vec<Failure>>>) {
+async fn stay(server: Endpoint, seen: Arc<Mutex<Vec<Failure>>>) {
     loop {
         match Login::Trusting.open(server, CONNECT_WITHIN).await {
             Ok(mut session) => {
@@ -54,18 +56,22 @@ async fn stay(server: SocketAddr, seen: Arc<Mutex<Vec<Failure>>>) {
 
 async fn session_end(session: &mut Session, seen: &Mutex<Vec<Failure>>) -> Failure {
     loop {
-        match session.client.query_one("select pg_is_in_recovery()", &[]).await {
-            Ok(row) if row.get::<_, bool>(0) => {
+        match session.client.simple_query(QUESTION).await {
+            Ok(answer) if answer.iter().any(says_in_recovery) => {
                 let text = "an idle session on the write port is on a server in recovery";
                 locked(seen).push(failure(FailureClass::ReadOnly, text));
             }
             Ok(_) => {}
-            Err(error) => return session.reason(failure(FailureClass::SessionBroken, &error.to_string())).await,
+            Err(error) => return session.reason(Failure::of_statement(&error)).await,
         }
         if let Ok(end) = tokio::time::timeout(ASKS_EVERY, session.ended()).await {
             return end;
         }
     }
+}
+
+fn says_in_recovery(message: &SimpleQueryMessage) -> bool {
+    matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))
 }
 
 fn failure(class: FailureClass, message: &str) -> Failure {

@@ -20,28 +20,39 @@ impl Facts {
 }
 
 /// Through which port a client came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Door {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Port {
     Write,
     Read,
 }
 
-/// A failure, if nothing in the cluster explains it.
-pub(super) fn violation(door: Door, failure: &Failure, before: &Facts, after: &Facts) -> Option<String> {
-    let text = || Some(format!("{door:?} port: {}", failure.message));
-    let lead_changed = (before.leader, before.timeline) != (after.leader, after.timeline);
-    let restarted = |node: usize| before.starts.get(node) != after.starts.get(node);
-    if failure.class == FailureClass::ReadOnly || failure.class == FailureClass::Unanswered {
-        return text();
+impl Port {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Port::Write => "write",
+            Port::Read => "read",
+        }
+    }
+}
+
+/// What in the cluster explains `failure`; `None` if nothing does, which makes it a violation.
+pub(super) fn cause(port: Port, failure: &Failure, before: &Facts, after: &Facts) -> Option<&'static str> {
+    if matches!(failure.class, FailureClass::ReadOnly | FailureClass::Unanswered) {
+        return None;
     }
     if failure.message.contains("within hold_max") {
-        return text();
+        return None;
     }
-    let is_explained = match door {
-        Door::Write => lead_changed || restarted(before.leader),
-        Door::Read => lead_changed || (0..before.starts.len()).any(restarted),
-    };
-    if is_explained { None } else { text() }
+    let restarted = |node: usize| before.starts.get(node) != after.starts.get(node);
+    if (before.leader, before.timeline) != (after.leader, after.timeline) {
+        Some("the lead changed")
+    } else if restarted(before.leader) {
+        Some("the leader's PostgreSQL restarted")
+    } else if port == Port::Read && (0..before.starts.len()).any(restarted) {
+        Some("a replica's PostgreSQL restarted")
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -56,17 +67,15 @@ mod tests {
         let failure =
             |class, message: &str| Failure { at: Instant::now(), class, sqlstate: None, message: message.to_owned() };
         let cut = failure(FailureClass::SessionBroken, "pgvane: the server is no longer the leader");
-        let is_violation = |door, failure: &Failure, after: &Facts| {
-            let before = facts(0, "2");
-            violation(door, failure, &before, after).is_some()
-        };
-        assert!(is_violation(Door::Write, &cut, &facts(0, "2")), "nothing happened");
-        assert!(is_violation(Door::Write, &cut, &facts(0, "3")), "only a replica restarted");
-        assert!(!is_violation(Door::Read, &cut, &facts(0, "3")));
-        assert!(!is_violation(Door::Write, &cut, &facts(1, "2")), "the lead changed");
+        let is_violation =
+            |port, failure: &Failure, after: &Facts| cause(port, failure, &facts(0, "2"), after).is_none();
+        assert!(is_violation(Port::Write, &cut, &facts(0, "2")), "nothing happened");
+        assert!(is_violation(Port::Write, &cut, &facts(0, "3")), "only a replica restarted");
+        assert!(!is_violation(Port::Read, &cut, &facts(0, "3")));
+        assert!(!is_violation(Port::Write, &cut, &facts(1, "2")), "the lead changed");
         let read_only = failure(FailureClass::ReadOnly, "cannot execute INSERT in a read-only transaction");
-        assert!(is_violation(Door::Write, &read_only, &facts(1, "3")));
+        assert!(is_violation(Port::Write, &read_only, &facts(1, "3")));
         let held = failure(FailureClass::ConnectFailed, "no server for listener \"write\" within hold_max");
-        assert!(is_violation(Door::Write, &held, &facts(1, "3")));
+        assert!(is_violation(Port::Write, &held, &facts(1, "3")));
     }
 }

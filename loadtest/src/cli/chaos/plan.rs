@@ -47,9 +47,18 @@ impl Fault {
 
     /// Whether it is done by clients of pgvane alone, so that a failure in doing it is pgvane's.
     pub(super) fn is_on_ports(self) -> bool {
-        let on_ports =
-            [Fault::CarelessClient, Fault::SilentAdminConnections, Fault::OneByteConnections, Fault::DeafClients];
-        on_ports.contains(&self)
+        self.connections() > 0
+    }
+
+    /// How many connections it opens to pgvane, at most.
+    pub(super) fn connections(self) -> usize {
+        match self {
+            Fault::CarelessClient => 3,
+            Fault::SilentAdminConnections => 200,
+            Fault::OneByteConnections => 1000,
+            Fault::DeafClients => 10,
+            _ => 0,
+        }
     }
 
     /// What is printed for it.

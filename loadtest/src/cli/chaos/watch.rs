@@ -1,0 +1,118 @@
+//! pgvane's memory and descriptors, looked at several times a second for as long as a run lasts.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use pgvane_loadtest::Result;
+use pgvane_loadtest::bench::usage;
+use tokio::task::JoinHandle;
+
+const LOOKS_EVERY: Duration = Duration::from_millis(200);
+/// With fewer steps, the first and the last of them have too little between them to show a trend.
+const TREND_STEPS_MIN: usize = 12;
+/// The allocator keeps some of what a crowd has used; a leak of one session's memory in each step is more than this.
+const GROWTH_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const GROWTH_DESCRIPTORS_MAX: usize = 10;
+
+/// What a process holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Resident memory.
+    pub(super) bytes: u64,
+    pub(super) descriptors: usize,
+}
+
+impl Usage {
+    pub(super) fn of(process: u32) -> Result<Usage> {
+        Ok(Usage { bytes: usage::resident_bytes(process)?, descriptors: usage::descriptors(process)? })
+    }
+
+    pub(super) fn max(self, other: Usage) -> Usage {
+        Usage { bytes: self.bytes.max(other.bytes), descriptors: self.descriptors.max(other.descriptors) }
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tenths = self.bytes * 10 / (1024 * 1024);
+        write!(f, "{}.{} MB, {} descriptors", tenths / 10, tenths % 10, self.descriptors)
+    }
+}
+
+/// Looks at a process until it is dropped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    peak: Arc<Mutex<Usage>>,
+    task: JoinHandle<()>,
+}
+
+impl Watch {
+    pub(super) fn start(process: u32) -> Watch {
+        let peak = Arc::new(Mutex::new(Usage::default()));
+        let shared = Arc::clone(&peak);
+        let task = tokio::spawn(async move {
+            loop {
+                if let Ok(usage) = Usage::of(process) {
+                    let mut peak = locked(&shared);
+                    *peak = peak.max(usage);
+                }
+                tokio::time::sleep(LOOKS_EVERY).await;
+            }
+        });
+        Watch { peak, task }
+    }
+
+    /// The most since the last call.
+    pub(super) fn take_peak(&self) -> Usage {
+        std::mem::take(&mut *locked(&self.peak))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn locked(peak: &Mutex<Usage>) -> MutexGuard<'_, Usage> {
+    peak.lock().expect("nobody panics with this lock")
+}
+
+/// Why the usage after each step, in order, is not flat; `None` if it is.
+///
+/// The first third is compared with the last by their medians: one step's leftovers do not count.
+pub(super) fn growth(after_steps: &[Usage]) -> Option<String> {
+    if after_steps.len() < TREND_STEPS_MIN {
+        return None;
+    }
+    let third = after_steps.len() / 3;
+    let (first, last) = (median(&after_steps[..third]), median(&after_steps[after_steps.len() - third..]));
+    let is_flat =
+        last.bytes <= first.bytes + GROWTH_BYTES_MAX && last.descriptors <= first.descriptors + GROWTH_DESCRIPTORS_MAX;
+    (!is_flat).then(|| format!("pgvane has grown: {first} in the first third of the run, {last} in the last"))
+}
+
+fn median(usages: &[Usage]) -> Usage {
+    let mut bytes: Vec<u64> = usages.iter().map(|usage| usage.bytes).collect();
+    let mut descriptors: Vec<usize> = usages.iter().map(|usage| usage.descriptors).collect();
+    bytes.sort_unstable();
+    descriptors.sort_unstable();
+    Usage { bytes: bytes[bytes.len() / 2], descriptors: descriptors[descriptors.len() / 2] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leak_in_each_step_is_seen_and_one_large_step_is_not_one() {
+        let usage = |bytes: u64, descriptors| Usage { bytes, descriptors };
+        let mut flat = vec![usage(20 << 20, 40); 30];
+        flat[25] = usage(60 << 20, 400);
+        assert_eq!(growth(&flat), None);
+        let leaks_descriptors: Vec<Usage> = (0..30).map(|step| usage(20 << 20, 40 + step)).collect();
+        assert!(growth(&leaks_descriptors).is_some());
+        let leaks_memory: Vec<Usage> = (0..30).map(|step| usage((20 + step) << 20, 40)).collect();
+        assert!(growth(&leaks_memory).is_some());
+    }
+}
