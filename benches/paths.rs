@@ -65,9 +65,10 @@ fn topology(nodes: usize) -> Arc<Topology> {
     let member = |n| Member {
         name: format!("node{n}"),
         patroni_url: format!("http://10.0.0.{n}:8008"),
-        address: format!("10.0.0.{n}:5432"),
+        address: format!("10.0.0.{n}:5432").parse().expect("is HOST:PORT"),
         weight: WEIGHT_DEFAULT,
         sessions_max: u32::MAX,
+        is_discovered: false,
     };
     let settings = Settings {
         interval: Duration::from_secs(1),

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, AdminContext};
 use crate::config::{ClusterIndex, Config, ListenerIndex};
-use crate::net::Bind;
+use crate::net::{Bind, Resolver};
 use crate::probe::checker::CheckerError;
 use crate::probe::metrics::ProbeMetrics;
 use crate::probe::{ClusterHandle, Monitor};
@@ -79,6 +79,7 @@ pub struct App {
     config: Arc<Config>,
     monitors: Vec<Monitor>,
     clusters: Vec<ClusterHandle>,
+    names: Arc<Resolver>,
     listeners: Vec<Listener>,
     encryptions: Vec<Arc<Encryption>>,
     admin: Option<TcpListener>,
@@ -93,11 +94,12 @@ impl App {
     pub async fn build(config: Config) -> Result<App, StartError> {
         let metrics = MetricRegistry::with_build_info();
         let (probe_metrics, proxy_metrics) = (ProbeMetrics::new(&metrics), ProxyMetrics::new(&metrics));
+        let names = Resolver::system();
         let mut monitors = Vec::new();
         let mut clusters = Vec::new();
         for cluster in &config.clusters {
             let (monitor, view) =
-                Monitor::new(cluster, probe_metrics.cluster(&cluster.name)).map_err(StartError::Check)?;
+                Monitor::new(cluster, probe_metrics.cluster(&cluster.name), &names).map_err(StartError::Check)?;
             monitors.push(monitor);
             clusters.push(view);
         }
@@ -139,6 +141,7 @@ impl App {
             config: Arc::new(config),
             monitors,
             clusters,
+            names,
             listeners,
             encryptions,
             admin,
@@ -184,6 +187,7 @@ impl App {
             let context = AdminContext {
                 config: Arc::clone(&self.config),
                 clusters: self.clusters,
+                names: self.names,
                 registry: Arc::clone(&self.registry),
                 metrics: self.metrics,
                 started: Instant::now(),

@@ -6,6 +6,7 @@
 //! - [`pgvane`] and [`haproxy`]: the two proxies, each started in front of a lab's nodes
 //! - [`pgbouncer`]: a pooler between a proxy and one node
 //! - [`namespace`]: a network of its own for a proxy, to be cut off from single nodes
+//! - [`name_server`]: names for the nodes, and a name server that fails on demand
 //! - [`writer`], [`reader`] and [`crowd`]: clients that note every answer and every failure with its time
 //! - [`mod@bench`]: what the proxies cost, on a server that does nothing
 //! - [`scratch`], [`process`], [`ports`], [`wait`], [`http`], [`login`], [`tls`], [`programs`]: what all of them use
@@ -21,6 +22,7 @@ pub mod haproxy;
 pub mod http;
 pub mod lab;
 pub mod login;
+pub mod name_server;
 pub mod namespace;
 pub mod pgbouncer;
 pub mod pgvane;

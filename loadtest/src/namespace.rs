@@ -4,13 +4,14 @@
 //! The rules that cut are inside the namespace. Nothing but the pair is added to this host, and it goes with the
 //! namespace.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::error::Doing;
 use crate::lab::Node;
+use crate::name_server::ResolverFiles;
 use crate::{Error, Result, programs};
 
 /// All addresses of all namespaces, as a lab's nodes have to let them in.
@@ -113,6 +114,38 @@ impl Namespace {
         self.iptables(&["-F"])
     }
 
+    /// This host's address in the namespace's network.
+    pub fn outer(&self) -> Ipv4Addr {
+        self.place.outer
+    }
+
+    /// Gives the namespace an IPv6 network in which nobody answers, and returns an address in it: what is sent there gets
+    /// lost.
+    pub fn black_hole(&self) -> Result<Ipv6Addr> {
+        let name = &self.place.name;
+        // A prefix for documentation: to getaddrinfo(3) it is a global one, and comes before IPv4.
+        let (own, nobody) = ("2001:db8:77::1/64", "2001:db8:77::2");
+        run("ip", &["-n", name, "-6", "address", "add", own, "dev", "eth0", "nodad"])?;
+        run(
+            "ip",
+            &[
+                "-n",
+                name,
+                "-6",
+                "neigh",
+                "add",
+                nobody,
+                "lladdr",
+                "02:00:00:00:00:77",
+                "nud",
+                "permanent",
+                "dev",
+                "eth0",
+            ],
+        )?;
+        Ok(nobody.parse().expect("is an address"))
+    }
+
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }
@@ -148,6 +181,16 @@ impl Place {
     pub(crate) fn command(&self, program: &Path) -> Result<Command> {
         let mut command = Command::new(programs::on_path("ip")?);
         command.args(["netns", "exec", &self.name]).arg(program);
+        Ok(command)
+    }
+
+    /// The same with other files in place of `/etc/hosts` and `/etc/resolv.conf`, for this program alone: `ip netns exec`
+    /// has given it a mount namespace of its own.
+    pub(crate) fn command_with(&self, program: &Path, files: &ResolverFiles) -> Result<Command> {
+        const SCRIPT: &str =
+            "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && shift 2 && exec \"$@\"";
+        let mut command = self.command(Path::new("/bin/sh"))?;
+        command.args(["-c", SCRIPT, "sh"]).arg(&files.hosts).arg(&files.resolv_conf).arg(program);
         Ok(command)
     }
 

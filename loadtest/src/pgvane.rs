@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::error::Doing;
 use crate::lab::Node;
+use crate::name_server::ResolverFiles;
 use crate::namespace::{Namespace, Place};
 use crate::process::Process;
 use crate::{Result, http, ports, wait};
@@ -39,6 +40,7 @@ pub struct PgvaneBuilder {
     nodes: Vec<Node>,
     fixed_ports: Option<[u16; 3]>,
     place: Option<Place>,
+    names: Option<(String, ResolverFiles)>,
     top_lines: String,
     admin_lines: String,
     cluster_lines: String,
@@ -58,6 +60,7 @@ impl Pgvane {
             nodes: nodes.to_vec(),
             fixed_ports: None,
             place: None,
+            names: None,
             top_lines: String::new(),
             admin_lines: String::new(),
             cluster_lines: String::new(),
@@ -158,6 +161,12 @@ impl PgvaneBuilder {
         self
     }
 
+    /// Reaches the nodes by names such as `node1.DOMAIN`, which are resolved as these files say. Takes a namespace.
+    pub fn by_name(mut self, domain: &str, files: &ResolverFiles) -> Self {
+        self.names = Some((domain.to_owned(), files.clone()));
+        self
+    }
+
     /// How long a connection is held on both listeners while no node can serve it, such as `"30s"`.
     pub fn hold_max(self, duration: &str) -> Self {
         let line = format!("hold_max = \"{duration}\"");
@@ -241,7 +250,10 @@ impl PgvaneBuilder {
         // The child starts in another directory; a relative path would not be found from there.
         let binary = self.binary.canonicalize().doing(|| format!("looking for {}", self.binary.display()))?;
         let mut command = match &self.place {
-            Some(place) => place.command(&binary)?,
+            Some(place) => match &self.names {
+                Some((_, files)) => place.command_with(&binary, files)?,
+                None => place.command(&binary)?,
+            },
             None => match self.descriptors_max {
                 Some(max) => {
                     let mut command = Command::new("prlimit");
@@ -269,6 +281,11 @@ impl PgvaneBuilder {
         let cluster = with_defaults(&self.cluster_lines, &[("name", "main"), ("check", "patroni")]);
         write!(text, "\n[[cluster]]\n{cluster}").expect("writing to a string cannot fail");
         for Node { name, pg, rest, .. } in &self.nodes {
+            let by_name = |address: &SocketAddr| match &self.names {
+                Some((domain, _)) => format!("{name}.{domain}:{}", address.port()),
+                None => address.to_string(),
+            };
+            let (pg, rest) = (by_name(pg), by_name(rest));
             let node =
                 format!("\n[[cluster.node]]\nname = \"{name}\"\naddress = \"{pg}\"\npatroni = \"http://{rest}\"\n");
             text.push_str(&node);

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{Config, Listener};
+use crate::net::Resolver;
 use crate::probe::ClusterHandle;
 use crate::proxy::sessions::registry::{Census, Registry};
 use crate::telemetry::MetricRegistry;
@@ -17,6 +18,8 @@ pub struct AdminContext {
     pub config: Arc<Config>,
     /// The clusters, in the configuration's order.
     pub clusters: Vec<ClusterHandle>,
+    /// Looks up the nodes' names.
+    pub names: Arc<Resolver>,
     /// All sessions.
     pub registry: Arc<Registry>,
     /// All counters and histograms.

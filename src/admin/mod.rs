@@ -75,7 +75,7 @@ async fn metrics(State(context): State<Arc<AdminContext>>) -> Response {
             own_ports: context.config.own_ports(ClusterIndex(at)),
         })
         .collect();
-    let text = scrape::render(&context.metrics, &clusters, &context.census());
+    let text = scrape::render(&context.metrics, &clusters, &context.census(), &context.names);
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }
 

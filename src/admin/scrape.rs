@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use crate::cluster::AdminState;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::topology::Topology;
+use crate::net::Resolver;
 use crate::proxy::sessions::registry::Census;
 use crate::telemetry::{MetricRegistry, lines_lost, registry};
 
@@ -22,10 +23,16 @@ pub struct ClusterNow<'a> {
 }
 
 /// Returns all metrics in Prometheus' text format: the registered ones, and those that are read now.
-pub(super) fn render(registered: &MetricRegistry, clusters: &[ClusterNow<'_>], census: &[(String, Census)]) -> String {
+pub(super) fn render(
+    registered: &MetricRegistry,
+    clusters: &[ClusterNow<'_>],
+    census: &[(String, Census)],
+    names: &Resolver,
+) -> String {
     let mut families = registered.gather();
     families.extend(of_clusters(clusters).gather());
     families.extend(of_listeners(census).gather());
+    families.extend(of_names(names).gather());
     families.extend(of_process().gather());
     registry::render(&families)
 }
@@ -113,6 +120,25 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
     registry
 }
 
+fn of_names(names: &Resolver) -> MetricRegistry {
+    let registry = MetricRegistry::default();
+    let lookups = registry.counter(
+        "pgvane_name_lookups_total",
+        "Lookups of the nodes' host names, by outcome: answered, not-found (the name does not exist) or failed.",
+        &["outcome"],
+    );
+    let counts = names.counts();
+    for (outcome, count) in [("answered", counts.answered), ("not-found", counts.not_found), ("failed", counts.failed)]
+    {
+        lookups.with_label_values(&[outcome]).inc_by(count);
+    }
+    let help =
+        "Host names that cannot be resolved at present. pgvane uses their last known addresses, if there are any.";
+    let unresolved = registry.gauge("pgvane_names_unresolved", help, &[]);
+    unresolved.with_label_values::<&str>(&[]).set(names.unresolved().len() as f64);
+    registry
+}
+
 fn of_process() -> MetricRegistry {
     let registry = MetricRegistry::default();
     let lost = "Log lines dropped because standard error could not be written to.";
@@ -155,7 +181,7 @@ mod tests {
         let registry = MetricRegistry::with_build_info();
         ProxyMetrics::new(&registry).listener("write");
         ProbeMetrics::new(&registry).cluster("main");
-        let text = render(&registry, &[], &[("write".to_owned(), Census::default())]);
+        let text = render(&registry, &[], &[("write".to_owned(), Census::default())], &Resolver::system());
         for series in [
             "pgvane_sessions_total{listener=\"write\"} 0",
             "pgvane_session_ends_total{listener=\"write\",reason=\"client-closed\"} 0",
@@ -164,6 +190,8 @@ mod tests {
             "pgvane_checks_total{cluster=\"main\",outcome=\"answered\"} 0",
             "pgvane_sessions{listener=\"write\"} 0",
             "pgvane_connections_pending{listener=\"write\"} 0",
+            "pgvane_name_lookups_total{outcome=\"failed\"} 0",
+            "pgvane_names_unresolved 0",
             "pgvane_bytes_total{direction=\"to_client\",listener=\"write\"} 0",
         ] {
             assert!(text.contains(series), "{series} is not in\n{text}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use askama::Template;
 
 use super::context::AdminContext;
-use super::status::why_writes_wait;
+use super::status::{UnresolvedName, why_writes_wait};
 use crate::cluster::lag::Lag;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::node::{Report, SyncStanding};
@@ -28,6 +28,8 @@ pub(super) struct Page {
     is_stopping: bool,
     /// The configuration has users, so the page has buttons to set the nodes' states.
     has_actions: bool,
+    /// The host names that cannot be resolved at present.
+    unresolved_names: Vec<UnresolvedName>,
     clusters: Vec<Cluster>,
     listeners: Vec<Listener>,
 }
@@ -95,6 +97,7 @@ impl Page {
             uptime: span(context.started.elapsed()),
             is_stopping: *context.is_stopping.borrow(),
             has_actions: context.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty()),
+            unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             clusters: clusters.collect(),
             listeners: listeners.map(|(settings, (_, census))| listener(settings, context, census)).collect(),
         }
@@ -193,7 +196,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     }
     Node {
         name: view.member.name.clone(),
-        address: view.member.address.clone(),
+        address: view.member.address.to_string(),
         role,
         admin: view.admin.label(),
         severity,

@@ -1,10 +1,14 @@
 //! `GET /api/status`: the content of the stats page as JSON.
 
+use std::fmt;
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::context::AdminContext;
 use crate::cluster::topology::Topology;
 use crate::config::ClusterIndex;
+use crate::net::resolver::Unresolved;
 use crate::probe::ClusterHandle;
 
 /// The state at one moment. New versions may add keys, but do not rename or remove any.
@@ -16,10 +20,26 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// pgvane is stopping and does not accept new connections.
     pub is_stopping: bool,
+    /// The nodes' host names that cannot be resolved at present.
+    #[serde(default)]
+    pub unresolved_names: Vec<UnresolvedName>,
     /// The clusters, in the configuration's order.
     pub clusters: Vec<Cluster>,
     /// The listeners, in the configuration's order.
     pub listeners: Vec<Listener>,
+}
+
+/// A host name that cannot be resolved at present.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UnresolvedName {
+    /// The name.
+    pub name: String,
+    /// Why it cannot be resolved.
+    pub reason: String,
+    /// For how long.
+    pub seconds: u64,
+    /// Its last known addresses, which are used meanwhile.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One cluster.
@@ -87,6 +107,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: context.started.elapsed().as_secs(),
             is_stopping: *context.is_stopping.borrow(),
+            unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             clusters: clusters
                 .map(|(index, view)| cluster(view, &context.registry.loads(ClusterIndex(index))))
                 .collect(),
@@ -105,6 +126,25 @@ impl Status {
     }
 }
 
+impl From<Unresolved> for UnresolvedName {
+    fn from(of: Unresolved) -> UnresolvedName {
+        let (reason, seconds) = (of.error.to_string(), of.since.as_secs());
+        UnresolvedName { name: of.name, reason, seconds, addresses: of.addresses }
+    }
+}
+
+impl fmt::Display for UnresolvedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UnresolvedName { name, reason, seconds, addresses } = self;
+        write!(f, "{name}: {reason}, for {seconds} s; ")?;
+        if addresses.is_empty() {
+            return f.write_str("no address is known");
+        }
+        let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        write!(f, "the last known addresses are used: {}", addresses.join(", "))
+    }
+}
+
 fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
     let topology: &Topology = &view.topology_full();
     let name = |id| topology.node(id).member.name.clone();
@@ -112,7 +152,7 @@ fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
         let report = node.health.report();
         Node {
             name: node.member.name.clone(),
-            address: node.member.address.clone(),
+            address: node.member.address.to_string(),
             role: node.role_label().to_owned(),
             health: node.health.label().to_owned(),
             state: node.admin.label().to_owned(),

@@ -12,7 +12,7 @@ use reqwest::{RequestBuilder, StatusCode, Url};
 use super::exit;
 use crate::admin::status::Status;
 use crate::config::default_port;
-use crate::probe::patroni::http_client;
+use crate::probe::rest_client::http_client;
 
 /// How long to wait for an answer. An answer from the same machine takes milliseconds, and one second more after a
 /// wrong password. Docker's default timeout for a health check is 30 s.

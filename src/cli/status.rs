@@ -19,6 +19,9 @@ fn tables(status: &Status) -> String {
     if status.is_stopping {
         text.push_str("stopping: new connections are not accepted\n\n");
     }
+    for name in &status.unresolved_names {
+        text.push_str(&format!("cannot resolve {name}\n\n"));
+    }
     for cluster in &status.clusters {
         text.push_str(&nodes(cluster));
         text.push('\n');
@@ -74,7 +77,7 @@ fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::status::{Listener, Node};
+    use crate::admin::status::{Listener, Node, UnresolvedName};
 
     #[test]
     fn the_tables_line_up_and_say_why_writes_wait() {
@@ -94,6 +97,12 @@ mod tests {
             version: "1".to_owned(),
             uptime_seconds: 1,
             is_stopping: false,
+            unresolved_names: vec![UnresolvedName {
+                name: "pg1".to_owned(),
+                reason: "its name cannot be resolved: Temporary failure in name resolution".to_owned(),
+                seconds: 70,
+                addresses: vec![[10, 0, 0, 1].into()],
+            }],
             clusters: vec![Cluster {
                 name: "main".to_owned(),
                 leader: Some("node1".to_owned()),
@@ -111,6 +120,9 @@ mod tests {
             }],
         };
         let expected = "\
+cannot resolve pg1: its name cannot be resolved: Temporary failure in name resolution, for 70 s; \
+the last known addresses are used: 10.0.0.1
+
 cluster main: writes wait: node1 is the leader and is drained by an operator
 NODE   ROLE     STATE  CHECK  TIMELINE  LAG      SESSIONS  ADDRESS
 node1  leader   drain  up     7         -        12        10.0.0.1:5432

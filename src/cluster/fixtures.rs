@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::host_port::HostPort;
 use super::moment::Moment;
 use super::node::{Claim, Lsn, Member, Report, SyncStanding, WEIGHT_DEFAULT};
 
@@ -48,9 +49,10 @@ pub(crate) fn replica(timeline: u32) -> Arc<Report> {
 pub(crate) fn member(name: &str) -> Member {
     Member {
         name: name.to_owned(),
-        address: format!("{name}:5432"),
+        address: HostPort::new(name, 5432).expect("is a host"),
         patroni_url: format!("http://{name}:8008"),
         weight: WEIGHT_DEFAULT,
         sessions_max: u32::MAX,
+        is_discovered: false,
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of the nodes, and what follows from it. Pure: no clock, no socket, no runtime.
 //!
-//! In reading order: a node's [`node::Report`] and the [`node::Observation`] that carries it; the three-valued
+//! In reading order: a server's [`host_port`]; a node's [`node::Report`] and the [`node::Observation`] that carries it; the three-valued
 //! [`health`] of one node and its [`lag`]; [`corroboration`] for a node whose Patroni does not answer; its
 //! [`admin_state`]; its [`ports`] as clients find them; the [`identity`] of the cluster; its [`leadership`]; the [`schedule`] of checks; the [`machine`]
 //! that uses all of these; and the [`topology`] that it publishes.
@@ -8,6 +8,7 @@
 pub mod admin_state;
 pub mod corroboration;
 pub mod health;
+pub mod host_port;
 pub mod identity;
 pub mod lag;
 pub mod leadership;
@@ -24,6 +25,7 @@ pub mod topology;
 pub(crate) mod fixtures;
 
 pub use admin_state::AdminState;
+pub use host_port::HostPort;
 pub use moment::Moment;
 pub use node::{Member, NodeId, NodeSet};
 pub use suspicion::Suspicion;

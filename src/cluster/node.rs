@@ -1,13 +1,12 @@
 //! What one node says of itself: the types in which probes pass answers to the core.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::host_port::HostPort;
 use super::moment::Moment;
-use super::ports::SessionPort;
 
 /// The most nodes that one cluster may have. Patroni clusters have two to seven; the bound keeps per-node
 /// tables a fixed size, so that counting a session takes no lock.
@@ -51,29 +50,21 @@ impl NodeId {
     }
 }
 
-/// Where a node is. Names are resolved at each connect, so that a changed address takes effect.
+/// Where a node is. Names are looked up again and again, so that a changed address takes effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// The name under which logs, metrics and the stats page show the node; Patroni's member name.
     pub name: String,
-    /// PostgreSQL's `host:port`.
-    pub address: String,
+    /// Where its PostgreSQL listens.
+    pub address: HostPort,
     /// Base URL of Patroni's REST API, without a trailing slash.
     pub patroni_url: String,
     /// Its share of new sessions, relative to the weights of the other nodes.
     pub weight: u32,
     /// The maximum number of its sessions, over all listeners.
     pub sessions_max: u32,
-}
-
-impl Member {
-    /// `host:port` for sessions that use this port of the node.
-    pub fn address_at(&self, port: SessionPort) -> Cow<'_, str> {
-        match (port, self.address.rsplit_once(':')) {
-            (Some(port), Some((host, _))) => Cow::Owned(format!("{host}:{port}")),
-            _ => Cow::Borrowed(&self.address),
-        }
-    }
+    /// Discovery has found it; else the configuration names it. Only such a node has to be within `discover_allow`.
+    pub is_discovered: bool,
 }
 
 /// The weight of a node if the configuration gives none.
@@ -268,24 +259,4 @@ pub struct SecondOpinion {
     pub asked_at: Moment,
     /// The answer.
     pub report: Arc<Report>,
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU16;
-
-    use super::*;
-    use crate::cluster::fixtures::member;
-
-    #[test]
-    fn a_listeners_own_port_takes_the_place_of_the_addresss() {
-        let at = |address: &str, port| {
-            let member = Member { address: address.into(), ..member("a") };
-            member.address_at(NonZeroU16::new(port)).into_owned()
-        };
-        assert_eq!(at("10.0.0.1:5432", 6432), "10.0.0.1:6432");
-        assert_eq!(at("pg1.example.org:5432", 6432), "pg1.example.org:6432");
-        assert_eq!(at("[2001:db8::1]:5432", 6432), "[2001:db8::1]:6432");
-        assert_eq!(at("10.0.0.1:5432", 0), "10.0.0.1:5432", "no port of its own");
-    }
 }

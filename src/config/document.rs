@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::ToSocketAddrs;
+use std::fmt::Display;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -411,18 +411,6 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Whether `text` is `host:port`, where the host is a name, an IPv4 address or an IPv6 address in brackets. Does not
-/// resolve names.
-pub fn is_host_and_port(text: &str) -> bool {
-    match text.rsplit_once(':') {
-        Some((host, port)) => {
-            let plain = !host.contains(':') || (host.starts_with('[') && text.to_socket_addrs().is_ok());
-            !host.is_empty() && !host.contains(['/', ' ', '@']) && plain && port.parse::<u16>().is_ok_and(|p| p > 0)
-        }
-        None => false,
-    }
-}
-
 /// Sets `setting` to what the file gives. If the file gives nothing, the default stays.
 pub(super) fn set<T>(setting: &mut T, given: Option<T>) {
     if let Some(given) = given {
@@ -431,7 +419,7 @@ pub(super) fn set<T>(setting: &mut T, given: Option<T>) {
 }
 
 /// Reports names that occur twice.
-pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[&str]) {
+pub(super) fn distinct(section: &Section<'_>, what: &str, names: &[impl PartialEq + Display]) {
     for (at, name) in names.iter().enumerate() {
         if names[..at].contains(name) {
             section.fault_at(what, format!("{what} \"{name}\" is given twice"), "each entry needs a different one");

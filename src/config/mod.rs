@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use fault::{Fault, Faults};
@@ -34,7 +35,7 @@ pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 pub use units::{duration, size_text};
 
-use crate::cluster::{Member, Suspicion};
+use crate::cluster::{HostPort, Member, Suspicion};
 use crate::net::{Binds, Networks};
 use crate::routing::{Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
@@ -178,7 +179,7 @@ pub struct Discovery {
     /// Networks in which members may be; any network if empty.
     pub allow: Vec<IpNet>,
     /// From `host:port` in the cluster to `host:port` at which pgvane reaches it, for PostgreSQL and Patroni.
-    pub address_map: BTreeMap<String, String>,
+    pub address_map: BTreeMap<HostPort, HostPort>,
 }
 
 /// TLS with REST APIs.
@@ -399,6 +400,11 @@ impl Sql {
 }
 
 impl Cluster {
+    /// The networks in which discovered nodes may be; any network if empty.
+    pub fn discover_allow(&self) -> Arc<[IpNet]> {
+        self.discovery.as_ref().map_or_else(Arc::default, |discovery| discovery.allow.as_slice().into())
+    }
+
     /// Whether a REST API may need HTTPS: a configured one, or one that discovery may find.
     pub fn may_speak_https(&self) -> bool {
         let found = self.discovery.iter().flat_map(|discovery| &discovery.urls);

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::document::{Section, at_least_ms, distinct, is_host_and_port, set};
+use super::document::{Section, at_least_ms, distinct, set};
 use super::fault::Fault;
 use super::{Check, Cluster, Discovery, PatroniTls, read_sql};
-use crate::cluster::Member;
 use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
+use crate::cluster::{HostPort, Member};
 use crate::net::networks::network;
 
 /// The port of Patroni's REST API for nodes whose URL is not given.
@@ -68,7 +68,7 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
         let urls: Vec<&str> = cluster.nodes.iter().map(|node| node.patroni_url.as_str()).collect();
         distinct(&section, "patroni", &urls);
     }
-    distinct(&section, "address", &cluster.nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>());
+    distinct(&section, "address", &cluster.nodes.iter().map(|node| &node.address).collect::<Vec<_>>());
     section.finish();
     cluster
 }
@@ -84,14 +84,17 @@ fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {
         found
     });
     let allow = networks.collect();
-    let address_map = section.string_map("discover_map");
-    for address in address_map.iter().flat_map(|(from, to)| [from, to]).filter(|address| !is_host_and_port(address)) {
-        section.fault_at(
-            "discover_map",
-            format!("discover_map: \"{address}\" is not HOST:PORT"),
-            "write addresses with ports, for example discover_map = { \"172.18.0.2:5432\" = \"10.0.0.1:15432\" }",
-        );
-    }
+    let parse = |address: &str| {
+        let parsed = address.parse::<HostPort>();
+        if parsed.is_err() {
+            let hint =
+                "write addresses with ports, for example discover_map = { \"172.18.0.2:5432\" = \"10.0.0.1:15432\" }";
+            section.fault_at("discover_map", format!("discover_map: \"{address}\" is not HOST:PORT"), hint);
+        }
+        parsed.ok()
+    };
+    let pairs = section.string_map("discover_map").into_iter().map(|(from, to)| (parse(&from), parse(&to)));
+    let address_map = pairs.filter_map(|(from, to)| Some((from?, to?))).collect();
     for key in ["discover_allow", "discover_map"].into_iter().filter(|key| section.has(key) && !is_on) {
         section.fault_at(
             key,
@@ -125,7 +128,8 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
 fn node(section: Section<'_>) -> Option<Member> {
     let address =
         section.required_string("address", "write where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
-    if let Some(address) = address.as_ref().filter(|address| !is_host_and_port(address)) {
+    let parsed = address.as_deref().map(str::parse::<HostPort>);
+    if let (Some(address), Some(Err(_))) = (&address, &parsed) {
         section.fault_at(
             "address",
             format!("cluster.node.address: \"{address}\" is not HOST:PORT"),
@@ -141,10 +145,14 @@ fn node(section: Section<'_>) -> Option<Member> {
     let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |max| max as u32);
     section.finish();
 
-    let address = address?;
-    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-    let patroni_url = given_url.map_or_else(|| format!("http://{host}:{PATRONI_PORT}"), |url| base_of(&url));
-    Some(Member { name: name.unwrap_or_else(|| address.clone()), patroni_url, address, weight, sessions_max })
+    let address = parsed?.ok()?;
+    let default_url = || HostPort::new(address.host(), PATRONI_PORT).map(|rest_api| format!("http://{rest_api}"));
+    let patroni_url = match given_url {
+        Some(url) => base_of(&url),
+        None => default_url().ok()?,
+    };
+    let name = name.unwrap_or_else(|| address.to_string());
+    Some(Member { name, patroni_url, address, weight, sessions_max, is_discovered: false })
 }
 
 /// The base URL of a REST API. Patroni itself shows its `api_url` with the path of a health check, `/patroni`.

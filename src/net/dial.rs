@@ -3,14 +3,22 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+
+use super::resolver::{NameError, Resolver};
+use crate::cluster::ports::SessionPort;
+use crate::cluster::{HostPort, Member};
 
 /// How long keepalive asks, at the least, before it gives a connection up.
 pub const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(30);
@@ -43,56 +51,129 @@ impl TcpOptions {
     }
 }
 
+/// Time until the next address of a name is tried as well, while the one before it does not answer (RFC 8305, section 5).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
 /// Why a node could not be connected to.
 #[derive(Debug)]
 pub enum ConnectFailure {
-    /// The name is unknown; with the resolver's reason.
-    Unresolved(io::Error),
+    /// There is no address for its name.
+    Unresolved(NameError),
+    /// No address of a node that discovery has found is within `discover_allow`; with the one that is not.
+    NotAllowed(IpAddr),
     /// Nobody listens, no route, …
     Failed(io::Error),
     /// No answer in time.
     TimedOut,
+    /// None of the addresses of its name could be connected to; with the error of each, or `None` where no answer came.
+    AllFailed(Vec<(SocketAddr, Option<io::Error>)>),
 }
+
+impl std::error::Error for ConnectFailure {}
 
 impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConnectFailure::Unresolved(error) => write!(f, "its name cannot be resolved: {error}"),
-            ConnectFailure::Failed(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                f.write_str("connection refused")
+            ConnectFailure::Unresolved(error) => write!(f, "{error}"),
+            ConnectFailure::NotAllowed(ip) => write!(f, "its address {ip} is not within discover_allow"),
+            ConnectFailure::Failed(error) => f.write_str(&why_failed(error)),
+            ConnectFailure::TimedOut => f.write_str(NO_ANSWER),
+            ConnectFailure::AllFailed(tried) => {
+                for (at, (address, error)) in tried.iter().enumerate() {
+                    let separator = if at == 0 { "" } else { "; " };
+                    let why = error.as_ref().map_or_else(|| NO_ANSWER.to_owned(), why_failed);
+                    write!(f, "{separator}{address} {why}")?;
+                }
+                Ok(())
             }
-            ConnectFailure::Failed(error) => write!(f, "cannot be connected to: {error}"),
-            ConnectFailure::TimedOut => f.write_str("does not answer a connect in time"),
         }
+    }
+}
+
+const NO_ANSWER: &str = "does not answer a connect in time";
+
+fn why_failed(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        _ => format!("cannot be connected to: {error}"),
     }
 }
 
 /// Where to connect to, and how every connection there begins.
 #[derive(Debug, Clone, Copy)]
 pub struct Destination<'a> {
-    /// `host:port`.
-    pub address: &'a str,
+    /// The server.
+    pub address: &'a HostPort,
+    /// The server's port, which may be another one than that of `address`.
+    pub port: u16,
+    /// Looks up its name, if it has one.
+    pub names: &'a Arc<Resolver>,
+    /// Only addresses within these networks are connected to; any address if empty.
+    pub within: &'a [IpNet],
     /// The socket's options.
     pub options: TcpOptions,
-    /// What is said first of all: a PROXY header, or nothing.
+    /// What is sent first: a PROXY header, or nothing.
     pub preamble: &'a [u8],
 }
 
-/// Connects by `deadline`, trying each of the host's addresses in turn, and says the preamble.
+/// How the nodes of one cluster are connected to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NodeDialer {
+    /// Looks up the nodes' names.
+    pub names: Arc<Resolver>,
+    /// Nodes that discovery has found may only be in these networks; in any network if there are none.
+    pub discover_allow: Arc<[IpNet]>,
+}
+
+impl NodeDialer {
+    /// How to connect to a node, for sessions that use this port of it.
+    pub fn to<'a>(
+        &'a self,
+        member: &'a Member,
+        port: SessionPort,
+        options: TcpOptions,
+        preamble: &'a [u8],
+    ) -> Destination<'a> {
+        let within: &[IpNet] = if member.is_discovered { &self.discover_allow } else { &[] };
+        let address = &member.address;
+        let port = port.map_or(address.port(), NonZeroU16::get);
+        Destination { address, port, names: &self.names, within, options, preamble }
+    }
+}
+
+/// Whether an address is within one of these networks. An empty list allows every address. An IPv4 address that is
+/// written as an IPv6 address counts as IPv4.
+pub fn is_within(networks: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    networks.is_empty() || networks.iter().any(|network| network.contains(&ip))
+}
+
+/// Connects by `deadline` and sends the preamble. If the server has a name with several addresses, the next one is
+/// tried when one fails, or does not answer for a quarter of a second; the first that answers is used, and is tried
+/// first the next time.
 ///
-/// Cancel safe: dropped half-way, it leaves nothing behind.
+/// Cancel safe: dropped half-way, it leaves no connection behind.
 pub async fn connect(to: &Destination<'_>, deadline: Instant) -> Result<TcpStream, ConnectFailure> {
-    let attempt = async {
-        let mut stream = match to.address.parse::<SocketAddr>() {
-            Ok(literal) => open(literal, &to.options).await.map_err(ConnectFailure::Failed)?,
-            Err(_) => Box::pin(by_name(to)).await?,
-        };
-        if !to.preamble.is_empty() {
-            stream.write_all(to.preamble).await.map_err(ConnectFailure::Failed)?;
-        }
-        Ok(stream)
+    let Some(mut address) = to.address.ip_address() else {
+        return Box::pin(connect_by_name(to, deadline)).await;
     };
-    timeout_at(deadline, attempt).await.unwrap_or(Err(ConnectFailure::TimedOut))
+    if !is_within(to.within, address.ip()) {
+        return Err(ConnectFailure::NotAllowed(address.ip()));
+    }
+    address.set_port(to.port);
+    let attempt = async { greet(open(address, &to.options).await?, to.preamble).await };
+    match timeout_at(deadline, attempt).await {
+        Ok(outcome) => outcome.map_err(ConnectFailure::Failed),
+        Err(_) => Err(ConnectFailure::TimedOut),
+    }
+}
+
+/// Sends the preamble.
+async fn greet(mut stream: TcpStream, preamble: &[u8]) -> io::Result<TcpStream> {
+    if !preamble.is_empty() {
+        stream.write_all(preamble).await?;
+    }
+    Ok(stream)
 }
 
 /// Connects to one address.
@@ -117,78 +198,73 @@ async fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpStream
     }
 }
 
-async fn by_name(to: &Destination<'_>) -> Result<TcpStream, ConnectFailure> {
-    let resolved = tokio::net::lookup_host(to.address).await.map_err(ConnectFailure::Unresolved)?;
-    let mut newest = ConnectFailure::Unresolved(io::Error::other("the name has no address"));
-    for one in resolved {
-        match open(one, &to.options).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => newest = ConnectFailure::Failed(error),
+async fn connect_by_name(to: &Destination<'_>, deadline: Instant) -> Result<TcpStream, ConnectFailure> {
+    let (host, port) = (to.address.host(), to.port);
+    let addresses = allowed_addresses(to.names, to.within, host, port, deadline).await?;
+    let (address, stream) = match race(&addresses, &to.options, deadline).await {
+        Ok(connected) => connected,
+        Err(tried) => {
+            to.names.not_connected(host);
+            return Err(ConnectFailure::AllFailed(tried));
+        }
+    };
+    to.names.connected(host, port, address.ip());
+    match timeout_at(deadline, greet(stream, to.preamble)).await {
+        Ok(greeted) => greeted.map_err(|error| ConnectFailure::AllFailed(vec![(address, Some(error))])),
+        Err(_) => Err(ConnectFailure::AllFailed(vec![(address, None)])),
+    }
+}
+
+/// The addresses of a name that are within these networks, of which there is at least one; see
+/// [`Resolver::addresses`].
+pub async fn allowed_addresses(
+    names: &Arc<Resolver>,
+    within: &[IpNet],
+    host: &str,
+    port: u16,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, ConnectFailure> {
+    let mut addresses = names.addresses(host, port, deadline).await.map_err(ConnectFailure::Unresolved)?;
+    let first = addresses[0].ip();
+    addresses.retain(|address| is_within(within, address.ip()));
+    if addresses.is_empty() { Err(ConnectFailure::NotAllowed(first)) } else { Ok(addresses) }
+}
+
+/// Tries one address after the other until one answers ("happy eyeballs"). The error lists the addresses that were
+/// tried. Cancel safe: all attempts end with it.
+async fn race(
+    addresses: &[SocketAddr],
+    options: &TcpOptions,
+    deadline: Instant,
+) -> Result<(SocketAddr, TcpStream), Vec<(SocketAddr, Option<io::Error>)>> {
+    let mut tried: Vec<(SocketAddr, Option<io::Error>)> = Vec::with_capacity(addresses.len());
+    let mut untried = addresses.iter().copied();
+    let mut attempts = JoinSet::new();
+    loop {
+        let next_at = match untried.next() {
+            Some(address) => {
+                let options = *options;
+                attempts.spawn(async move { (address, open(address, &options).await) });
+                tried.push((address, None));
+                if untried.len() > 0 { deadline.min(Instant::now() + NEXT_ADDRESS_AFTER) } else { deadline }
+            }
+            None => deadline,
+        };
+        // the next address is due when this time is over or when an attempt has failed
+        match timeout_at(next_at, attempts.join_next()).await {
+            Ok(Some(Ok((address, Ok(stream))))) => return Ok((address, stream)),
+            Ok(Some(Ok((address, Err(error))))) => {
+                if let Some((_, why)) = tried.iter_mut().find(|(one, _)| *one == address) {
+                    *why = Some(error);
+                }
+            }
+            Ok(Some(Err(_panic))) => {}
+            Ok(None) => return Err(tried),
+            Err(_) if Instant::now() >= deadline => return Err(tried),
+            Err(_) => {}
         }
     }
-    Err(newest)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
-    use std::pin::pin;
-    use std::task::Poll;
-
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(20);
-
-    const OPTIONS: TcpOptions = TcpOptions {
-        keepalive: Duration::from_secs(30),
-        unacknowledged_max: Duration::from_secs(60),
-        ends_with_shut_window: false,
-    };
-
-    /// A server with room for one connection that it has not accepted yet.
-    fn narrow() -> TcpListener {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
-        socket.listen(0).expect("listens");
-        socket.into()
-    }
-
-    #[tokio::test]
-    async fn a_connection_is_waited_for_that_is_not_there_at_once() {
-        let listener = narrow();
-        let address = listener.local_addr().expect("is bound").to_string();
-        let to = Destination { address: &address, options: OPTIONS, preamble: b"hello" };
-        let first = connect(&to, Instant::now() + DEADLINE).await.expect("there is room for one");
-        let mut second = pin!(connect(&to, Instant::now() + DEADLINE));
-        let polled = poll_fn(|cx| Poll::Ready(second.as_mut().poll(cx))).await;
-        assert!(polled.is_pending(), "there is no room for another");
-
-        let (accepted, _) = listener.accept().expect("the first one waits");
-        let second = second.await.expect("its next attempt finds room");
-        let (also_accepted, _) = listener.accept().expect("it is there");
-        for (near, far) in [(first, accepted), (second, also_accepted)] {
-            assert_eq!(near.local_addr().ok(), far.peer_addr().ok());
-            let mut said = [0; 5];
-            io::Read::read_exact(&mut &far, &mut said).expect("comes");
-            assert_eq!(&said, b"hello");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_is_refused_or_never_comes_is_told_apart() {
-        let gone = narrow();
-        let address = gone.local_addr().expect("is bound").to_string();
-        drop(gone);
-        let to = Destination { address: &address, options: OPTIONS, preamble: b"" };
-        let refused = connect(&to, Instant::now() + DEADLINE).await.expect_err("nobody listens");
-        assert_eq!(refused.to_string(), "connection refused");
-
-        let full = narrow();
-        let address = full.local_addr().expect("is bound");
-        let _first = std::net::TcpStream::connect(address).expect("there is room for one");
-        let address = address.to_string();
-        let to = Destination { address: &address, ..to };
-        let late = connect(&to, Instant::now() + Duration::from_millis(50)).await.expect_err("there is no room");
-        assert!(matches!(late, ConnectFailure::TimedOut), "{late}");
-    }
-}
+mod tests;

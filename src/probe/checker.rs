@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::patroni::{Patroni, PatroniTlsError};
+use super::patroni::{Patroni, RestApi};
+use super::rest_client::PatroniTlsError;
 use super::sql::{Access, SqlNode};
 use crate::cluster::node::{CheckError, Report, SecondOpinion};
 use crate::cluster::{Member, Moment, NodeId};
 use crate::config::{self, Check};
+use crate::net::Resolver;
 use crate::tls::TlsError;
 
 /// Asks the nodes of one cluster.
@@ -59,15 +61,14 @@ impl Checker {
     /// A checker for a cluster.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(cluster: &config::Cluster) -> Result<Checker, CheckerError> {
+    pub fn new(cluster: &config::Cluster, names: &Arc<Resolver>) -> Result<Checker, CheckerError> {
         let sql_nodes = |sql| {
-            let access = Access::new(sql, cluster.timeout, cluster.sends_proxy_header).map_err(CheckerError::Sql)?;
+            let access = Access::new(sql, cluster, Arc::clone(names)).map_err(CheckerError::Sql)?;
             Ok(SqlNodes { access, nodes: HashMap::new() })
         };
         let way = match &cluster.check {
             Check::Patroni { second_opinion } => Way::Patroni {
-                patroni: Patroni::new(cluster.timeout, cluster.may_speak_https(), &cluster.patroni_tls)
-                    .map_err(CheckerError::Patroni)?,
+                patroni: Patroni::new(cluster, names).map_err(CheckerError::Patroni)?,
                 second_opinion: second_opinion.as_ref().map(sql_nodes).transpose()?,
             },
             Check::Sql(sql) => Way::Sql(sql_nodes(sql)?),
@@ -109,9 +110,14 @@ impl Checker {
 }
 
 impl SqlNodes {
-    fn of(&mut self, node: NodeId, member: &Member) -> Arc<SqlNode> {
-        let known = self.nodes.entry(node);
-        Arc::clone(known.or_insert_with(|| Arc::new(SqlNode::new(self.access.clone(), &member.address))))
+    /// The node at its present address: discovery may have found that it has another one now.
+    fn of(&mut self, node: NodeId, member: &Arc<Member>) -> Arc<SqlNode> {
+        if let Some(known) = self.nodes.get(&node).filter(|known| known.is_at(member)) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(SqlNode::new(self.access.clone(), Arc::clone(member)));
+        self.nodes.insert(node, Arc::clone(&new));
+        new
     }
 }
 
@@ -150,7 +156,7 @@ impl Inquiry {
                 CheckResult { outcome: postgres.ask(deadline).await.map(Arc::new), second_opinion: None }
             }
             InquiryWay::Patroni { patroni, member, postgres } => {
-                let outcome = patroni.check(&member.patroni_url).await.map(Arc::new);
+                let outcome = patroni.check(&RestApi::from(&*member)).await.map(Arc::new);
                 let second_opinion = match postgres {
                     Some(postgres) if outcome.is_err() => {
                         let asked_at = now();

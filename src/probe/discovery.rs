@@ -1,58 +1,69 @@
 //! Finds a cluster's members by asking its Patronis, and decides which of them to believe in.
 
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::patroni::Patroni;
-use crate::cluster::Member;
+use super::patroni::{Patroni, RestApi};
 use crate::cluster::machine::Discovery;
 use crate::cluster::node::{CheckError, Report};
+use crate::cluster::{HostPort, Member};
 use crate::config;
+use crate::net::Resolver;
+use crate::net::dial::is_within;
 
-/// Asks `/cluster`, maps the addresses that it tells, and leaves out those that are not allowed.
+/// How long a new member's name is looked up before the member is left out, until the next time.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks `/cluster`, maps the addresses in the answer, and leaves out members that are not allowed.
 #[derive(Debug, Clone)]
 pub struct Discoverer {
     settings: config::Discovery,
     patroni: Patroni,
+    names: Arc<Resolver>,
 }
 
 impl Discoverer {
-    /// A discoverer that asks by `patroni`.
-    pub fn new(settings: config::Discovery, patroni: Patroni) -> Discoverer {
-        Discoverer { settings, patroni }
+    /// A discoverer that asks by `patroni`, and looks up names in `names`.
+    pub fn new(settings: config::Discovery, patroni: Patroni, names: Arc<Resolver>) -> Discoverer {
+        Discoverer { settings, patroni, names }
     }
 
-    /// Asks the known nodes' URLs and the configured ones in turn until one answers.
+    /// Asks the REST APIs of the known nodes and the configured ones in turn, until one answers.
     ///
     /// The error is that of the last one asked.
-    pub async fn look(&self, known_urls: Vec<String>) -> Result<Discovery, CheckError> {
-        let mut newest_failure = CheckError::TimedOut;
-        let configured = self.settings.urls.iter().filter(|url| !known_urls.contains(url)).cloned();
-        for url in known_urls.iter().cloned().chain(configured) {
-            match self.patroni.cluster(&url).await {
+    pub async fn look(&self, known: Vec<RestApi>) -> Result<Discovery, CheckError> {
+        let mut newest_error = CheckError::TimedOut;
+        let configured = self.configured().filter(|api| !known.iter().any(|other| other.url == api.url));
+        for api in known.iter().cloned().chain(configured) {
+            match self.patroni.cluster(&api).await {
                 Ok(found) => {
-                    let named = self.named().await;
-                    return Ok(Discovery { named, ..self.admissible(found).await });
+                    let named = self.ask_configured().await;
+                    return Ok(Discovery { named, ..self.without_strangers(found).await });
                 }
-                Err(silence) => newest_failure = silence,
+                Err(error) => newest_error = error,
             }
         }
-        Err(newest_failure)
+        Err(newest_error)
     }
 
-    /// What the REST APIs that the operator has named say of themselves, where that decides which cluster is meant: what one
-    /// of them says of others is a claim, which those others confirm or do not.
-    async fn named(&self) -> Vec<Arc<Report>> {
+    fn configured(&self) -> impl Iterator<Item = RestApi> {
+        self.settings.urls.iter().map(|url| RestApi { url: url.clone(), is_discovered: false })
+    }
+
+    /// The reports of the REST APIs that the operator has named, if they decide which cluster is used. What one of them
+    /// says about other nodes is only a claim; those nodes confirm it or not.
+    async fn ask_configured(&self) -> Vec<Arc<Report>> {
         if !self.settings.urls_say_which_cluster {
             return Vec::new();
         }
         let mut asked = JoinSet::new();
-        for url in self.settings.urls.clone() {
+        for api in self.configured() {
             let patroni = self.patroni.clone();
-            asked.spawn(async move { patroni.check(&url).await.ok() });
+            asked.spawn(async move { patroni.check(&api).await.ok() });
         }
         let mut reports = Vec::new();
         while let Some(answered) = asked.join_next().await {
@@ -61,39 +72,41 @@ impl Discoverer {
         reports
     }
 
-    async fn admissible(&self, found: Discovery) -> Discovery {
+    async fn without_strangers(&self, found: Discovery) -> Discovery {
         let mut members = Vec::with_capacity(found.members.len());
         for member in found.members {
             let member = self.mapped(member);
             match self.why_not_allowed(&member).await {
                 None => members.push(member),
-                Some(why) => warn!(node = member.name, address = member.address, reason = why, "member left out"),
+                Some(why) => warn!(node = member.name, address = %member.address, reason = why, "member left out"),
             }
         }
         Discovery { members, ..found }
     }
 
-    /// Puts the addresses by which we reach a node in place of those by which the cluster knows it.
+    /// Replaces the addresses that the cluster uses by those at which pgvane reaches the node (`discover_map`).
     fn mapped(&self, member: Member) -> Member {
         let map = &self.settings.address_map;
         let address = map.get(&member.address).cloned().unwrap_or(member.address);
-        let authority = member.patroni_url.split_once("://").map(|(scheme, rest)| (scheme.to_owned(), rest.to_owned()));
-        let patroni_url = match authority.and_then(|(scheme, rest)| Some((scheme, map.get(&rest)?))) {
-            Some((scheme, reachable)) => format!("{scheme}://{reachable}"),
-            None => member.patroni_url,
+        let mapped_api = || {
+            let (scheme, rest_api) = member.patroni_url.split_once("://")?;
+            Some(format!("{scheme}://{}", map.get(&rest_api.parse().ok()?)?))
         };
+        let patroni_url = mapped_api().unwrap_or_else(|| member.patroni_url.clone());
         Member { address, patroni_url, ..member }
     }
 
-    /// Every address that PostgreSQL's and the REST API's host stand for has to be allowed: both are connected to.
+    /// Why a member may not be used; `None` if it may. Every address of the hosts of its PostgreSQL and of its REST API
+    /// has to be allowed, because pgvane connects to both. Names may get other addresses later, so each connection is
+    /// checked as well.
     async fn why_not_allowed(&self, member: &Member) -> Option<String> {
         if self.settings.allow.is_empty() {
             return None;
         }
-        let Some(rest) = authority(&member.patroni_url) else {
+        let Some(rest_api) = host_and_port(&member.patroni_url) else {
             return Some("the host of its api_url cannot be read".to_owned());
         };
-        for address in [&member.address, &rest] {
+        for address in [&member.address, &rest_api] {
             if let Some(why) = self.why_address_not_allowed(address).await {
                 return Some(why);
             }
@@ -101,54 +114,55 @@ impl Discoverer {
         None
     }
 
-    /// `address` is `host:port`.
-    async fn why_address_not_allowed(&self, address: &str) -> Option<String> {
-        let allows = |ip: IpAddr| self.settings.allow.iter().any(|net| net.contains(&ip));
-        match tokio::net::lookup_host(address).await {
-            Ok(mut addresses) => {
-                let stranger = addresses.find(|address| !allows(address.ip()))?;
-                Some(format!("{} is not within discover_allow", stranger.ip()))
+    async fn why_address_not_allowed(&self, address: &HostPort) -> Option<String> {
+        let addresses = match address.ip_address() {
+            Some(address) => vec![address],
+            None => {
+                let deadline = Instant::now() + LOOKUP_TIMEOUT;
+                match self.names.addresses(address.host(), address.port(), deadline).await {
+                    Ok(addresses) => addresses,
+                    Err(error) => return Some(format!("{address}: {error}")),
+                }
             }
-            Err(error) => Some(format!("{address} cannot be resolved: {error}")),
-        }
+        };
+        let stranger = addresses.iter().find(|address| !is_within(&self.settings.allow, address.ip()))?;
+        Some(format!("{} is not within discover_allow", stranger.ip()))
     }
 }
 
-/// The `host:port` that a REST API's URL is connected to.
-fn authority(url: &str) -> Option<String> {
+/// The server that a REST API's URL is connected to.
+fn host_and_port(url: &str) -> Option<HostPort> {
     let url = reqwest::Url::parse(url).ok()?;
-    Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
+    HostPort::new(url.host_str()?, url.port_or_known_default()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
     use super::*;
     use crate::cluster::fixtures::member;
-    use crate::config::PatroniTls;
+    use crate::config::Config;
+
+    fn host_port(text: &str) -> HostPort {
+        text.parse().expect("is HOST:PORT")
+    }
 
     fn discoverer(allow: &[&str], map: &[(&str, &str)]) -> Discoverer {
-        let settings = config::Discovery {
-            urls: Vec::new(),
-            urls_say_which_cluster: false,
-            allow: allow.iter().map(|net| net.parse().expect("is a network")).collect(),
-            address_map: map
-                .iter()
-                .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
-                .collect::<BTreeMap<_, _>>(),
-        };
-        let patroni = Patroni::new(Duration::from_secs(1), false, &PatroniTls::default()).expect("needs no files");
-        Discoverer::new(settings, patroni)
+        let config = Config::from_patroni_urls(&["http://10.0.0.1:8008".to_owned()]).expect("is a URL");
+        let mut cluster = config.clusters[0].clone();
+        let settings = cluster.discovery.as_mut().expect("is on");
+        settings.allow = allow.iter().map(|net| net.parse().expect("is a network")).collect();
+        settings.address_map = map.iter().map(|(from, to)| (host_port(from), host_port(to))).collect();
+        let names = Resolver::system();
+        let patroni = Patroni::new(&cluster, &names).expect("needs no files");
+        Discoverer::new(cluster.discovery.expect("is on"), patroni, names)
     }
 
     fn at(address: &str) -> Member {
-        Member { address: address.into(), patroni_url: "http://172.18.0.2:8008".into(), ..member("a") }
+        Member { address: host_port(address), patroni_url: "http://172.18.0.2:8008".into(), ..member("a") }
     }
 
     fn with_rest_at(patroni_url: &str) -> Member {
-        Member { address: "10.1.2.3:5432".into(), patroni_url: patroni_url.into(), ..member("a") }
+        Member { address: host_port("10.1.2.3:5432"), patroni_url: patroni_url.into(), ..member("a") }
     }
 
     #[test]
@@ -156,11 +170,14 @@ mod tests {
         let map = [("172.18.0.2:5432", "127.0.0.1:15432"), ("172.18.0.2:8008", "127.0.0.1:18008")];
         let mapped = discoverer(&[], &map).mapped(at("172.18.0.2:5432"));
         assert_eq!(
-            (mapped.address.as_str(), mapped.patroni_url.as_str()),
+            (mapped.address.to_string().as_str(), mapped.patroni_url.as_str()),
             ("127.0.0.1:15432", "http://127.0.0.1:18008")
         );
         let other = discoverer(&[], &map[..1]).mapped(at("172.18.0.9:5432"));
-        assert_eq!((other.address.as_str(), other.patroni_url.as_str()), ("172.18.0.9:5432", "http://172.18.0.2:8008"));
+        assert_eq!(
+            (other.address, other.patroni_url.as_str()),
+            (host_port("172.18.0.9:5432"), "http://172.18.0.2:8008")
+        );
     }
 
     #[tokio::test]
@@ -170,9 +187,9 @@ mod tests {
             named: Vec::new(),
             scheduled_switchover: None,
         };
-        let kept = discoverer(&["10.0.0.0/8", "172.18.0.0/16"], &[]).admissible(found.clone()).await;
+        let kept = discoverer(&["10.0.0.0/8", "172.18.0.0/16"], &[]).without_strangers(found.clone()).await;
         assert_eq!(kept.members, [at("10.1.2.3:5432")]);
-        assert_eq!(discoverer(&[], &[]).admissible(found).await.members.len(), 2, "no list allows everyone");
+        assert_eq!(discoverer(&[], &[]).without_strangers(found).await.members.len(), 2, "no list allows everyone");
     }
 
     #[tokio::test]

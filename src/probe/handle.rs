@@ -12,7 +12,8 @@ use super::history::History;
 use super::node_sessions::NodeSessions;
 use crate::cluster::machine::Event;
 use crate::cluster::ports::SessionPort;
-use crate::cluster::{AdminState, Moment, NodeId, Suspicion, Topology};
+use crate::cluster::{AdminState, Member, Moment, NodeId, Suspicion, Topology};
+use crate::net::dial::{Destination, NodeDialer, TcpOptions};
 
 /// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
 pub(super) const EVENTS_MAX: usize = 64;
@@ -32,6 +33,7 @@ pub struct ClusterHandle {
     pub(super) attended_at: Arc<AtomicU64>,
     pub(super) sessions: Arc<NodeSessions>,
     pub(super) sends_proxy_header: bool,
+    pub(super) dialer: NodeDialer,
     pub(super) current: Arc<ArcSwap<Topology>>,
     pub(super) changes: watch::Receiver<u64>,
     pub(super) events: mpsc::Sender<Event>,
@@ -56,6 +58,17 @@ impl ClusterHandle {
     /// Whether every connection to its nodes has to begin with a PROXY header.
     pub fn sends_proxy_header(&self) -> bool {
         self.sends_proxy_header
+    }
+
+    /// How to connect to a node, for sessions that use this port of it.
+    pub fn destination<'a>(
+        &'a self,
+        member: &'a Member,
+        port: SessionPort,
+        options: TcpOptions,
+        preamble: &'a [u8],
+    ) -> Destination<'a> {
+        self.dialer.to(member, port, options, preamble)
     }
 
     /// The present moment, on the clock of the topologies.

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod node_sessions;
 pub mod patroni;
+pub mod rest_client;
 pub mod sql;
 
 pub use handle::ClusterHandle;

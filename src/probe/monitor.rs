@@ -18,11 +18,14 @@ use super::handle::{AdminCommand, COMMANDS_MAX, ClusterHandle, EVENTS_MAX};
 use super::history::History;
 use super::metrics::ClusterMetrics;
 use super::node_sessions::NodeSessions;
+use super::patroni::RestApi;
 use crate::cluster::health::Thresholds;
 use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
 use crate::cluster::node::{CheckError, NODES_MAX, Observation};
 use crate::cluster::{Moment, NodeId, Topology};
 use crate::config;
+use crate::net::Resolver;
+use crate::net::dial::NodeDialer;
 
 /// How often the monitor attends to its checks at the least, and notes that it does.
 const ATTENTION_INTERVAL: Duration = Duration::from_millis(500);
@@ -68,8 +71,12 @@ impl Monitor {
     /// A monitor, and the handle through which others see what it finds. Nobody leads until it has run.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(cluster: &config::Cluster, metrics: ClusterMetrics) -> Result<(Monitor, ClusterHandle), CheckerError> {
-        let checker = Checker::new(cluster)?;
+    pub fn new(
+        cluster: &config::Cluster,
+        metrics: ClusterMetrics,
+        names: &Arc<Resolver>,
+    ) -> Result<(Monitor, ClusterHandle), CheckerError> {
+        let checker = Checker::new(cluster, names)?;
         let discovery = cluster.discovery.clone().zip(checker.patroni().cloned());
         let settings = Settings {
             interval: cluster.interval,
@@ -94,6 +101,7 @@ impl Monitor {
             attended_at: Arc::clone(&attended_at),
             sessions: Arc::clone(&sessions),
             sends_proxy_header: cluster.sends_proxy_header,
+            dialer: NodeDialer { names: Arc::clone(names), discover_allow: cluster.discover_allow() },
             history: Arc::clone(&history),
             current: Arc::clone(&current),
             changes,
@@ -103,7 +111,7 @@ impl Monitor {
         let monitor = Monitor {
             name,
             machine,
-            discovery: discovery.map(|(settings, patroni)| Discoverer::new(settings, patroni)),
+            discovery: discovery.map(|(settings, patroni)| Discoverer::new(settings, patroni, Arc::clone(names))),
             checker,
             clock,
             attended_at,
@@ -209,8 +217,7 @@ impl Monitor {
 
     /// Looks for members, and plans the next look.
     fn look_for_members(&mut self) {
-        let known: Vec<String> =
-            self.current.load().members().map(|(_, node)| node.member.patroni_url.clone()).collect();
+        let known: Vec<RestApi> = self.current.load().members().map(|(_, node)| (&*node.member).into()).collect();
         let pause = if known.is_empty() { DISCOVERY_INTERVAL_AT_FIRST } else { DISCOVERY_INTERVAL };
         self.discovery_due = Instant::now() + pause;
         if let Some(discoverer) = self.discovery.clone() {

@@ -4,70 +4,74 @@
 //! whether the node holds the leader lock, *even if PostgreSQL is not running*; the JSON says what PostgreSQL does.
 
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, fs, io};
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
+use reqwest::StatusCode;
 use reqwest::header::DATE;
-use reqwest::{Client, ClientBuilder, Identity, StatusCode};
 use serde::Deserialize;
 use tracing::warn;
 
-use crate::cluster::Member;
+use super::rest_client::{PatroniTlsError, RestClient, check_error};
 use crate::cluster::machine::Discovery;
 use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding, WEIGHT_DEFAULT};
-use crate::config::PatroniTls;
-use crate::tls::{RestTrust, rest_client};
+use crate::cluster::{HostPort, Member};
+use crate::config;
+use crate::net::Resolver;
 
 /// The longest answer that is read. A node's status has one to a few kilobytes, more with many replicas; a
 /// `/cluster` answer some hundred bytes per member.
 const ANSWER_LENGTH_MAX: usize = 64 << 10;
 
-/// A client for Patroni's REST APIs.
+/// A client for Patroni's REST APIs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Patroni {
-    http: Client,
+    /// For the APIs that the configuration names.
+    configured: RestClient,
+    /// For those of nodes that discovery has found.
+    discovered: RestClient,
     timeout: Duration,
 }
 
+/// A node's REST API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestApi {
+    /// Its base URL, without a trailing slash.
+    pub url: String,
+    /// Discovery has found it, so that it has to be within `discover_allow`.
+    pub is_discovered: bool,
+}
+
+impl From<&Member> for RestApi {
+    fn from(member: &Member) -> RestApi {
+        RestApi { url: member.patroni_url.clone(), is_discovered: member.is_discovered }
+    }
+}
+
 impl Patroni {
-    /// A client whose every question has to be answered in full within `timeout`. Certificates are read only where an
-    /// API may speak HTTPS, so that a machine without any can do without.
+    /// A client for a cluster, which waits for a complete answer as long as a check may take. Certificates are read only
+    /// if an API may use HTTPS.
     ///
     /// Errors: certificates that cannot be read.
-    pub fn new(timeout: Duration, speaks_https: bool, tls: &PatroniTls) -> Result<Patroni, PatroniTlsError> {
-        let identity = tls.client_identity_file.as_deref();
-        let trust = match &tls.ca_file {
-            Some(file) => Some(RestTrust::File(file)),
-            None => tls.verifies_nothing.then_some(RestTrust::Nothing),
-        };
-        let builder = match (trust, identity) {
-            (Some(trust), identity) => {
-                let config = rest_client(trust, identity).map_err(|error| PatroniTlsError::new(None, &error))?;
-                http_client().tls_backend_preconfigured(config)
-            }
-            (None, Some(file)) => {
-                let pem = fs::read(file).map_err(|error| PatroniTlsError::new(Some(file), &error))?;
-                let identity = Identity::from_pem(&pem);
-                http_client().identity(identity.map_err(|error| PatroniTlsError::new(Some(file), &error))?)
-            }
-            (None, None) if speaks_https => http_client(),
-            (None, None) => http_client().tls_certs_only([]),
-        };
-        if trust == Some(RestTrust::Nothing) {
+    pub fn new(cluster: &config::Cluster, names: &Arc<Resolver>) -> Result<Patroni, PatroniTlsError> {
+        let tls = &cluster.patroni_tls;
+        let speaks_https = cluster.may_speak_https();
+        let client = |within| RestClient::new(cluster.timeout, speaks_https, tls, Arc::clone(names), within);
+        if tls.verifies_nothing {
             warn!("patroni_tls.verify = \"none\": a host between pgvane and a REST API can say which node leads");
         }
-        let http = builder.build().map_err(|error| PatroniTlsError::new(None, &error))?;
-        Ok(Patroni { http, timeout })
+        let configured = client(Arc::default())?;
+        let allow = cluster.discover_allow();
+        let discovered = if allow.is_empty() { configured.clone() } else { client(allow)? };
+        Ok(Patroni { configured, discovered, timeout: cluster.timeout })
     }
 
     /// Asks a node for its report. Ends within the client's timeout. Not cancel safe in spirit: an answer that is
     /// half read leaves a traceback in Patroni's log, so let it come to its end.
-    pub async fn check(&self, base_url: &str) -> Result<Report, CheckError> {
-        let Answered { status, body, date } = self.get(&format!("{base_url}/primary")).await?;
+    pub async fn check(&self, api: &RestApi) -> Result<Report, CheckError> {
+        let Answered { status, body, date } = self.get(api, "/primary").await?;
         let answer: StatusAnswer = parse(&body)?;
         match status {
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {
@@ -79,8 +83,8 @@ impl Patroni {
     }
 
     /// Asks a node for the cluster's members, as the DCS has them. Patroni reads the DCS for this: ask rarely.
-    pub async fn cluster(&self, base_url: &str) -> Result<Discovery, CheckError> {
-        let Answered { status, body, .. } = self.get(&format!("{base_url}/cluster")).await?;
+    pub async fn cluster(&self, api: &RestApi) -> Result<Discovery, CheckError> {
+        let Answered { status, body, .. } = self.get(api, "/cluster").await?;
         if status != StatusCode::OK {
             return Err(CheckError::Garbled(format!("HTTP status {status} for /cluster")));
         }
@@ -88,11 +92,13 @@ impl Patroni {
         Ok(answer.discovery())
     }
 
-    async fn get(&self, url: &str) -> Result<Answered, CheckError> {
+    async fn get(&self, api: &RestApi, path: &str) -> Result<Answered, CheckError> {
+        let client = if api.is_discovered { &self.discovered } else { &self.configured };
+        let url = format!("{}{path}", api.url);
         let whole_answer = async {
-            let mut response = self.http.get(url).send().await.map_err(|error| silence(&error))?;
+            let mut response = client.get(&url).await?;
             let mut body = Vec::with_capacity(2048);
-            while let Some(chunk) = response.chunk().await.map_err(|error| silence(&error))? {
+            while let Some(chunk) = response.chunk().await.map_err(|error| check_error(&error))? {
                 if body.len() + chunk.len() > ANSWER_LENGTH_MAX {
                     return Err(CheckError::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
                 }
@@ -113,69 +119,8 @@ struct Answered {
     date: Option<Timestamp>,
 }
 
-/// The settings that all our HTTP questions share.
-pub fn http_client() -> ClientBuilder {
-    // fails only if a provider is installed already, which will do as well
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    // Patroni speaks HTTP/1.0 and closes after each answer: there is nothing to pool
-    Client::builder()
-        .pool_max_idle_per_host(0)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .user_agent(concat!("pgvane/", env!("CARGO_PKG_VERSION")))
-}
-
-/// Why a client could not be made.
-#[derive(Debug)]
-pub struct PatroniTlsError {
-    file: Option<PathBuf>,
-    cause: String,
-}
-
-impl PatroniTlsError {
-    fn new(file: Option<&Path>, error: &(dyn Error + 'static)) -> PatroniTlsError {
-        PatroniTlsError { file: file.map(Path::to_owned), cause: with_causes(error) }
-    }
-}
-
-impl fmt::Display for PatroniTlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.file {
-            Some(file) => write!(f, "cannot use {} for Patroni's REST API: {}", file.display(), self.cause),
-            None => write!(f, "cannot speak HTTPS to Patroni's REST API: {}", self.cause),
-        }
-    }
-}
-
-impl Error for PatroniTlsError {}
-
-/// An error with all that it wraps: what helps is mostly at the bottom.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, CheckError> {
     serde_json::from_slice(body).map_err(|error| CheckError::Garbled(error.to_string()))
-}
-
-/// The cause that an operator can act on, dug out from under the HTTP client's wrappings.
-fn silence(error: &reqwest::Error) -> CheckError {
-    let mut cause: &dyn Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => CheckError::Refused,
-        Some(io::ErrorKind::TimedOut) => CheckError::TimedOut,
-        _ if error.is_timeout() => CheckError::TimedOut,
-        _ => CheckError::Unreachable(cause.to_string()),
-    }
 }
 
 /// `GET /primary`, the parts of it that we use. Numbers may be missing or null in any of Patroni's states.
@@ -332,15 +277,15 @@ struct MemberAnswer {
 impl MemberAnswer {
     fn member(self) -> Option<Member> {
         let (host, port, api_url) = (self.host?, self.port?, self.api_url?);
-        let host = if host.contains(':') { format!("[{host}]") } else { host };
         // api_url is the health check's path too: http://10.0.0.1:8008/patroni
         let base = reqwest::Url::parse(&api_url).ok()?.join("/").ok()?;
         Some(Member {
             name: self.name,
-            address: format!("{host}:{port}"),
+            address: HostPort::new(&host, port).ok()?,
             patroni_url: base.as_str().trim_end_matches('/').to_owned(),
             weight: WEIGHT_DEFAULT,
             sessions_max: u32::MAX,
+            is_discovered: true,
         })
     }
 }
@@ -421,7 +366,7 @@ mod tests {
         let planned = "switchover from node1 to any replica planned for 2026-11-22T03:00:00+00:00";
         assert_eq!(scheduled_switchover.as_deref(), Some(planned));
         assert_eq!(members[0].patroni_url, "http://10.0.0.1:8008");
-        assert_eq!(members[1].address, "[fd00::2]:5432");
+        assert_eq!(members[1].address.to_string(), "[fd00::2]:5432");
         assert_eq!(members.len(), 2, "the one without an address is left out");
     }
 

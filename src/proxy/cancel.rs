@@ -6,6 +6,7 @@
 //! many requests are sent.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -16,7 +17,6 @@ use tracing::debug;
 use crate::cluster::NodeId;
 use crate::cluster::ports::SessionPort;
 use crate::net::Peer;
-use crate::net::dial::Destination;
 use crate::proxy::admission::connect::reach;
 use crate::proxy::context::ListenerContext;
 use crate::proxy::end::{CancelOutcome, End};
@@ -71,11 +71,11 @@ async fn send_to(
 ) -> CancelOutcome {
     let mut deliveries = JoinSet::new();
     for node in nodes {
-        let address = context.cluster.topology().node(node).member.address_at(port).into_owned();
+        let (cluster, member) = (context.cluster.clone(), Arc::clone(&context.cluster.topology().node(node).member));
         let (request, options, tls) = (request.clone(), context.tcp, context.encryption.to_servers());
         deliveries.spawn(async move {
             let delivered = async {
-                let to = Destination { address: &address, options, preamble: &request.preamble };
+                let to = cluster.destination(&member, port, options, &request.preamble);
                 let mut server = reach(&to, &tls, [DELIVERY_MAX; 2]).await.map_err(io::Error::other)?;
                 server.send(&request.packet).await?;
                 // the server closes after it has signalled the backend; libpq waits for that, and so does pgvane

@@ -31,7 +31,7 @@ use crate::cluster::fixtures::member;
 use crate::cluster::health::Thresholds;
 use crate::cluster::leadership::Leadership;
 use crate::cluster::machine::{Action, Discovery, Event, Machine, Settings};
-use crate::cluster::{AdminState, Member, Moment, NodeId, NodeSet, Suspicion, Topology};
+use crate::cluster::{AdminState, HostPort, Member, Moment, NodeId, NodeSet, Suspicion, Topology};
 
 /// The number of seeds in every test run; each makes another world.
 const SEEDS: u64 = 2_000;
@@ -159,7 +159,9 @@ impl Run {
         let moves = is_stale && self.world.dice.one_in(5);
         let at = |id: usize| {
             let whole = member(&format!("node{id}"));
-            let address = if moves { format!("{}:{}", whole.address, self.world.sent) } else { whole.address.clone() };
+            let moved =
+                || HostPort::new(&format!("{}.{}", whole.address.host(), self.world.sent), whole.address.port());
+            let address = if moves { moved().expect("is a host") } else { whole.address.clone() };
             Member { address, ..whole }
         };
         Discovery { members: listed.into_iter().map(at).collect(), ..Discovery::default() }

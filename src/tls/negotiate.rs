@@ -48,8 +48,8 @@ impl fmt::Display for NegotiationFailure {
 }
 
 impl ServerTls {
-    /// Negotiates with the server on `socket` whether the connection is encrypted. `host` is the name or address of the
-    /// server: `verify-full` compares it with the certificate.
+    /// Negotiates with the server on `socket` whether the connection is encrypted. `host` is the name or IP address of
+    /// the server, without brackets: `verify-full` compares it with the certificate.
     ///
     /// Has no timeout. Cancel safe: if it is dropped, PostgreSQL logs nothing, unless the handshake had begun.
     ///
@@ -57,8 +57,8 @@ impl ServerTls {
     /// after a failed handshake, as libpq does.
     pub async fn negotiate(&self, mut socket: Socket, host: &str) -> Result<Stream, NegotiationFailure> {
         let Some(config) = &self.client else { return Ok(Stream::Plain(socket)) };
-        let bare_host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(bare_host).map_err(|_| NegotiationFailure::BadHostName(host.to_owned()))?;
+        let invalid = |_| NegotiationFailure::BadHostName(host.to_owned());
+        let name = ServerName::try_from(host.to_owned()).map_err(invalid)?;
 
         if self.negotiation == Negotiation::Direct {
             let stream = handshake(config, name, socket).await?;

@@ -4,7 +4,9 @@
 
 mod addresses;
 mod drain;
+mod names;
 mod network;
+mod passed_through;
 mod rebalance;
 mod roles;
 

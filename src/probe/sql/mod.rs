@@ -37,8 +37,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use self::session::{LoginFailure, Session};
+use crate::cluster::Member;
 use crate::cluster::node::{CheckError, Report};
-use crate::config::Sql;
+use crate::config::{self, Sql};
+use crate::net::Resolver;
+use crate::net::dial::NodeDialer;
 use crate::protocol::proxy_header;
 use crate::tls::{ServerTls, TlsError};
 
@@ -54,16 +57,19 @@ pub struct Access {
     connect_timeout: Duration,
     /// What a connection begins with.
     preamble: Vec<u8>,
+    dialer: NodeDialer,
 }
 
 impl Access {
-    /// `connect_timeout` bounds TCP's part of a login; give the time that a check may take. Where nodes have to be told
-    /// which client a connection is for, the header says that it is pgvane's own.
+    /// Connecting by TCP may take most of the time of a check, so that its failure is known within the check. If connections begin with a PROXY header, it says that the
+    /// connection is pgvane's own.
     ///
     /// Errors: files for TLS that cannot be used.
-    pub fn new(sql: &Sql, connect_timeout: Duration, sends_proxy_header: bool) -> Result<Access, TlsError> {
-        let preamble = if sends_proxy_header { proxy_header::encode(None) } else { Vec::new() };
-        Ok(Access { tls: ServerTls::new(&sql.tls)?, sql: Arc::new(sql.clone()), connect_timeout, preamble })
+    pub fn new(sql: &Sql, cluster: &config::Cluster, names: Arc<Resolver>) -> Result<Access, TlsError> {
+        let preamble = if cluster.sends_proxy_header { proxy_header::encode(None) } else { Vec::new() };
+        let dialer = NodeDialer { names, discover_allow: cluster.discover_allow() };
+        let (tls, sql) = (ServerTls::new(&sql.tls)?, Arc::new(sql.clone()));
+        Ok(Access { sql, tls, connect_timeout: cluster.timeout * 3 / 4, preamble, dialer })
     }
 }
 
@@ -71,7 +77,7 @@ impl Access {
 #[derive(Debug)]
 pub struct SqlNode {
     access: Access,
-    address: String,
+    member: Arc<Member>,
     line: Mutex<Line>,
 }
 
@@ -87,9 +93,14 @@ struct Line {
 }
 
 impl SqlNode {
-    /// A node at `address` (`host:port`; a name is resolved at each login). Connects when it is first asked.
-    pub fn new(access: Access, address: &str) -> SqlNode {
-        SqlNode { access, address: address.to_owned(), line: Mutex::default() }
+    /// A node that has not been connected to yet.
+    pub fn new(access: Access, member: Arc<Member>) -> SqlNode {
+        SqlNode { access, member, line: Mutex::default() }
+    }
+
+    /// Whether this is where the member is. A discovered node can get another address.
+    pub fn is_at(&self, member: &Member) -> bool {
+        self.member.address == member.address
     }
 
     /// Asks the node for its report, by `deadline`. Two who ask at once are answered one after the other.
@@ -150,7 +161,7 @@ impl SqlNode {
 impl Line {
     /// Begins a login, or joins the one under way, and waits for its end. Cancel safe: it goes on.
     async fn login_of(&mut self, node: &SqlNode) -> Result<Session, LoginFailure> {
-        let begin = || tokio::spawn(session::log_in(node.access.clone(), node.address.clone()));
+        let begin = || tokio::spawn(session::log_in(node.access.clone(), Arc::clone(&node.member)));
         let login = self.login.get_or_insert_with(begin);
         let outcome = login.await.unwrap_or_else(|panic| Err(LoginFailure::of_panic(&panic)));
         self.login = None;

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -15,9 +16,10 @@ use super::Access;
 use super::auth_guard::AuthGuard;
 use super::question::{self, Question};
 use super::wire::{AlreadyAgreed, Manners, Wire};
+use crate::cluster::Member;
 use crate::cluster::node::{CheckError, Claim, Report};
 use crate::net::Stream;
-use crate::net::dial::{ConnectFailure, Destination, TcpOptions, connect};
+use crate::net::dial::{ConnectFailure, TcpOptions, connect};
 use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 
 /// How long a login may take once TCP is connected. PostgreSQL itself ends one after `authentication_timeout`, a minute
@@ -81,12 +83,12 @@ fn may_ask_for_less(error: &tokio_postgres::Error, asked: Question) -> bool {
 /// Logs in. Ends within the connect timeout and [`LOGIN_MAX`].
 ///
 /// Meant for a task of its own that is not cancelled: a TLS handshake broken off leaves a line in PostgreSQL's log.
-pub(super) async fn log_in(access: Access, address: String) -> Result<Session, LoginFailure> {
+pub(super) async fn log_in(access: Access, member: Arc<Member>) -> Result<Session, LoginFailure> {
     let logging_in = async {
-        match attempt(&access, &access.tls, &address).await {
+        match attempt(&access, &access.tls, &member).await {
             // as libpq does: what cannot be had with encryption may be had without
             Err(LoginFailure::Encrypted(_)) if access.tls.mode() == SslMode::Prefer => {
-                attempt(&access, &ServerTls::plaintext(), &address).await
+                attempt(&access, &ServerTls::plaintext(), &member).await
             }
             outcome => outcome,
         }
@@ -94,12 +96,11 @@ pub(super) async fn log_in(access: Access, address: String) -> Result<Session, L
     timeout(LOGIN_MAX, logging_in).await.unwrap_or(Err(LoginFailure::Failed(CheckError::TimedOut)))
 }
 
-async fn attempt(access: &Access, tls: &ServerTls, address: &str) -> Result<Session, LoginFailure> {
+async fn attempt(access: &Access, tls: &ServerTls, member: &Member) -> Result<Session, LoginFailure> {
     let deadline = Instant::now() + access.connect_timeout;
-    let to = Destination { address, options: TCP, preamble: &access.preamble };
+    let to = access.dialer.to(member, None, TCP, &access.preamble);
     let tcp = connect(&to, deadline).await.map_err(LoginFailure::of_connect)?;
-    let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
-    let stream = tls.negotiate(tcp.into(), host).await.map_err(LoginFailure::of_negotiation)?;
+    let stream = tls.negotiate(tcp.into(), to.address.host()).await.map_err(LoginFailure::of_negotiation)?;
     let is_encrypted = stream.is_encrypted();
     match start(access, stream).await {
         // pg_hba.conf may have a line for connections without TLS only
@@ -190,7 +191,9 @@ impl LoginFailure {
         LoginFailure::Failed(match failure {
             ConnectFailure::TimedOut => CheckError::TimedOut,
             ConnectFailure::Failed(error) => of_io(&error),
-            ConnectFailure::Unresolved(error) => CheckError::Unreachable(error.to_string()),
+            other @ (ConnectFailure::Unresolved(_) | ConnectFailure::NotAllowed(_) | ConnectFailure::AllFailed(_)) => {
+                CheckError::Unreachable(other.to_string())
+            }
         })
     }
 

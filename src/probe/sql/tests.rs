@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::cluster::HostPort;
 use crate::cluster::node::Claim;
 use crate::config::{Check, Config};
 
@@ -66,14 +67,23 @@ impl Server {
     }
 
     fn node(&self, more: &str) -> SqlNode {
+        let (access, member) = self.access_to(more, &[]);
+        SqlNode::new(access, Arc::new(member))
+    }
+
+    /// How to log in to the server, if discovered nodes may only be in these networks.
+    fn access_to(&self, more: &str, discover_allow: &[&str]) -> (Access, Member) {
         let text = format!(
             "[[cluster]]\ncheck = \"sql\"\n[cluster.sql]\nuser = \"u\"\nsslmode = \"disable\"\n{more}\n\
              [[cluster.node]]\naddress = \"{}\"\n[[listener]]\nbind = \"*:1\"\ntarget = \"leader\"\n",
             self.address
         );
         let config = Config::from_toml("test", &text).unwrap_or_else(|faults| panic!("{faults}"));
-        let Check::Sql(sql) = &config.clusters[0].check else { panic!("is sql") };
-        SqlNode::new(Access::new(sql, SOON, false).expect("no files"), &self.address)
+        let cluster = &config.clusters[0];
+        let Check::Sql(sql) = &cluster.check else { panic!("is sql") };
+        let mut access = Access::new(sql, cluster, Resolver::system()).expect("no files");
+        access.dialer.discover_allow = discover_allow.iter().map(|net| net.parse().expect("is a network")).collect();
+        (access, cluster.nodes[0].clone())
     }
 }
 
@@ -226,4 +236,18 @@ async fn nobody_listening_is_told_as_such() {
         Server { address: listener.local_addr().expect("bound").to_string(), seen: mpsc::unbounded_channel().1 };
     drop(listener);
     assert_eq!(server.node("").ask(soon()).await, Err(CheckError::Refused));
+}
+
+#[tokio::test]
+async fn a_discovered_node_outside_the_allowed_networks_is_not_connected_to() {
+    let server = Server::with(Manner::Answers { in_recovery: false }).await;
+    let (access, configured) = server.access_to("", &["10.0.0.0/8"]);
+    let name = HostPort::new("localhost", configured.address.port()).expect("is a host");
+    let discovered = Member { is_discovered: true, ..configured.clone() };
+    for stranger in [Member { address: name, ..discovered.clone() }, discovered] {
+        let error = SqlNode::new(access.clone(), Arc::new(stranger)).ask(soon()).await.expect_err("is not asked");
+        assert!(error.to_string().ends_with("is not within discover_allow"), "{error}");
+    }
+    let configured = SqlNode::new(access, Arc::new(configured));
+    assert_eq!(configured.ask(soon()).await.expect("the operator has named it").claim, Claim::Leader);
 }

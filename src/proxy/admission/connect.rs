@@ -66,8 +66,7 @@ async fn encrypt(
     tls: &ServerTls,
     [connect_max, answer_max]: [Duration; 2],
 ) -> Result<Stream, ReachFailure> {
-    let host = to.address.rsplit_once(':').map_or(to.address, |(host, _port)| host);
-    match timeout(answer_max, tls.negotiate(socket.into(), host)).await {
+    match timeout(answer_max, tls.negotiate(socket.into(), to.address.host())).await {
         Err(_) => Err(ReachFailure::Silent),
         Ok(Err(NegotiationFailure::Handshake(_))) if tls.mode() == SslMode::Prefer => {
             let again = connect(to, Instant::now() + connect_max).await;

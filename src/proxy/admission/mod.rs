@@ -15,7 +15,6 @@ use self::login::{Login, LoginOutcome, NodeFailure, Ready, Way};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{Moment, NodeId, Suspicion};
 use crate::net::Stream;
-use crate::net::dial::Destination;
 use crate::proxy::context::ListenerContext;
 use crate::proxy::end::End;
 use crate::proxy::intake::handshake::{CancelRequest, Client};
@@ -127,12 +126,12 @@ impl<'a> Admission<'a> {
     async fn attempt(&mut self, node: NodeId, topology: &Topology) -> Result<Admitted, LoginOutcome> {
         let context = self.context;
         let listener = &context.settings;
-        let address = topology.node(node).member.address_at(listener.rule.port);
+        let member = &topology.node(node).member;
         let mut guard = context.registry.guard(context.index, listener.cluster, node);
 
         let tls = context.encryption.to_servers();
         let patience = [listener.connect_timeout, listener.login_timeout];
-        let to = Destination { address: &address, options: context.tcp, preamble: self.preamble };
+        let to = context.cluster.destination(member, listener.rule.port, context.tcp, self.preamble);
         let mut server = tokio::select! {
             reached = reach(&to, &tls, patience) => reached.map_err(|failure| {
                 let suspicion = failure.is_passing().then_some(Suspicion::ConnectFailed);

@@ -204,7 +204,7 @@ async fn a_switchover_behind_a_cut_is_followed_and_the_sessions_left_behind_are_
 const RETRIES: &str = "pgvane_connect_retries_total{listener=\"read\"}";
 
 /// A host for pgvane, or a word on why there is none.
-fn own_host() -> Option<Namespace> {
+pub(super) fn own_host() -> Option<Namespace> {
     if let Some(obstacle) = namespace::obstacle() {
         // the macros' output is shown of failed tests only
         let _ = writeln!(std::io::stderr(), "SKIPPED, a node cut off by the network: {obstacle}");

@@ -1,0 +1,265 @@
+//! The HTTP client for REST APIs: its certificates, how it finds the addresses of names, and where it may connect to.
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, fs, io};
+
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, ClientBuilder, Identity, Response, Url};
+use tokio::time::Instant;
+
+use crate::cluster::node::CheckError;
+use crate::config::PatroniTls;
+use crate::net::Resolver;
+use crate::net::dial::{ConnectFailure, allowed_addresses, is_within};
+use crate::tls::{RestTrust, rest_client};
+
+/// reqwest looks up names without the port.
+const ANY_PORT: u16 = 0;
+
+/// A client that connects only to allowed addresses, and takes them from the program's resolver.
+#[derive(Debug, Clone)]
+pub(super) struct RestClient {
+    http: Client,
+    addresses: RestAddresses,
+}
+
+impl RestClient {
+    /// A client for questions that have to be answered within `timeout`. It connects only to addresses within these
+    /// networks; to any address if there are none. Certificates are read only if an API may use HTTPS.
+    ///
+    /// Errors: certificates that cannot be read.
+    pub(super) fn new(
+        timeout: Duration,
+        speaks_https: bool,
+        tls: &PatroniTls,
+        names: Arc<Resolver>,
+        within: Arc<[IpNet]>,
+    ) -> Result<RestClient, PatroniTlsError> {
+        let identity = tls.client_identity_file.as_deref();
+        let builder = match (trust(tls), identity) {
+            (Some(trust), identity) => {
+                let config = rest_client(trust, identity).map_err(|error| PatroniTlsError::new(None, &error))?;
+                http_client().tls_backend_preconfigured(config)
+            }
+            (None, Some(file)) => {
+                let pem = fs::read(file).map_err(|error| PatroniTlsError::new(Some(file), &error))?;
+                let identity = Identity::from_pem(&pem);
+                http_client().identity(identity.map_err(|error| PatroniTlsError::new(Some(file), &error))?)
+            }
+            (None, None) if speaks_https => http_client(),
+            (None, None) => http_client().tls_certs_only([]),
+        };
+        // The client divides this time among the addresses of a name. The second one has to be tried, and has to answer,
+        // within one check.
+        let builder = builder.connect_timeout(timeout * 3 / 4);
+        let addresses = RestAddresses { names, within, timeout };
+        let http = builder.dns_resolver(Arc::new(addresses.clone())).build();
+        Ok(RestClient { http: http.map_err(|error| PatroniTlsError::new(None, &error))?, addresses })
+    }
+
+    /// Sends a request, and returns the answer as soon as its body begins.
+    pub(super) async fn get(&self, url: &str) -> Result<Response, CheckError> {
+        let url = Url::parse(url).map_err(|error| CheckError::Unreachable(error.to_string()))?;
+        self.addresses.check_ip_address(&url).map_err(|error| CheckError::Unreachable(error.to_string()))?;
+        match self.http.get(url.clone()).send().await {
+            Ok(response) => {
+                if let (Some(name), Some(address)) = (url.domain(), response.remote_addr()) {
+                    self.addresses.names.connected(name, ANY_PORT, address.ip());
+                }
+                Ok(response)
+            }
+            Err(error) => Err(match url.domain().filter(|_| error.is_connect()) {
+                Some(name) => self.addresses.not_connected(name, &error),
+                None => check_error(&error),
+            }),
+        }
+    }
+}
+
+/// Finds the addresses of REST APIs.
+#[derive(Debug, Clone)]
+struct RestAddresses {
+    names: Arc<Resolver>,
+    within: Arc<[IpNet]>,
+    timeout: Duration,
+}
+
+impl RestAddresses {
+    /// A URL with an IP address needs no lookup. Errors: it is not within the networks.
+    fn check_ip_address(&self, url: &Url) -> Result<(), ConnectFailure> {
+        let host = url.host_str().unwrap_or_default();
+        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(ip) if !is_within(&self.within, ip) => Err(ConnectFailure::NotAllowed(ip)),
+            _ => Ok(()),
+        }
+    }
+
+    /// No address of a name could be connected to. The reason names them.
+    fn not_connected(&self, name: &str, error: &reqwest::Error) -> CheckError {
+        if innermost_cause(error).is::<ConnectFailure>() {
+            return check_error(error); // there was no address to try
+        }
+        self.names.not_connected(name);
+        let tried: Vec<String> = self.names.known(name).iter().map(IpAddr::to_string).collect();
+        match check_error(error) {
+            CheckError::Unreachable(why) => CheckError::Unreachable(format!("{why} ({})", tried.join(", "))),
+            other => CheckError::Unreachable(format!("{other} ({})", tried.join(", "))),
+        }
+    }
+}
+
+impl Resolve for RestAddresses {
+    fn resolve(&self, name: Name) -> Resolving {
+        let RestAddresses { names, within, timeout } = self.clone();
+        Box::pin(async move {
+            let deadline = Instant::now() + timeout;
+            let addresses = allowed_addresses(&names, &within, name.as_str(), ANY_PORT, deadline).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Which certificates are trusted; the system's authorities if `None`.
+fn trust(tls: &PatroniTls) -> Option<RestTrust<'_>> {
+    match &tls.ca_file {
+        Some(file) => Some(RestTrust::File(file)),
+        None => tls.verifies_nothing.then_some(RestTrust::Nothing),
+    }
+}
+
+/// The innermost cause, without what the HTTP client says around it.
+pub(super) fn check_error(error: &reqwest::Error) -> CheckError {
+    let cause = innermost_cause(error);
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => CheckError::Refused,
+        Some(io::ErrorKind::TimedOut) => CheckError::TimedOut,
+        _ if error.is_timeout() => CheckError::TimedOut,
+        _ => CheckError::Unreachable(cause.to_string()),
+    }
+}
+
+fn innermost_cause(error: &reqwest::Error) -> &(dyn Error + 'static) {
+    let mut cause: &(dyn Error + 'static) = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
+}
+
+/// The settings that all of pgvane's HTTP clients share.
+pub fn http_client() -> ClientBuilder {
+    // fails only if a provider is installed already, which will do as well
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Patroni answers with HTTP/1.0 and closes the connection: there is nothing to pool
+    Client::builder()
+        .pool_max_idle_per_host(0)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("pgvane/", env!("CARGO_PKG_VERSION")))
+}
+
+/// Why a client could not be made.
+#[derive(Debug)]
+pub struct PatroniTlsError {
+    file: Option<PathBuf>,
+    cause: String,
+}
+
+impl PatroniTlsError {
+    fn new(file: Option<&Path>, error: &(dyn Error + 'static)) -> PatroniTlsError {
+        PatroniTlsError { file: file.map(Path::to_owned), cause: with_causes(error) }
+    }
+}
+
+impl fmt::Display for PatroniTlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "cannot use {} for Patroni's REST API: {}", file.display(), self.cause),
+            None => write!(f, "cannot use HTTPS for Patroni's REST API: {}", self.cause),
+        }
+    }
+}
+
+impl Error for PatroniTlsError {}
+
+/// An error with its causes. The helpful one is mostly the last.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// A REST API that answers one line, and the number of its port.
+    async fn rest_api() -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let port = listener.local_addr().expect("is bound").port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n{}").await;
+            }
+        });
+        port
+    }
+
+    /// A client that knows the name `pg1`, which has these addresses.
+    fn client(addresses: &[Ipv4Addr], within: &[&str]) -> RestClient {
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|ip| (*ip, 0).into()).collect();
+        let names = Resolver::with_lookup(Box::new(move |_| {
+            let addresses = addresses.clone();
+            Box::pin(async move { Ok(addresses) })
+        }));
+        let within = within.iter().map(|net| net.parse().expect("is a network")).collect();
+        RestClient::new(TIMEOUT, false, &PatroniTls::default(), names, within).expect("needs no files")
+    }
+
+    #[tokio::test]
+    async fn the_address_that_answers_comes_first_the_next_time() {
+        let port = rest_api().await;
+        let nobody = Ipv4Addr::new(127, 0, 0, 9);
+        let client = client(&[nobody, Ipv4Addr::LOCALHOST], &[]);
+        client.get(&format!("http://pg1:{port}/primary")).await.expect("the second one answers");
+        let names = &client.addresses.names;
+        let known = names.addresses("pg1", ANY_PORT, Instant::now() + TIMEOUT).await.expect("is known");
+        assert_eq!(known[0].ip(), Ipv4Addr::LOCALHOST);
+    }
+
+    #[tokio::test]
+    async fn the_reason_names_the_addresses_that_were_tried() {
+        let client = client(&[Ipv4Addr::new(127, 0, 0, 8), Ipv4Addr::new(127, 0, 0, 9)], &[]);
+        let error = client.get("http://pg1:1/primary").await.expect_err("nobody listens there");
+        assert_eq!(error.to_string(), "unreachable: connection refused (127.0.0.8, 127.0.0.9)");
+        let error = client.get("http://127.0.0.9:1/primary").await.expect_err("nobody listens there");
+        assert_eq!(error, CheckError::Refused);
+    }
+
+    #[tokio::test]
+    async fn an_api_whose_name_has_another_address_than_is_allowed_is_not_asked() {
+        let port = rest_api().await;
+        let client = client(&[Ipv4Addr::LOCALHOST], &["10.0.0.0/8"]);
+        for host in ["pg1", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433"] {
+            let error = client.get(&format!("http://{host}:{port}/primary")).await.expect_err("it is a stranger");
+            assert!(error.to_string().ends_with("is not within discover_allow"), "{host}: {error}");
+        }
+    }
+}
