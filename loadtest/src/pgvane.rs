@@ -127,6 +127,16 @@ impl Pgvane {
         self.process.signal(Signal::TERM)
     }
 
+    /// Stops it where it is, as a suspended virtual machine does.
+    pub fn suspend(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// Waits for its end.
     pub async fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
         self.process.wait(within).await

@@ -10,6 +10,7 @@ use pgvane_loadtest::process::Process;
 use pgvane_loadtest::{http, ports, wait};
 use serde_json::json;
 
+use crate::binary;
 use crate::certificates::Certificates;
 use crate::fake::FakeCluster;
 use crate::wire::{SOON, Session};
@@ -198,14 +199,9 @@ async fn a_start_without_a_file_finds_the_nodes_and_opens_the_default_ports() {
         return told.expect("standard error is open");
     }
     let cluster = FakeCluster::of(2).await;
-    let member = |node: usize| {
-        let (postgres, patroni) = (cluster[node].postgres.address(), cluster[node].patroni.address());
-        json!({"name": cluster[node].name, "host": postgres.ip(), "port": postgres.port(), "state": "running",
-            "api_url": format!("http://{patroni}/patroni")})
-    };
-    cluster[1].patroni.tells_members(&json!([member(0), member(1)]));
+    cluster[1].patroni.tells_members(&json!([cluster[0].as_member(), cluster[1].as_member()]));
 
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgvane"));
+    let mut command = Command::new(binary::pgvane());
     let nobody = ports::free().expect("a port");
     command.args(["run", "--patroni", &format!("http://{nobody},http://{}", cluster[1].patroni.address())]);
     let log = cluster.directory().join("discovering.log");
@@ -238,7 +234,7 @@ impl Answer {
 
 /// Runs pgvane to its end.
 pub fn pgvane(arguments: &[&str]) -> Answer {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgvane"));
+    let mut command = Command::new(binary::pgvane());
     let Output { status, stdout, stderr } = command.args(arguments).stdin(Stdio::null()).output().expect("it starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("pgvane speaks UTF-8");
     Answer { code: status.code(), out: text(stdout), err: text(stderr) }

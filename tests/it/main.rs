@@ -14,9 +14,10 @@
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`layout`]: the order of the source: imports run down, and the pure parts know no sockets and clocks
-//! - [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
+//! - [`binary`], [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
 mod access;
+mod binary;
 mod cancels;
 mod certificates;
 mod clients;

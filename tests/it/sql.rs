@@ -1,6 +1,5 @@
 //! The SQL check before real clusters: by itself, as a second opinion, and over TLS.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pgvane_loadtest::failure::FailureClass;
@@ -10,6 +9,7 @@ use pgvane_loadtest::reader::Reader;
 use pgvane_loadtest::wait;
 use pgvane_loadtest::writer::{Writer, longest_gap};
 
+use crate::binary;
 use crate::certificates::Certificates;
 use crate::wire::{PROTOCOL_3_0, Wire, startup};
 
@@ -247,7 +247,7 @@ async fn is_told(lab: &Lab, table: &str, why: &str) {
 // ---- what the stories stand on --------------------------------------------------------------------------------------
 
 fn before(lab: &Lab) -> PgvaneBuilder {
-    Pgvane::builder(Path::new(env!("CARGO_BIN_EXE_pgvane")), lab.nodes()).hold_max("30s")
+    Pgvane::builder(&binary::pgvane(), lab.nodes()).hold_max("30s")
 }
 
 /// Tells pgvane to stop, as an operator does; being dropped, it would be killed, and could say goodbye to nobody.

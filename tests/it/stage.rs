@@ -15,6 +15,7 @@ use pgvane_loadtest::writer::{RunningWriter, Writer, WriterReport, longest_gap};
 use pgvane_loadtest::{http, namespace, wait};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
+use crate::binary;
 use crate::metrics;
 use crate::wire::SOON;
 
@@ -107,7 +108,7 @@ async fn new_cluster(postgresql: Postgresql) -> Lab {
 
 /// A pgvane before the cluster that has heard every node.
 pub async fn pgvane_before(lab: &Lab, configured: impl FnOnce(PgvaneBuilder) -> PgvaneBuilder) -> Pgvane {
-    let builder = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), lab.nodes());
+    let builder = Pgvane::builder(&binary::pgvane(), lab.nodes());
     let pgvane = configured(builder).start(lab.directory()).await;
     let pgvane = pgvane.unwrap_or_else(|error| panic!("pgvane does not get ready: {error}"));
     for node in lab.nodes() {

@@ -21,9 +21,18 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
 
 /// Memory in RAM, bytes.
 pub fn resident_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most memory in RAM so far, bytes.
+pub fn resident_bytes_max(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+fn status_bytes(pid: u32, label: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).doing(|| format!("reading {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(label));
     let kilobytes: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
     kilobytes.map(|kilobytes| kilobytes * 1024).ok_or_else(|| unreadable(&path, &text))
 }

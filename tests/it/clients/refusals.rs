@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout};
 
 use super::program::{Encryption, Visit};
+use crate::binary;
 use crate::fake::FakePatroni;
 use crate::metrics;
 use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster_of};
@@ -59,7 +60,7 @@ async fn who_waits_for_a_server_in_vain_reads_why_and_what_to_do() {
     let scratch = Scratch::new().expect("a directory");
     let nobody = || ports::free().expect("a port");
     let nodes = ["node1", "node2"].map(|name| Node::elsewhere(name, nobody(), nobody()));
-    let builder = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &nodes).hold_max("1s");
+    let builder = Pgvane::builder(&binary::pgvane(), &nodes).hold_max("1s");
     let pgvane = builder.spawn(scratch.directory()).expect("it starts");
     let alive = || async { http::get(pgvane.admin_addr, "/healthz", SOON).await.map_err(|error| error.to_string()) };
     wait::until("a live pgvane", SOON, alive).await.unwrap_or_else(|error| panic!("{error}\n{}", pgvane.log_text()));
@@ -102,7 +103,7 @@ async fn a_session_at_rest_on_a_node_that_loses_the_lead_reads_so_at_its_next_qu
     patronis[0].leads(1);
     let node = |name, pg: usize, patroni: usize| Node::elsewhere(name, lab.nodes()[pg].pg, patronis[patroni].address());
     let nodes = [node("node1", leader, 0), node("node2", replica, 1)];
-    let pgvane = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &nodes).cluster("interval = \"200ms\"");
+    let pgvane = Pgvane::builder(&binary::pgvane(), &nodes).cluster("interval = \"200ms\"");
     let pgvane = pgvane.start(lab.directory()).await.expect("it starts");
 
     let mut clients = Client::start_all(&visit_to(pgvane.write_addr, lab.directory()));

@@ -8,6 +8,7 @@ use pgvane_loadtest::lab::{Lab, Node};
 use pgvane_loadtest::pgvane::Pgvane;
 use tokio::sync::MappedMutexGuard;
 
+use crate::binary;
 use crate::metrics;
 use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{Message, PROTOCOL_3_0, SOON, Session, Wire, cancel_request, query, startup};
@@ -34,7 +35,7 @@ impl Chain {
         // what the one behind serves is the leader, whichever node that is: PostgreSQL says so itself
         let (leader, _) = leader_and_replicas(&lab).await;
         let node = Node::elsewhere("behind", behind.write_addr, lab.nodes()[leader].rest);
-        let front = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &[node]);
+        let front = Pgvane::builder(&binary::pgvane(), &[node]);
         let front = front.top("log = { level = \"debug\" }").cluster("check = \"sql\"").cluster("send_proxy = \"v2\"");
         let front = front.cluster("[cluster.sql]\nuser = \"trusting\"\ndatabase = \"app\"\nsslmode = \"disable\"");
         let front = front.start(lab.directory()).await.unwrap_or_else(|error| panic!("{error}"));

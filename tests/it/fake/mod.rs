@@ -4,14 +4,16 @@ mod patroni;
 mod postgres;
 
 pub use patroni::FakePatroni;
-pub use postgres::{FakePostgres, LONG_ANSWER, MANY_ROWS, Manner};
+pub use postgres::{FakePostgres, LONG_ANSWER, MANY_ROWS, Manner, PAUSE};
 
 use std::ops::Index;
 
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use pgvane_loadtest::scratch::Scratch;
+use serde_json::{Value, json};
 
+use crate::binary;
 use crate::metrics;
 use crate::wire::SOON;
 
@@ -35,19 +37,44 @@ pub struct FakeNode {
     pub postgres: FakePostgres,
 }
 
+impl FakeNode {
+    /// A replica of timeline 1.
+    pub async fn replica(name: &str) -> FakeNode {
+        let (patroni, postgres) = (FakePatroni::start(name).await, FakePostgres::start(name).await);
+        postgres.is_in_recovery(true);
+        FakeNode { name: name.to_owned(), patroni, postgres }
+    }
+
+    /// It is the leader of this timeline from now on.
+    pub fn leads(&self, timeline: u32) {
+        self.postgres.is_in_recovery(false);
+        self.patroni.leads(timeline);
+    }
+
+    /// It is a replica from now on.
+    pub fn follows(&self) {
+        self.patroni.follows();
+        self.postgres.is_in_recovery(true);
+    }
+
+    /// It as a member in the answer to `GET /cluster`.
+    pub fn as_member(&self) -> Value {
+        let (postgres, patroni) = (self.postgres.address(), self.patroni.address());
+        json!({"name": self.name, "host": postgres.ip(), "port": postgres.port(), "state": "running",
+            "api_url": format!("http://{patroni}/patroni")})
+    }
+}
+
 impl FakeCluster {
     /// So many nodes: `node1` leads, the others follow.
     pub async fn of(count: usize) -> FakeCluster {
         let mut nodes = Vec::with_capacity(count);
         for number in 1..=count {
-            let name = format!("node{number}");
-            let (patroni, postgres) = (FakePatroni::start(&name).await, FakePostgres::start(&name).await);
+            let node = FakeNode::replica(&format!("node{number}")).await;
             if number == 1 {
-                patroni.leads(1);
-            } else {
-                postgres.is_in_recovery(true);
+                node.leads(1);
             }
-            nodes.push(FakeNode { postgres, patroni, name });
+            nodes.push(node);
         }
         FakeCluster { nodes, scratch: Scratch::new().expect("a directory"), check_settings: QUICK_CHECKS }
     }
@@ -75,7 +102,7 @@ impl FakeCluster {
 
     /// A pgvane that may not be ready yet.
     pub fn spawn_pgvane(&self, configured: impl FnOnce(PgvaneBuilder) -> PgvaneBuilder) -> Pgvane {
-        let builder = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &self.addresses());
+        let builder = Pgvane::builder(&binary::pgvane(), &self.addresses());
         let builder = self.check_settings.iter().fold(builder, |builder, line| builder.cluster(line));
         configured(builder).spawn(self.directory()).expect("pgvane's files can be written")
     }
@@ -93,10 +120,8 @@ impl FakeCluster {
 
     /// `node` takes the lead over, as Patroni would do it: the old leader steps down first.
     pub fn switch_over(&self, from: usize, to: usize) {
-        self[from].patroni.follows();
-        self[from].postgres.is_in_recovery(true);
-        self[to].postgres.is_in_recovery(false);
-        self[to].patroni.leads(2);
+        self[from].follows();
+        self[to].leads(2);
     }
 }
 

@@ -28,8 +28,10 @@ struct Script {
 impl FakePatroni {
     /// Answers as a replica of timeline 1.
     pub async fn start(name: &str) -> FakePatroni {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let address = listener.local_addr().expect("is bound");
+        // open to networks of tests too, see `Namespace`
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a port");
+        let port = listener.local_addr().expect("is bound").port();
+        let address = (Ipv4Addr::LOCALHOST, port).into();
         let script = Arc::new(Mutex::new(Script::default()));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&script)));
         let patroni = FakePatroni { name: name.to_owned(), address, script, accepting };

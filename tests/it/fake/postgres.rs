@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +20,7 @@ pub enum Manner {
     /// `who` with a row that holds the server's name; `begin` and `commit` with the transaction's new state;
     /// `half` with the first half of a row, and nothing after it; `many` with [`MANY_ROWS`] rows of [`LONG_ANSWER`] bytes, `long` with one of them, after the
     /// client has finished sending; `fail` with an error, `raise 57P01` with one that a function of the user's has raised, `write` with that of one that only reads; `vanish` by closing without a word;
+    /// `pause` with success after it has read nothing for [`PAUSE`];
     /// `shut down` by saying that it does, and closing; anything else with success.
     Serves,
     /// The same, but asks for a proof first, in the manner of SCRAM, and takes any.
@@ -30,6 +32,8 @@ pub enum Manner {
     ReadsWholeMessages,
     /// Asks for a proof, and says nothing more when it has been given one.
     FreezesAfterProof,
+    /// Asks for a password in plaintext, or as MD5, and takes any.
+    WantsPassword { md5: bool },
     /// Sends notices without end, and is never ready.
     Babbles,
     /// Refuses the session with this SQLSTATE.
@@ -44,6 +48,9 @@ pub enum Manner {
 
 /// `AuthenticationSASL`, as a server asks it that takes SCRAM.
 const CHALLENGE: &[u8] = b"\0\0\0\x0aSCRAM-SHA-256\0\0";
+
+/// For how long `pause` makes it read nothing: longer than the shortest `tcp_user_timeout`.
+pub const PAUSE: Duration = Duration::from_secs(45);
 
 /// How many such rows answer `many`.
 pub const MANY_ROWS: usize = 8;
@@ -78,6 +85,8 @@ pub struct Seen {
     pub startups: Vec<Vec<u8>>,
     /// What clients have answered when they were asked for a proof.
     pub proofs: Vec<Vec<u8>>,
+    /// Sessions and logins that have ended.
+    pub ended: usize,
     /// Cancel requests.
     pub cancels: Vec<Vec<u8>>,
 }
@@ -87,8 +96,10 @@ impl FakePostgres {
         let seen = Seen::default();
         let script = Script { usual: Manner::Serves, next: VecDeque::new(), is_in_recovery: false, seen };
         let shared = Arc::new(Shared { name: name.to_owned(), script: Mutex::new(script) });
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let address = listener.local_addr().expect("is bound");
+        // open to networks of tests too, see `Namespace`
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a port");
+        let port = listener.local_addr().expect("is bound").port();
+        let address = (Ipv4Addr::LOCALHOST, port).into();
         let accepting = Some(tokio::spawn(accept(listener, Arc::clone(&shared))));
         FakePostgres { address, shared, accepting }
     }
@@ -104,7 +115,8 @@ impl FakePostgres {
 
     /// Opens the port again.
     pub async fn opens(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("nobody else has taken it");
+        let listener =
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, self.address.port())).await.expect("nobody else has taken it");
         self.accepting = Some(tokio::spawn(accept(listener, Arc::clone(&self.shared))));
     }
 
@@ -149,7 +161,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         let shared = Arc::clone(&shared);
         // a connection that breaks is what many a test wants
-        tokio::spawn(async move { attend(stream, manner, &shared).await.ok() });
+        tokio::spawn(async move {
+            attend(stream, manner, &shared).await.ok();
+            shared.script().seen.ended += 1;
+        });
     }
 }
 
@@ -190,6 +205,12 @@ async fn serve(mut stream: TcpStream, manner: Manner, shared: &Shared) -> io::Re
             stream.write_all(&message(b'R', CHALLENGE)).await?;
             let (_, proof) = read_message(&mut stream).await?;
             shared.script().seen.proofs.push(proof);
+        }
+        Manner::WantsPassword { md5 } => {
+            let request: &[u8] = if md5 { b"\0\0\0\x05salt" } else { b"\0\0\0\x03" };
+            stream.write_all(&message(b'R', request)).await?;
+            let (_, password) = read_message(&mut stream).await?;
+            shared.script().seen.proofs.push(password);
         }
         Manner::ReadsWholeMessages => {
             stream.write_all(&message(b'R', CHALLENGE)).await?;
@@ -240,6 +261,10 @@ async fn serve(mut stream: TcpStream, manner: Manner, shared: &Shared) -> io::Re
             (b'Q', b"half\0") => {
                 stream.write_all(&row(b"a row of which nobody will ever see the end")[..20]).await?;
                 return stay_until_closed(&mut stream).await;
+            }
+            (b'Q', b"pause\0") => {
+                tokio::time::sleep(PAUSE).await;
+                Vec::new()
             }
             (b'Q', b"many\0") => row(&vec![b'x'; LONG_ANSWER]).repeat(MANY_ROWS),
             (b'Q', b"long\0") => {
