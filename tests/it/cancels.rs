@@ -175,6 +175,35 @@ async fn made_up_keys_do_not_flood_the_nodes_nor_delay_others() {
     assert!(dropped > 20.0 && (sent + dropped - 212.0).abs() < 0.5, "{sent} sent, {dropped} dropped");
 }
 
+/// Requests for encrypted sessions carry keys that pgvane does not know, as made-up ones do.
+#[tokio::test]
+async fn a_steady_stream_of_made_up_keys_keeps_no_request_of_another_client_from_the_node() {
+    let cluster = FakeCluster::of(1).await;
+    cluster[0].postgres.next(&[Manner::Encrypts]);
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let _encrypted = encrypted_session(pgvane.write_addr).await;
+    let port = pgvane.write_addr;
+    let made_up = |number: u16| [&long_key()[..258], &number.to_be_bytes()].concat();
+    let stream = tokio::spawn(async move {
+        let mut requests = JoinSet::new();
+        for number in 0..u16::MAX {
+            let key = made_up(number);
+            requests.spawn(async move { cancel(port, &key).await });
+            tokio::time::sleep(Duration::from_millis(4)).await; // the rate of the stream
+        }
+    });
+    let limited = "pgvane_cancels_total{listener=\"write\",outcome=\"limited\"}";
+    metrics::wait_for_more(&pgvane, limited, 0.0).await;
+    for number in 0..12 {
+        let key = [&long_key()[..259], &[number]].concat().into_iter().rev().collect::<Vec<u8>>();
+        let (mut canceller, _) = Wire::from(Ipv4Addr::new(127, 0, 0, 9), port).await;
+        canceller.send(&cancel_request(&key)).await;
+        assert_eq!(canceller.rest().await, b"");
+        assert_eq!(cancels_of(&cluster, &key), 1, "request {number} has not arrived");
+    }
+    stream.abort();
+}
+
 /// Whoever knows a key, its owner or not, cannot make the server start a process for each request at once.
 #[tokio::test]
 async fn many_requests_for_one_key_are_sent_one_after_the_other() {

@@ -5,6 +5,8 @@
 //! - [`garbage`]: before clients that are none
 //! - [`faults`]: before fakes, for what a real cluster does not do on demand
 //! - [`neighbours`]: before fakes that behave as neighbours and strangers do in the field
+//! - [`attackers`]: before strangers in numbers, servers that lie, and logs and descriptors that run out
+//! - [`members`]: before members that come, go, move and are invented
 //! - [`access`]: who is let in, whom a proxy speaks for, Unix sockets
 //! - [`listeners`]: what a listener's settings do: addresses, ports, choice of nodes, waiting
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
@@ -17,6 +19,7 @@
 //! - [`binary`], [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
 mod access;
+mod attackers;
 mod binary;
 mod cancels;
 mod certificates;
@@ -29,6 +32,7 @@ mod fuzz;
 mod garbage;
 mod layout;
 mod listeners;
+mod members;
 mod metrics;
 mod neighbours;
 mod operators;
