@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pgvane::cluster::health::Thresholds;
 use pgvane::cluster::machine::{Action, Event, Machine, Settings};
-use pgvane::cluster::node::{Claim, Observation, Report, SyncStanding, WEIGHT_DEFAULT};
+use pgvane::cluster::node::{Claim, Observation, Report, SyncStanding};
 use pgvane::cluster::{Member, Moment, NodeId, Topology};
 use pgvane::config::{ClusterIndex, ListenerIndex, RelayMode};
 use pgvane::protocol::framing::Framing;
@@ -62,13 +62,9 @@ fn report(claim: Claim) -> Arc<Report> {
 
 /// What is published once every node of a cluster has answered, the first one as its leader.
 fn topology(nodes: usize) -> Arc<Topology> {
-    let member = |n| Member {
-        name: format!("node{n}"),
-        patroni_url: format!("http://10.0.0.{n}:8008"),
-        address: format!("10.0.0.{n}:5432").parse().expect("is HOST:PORT"),
-        weight: WEIGHT_DEFAULT,
-        sessions_max: u32::MAX,
-        is_discovered: false,
+    let member = |n| {
+        let address = format!("10.0.0.{n}:5432").parse().expect("is HOST:PORT");
+        Member::new(format!("node{n}"), address, format!("http://10.0.0.{n}:8008"))
     };
     let settings = Settings {
         interval: Duration::from_secs(1),

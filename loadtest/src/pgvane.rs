@@ -44,6 +44,7 @@ pub struct PgvaneBuilder {
     top_lines: String,
     admin_lines: String,
     cluster_lines: String,
+    node_lines: Vec<(String, String)>,
     write_lines: String,
     read_lines: String,
     more: String,
@@ -64,6 +65,7 @@ impl Pgvane {
             top_lines: String::new(),
             admin_lines: String::new(),
             cluster_lines: String::new(),
+            node_lines: Vec::new(),
             write_lines: String::new(),
             read_lines: String::new(),
             more: String::new(),
@@ -201,6 +203,12 @@ impl PgvaneBuilder {
         self
     }
 
+    /// A line of TOML for the `[[cluster.node]]` of this name.
+    pub fn node(mut self, name: &str, line: &str) -> Self {
+        self.node_lines.push((name.to_owned(), line.to_owned()));
+        self
+    }
+
     /// A line of TOML for the write listener. One that sets `target` replaces the lab's own.
     pub fn write_listener(mut self, line: &str) -> Self {
         append(&mut self.write_lines, line);
@@ -299,6 +307,9 @@ impl PgvaneBuilder {
             let node =
                 format!("\n[[cluster.node]]\nname = \"{name}\"\naddress = \"{pg}\"\npatroni = \"http://{rest}\"\n");
             text.push_str(&node);
+            for (_, line) in self.node_lines.iter().filter(|(of, _)| of == name) {
+                append(&mut text, line);
+            }
         }
         let writes = with_defaults(&self.write_lines, &[("target", "leader")]);
         let reads = with_defaults(&self.read_lines, &[("target", "replica"), ("fallback", "leader")]);

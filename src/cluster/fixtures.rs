@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::host_port::HostPort;
 use super::moment::Moment;
-use super::node::{Claim, Lsn, Member, Report, SyncStanding, WEIGHT_DEFAULT};
+use super::node::{Claim, Lsn, Member, Report, SyncStanding};
 
 pub(crate) fn at_ms(ms: u64) -> Moment {
     Moment::after_start(Duration::from_millis(ms))
@@ -47,12 +47,6 @@ pub(crate) fn replica(timeline: u32) -> Arc<Report> {
 }
 
 pub(crate) fn member(name: &str) -> Member {
-    Member {
-        name: name.to_owned(),
-        address: HostPort::new(name, 5432).expect("is a host"),
-        patroni_url: format!("http://{name}:8008"),
-        weight: WEIGHT_DEFAULT,
-        sessions_max: u32::MAX,
-        is_discovered: false,
-    }
+    let address = HostPort::new(name, 5432).expect("is a host");
+    Member::new(name.to_owned(), address, format!("http://{name}:8008"))
 }

@@ -65,6 +65,47 @@ pub struct Member {
     pub sessions_max: u32,
     /// Discovery has found it; else the configuration names it. Only such a node has to be within `discover_allow`.
     pub is_discovered: bool,
+    /// What listens at `address`.
+    pub kind: ServerKind,
+    /// Where PostgreSQL itself listens, for SQL checks, if not at `address`.
+    pub check_address: Option<HostPort>,
+}
+
+/// What sessions reach on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServerKind {
+    /// PostgreSQL itself.
+    #[default]
+    Postgresql,
+    /// A pooler in front of it. What it says at login about recovery may be old, or that of another server.
+    Pooler,
+}
+
+impl ServerKind {
+    /// Its name in the configuration file.
+    pub const ALL: [(&'static str, ServerKind); 2] =
+        [("postgresql", ServerKind::Postgresql), ("pooler", ServerKind::Pooler)];
+}
+
+impl Member {
+    /// A node that the configuration names, with the default of every setting.
+    pub fn new(name: String, address: HostPort, patroni_url: String) -> Member {
+        Member {
+            name,
+            address,
+            patroni_url,
+            weight: WEIGHT_DEFAULT,
+            sessions_max: u32::MAX,
+            is_discovered: false,
+            kind: ServerKind::default(),
+            check_address: None,
+        }
+    }
+
+    /// Where PostgreSQL itself listens, for SQL checks.
+    pub fn checked_address(&self) -> &HostPort {
+        self.check_address.as_ref().unwrap_or(&self.address)
+    }
 }
 
 /// The weight of a node if the configuration gives none.

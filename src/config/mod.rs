@@ -35,6 +35,7 @@ pub use secret::Secret;
 use tracing_subscriber::EnvFilter;
 pub use units::{duration, size_text};
 
+use crate::cluster::node::ServerKind;
 use crate::cluster::{HostPort, Member, Suspicion};
 use crate::net::{Binds, Networks};
 use crate::routing::{Rule, Target};
@@ -204,6 +205,8 @@ pub struct Listener {
     pub cluster: ClusterIndex,
     /// Where its sessions go.
     pub rule: Rule,
+    /// What its sessions reach on the nodes; `None`: see [`Listener::server_kind_on`].
+    pub server_kind: Option<ServerKind>,
     /// How long a new connection waits for a node before it is refused.
     pub hold_max: Duration,
     /// How many connections may wait at the same time.
@@ -414,13 +417,17 @@ impl Cluster {
 }
 
 impl Listener {
-    /// What becomes of a suspicion of one of its nodes: a connection that fails says little of PostgreSQL where sessions
-    /// use another port than PostgreSQL's.
-    pub fn suspicion(&self, suspicion: Suspicion) -> Suspicion {
+    /// What its sessions reach on this node.
+    pub fn server_kind_on(&self, member: &Member) -> ServerKind {
+        self.server_kind.unwrap_or(if self.rule.port.is_some() { ServerKind::Postgresql } else { member.kind })
+    }
+
+    /// What becomes of a suspicion of this node: a connection that fails says little of PostgreSQL where sessions use
+    /// another port than PostgreSQL's.
+    pub fn suspicion(&self, suspicion: Suspicion, member: &Member) -> Suspicion {
+        let is_other_port = || self.rule.port.is_some() || self.server_kind_on(member) == ServerKind::Pooler;
         match suspicion {
-            Suspicion::ConnectFailed | Suspicion::ConnectionLost if self.rule.port.is_some() => {
-                Suspicion::OtherPortFailed
-            }
+            Suspicion::ConnectFailed | Suspicion::ConnectionLost if is_other_port() => Suspicion::OtherPortFailed,
             other => other,
         }
     }
@@ -432,6 +439,7 @@ impl Listener {
             binds,
             cluster: ClusterIndex(0),
             rule: Rule::new(target),
+            server_kind: None,
             // long enough for a crash with Patroni's default ttl of 30 s and for the promotion after it
             hold_max: Duration::from_secs(40),
             hold_sessions_max: 1000,

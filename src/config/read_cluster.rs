@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::document::{Section, at_least_ms, distinct, set};
 use super::fault::Fault;
 use super::{Check, Cluster, Discovery, PatroniTls, read_sql};
-use crate::cluster::node::{NODES_MAX, WEIGHT_DEFAULT};
+use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT};
 use crate::cluster::{HostPort, Member};
 use crate::net::networks::network;
 
@@ -16,7 +16,7 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     let mut cluster = Cluster::named(&section.string("name").unwrap_or_else(|| "main".to_owned()));
     let asks_patroni = section.choice("check", &[("patroni", true), ("sql", false)]).unwrap_or(true);
     let sql = section.section("sql").map(read_sql::sql);
-    cluster.nodes = section.sections("node").into_iter().filter_map(node).collect();
+    cluster.nodes = section.sections("node").into_iter().filter_map(|table| node(table, sql.is_some())).collect();
     cluster.scope = section.string("scope");
     set(&mut cluster.interval, section.duration("interval", at_least_ms(50)));
     set(&mut cluster.fast_interval, section.duration("fast_interval", at_least_ms(20)));
@@ -68,6 +68,8 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
         let urls: Vec<&str> = cluster.nodes.iter().map(|node| node.patroni_url.as_str()).collect();
         distinct(&section, "patroni", &urls);
     }
+    let checked: Vec<&HostPort> = cluster.nodes.iter().filter_map(|node| node.check_address.as_ref()).collect();
+    distinct(&section, "check_address", &checked);
     distinct(&section, "address", &cluster.nodes.iter().map(|node| &node.address).collect::<Vec<_>>());
     section.finish();
     cluster
@@ -125,17 +127,10 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
     tls
 }
 
-fn node(section: Section<'_>) -> Option<Member> {
+fn node(section: Section<'_>, asks_sql: bool) -> Option<Member> {
     let address =
         section.required_string("address", "write where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
-    let parsed = address.as_deref().map(str::parse::<HostPort>);
-    if let (Some(address), Some(Err(_))) = (&address, &parsed) {
-        section.fault_at(
-            "address",
-            format!("cluster.node.address: \"{address}\" is not HOST:PORT"),
-            "write, for example, \"10.0.0.1:5432\", \"pg1.example.org:5432\" or \"[2001:db8::1]:5432\"",
-        );
-    }
+    let address = address.and_then(|text| host_port(&section, "address", &text));
     let given_url = section.string("patroni");
     if let Some(Err(fault)) = given_url.as_deref().map(patroni_url) {
         section.fault_at("patroni", fault.message, fault.hint.unwrap_or_default());
@@ -143,16 +138,37 @@ fn node(section: Section<'_>) -> Option<Member> {
     let name = section.string("name");
     let weight = section.integer("weight", 1..10_001).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
     let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |max| max as u32);
+    let kind = section.choice("kind", &ServerKind::ALL).unwrap_or_default();
+    let check_address = section.string("check_address").and_then(|text| host_port(&section, "check_address", &text));
+    if asks_sql && kind == ServerKind::Pooler && !section.has("check_address") {
+        section.fault_at(
+            "kind",
+            "cluster.node.check_address is missing: kind = \"pooler\", and the checks ask PostgreSQL itself",
+            "write where PostgreSQL listens on this node, for example check_address = \"10.0.0.1:5432\"",
+        );
+    }
     section.finish();
 
-    let address = parsed?.ok()?;
+    let address = address?;
     let default_url = || HostPort::new(address.host(), PATRONI_PORT).map(|rest_api| format!("http://{rest_api}"));
     let patroni_url = match given_url {
         Some(url) => base_of(&url),
         None => default_url().ok()?,
     };
     let name = name.unwrap_or_else(|| address.to_string());
-    Some(Member { name, patroni_url, address, weight, sessions_max, is_discovered: false })
+    Some(Member { weight, sessions_max, kind, check_address, ..Member::new(name, address, patroni_url) })
+}
+
+fn host_port(section: &Section<'_>, key: &str, text: &str) -> Option<HostPort> {
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        section.fault_at(
+            key,
+            format!("cluster.node.{key}: \"{text}\" is not HOST:PORT"),
+            "write, for example, \"10.0.0.1:5432\", \"pg1.example.org:5432\" or \"[2001:db8::1]:5432\"",
+        );
+    }
+    parsed
 }
 
 /// The base URL of a REST API. Patroni itself shows its `api_url` with the path of a health check, `/patroni`.

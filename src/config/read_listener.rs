@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 
 use super::document::{Section, at_least_ms, set};
 use super::{ClusterIndex, Listener, RelayMode, read_access, read_tls};
+use crate::cluster::node::ServerKind;
 use crate::net::dial::KEEPALIVE_PATIENCE;
 use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Rule, Target};
 
@@ -29,6 +30,7 @@ pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listen
 
     listener.cluster = ClusterIndex(cluster_of(&section, clusters));
     routing(&section, target, &mut listener.rule);
+    listener.server_kind = section.choice("server_kind", &ServerKind::ALL);
     set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
     set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
     set(&mut listener.sessions_max, section.integer("sessions_max", 1..10_000_001).map(|n| n as usize));

@@ -102,6 +102,25 @@ mod tests {
     }
 
     #[test]
+    fn a_pooler_is_not_asked_by_the_sql_check() {
+        let of = |lines: &str, sql: &str| {
+            let text = format!(
+                "[[cluster]]\n{sql}\n[[cluster.node]]\naddress = \"pg1:6432\"\nkind = \"pooler\"\n{lines}\n\
+                 [[listener]]\nbind = \"*:6432\"\ntarget = \"leader\"\n"
+            );
+            Config::from_toml("test.toml", &text).map(|config| config.clusters[0].nodes[0].clone())
+        };
+        let sql = "[cluster.sql]\nuser = \"u\"";
+        let node = of("check_address = \"pg1:5432\"", sql).expect("is valid");
+        let shown = [node.checked_address(), &node.address].map(ToString::to_string);
+        assert_eq!(shown, ["pg1:5432", "pg1:6432"]);
+        let unasked = of("", "").expect("only Patroni is asked");
+        assert_eq!(unasked.checked_address(), &unasked.address);
+        assert!(of("", sql).expect_err("is missing").to_string().contains("check_address is missing"));
+        assert!(of("check_address = \"pg1\"", sql).expect_err("no port").to_string().contains("is not HOST:PORT"));
+    }
+
+    #[test]
     fn a_nodes_patroni_may_stay_in_the_file() {
         let text = "[[cluster]]\ncheck = \"sql\"\n[cluster.sql]\nuser = \"u\"\n[[cluster.node]]\n\
                     address = \"pg1:5432\"\npatroni = \"http://pg1:8008\"\n[[listener]]\nbind = \"*:6432\"\n\

@@ -110,12 +110,14 @@ impl Checker {
 }
 
 impl SqlNodes {
-    /// The node at its present address: discovery may have found that it has another one now.
+    /// The node at the present address of its PostgreSQL: discovery may have found that it has another one now.
     fn of(&mut self, node: NodeId, member: &Arc<Member>) -> Arc<SqlNode> {
-        if let Some(known) = self.nodes.get(&node).filter(|known| known.is_at(member)) {
+        let address = member.checked_address();
+        if let Some(known) = self.nodes.get(&node).filter(|known| known.is_at(address)) {
             return Arc::clone(known);
         }
-        let new = Arc::new(SqlNode::new(self.access.clone(), Arc::clone(member)));
+        let asked = Member { address: address.clone(), ..Member::clone(member) };
+        let new = Arc::new(SqlNode::new(self.access.clone(), Arc::new(asked)));
         self.nodes.insert(node, Arc::clone(&new));
         new
     }

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::rest_client::{PatroniTlsError, RestClient, check_error};
 use crate::cluster::machine::Discovery;
-use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding, WEIGHT_DEFAULT};
+use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding};
 use crate::cluster::{HostPort, Member};
 use crate::config;
 use crate::net::Resolver;
@@ -279,14 +279,8 @@ impl MemberAnswer {
         let (host, port, api_url) = (self.host?, self.port?, self.api_url?);
         // api_url is the health check's path too: http://10.0.0.1:8008/patroni
         let base = reqwest::Url::parse(&api_url).ok()?.join("/").ok()?;
-        Some(Member {
-            name: self.name,
-            address: HostPort::new(&host, port).ok()?,
-            patroni_url: base.as_str().trim_end_matches('/').to_owned(),
-            weight: WEIGHT_DEFAULT,
-            sessions_max: u32::MAX,
-            is_discovered: true,
-        })
+        let (address, patroni_url) = (HostPort::new(&host, port).ok()?, base.as_str().trim_end_matches('/').to_owned());
+        Some(Member { is_discovered: true, ..Member::new(self.name, address, patroni_url) })
     }
 }
 

@@ -10,6 +10,7 @@ use super::log_limit::LogLimit;
 use super::metrics::ListenerMetrics;
 use super::sessions::cancel_limits::CancelLimits;
 use super::sessions::registry::Registry;
+use crate::cluster::{NodeId, Suspicion};
 use crate::config::{self, ListenerIndex};
 use crate::net::dial::TcpOptions;
 use crate::probe::ClusterHandle;
@@ -75,6 +76,12 @@ impl ListenerContext {
             turn: AtomicU64::new(0),
             settings,
         }
+    }
+
+    /// Reports that something in a session makes a node doubtful, see [`ClusterHandle::suspect`].
+    pub fn suspect(&self, node: NodeId, suspicion: Suspicion) {
+        let suspicion = self.settings.suspicion(suspicion, &self.cluster.topology().node(node).member);
+        self.cluster.suspect(node, suspicion);
     }
 
     /// Counts the listener's choices of a node.

@@ -154,7 +154,7 @@ impl Session {
             && let Some(end) = unresponsive_peer(relay, guard.control(), context.settings.tcp_user_timeout)
         {
             if matches!(end, End::ServerUnresponsive(_)) {
-                context.cluster.suspect(guard.node(), context.settings.suspicion(Suspicion::ConnectionLost));
+                context.suspect(guard.node(), Suspicion::ConnectionLost);
             }
             return Poll::Ready(end);
         }
@@ -164,7 +164,7 @@ impl Session {
             return Poll::Ready(End::DrainTimedOut(*cause));
         }
         let is_opaque = relay.is_opaque();
-        let suspect = |suspicion| context.cluster.suspect(guard.node(), context.settings.suspicion(suspicion));
+        let suspect = |suspicion| context.suspect(guard.node(), suspicion);
         let on_error = |error: ServerError| match error {
             error if error.is_shutting_down() => suspect(Suspicion::ShuttingDown),
             error if error.sqlstate == *READ_ONLY && context.settings.rule.target == Target::Leader => {

@@ -3,10 +3,13 @@
 
 use std::net::SocketAddr;
 
+use pgvane_loadtest::lab::Node;
+use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::ports;
 
 use crate::fake::{FakeCluster, FakePostgres, Manner};
 use crate::metrics;
+use crate::stage::{leader_and_replicas, sound_cluster};
 use crate::wire::{SOON, Session, Wire, cancel_request, plain_startup, ssl_request};
 
 // ---- bind -----------------------------------------------------------------------------------------------------------
@@ -133,4 +136,75 @@ async fn a_closed_pooler_port_costs_the_listeners_that_do_not_use_it_nothing() {
     pooler.opens().await;
     assert_eq!(Session::through(bind).await.value("who").await, "pooler");
     metrics::wait_for(&pgvane, &port_reachable, 1.0).await;
+}
+
+// ---- poolers --------------------------------------------------------------------------------------------------------
+
+/// The log of a check that was asked because of what was said at a login.
+const SETTLED_BY_A_CHECK: &str = "login parameter ignored";
+
+#[tokio::test]
+async fn what_a_pooler_says_at_login_about_recovery_counts_for_nothing() {
+    let cluster = FakeCluster::of(1).await.rarely_checked();
+    let pooler = FakePostgres::start("pooler").await;
+    for postgres in [&cluster[0].postgres, &pooler] {
+        postgres.is_in_recovery(true); // says the pooler, which remembers it from before the last switchover
+    }
+    let (address, listener) = pooled(pooler.address().port(), "server_kind = \"pooler\"");
+    let pgvane = cluster.pgvane(|pgvane| pgvane.node("node1", "kind = \"pooler\"").more(&listener)).await;
+    cluster[0].patroni.freezes(); // no check could settle it
+
+    assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
+    assert_eq!(Session::through(address).await.value("who").await, "pooler");
+    assert!(!pgvane.log_text().contains(SETTLED_BY_A_CHECK), "{}", pgvane.log_text());
+}
+
+/// Nobody has said that there is a pooler at the listener's port. Patroni settles it, and for that port alone.
+#[tokio::test]
+async fn an_unknown_pooler_at_a_listeners_own_port_is_found_out_by_a_check() {
+    let cluster = FakeCluster::of(1).await;
+    let pooler = FakePostgres::start("pooler").await;
+    pooler.is_in_recovery(true);
+    let (address, listener) = pooled(pooler.address().port(), "");
+    let pgvane = cluster.pgvane(|pgvane| pgvane.more(&listener).hold_max("500ms")).await;
+    assert_eq!(Session::through(address).await.value("who").await, "pooler");
+    pgvane.wait_for_log(SETTLED_BY_A_CHECK, 0, SOON).await.expect("is told");
+
+    cluster[0].patroni.freezes();
+    cluster[0].postgres.is_in_recovery(true);
+    let mut writer = Wire::to(pgvane.write_addr).await;
+    writer.send(&plain_startup()).await;
+    let end = writer.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("57P03"), "PostgreSQL's own word still counts: {end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sql_check_asks_postgresql_itself_behind_a_pooler() {
+    let lab = sound_cluster().await;
+    let mut poolers = Vec::new();
+    for node in lab.nodes() {
+        poolers.push(FakePostgres::start(&format!("pooler of {}", node.name)).await);
+    }
+    let nodes: Vec<Node> = lab
+        .nodes()
+        .iter()
+        .zip(&poolers)
+        .map(|(node, pooler)| Node::elsewhere(&node.name, pooler.address(), node.rest))
+        .collect();
+    let mut builder = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), &nodes)
+        .cluster("check = \"sql\"")
+        .cluster("[cluster.sql]\nuser = \"trusting\"");
+    for node in lab.nodes() {
+        let lines = format!("kind = \"pooler\"\ncheck_address = \"{}\"", node.pg);
+        builder = builder.node(&node.name, &lines);
+    }
+    let pgvane = builder.start(lab.directory()).await.unwrap_or_else(|error| panic!("{error}"));
+
+    let (leader, replicas) = leader_and_replicas(&lab).await;
+    assert_eq!(
+        Session::through(pgvane.write_addr).await.value("who").await,
+        format!("pooler of {}", lab.nodes()[leader].name)
+    );
+    let read_from = Session::through(pgvane.read_addr).await.value("who").await;
+    assert!(replicas.iter().any(|node| read_from == format!("pooler of {}", lab.nodes()[*node].name)), "{read_from}");
 }

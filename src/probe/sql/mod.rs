@@ -37,7 +37,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use self::session::{LoginFailure, Session};
-use crate::cluster::Member;
+use crate::cluster::{HostPort, Member};
 use crate::cluster::node::{CheckError, Report};
 use crate::config::{self, Sql};
 use crate::net::Resolver;
@@ -98,9 +98,9 @@ impl SqlNode {
         SqlNode { access, member, line: Mutex::default() }
     }
 
-    /// Whether this is where the member is. A discovered node can get another address.
-    pub fn is_at(&self, member: &Member) -> bool {
-        self.member.address == member.address
+    /// Whether it is at this address. A discovered node can get another one.
+    pub fn is_at(&self, address: &HostPort) -> bool {
+        self.member.address == *address
     }
 
     /// Asks the node for its report, by `deadline`. Two who ask at once are answered one after the other.

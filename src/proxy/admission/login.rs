@@ -14,6 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::Suspicion;
+use crate::cluster::node::ServerKind;
 use crate::config::Listener;
 use crate::net::Stream;
 use crate::probe::ClusterHandle;
@@ -428,7 +429,9 @@ impl Login<'_> {
             return failure.into();
         }
         if let Some(suspicion) = failure.suspicion {
-            self.cluster.suspect(self.guard.node(), self.listener.suspicion(suspicion));
+            let node = self.guard.node();
+            let suspicion = self.listener.suspicion(suspicion, &self.cluster.topology().node(node).member);
+            self.cluster.suspect(node, suspicion);
         }
         LoginOutcome::End(End::LoginBroken(format!("the server {}", failure.why)))
     }
@@ -466,7 +469,14 @@ impl Login<'_> {
     /// that remembers another server, and then it says the same for ever.
     async fn why_wrong(&mut self, in_recovery: bool) -> Option<Cause> {
         let node = self.guard.node();
-        let believed = self.cluster.topology().node(node).believed_in_recovery();
+        let believed = {
+            let topology = self.cluster.topology();
+            let view = topology.node(node);
+            if self.listener.server_kind_on(&view.member) == ServerKind::Pooler {
+                return None;
+            }
+            view.believed_in_recovery()
+        };
         let cause = self.listener.rule.why_wrong(in_recovery);
         if believed == Some(in_recovery) {
             return cause;

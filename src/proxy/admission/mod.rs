@@ -4,6 +4,7 @@
 pub mod connect;
 pub mod login;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -171,12 +172,13 @@ impl<'a> Admission<'a> {
 
     /// Leaves a node that cannot take the session.
     fn leave(&mut self, node: NodeId, failure: NodeFailure) {
-        let name = &self.context.cluster.topology().node(node).member.name.clone();
+        let member = Arc::clone(&self.context.cluster.topology().node(node).member);
+        let name = &member.name;
         debug!(listener = %self.context.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.context.metrics.retries.inc();
         if failure.way != Way::Open {
             let listener = &self.context.settings;
-            let suspicion = failure.suspicion.map(|suspicion| listener.suspicion(suspicion));
+            let suspicion = failure.suspicion.map(|suspicion| listener.suspicion(suspicion, &member));
             self.context.cluster.failed(node, listener.rule.port, &failure.why, suspicion);
         }
         self.may_try_again |= failure.way != Way::Misconfigured;
