@@ -182,6 +182,7 @@ fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
     };
     let text = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
     let mut remarks: Vec<String> = view.foreign.iter().cloned().collect();
+    remarks.extend(view.member.is_backup.then(|| "backup".to_owned()));
     remarks.extend(view.health.last_error().map(ToString::to_string));
     if let Some(report) = report {
         let patroni_error = report.patroni_error.as_ref();
@@ -226,6 +227,14 @@ fn listener(settings: &config::Listener, context: &AdminContext, census: Census)
     for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {
         routes_to.push_str(", ");
         routes_to.push_str(&condition);
+    }
+    if rule.includes_leader {
+        routes_to.push_str(", and leader");
+    }
+    let tags = rule.prefer_tags.iter().map(|(name, value)| format!("{name} = {value}"));
+    let preferred: Vec<String> = tags.chain(rule.prefer_nodes.iter().cloned()).collect();
+    if !preferred.is_empty() {
+        routes_to = format!("{routes_to}, first {}", preferred.join(", "));
     }
     if rule.target.is_standbys() && rule.falls_back_to_leader {
         routes_to.push_str(", else leader");

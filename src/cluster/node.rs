@@ -65,6 +65,8 @@ pub struct Member {
     pub sessions_max: u32,
     /// Discovery has found it; else the configuration names it. Only such a node has to be within `discover_allow`.
     pub is_discovered: bool,
+    /// It gets reads only while no other replica can serve them.
+    pub is_backup: bool,
     /// What listens at `address`.
     pub kind: ServerKind,
     /// Where PostgreSQL itself listens, for SQL checks, if not at `address`.
@@ -97,6 +99,7 @@ impl Member {
             weight: WEIGHT_DEFAULT,
             sessions_max: u32::MAX,
             is_discovered: false,
+            is_backup: false,
             kind: ServerKind::default(),
             check_address: None,
         }

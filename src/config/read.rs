@@ -26,8 +26,11 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     let threads = root.integer("threads", 1..1025).map_or_else(default_threads, |threads| threads as usize);
     let clusters: Vec<Cluster> = root.sections("cluster").into_iter().map(read_cluster::cluster).collect();
     let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    let listeners: Vec<Listener> =
-        root.sections("listener").into_iter().filter_map(|section| read_listener::listener(section, &names)).collect();
+    let listeners: Vec<Listener> = root
+        .sections("listener")
+        .into_iter()
+        .filter_map(|section| read_listener::listener(section, &clusters))
+        .collect();
     if !root.has("cluster") {
         root.fault("no cluster is configured", "add [[cluster]] and, below it, one [[cluster.node]] for each node");
     }
@@ -245,10 +248,39 @@ mod tests {
             panic!("has faults")
         };
         let shown = faults.to_string();
-        let expected = "expected leader, replica, sync, async, any or standby-leader\n  hint: did you mean \"leader\"?";
+        let expected = "expected leader, replica, sync, sync-only, quorum, async, any or standby-leader\n  hint: did you mean \"leader\"?";
         assert!(shown.contains(expected), "{shown}");
         assert!(shown.contains("did you mean \"hold_max\"?"), "{shown}");
         assert!(shown.ends_with("2 errors found: pgvane cannot start until they are corrected"), "{shown}");
+    }
+
+    #[test]
+    fn nodes_may_come_first_and_last_and_the_leader_may_share() {
+        let text = SMALLEST
+            .replace("[[listener]]", "name = \"a\"\nbackup = true\n[[listener]]")
+            .replace("\"leader\"", "\"sync-only\"");
+        let listener = |lines: &str| config("test.toml", &format!("{text}\n{lines}"));
+        let read =
+            listener("include_leader = true\nprefer = { dc = \"east\" }\nprefer_nodes = [\"a\"]").expect("is valid");
+        assert!(read.clusters[0].nodes[0].is_backup);
+        let rule = &read.listeners[0].rule;
+        assert!(rule.includes_leader && !rule.falls_back_to_leader);
+        assert_eq!((rule.prefer_tags["dc"].as_str(), rule.prefer_nodes.as_slice()), ("east", &["a".to_owned()][..]));
+        for (lines, word) in [
+            ("include_leader = true\nfallback = \"leader\"", "fallback has no effect with include_leader"),
+            ("prefer_nodes = [\"b\"]", "has no node \"b\""),
+            ("prefer_node = [\"a\"]", "unknown key \"prefer_node\""),
+            ("prefer = { dc = [] }", "a table of strings"),
+        ] {
+            let told = listener(lines).expect_err("has a fault").to_string();
+            assert!(told.contains(word) && told.contains("1 error"), "{lines}: {told}");
+        }
+        for line in ["include_leader = true", "prefer = { dc = \"east\" }", "prefer_nodes = []"] {
+            let told = config("test.toml", &format!("{SMALLEST}\n{line}")).expect_err("has a fault").to_string();
+            assert!(told.contains("has no effect with target = \"leader\""), "{told}");
+        }
+        let found = text.replace("[[cluster]]", "[[cluster]]\ndiscover = true");
+        assert!(config("test.toml", &format!("{found}\nprefer_nodes = [\"b\"]")).is_ok(), "it may be found");
     }
 
     #[test]

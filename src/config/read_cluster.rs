@@ -138,6 +138,7 @@ fn node(section: Section<'_>, asks_sql: bool) -> Option<Member> {
     let name = section.string("name");
     let weight = section.integer("weight", 1..10_001).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
     let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |max| max as u32);
+    let is_backup = section.boolean("backup").unwrap_or(false);
     let kind = section.choice("kind", &ServerKind::ALL).unwrap_or_default();
     let check_address = section.string("check_address").and_then(|text| host_port(&section, "check_address", &text));
     if asks_sql && kind == ServerKind::Pooler && !section.has("check_address") {
@@ -156,7 +157,7 @@ fn node(section: Section<'_>, asks_sql: bool) -> Option<Member> {
         None => default_url().ok()?,
     };
     let name = name.unwrap_or_else(|| address.to_string());
-    Some(Member { weight, sessions_max, kind, check_address, ..Member::new(name, address, patroni_url) })
+    Some(Member { weight, sessions_max, is_backup, kind, check_address, ..Member::new(name, address, patroni_url) })
 }
 
 fn host_port(section: &Section<'_>, key: &str, text: &str) -> Option<HostPort> {

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
 use super::document::{Section, at_least_ms, set};
-use super::{ClusterIndex, Listener, RelayMode, read_access, read_tls};
+use super::{Cluster, ClusterIndex, Listener, RelayMode, read_access, read_tls};
 use crate::cluster::node::ServerKind;
 use crate::net::dial::KEEPALIVE_PATIENCE;
 use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Rule, Target};
 
-pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listener> {
+pub(super) fn listener(section: Section<'_>, clusters: &[Cluster]) -> Option<Listener> {
     let target = section.choice("target", &Target::ALL.map(|target| (target.label(), target)));
     if !section.has("target") {
         section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
@@ -30,6 +30,7 @@ pub(super) fn listener(section: Section<'_>, clusters: &[&str]) -> Option<Listen
 
     listener.cluster = ClusterIndex(cluster_of(&section, clusters));
     routing(&section, target, &mut listener.rule);
+    check_preferred_nodes(&section, &listener.rule, clusters.get(listener.cluster.0));
     listener.server_kind = section.choice("server_kind", &ServerKind::ALL);
     set(&mut listener.hold_max, section.duration("hold_max", at_least_ms(0)));
     set(&mut listener.hold_sessions_max, section.integer("hold_sessions_max", 0..1_000_001).map(|n| n as usize));
@@ -65,12 +66,8 @@ fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
     ];
     rule.port = section.integer("port", 1..65_536).and_then(|port| NonZeroU16::new(port as u16));
     set(&mut rule.balance, section.choice("balance", &balances));
-    let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
-    if let Some(target) = target.filter(|target| !target.is_standbys() && section.has("fallback")) {
-        let message = format!("fallback has no effect with target = \"{}\"", target.label());
-        section.fault_at("fallback", message, "remove it");
-    }
-    set(&mut rule.falls_back_to_leader, fallback);
+    with_leader(section, target, rule);
+    preference(section, target, rule);
     rule.lag_bytes_max = section.size_bytes("lag_max");
     rule.lag_time_max = section.duration("lag_max_time", at_least_ms(1));
     let replications = [("streaming", true), ("any", false)];
@@ -96,6 +93,51 @@ fn routing(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
     }
 }
 
+/// Whether the leader serves in place of the target, or beside it.
+fn with_leader(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
+    let fallback = section.choice("fallback", &[("leader", true), ("none", false)]);
+    let includes_leader = section.boolean("include_leader");
+    for key in ["fallback", "include_leader"].into_iter().filter(|key| section.has(key)) {
+        if let Some(target) = target.filter(|target| !target.is_standbys()) {
+            section.fault_at(key, format!("{key} has no effect with target = \"{}\"", target.label()), "remove it");
+        }
+    }
+    set(&mut rule.falls_back_to_leader, fallback);
+    if includes_leader == Some(true) {
+        if section.has("fallback") {
+            let message = "fallback has no effect with include_leader = true: the leader serves in any case";
+            section.fault_at("fallback", message, "remove one of the two keys");
+        }
+        (rule.includes_leader, rule.falls_back_to_leader) = (true, false);
+    }
+}
+
+/// Which of the eligible nodes come first.
+fn preference(section: &Section<'_>, target: Option<Target>, rule: &mut Rule) {
+    rule.prefer_tags = section.string_map("prefer");
+    rule.prefer_nodes = section.strings("prefer_nodes");
+    for key in ["prefer", "prefer_nodes"].into_iter().filter(|key| section.has(key)) {
+        if let Some(target) = target.filter(|target| matches!(target, Target::Leader | Target::StandbyLeader)) {
+            let message = format!("{key} has no effect with target = \"{}\"", target.label());
+            section.fault_at(key, message, "remove it: only one node can have this role");
+        }
+    }
+}
+
+/// Reports preferred nodes that do not exist. With `discover` any name may come up.
+fn check_preferred_nodes(section: &Section<'_>, rule: &Rule, cluster: Option<&Cluster>) {
+    let Some(cluster) = cluster.filter(|cluster| cluster.discovery.is_none()) else { return };
+    let is_known = |name: &&String| cluster.nodes.iter().any(|node| node.name == **name);
+    for name in rule.prefer_nodes.iter().filter(|name| !is_known(name)) {
+        let names: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+        section.fault_at(
+            "prefer_nodes",
+            format!("listener.prefer_nodes: cluster \"{}\" has no node \"{name}\"", cluster.name),
+            format!("its nodes: {}", names.join(", ")),
+        );
+    }
+}
+
 fn rebalance(section: Section<'_>) -> Rebalance {
     let mut rebalance = Rebalance::default();
     set(&mut rebalance.every, section.duration("every", at_least_ms(10)));
@@ -115,13 +157,14 @@ fn reactions(section: Section<'_>, reactions: &mut Reactions) {
     section.finish();
 }
 
-fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
+fn cluster_of(section: &Section<'_>, clusters: &[Cluster]) -> usize {
+    let names = || clusters.iter().map(|cluster| cluster.name.as_str()).collect::<Vec<_>>().join(", ");
     match section.string("cluster") {
-        Some(name) => clusters.iter().position(|cluster| *cluster == name).unwrap_or_else(|| {
+        Some(name) => clusters.iter().position(|cluster| cluster.name == name).unwrap_or_else(|| {
             section.fault_at(
                 "cluster",
                 format!("listener.cluster: unknown cluster \"{name}\""),
-                format!("configured clusters: {}", clusters.join(", ")),
+                format!("configured clusters: {}", names()),
             );
             0
         }),
@@ -129,7 +172,7 @@ fn cluster_of(section: &Section<'_>, clusters: &[&str]) -> usize {
             if clusters.len() > 1 {
                 section.fault(
                     "listener.cluster is missing: the file has several clusters",
-                    format!("write cluster = \"NAME\" with one of these names: {}", clusters.join(", ")),
+                    format!("write cluster = \"NAME\" with one of these names: {}", names()),
                 );
             }
             0

@@ -50,12 +50,13 @@ fn role_unfit(topology: &Topology, id: NodeId, rule: &Rule) -> Option<Fitness> {
     let is_leader = topology.leader() == Some(id);
     let cause_of_role = (is_leader || node.claim() == Some(Claim::StandbyLeader)).then_some(Cause::Promotion);
     match (rule.target, node.claim()) {
-        (Target::Any, Some(Claim::Leader)) if is_leader => None,
-        (Target::Any, Some(Claim::StandbyLeader)) => None, // it serves reads, as Patroni's /read-only says
+        (_, Some(Claim::Leader)) if is_leader && rule.shares_with_leader() => None,
+        // it serves reads, as Patroni's /read-only says
+        (_, Some(Claim::StandbyLeader)) if rule.shares_with_leader() => None,
         (Target::Leader, _) | (_, None) => unfit(node.role_label(), None),
         (Target::StandbyLeader, Some(Claim::StandbyLeader)) => None,
         (Target::StandbyLeader, Some(Claim::Replica)) => unfit(node.role_label(), Cause::Promotion),
-        (Target::Replica | Target::Any | Target::Sync | Target::Async, Some(Claim::Replica)) => None,
+        (_, Some(Claim::Replica)) => None,
         _ => unfit(node.role_label(), cause_of_role),
     }
 }
@@ -71,7 +72,13 @@ fn condition_unfit(node: &NodeView, rule: &Rule) -> Option<Fitness> {
         return unfit(format!("not tagged {name} = {value}"), Cause::Standing);
     }
     match (rule.target, report.sync) {
-        (Target::Sync, SyncStanding::Async) => return unfit("not synchronous", Cause::Standing),
+        _ if !is_standby => {}
+        (Target::Sync, SyncStanding::Async) | (Target::SyncOnly, SyncStanding::Async | SyncStanding::Quorum) => {
+            return unfit("not synchronous", Cause::Standing);
+        }
+        (Target::Quorum, SyncStanding::Async | SyncStanding::Sync) => {
+            return unfit("not in the quorum", Cause::Standing);
+        }
         (Target::Async, SyncStanding::Sync | SyncStanding::Quorum) => return unfit("synchronous", Cause::Standing),
         _ => {}
     }

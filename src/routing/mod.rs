@@ -2,6 +2,7 @@
 
 mod balance;
 mod fitness;
+mod pools;
 mod rebalance;
 mod rule;
 
@@ -11,13 +12,12 @@ use std::time::Duration;
 pub use balance::{Balance, Choice};
 use fitness::Fitness;
 pub use fitness::why_misplaced;
+use pools::Pools;
 pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
 
-use crate::cluster::health::Health;
-use crate::cluster::node::Claim;
 use crate::cluster::topology::{NodeView, Topology};
-use crate::cluster::{AdminState, Moment, NodeId};
+use crate::cluster::{Moment, NodeId};
 
 /// pgvane handles the nodes' checks at least this often (in fact several times as often), unless it was suspended.
 const ATTENDED_WITHIN: Duration = Duration::from_secs(2);
@@ -72,11 +72,11 @@ pub fn route<Load: Fn(NodeId) -> u32>(
     rule: &Rule,
     situation: &Situation<'_, Load>,
 ) -> Result<NodeId, NoRoute> {
-    let pools = match rule.target {
+    let pools: Vec<Vec<NodeId>> = match rule.target {
         Target::Leader => vec![vec![certain_leader(topology, situation)?]],
-        _ => reading_pools(topology, rule),
+        _ => Pools::new(topology, rule).in_order().filter(|pool| !pool.is_empty()).cloned().collect(),
     };
-    if pools.iter().all(Vec::is_empty) {
+    if pools.is_empty() {
         return Err(NoRoute::NoneFit(why_none_fit(topology, rule)));
     }
     let untried = |pool: &Vec<NodeId>| -> Vec<NodeId> {
@@ -127,39 +127,6 @@ fn certain_leader<Load: Fn(NodeId) -> u32>(
     }
 }
 
-/// Pools in order of preference: nodes that answer and are eligible; the leader, where it may replace standbys; both
-/// kinds again, of the nodes that have just failed another client; silent nodes. The first pool that has room is used.
-fn reading_pools(topology: &Topology, rule: &Rule) -> Vec<Vec<NodeId>> {
-    let (mut fresh, mut silent) = (Vec::new(), Vec::new());
-    for (id, _) in topology.members() {
-        match fitness::for_reads(topology, id, rule) {
-            Fitness::Fresh => fresh.push(id),
-            Fitness::Silent => silent.push(id),
-            Fitness::Unfit { .. } => {}
-        }
-    }
-    let stand_in: Vec<NodeId> = stand_in(topology, rule).into_iter().collect();
-    let fails_clients = |id: &NodeId| topology.node(*id).ports.fails_clients(rule.port);
-    let (failing, fresh) = fresh.into_iter().partition(fails_clients);
-    let (failing_stand_in, stand_in) = stand_in.into_iter().partition(fails_clients);
-    vec![fresh, stand_in, failing, failing_stand_in, silent]
-}
-
-/// The leader, where it serves in place of standbys.
-fn stand_in(topology: &Topology, rule: &Rule) -> Option<NodeId> {
-    let may = |leader: &NodeId| {
-        rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
-    };
-    topology.leader().or_else(|| standby_leader(topology)).filter(may)
-}
-
-/// The node that leads a standby cluster. Such a cluster has no leader that takes writes.
-fn standby_leader(topology: &Topology) -> Option<NodeId> {
-    let is_one =
-        |node: &NodeView| node.claim() == Some(Claim::StandbyLeader) && matches!(node.health, Health::Answering { .. });
-    topology.members().find(|(_, node)| is_one(node)).map(|(id, _)| id)
-}
-
 fn choice<Load: Fn(NodeId) -> u32>(
     id: NodeId,
     node: &NodeView,
@@ -192,6 +159,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::cluster::AdminState;
     use crate::cluster::fixtures::{at_ms, leader, member, replica, report};
     use crate::cluster::health::Health;
     use crate::cluster::lag::Lag;
@@ -370,6 +338,95 @@ mod tests {
         };
         let (early, half, full) = (share_at(at_ms(91_000)), share_at(at_ms(120_000)), share_at(at_ms(150_000)));
         assert!(early < 80 && (280..390).contains(&half) && (450..550).contains(&full), "{early} {half} {full}");
+    }
+
+    #[test]
+    fn preferred_replicas_serve_while_one_of_them_can_and_backups_only_when_no_other_replica_can() {
+        let mut topology = three();
+        topology.nodes.push(node("d", Some(replica(1))));
+        topology.nodes[3].member = Arc::new(Member { is_backup: true, ..member("d") });
+        topology.nodes[2] = replica_with(|report| _ = report.tags.insert("dc".into(), "east".into()));
+        let by_tag = Rule { prefer_tags: [("dc".to_owned(), "east".to_owned())].into(), ..read() };
+        let by_name = Rule { prefer_nodes: vec!["c".to_owned(), "d".to_owned()], ..read() };
+        assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2], "the backup gets nothing");
+        for rule in [by_tag, by_name] {
+            assert_eq!(readers(&topology, &rule, &[]), [2; 4]);
+            assert_eq!(readers(&topology, &rule, &[NodeId::new(2)]), [1; 4], "it has failed this session");
+            assert_eq!(readers(&topology, &rule, &[NodeId::new(1), NodeId::new(2)]), [3; 4], "before the leader");
+            let all_replicas = [1, 2, 3].map(NodeId::new);
+            assert_eq!(readers(&topology, &rule, &all_replicas), [0; 4]);
+            let mut silent = topology.clone();
+            fall_silent(&mut silent, 2);
+            assert_eq!(readers(&silent, &rule, &[]), [1; 4]);
+            assert_eq!(why_misplaced(&rule, &topology, NodeId::new(1)), None, "it is a soft choice");
+        }
+    }
+
+    #[test]
+    fn a_full_preferred_node_leaves_the_rest_to_the_others() {
+        let mut topology = three();
+        topology.nodes[2].member = Arc::new(Member { sessions_max: 5, ..member("c") });
+        let rule = Rule { prefer_nodes: vec!["c".to_owned()], ..read() };
+        let with_load = |load: u32| {
+            let situation = Situation {
+                tried: &[],
+                turn: 0,
+                load: |_| load,
+                now: at_ms(1),
+                came_at: at_ms(1),
+                attended_at: at_ms(1),
+            };
+            route(&topology, &rule, &situation)
+        };
+        assert_eq!([4, 5].map(with_load), [Ok(NodeId::new(2)), Ok(NodeId::new(1))]);
+    }
+
+    #[test]
+    fn quorum_members_and_synchronous_standbys_can_be_told_apart() {
+        let mut topology = three();
+        topology.nodes[1] = replica_with(|report| report.sync = SyncStanding::Sync);
+        topology.nodes[2] = replica_with(|report| report.sync = SyncStanding::Quorum);
+        for (target, expected) in [(Target::Sync, [1, 2, 1, 2]), (Target::SyncOnly, [1; 4]), (Target::Quorum, [2; 4])] {
+            assert_eq!(
+                readers(&topology, &Rule::new(target), &[]),
+                readers(&topology, &strict(Rule::new(target)), &[])
+            );
+            let rule = Rule { balance: Balance::RoundRobin, ..strict(Rule::new(target)) };
+            assert_eq!(readers(&topology, &rule, &[]), expected, "{}", target.label());
+        }
+        assert!(readers(&topology, &strict(Rule::new(Target::Async)), &[]).is_empty());
+        topology.nodes[1] = replica_with(|_| {});
+        let by_role = |target| why_misplaced(&strict(Rule::new(target)), &topology, NodeId::new(1));
+        assert_eq!([Target::SyncOnly, Target::Quorum].map(by_role), [Some(Cause::Standing); 2]);
+    }
+
+    /// As Patroni's /read-only-sync and /read-only-quorum.
+    #[test]
+    fn the_leader_may_have_its_share_beside_synchronous_replicas() {
+        let mut topology = three();
+        topology.nodes[2] = replica_with(|report| report.sync = SyncStanding::Sync);
+        let rule = Rule { balance: Balance::RoundRobin, includes_leader: true, ..strict(Rule::new(Target::SyncOnly)) };
+        assert_eq!(readers(&topology, &rule, &[]), [0, 2, 0, 2]);
+        assert_eq!(why_misplaced(&rule, &topology, NodeId::new(0)), None);
+        assert_eq!(rule.why_wrong(false), None);
+        let tagged = Rule { tags: [("dc".to_owned(), "east".to_owned())].into(), ..rule.clone() };
+        assert!(readers(&topology, &tagged, &[]).is_empty(), "tags count for the leader too, as in Patroni");
+        topology.nodes[0].admin = AdminState::Drain;
+        assert_eq!(readers(&topology, &rule, &[]), [2; 4]);
+    }
+
+    #[test]
+    fn the_leader_replaces_synchronous_replicas_of_each_kind() {
+        let topology = three();
+        for target in [Target::Sync, Target::SyncOnly, Target::Quorum] {
+            assert_eq!(readers(&topology, &Rule::new(target), &[]), [0; 4], "{}", target.label());
+            assert!(readers(&topology, &strict(Rule::new(target)), &[]).is_empty(), "{}", target.label());
+        }
+        let mut synchronous = three();
+        for id in [1, 2] {
+            synchronous.nodes[id] = replica_with(|report| report.sync = SyncStanding::Quorum);
+        }
+        assert_eq!(readers(&synchronous, &Rule::new(Target::Async), &[]), [0; 4]);
     }
 
     #[test]

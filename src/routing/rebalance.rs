@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use super::{Choice, Rule, Situation, choices_of, has_room, reading_pools, stand_in};
+use super::pools::{Pools, stand_in};
+use super::{Choice, Rule, Situation, choices_of, has_room};
 use crate::cluster::topology::Topology;
 use crate::cluster::{Moment, NodeId};
 
@@ -86,12 +87,12 @@ impl Phase {
     }
 }
 
-/// The nodes that share the sessions, and the leader if it has to give all of them up.
+/// The nodes that share the sessions, and those that have to give all of theirs up.
 struct Imbalance<'a, F: Fn(NodeId) -> NodeLoad> {
     /// These nodes, with their sessions without those that leave.
     sharing: Vec<Choice>,
-    /// The leader, where it replaced standbys and is no longer needed for that.
-    stand_in: Option<NodeId>,
+    /// Nodes that replaced these and are no longer needed for that: others than the preferred ones, backups, the leader.
+    stand_ins: Vec<NodeId>,
     node_load: &'a F,
     /// The sharing nodes that have room for another session.
     takers: Vec<Choice>,
@@ -101,10 +102,13 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
     fn new(topology: &Topology, rule: &Rule, node_load: &'a F, now: Moment) -> Imbalance<'a, F> {
         let load = |id| node_load(id).lasting();
         let situation = Situation { tried: &[], turn: 0, load, now, came_at: now, attended_at: now };
-        let sharing = choices_of(&reading_pools(topology, rule)[0], topology, rule, &situation);
+        let pools = Pools::new(topology, rule);
+        let mut ranks = pools.fresh.iter().skip_while(|pool| pool.is_empty());
+        let sharing = choices_of(ranks.next().map_or(&[], Vec::as_slice), topology, rule, &situation);
         let takers: Vec<Choice> = sharing.iter().copied().filter(|choice| has_room(choice, topology)).collect();
-        let stand_in = stand_in(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
-        Imbalance { sharing, stand_in, node_load, takers }
+        let leader = stand_in(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
+        let stand_ins = leader.into_iter().chain(ranks.flatten().copied()).collect();
+        Imbalance { sharing, stand_ins, node_load, takers }
     }
 
     fn is_uneven(&self, tolerance_percent: u32) -> bool {
@@ -129,7 +133,8 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
     }
 
     fn may_leave_stand_in(&self) -> Option<NodeId> {
-        self.stand_in.filter(|id| (self.node_load)(*id).movable > 0 && !self.takers.is_empty())
+        let mut of_those = self.stand_ins.iter().copied().filter(|id| (self.node_load)(*id).movable > 0);
+        of_those.next().filter(|_| !self.takers.is_empty())
     }
 
     /// Whether it has a session that can be moved to a node which, with that session, has less load than this one.
@@ -285,6 +290,25 @@ mod tests {
             (4, vec![4, 4, 0]),
             "where it is one of them, it keeps its share"
         );
+    }
+
+    #[test]
+    fn sessions_leave_backups_and_other_than_preferred_nodes_again() {
+        let mut bench = Bench::new(&[100, 100, 100], &[0, 0, 0]);
+        bench.topology.nodes[3].member = Arc::new(Member { is_backup: true, ..member("r2") });
+        bench.rule.prefer_nodes = vec!["r0".to_owned()];
+        bench.sessions.replace(vec![2, 0, 3, 4]);
+        bench.topology.nodes[1].admin = AdminState::Drain;
+        assert_eq!(
+            (bench.settles(), bench.carried()),
+            (6, vec![0, 0, 9, 0]),
+            "to the others while no preferred one is there"
+        );
+        bench.topology.nodes[1].admin = AdminState::Ready;
+        assert_eq!((bench.settles(), bench.carried()), (9, vec![0, 9, 0, 0]));
+        bench.topology.nodes[1].member = Arc::new(Member { sessions_max: 9, ..member("r0") });
+        bench.sessions.replace(vec![0, 9, 1, 0]);
+        assert_eq!(bench.settles(), 0, "the preferred one is full");
     }
 
     #[test]

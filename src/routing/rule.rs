@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Balance, Rebalance};
+use crate::cluster::node::Report;
 use crate::cluster::ports::SessionPort;
+use crate::cluster::topology::NodeView;
 
 /// The nodes to which a listener routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +17,10 @@ pub enum Target {
     Replica,
     /// Standbys that replicate synchronously, or take part in quorum commit.
     Sync,
+    /// Standbys that replicate synchronously; not those that take part in quorum commit.
+    SyncOnly,
+    /// Standbys that take part in quorum commit.
+    Quorum,
     /// Standbys that replicate asynchronously.
     Async,
     /// Standbys and the leader.
@@ -25,8 +31,16 @@ pub enum Target {
 
 impl Target {
     /// Every target.
-    pub const ALL: [Target; 6] =
-        [Target::Leader, Target::Replica, Target::Sync, Target::Async, Target::Any, Target::StandbyLeader];
+    pub const ALL: [Target; 8] = [
+        Target::Leader,
+        Target::Replica,
+        Target::Sync,
+        Target::SyncOnly,
+        Target::Quorum,
+        Target::Async,
+        Target::Any,
+        Target::StandbyLeader,
+    ];
 
     /// Its label in the configuration file and on the stats page.
     pub fn label(self) -> &'static str {
@@ -34,6 +48,8 @@ impl Target {
             Target::Leader => "leader",
             Target::Replica => "replica",
             Target::Sync => "sync",
+            Target::SyncOnly => "sync-only",
+            Target::Quorum => "quorum",
             Target::Async => "async",
             Target::Any => "any",
             Target::StandbyLeader => "standby-leader",
@@ -42,7 +58,10 @@ impl Target {
 
     /// Whether it means standbys only, so that the leader can only replace them.
     pub fn is_standbys(self) -> bool {
-        matches!(self, Target::Replica | Target::Sync | Target::Async)
+        match self {
+            Target::Replica | Target::Sync | Target::SyncOnly | Target::Quorum | Target::Async => true,
+            Target::Leader | Target::Any | Target::StandbyLeader => false,
+        }
     }
 }
 
@@ -159,6 +178,12 @@ pub struct Rule {
     pub balance: Balance,
     /// Whether the leader serves as long as no standby can.
     pub falls_back_to_leader: bool,
+    /// Whether the leader gets its share beside the standbys.
+    pub includes_leader: bool,
+    /// Nodes with these tags come first, if there are any.
+    pub prefer_tags: BTreeMap<String, String>,
+    /// Nodes of these names come first.
+    pub prefer_nodes: Vec<String>,
     /// Standbys that lag by more bytes than this get no new sessions.
     pub lag_bytes_max: Option<u64>,
     /// Standbys that lag by more time than this get no new sessions.
@@ -183,6 +208,9 @@ impl Rule {
             port: None,
             balance: Balance::default(),
             falls_back_to_leader: target.is_standbys(),
+            includes_leader: false,
+            prefer_tags: BTreeMap::new(),
+            prefer_nodes: Vec::new(),
             lag_bytes_max: None,
             lag_time_max: None,
             requires_streaming: false,
@@ -212,9 +240,21 @@ impl Rule {
     pub fn accepts_leader(&self) -> bool {
         match self.target {
             Target::Leader | Target::Any => true,
-            Target::Replica | Target::Sync | Target::Async => self.falls_back_to_leader,
             Target::StandbyLeader => false,
+            _ => self.falls_back_to_leader || self.includes_leader,
         }
+    }
+
+    /// Whether the leader is one of the nodes that share the sessions.
+    pub(super) fn shares_with_leader(&self) -> bool {
+        self.target == Target::Any || self.includes_leader
+    }
+
+    /// Whether this node comes before others.
+    pub(super) fn prefers(&self, node: &NodeView) -> bool {
+        let has = |report: &Report| self.prefer_tags.iter().all(|(name, value)| report.tags.get(name) == Some(value));
+        let by_tags = || !self.prefer_tags.is_empty() && node.health.report().is_some_and(|report| has(report));
+        self.prefer_nodes.contains(&node.member.name) || by_tags()
     }
 }
 
@@ -225,7 +265,8 @@ mod tests {
     #[test]
     fn what_a_node_reports_at_login_decides_whether_it_is_right() {
         let strict = |target| Rule { falls_back_to_leader: false, ..Rule::new(target) };
-        for target in [Target::Replica, Target::Sync, Target::Async, Target::StandbyLeader] {
+        for target in Target::ALL.into_iter().filter(|target| target.is_standbys() || *target == Target::StandbyLeader)
+        {
             assert_eq!(strict(target).why_wrong(false), Some(Cause::Promotion), "{}", target.label());
             assert_eq!(strict(target).why_wrong(true), None, "{}", target.label());
         }

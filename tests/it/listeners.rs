@@ -1,11 +1,14 @@
 //! What a listener's settings do on the wire: where it listens, which port of the nodes and which nodes it uses, and how
 //! clients wait and are refused.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::ports;
+use pgvane_loadtest::wait;
+use serde_json::json;
 
 use crate::fake::{FakeCluster, FakePostgres, Manner};
 use crate::metrics;
@@ -207,4 +210,84 @@ async fn the_sql_check_asks_postgresql_itself_behind_a_pooler() {
     );
     let read_from = Session::through(pgvane.read_addr).await.value("who").await;
     assert!(replicas.iter().any(|node| read_from == format!("pooler of {}", lab.nodes()[*node].name)), "{read_from}");
+}
+
+// ---- which nodes ----------------------------------------------------------------------------------------------------
+
+/// Where four sessions, one after the other, are sent.
+async fn four_readers(listener: SocketAddr) -> BTreeSet<String> {
+    let mut nodes = BTreeSet::new();
+    for _ in 0..4 {
+        nodes.insert(Session::through(listener).await.value("who").await);
+    }
+    nodes
+}
+
+fn only(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn preferred_replicas_come_first_then_the_others_then_backups_then_the_leader() {
+    let mut cluster = FakeCluster::of(4).await;
+    let xlog = json!({"received_location": 67_110_128, "replayed_location": 67_110_128});
+    let tagged = json!({"role": "replica", "xlog": xlog, "replication_state": "streaming", "tags": {"dc": "east"}});
+    cluster[1].patroni.says(503, tagged);
+    let pgvane = cluster
+        .pgvane(|pgvane| {
+            pgvane.node("node4", "backup = true").read_listener("prefer = { dc = \"east\" }\nbalance = \"round-robin\"")
+        })
+        .await;
+    assert_eq!(four_readers(pgvane.read_addr).await, only(&["node2"]));
+    for (closed, then) in [(1, "node3"), (2, "node4"), (3, "node1")] {
+        cluster.postgres_of(closed).closes();
+        assert_eq!(four_readers(pgvane.read_addr).await, only(&[then]));
+    }
+    cluster.postgres_of(1).opens().await;
+    let served_again = || async {
+        let nodes = four_readers(pgvane.read_addr).await;
+        if nodes == only(&["node2"]) { Ok(()) } else { Err(format!("{nodes:?}")) }
+    };
+    wait::until("the preferred node's sessions", SOON, served_again).await.expect("it gets them again");
+}
+
+/// As Patroni's /synchronous, /quorum, /read-only-sync and /read-only-quorum.
+#[tokio::test]
+async fn listeners_tell_synchronous_replicas_from_those_of_a_quorum() {
+    let cluster = FakeCluster::of(4).await;
+    let standing = |kind: &str| {
+        let xlog = json!({"received_location": 67_110_128, "replayed_location": 67_110_128});
+        json!({"role": "replica", "xlog": xlog, "replication_state": "streaming", kind: true})
+    };
+    cluster[1].patroni.says(503, standing("sync_standby"));
+    cluster[2].patroni.says(503, standing("quorum_standby"));
+    let expected: [(&str, &[&str]); 7] = [
+        ("target = \"sync\"", &["node2", "node3"]),
+        ("target = \"sync-only\"", &["node2"]),
+        ("target = \"quorum\"", &["node3"]),
+        ("target = \"async\"", &["node4"]),
+        ("target = \"sync-only\"\ninclude_leader = true", &["node1", "node2"]),
+        ("target = \"quorum\"\ninclude_leader = true", &["node1", "node3"]),
+        ("target = \"async\"\ninclude_leader = true", &["node1", "node4"]),
+    ];
+    let mut listeners = String::new();
+    let mut addresses = Vec::new();
+    for (number, (lines, _)) in expected.iter().enumerate() {
+        let bind = ports::free().expect("a port");
+        let head = format!("[[listener]]\nname = \"l{number}\"\nbind = \"{bind}\"\nbalance = \"round-robin\"");
+        listeners += &format!("{head}\n{lines}\n");
+        addresses.push(bind);
+    }
+    let _pgvane = cluster.pgvane(|pgvane| pgvane.more(&listeners)).await;
+    for ((lines, nodes), address) in expected.iter().zip(&addresses) {
+        assert_eq!(four_readers(*address).await, only(nodes), "{lines}");
+    }
+    // nobody is synchronous any more: the leader serves where it may
+    cluster[1].patroni.follows();
+    cluster[2].patroni.follows();
+    let leader_serves = || async {
+        let nodes = [four_readers(addresses[0]).await, four_readers(addresses[1]).await];
+        if nodes == [only(&["node1"]), only(&["node1"])] { Ok(()) } else { Err(format!("{nodes:?}")) }
+    };
+    wait::until("sessions on the leader", SOON, leader_serves).await.expect("fallback = \"leader\" is the default");
 }

@@ -1,0 +1,84 @@
+//! The nodes that may take a session that reads, best first.
+
+use super::Rule;
+use super::fitness::{self, Fitness};
+use crate::cluster::health::Health;
+use crate::cluster::node::Claim;
+use crate::cluster::topology::{NodeView, Topology};
+use crate::cluster::{AdminState, NodeId};
+
+/// Ranks of nodes within one kind: preferred ones, the others, and backups.
+const RANKS: usize = 3;
+
+/// Nodes of one kind, by rank.
+type Ranked = [Vec<NodeId>; RANKS];
+
+/// The eligible nodes, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    /// Nodes that answer and are eligible.
+    pub(super) fresh: Ranked,
+    /// The leader, where it may replace standbys.
+    stand_in: Vec<NodeId>,
+    /// Both kinds again, of the nodes that have just failed another client.
+    failing: Ranked,
+    failing_stand_in: Vec<NodeId>,
+    /// Nodes that were eligible when they last answered.
+    silent: Ranked,
+}
+
+impl Pools {
+    pub(super) fn new(topology: &Topology, rule: &Rule) -> Pools {
+        let mut pools = Pools::default();
+        let fails_clients = |id: NodeId| topology.node(id).ports.fails_clients(rule.port);
+        for (id, node) in topology.members() {
+            let kind = match fitness::for_reads(topology, id, rule) {
+                Fitness::Fresh if fails_clients(id) => &mut pools.failing,
+                Fitness::Fresh => &mut pools.fresh,
+                Fitness::Silent => &mut pools.silent,
+                Fitness::Unfit { .. } => continue,
+            };
+            kind[rank(node, rule)].push(id);
+        }
+        if let Some(leader) = stand_in(topology, rule) {
+            let kind = if fails_clients(leader) { &mut pools.failing_stand_in } else { &mut pools.stand_in };
+            kind.push(leader);
+        }
+        pools
+    }
+
+    /// All pools in order of preference. The first one that has room is used.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &Vec<NodeId>> {
+        let kinds: [&[Vec<NodeId>]; 5] = [
+            &self.fresh,
+            std::slice::from_ref(&self.stand_in),
+            &self.failing,
+            std::slice::from_ref(&self.failing_stand_in),
+            &self.silent,
+        ];
+        kinds.into_iter().flatten()
+    }
+}
+
+fn rank(node: &NodeView, rule: &Rule) -> usize {
+    match (node.member.is_backup, rule.prefers(node)) {
+        (false, true) => 0,
+        (false, false) => 1,
+        (true, _) => 2,
+    }
+}
+
+/// The leader, where it serves in place of standbys.
+pub(super) fn stand_in(topology: &Topology, rule: &Rule) -> Option<NodeId> {
+    let may = |leader: &NodeId| {
+        rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
+    };
+    topology.leader().or_else(|| standby_leader(topology)).filter(may)
+}
+
+/// The node that leads a standby cluster. Such a cluster has no leader that takes writes.
+fn standby_leader(topology: &Topology) -> Option<NodeId> {
+    let is_one =
+        |node: &NodeView| node.claim() == Some(Claim::StandbyLeader) && matches!(node.health, Health::Answering { .. });
+    topology.members().find(|(_, node)| is_one(node)).map(|(id, _)| id)
+}
