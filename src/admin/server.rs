@@ -18,6 +18,7 @@ use tower::ServiceExt;
 use tracing::{info, warn};
 
 use super::protection::as_health_checks_mean_it;
+use crate::net::{Ipv6Prefix, Peer};
 use crate::proxy::intake::pending::PendingConnections;
 
 /// Connections at once: dashboards, probes and a few operators. Where there are more, the one that has lasted longest is
@@ -56,7 +57,8 @@ pub(super) async fn serve(socket: std::net::TcpListener, router: Router) {
 
 /// One connection, from its first request to its end.
 async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, connections: Arc<PendingConnections>) {
-    let Some(place) = connections.enter(peer.into(), CONNECTIONS_MAX) else { return };
+    let client = Peer::from(peer).source(Ipv6Prefix::default());
+    let Some(place) = connections.enter(client, CONNECTIONS_MAX) else { return };
     let router = router.layer(Extension(ConnectInfo(peer)));
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);

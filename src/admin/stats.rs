@@ -89,7 +89,10 @@ impl Page {
     pub(super) fn of(context: &AdminContext) -> Page {
         let clusters = context.clusters.iter().enumerate().map(|(index, view)| {
             let loads = context.registry.loads(ClusterIndex(index));
-            cluster(view, &loads)
+            let warning = context.config.clusters[index].warning();
+            let mut cluster = cluster(view, &loads);
+            cluster.notes.extend(warning);
+            cluster
         });
         let listeners = context.config.listeners.iter().zip(context.census());
         Page {

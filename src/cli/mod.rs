@@ -93,6 +93,7 @@ pub fn main() -> ExitCode {
         },
         Command::Check { file } => match read(&file) {
             Ok(config) => {
+                config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
                 let (clusters, listeners) = (config.clusters.len(), config.listeners.len());
                 println!("{}: valid ({clusters} cluster(s), {listeners} listener(s))", file.display());
                 ExitCode::SUCCESS

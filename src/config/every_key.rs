@@ -62,7 +62,9 @@ fn parse(line: &str, table: &mut String) -> Line {
         return Line::Table;
     }
     match line.split_once(" = ") {
-        Some((key, _)) if key.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()) => {
+        Some((key, _))
+            if key.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit()) =>
+        {
             let path = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
             Line::Key { path }
         }

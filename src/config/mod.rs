@@ -22,8 +22,9 @@ mod secret;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub use units::{duration, size_text};
 
 use crate::cluster::node::ServerKind;
 use crate::cluster::{HostPort, Member, Suspicion};
-use crate::net::{Binds, Networks};
+use crate::net::{Binds, Ipv6Prefix, Networks, Peer};
 use crate::routing::{Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
 
@@ -215,6 +216,10 @@ pub struct Listener {
     pub sessions_max: usize,
     /// The maximum number of sessions from one client address.
     pub sessions_max_per_client: usize,
+    /// How fast one client may connect; `None`: as fast as it likes.
+    pub connection_rate_max_per_client: Option<ConnectionRate>,
+    /// What is one client among IPv6 addresses.
+    pub client_ipv6_prefix: Ipv6Prefix,
     /// The maximum number of connections that have not yet sent their startup packet.
     pub pending_connections_max: usize,
     /// Which clients may connect.
@@ -259,6 +264,21 @@ pub struct ProxyProtocol {
     pub trusted: Networks,
     /// Whether their connections must begin with a header.
     pub is_required: bool,
+}
+
+/// A number of connections in a time. They may come all at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionRate {
+    /// The number.
+    pub count: NonZeroU32,
+    /// The time.
+    pub within: Duration,
+}
+
+impl fmt::Display for ConnectionRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {:?}", self.count, self.within)
+    }
 }
 
 /// How bytes get from one socket to the other.
@@ -311,6 +331,11 @@ impl Config {
 }
 
 impl Config {
+    /// Settings that are valid and dangerous, as text for operators.
+    pub fn warnings(&self) -> Vec<String> {
+        self.clusters.iter().filter_map(Cluster::warning).collect()
+    }
+
     /// The ports of a cluster's nodes that its listeners have as their own.
     pub fn own_ports(&self, cluster: ClusterIndex) -> BTreeSet<NonZeroU16> {
         let listeners = self.listeners.iter().filter(|listener| listener.cluster == cluster);
@@ -408,6 +433,17 @@ impl Cluster {
         self.discovery.as_ref().map_or_else(Arc::default, |discovery| discovery.allow.as_slice().into())
     }
 
+    /// Why its settings are dangerous, if they are.
+    pub fn warning(&self) -> Option<String> {
+        let name = &self.name;
+        self.patroni_tls.verifies_nothing.then(|| {
+            format!(
+                "cluster \"{name}\" has patroni_tls.verify = \"none\": certificates are not verified, so a host between \
+                 pgvane and a REST API can say which node leads"
+            )
+        })
+    }
+
     /// Whether a REST API may need HTTPS: a configured one, or one that discovery may find.
     pub fn may_speak_https(&self) -> bool {
         let found = self.discovery.iter().flat_map(|discovery| &discovery.urls);
@@ -417,6 +453,11 @@ impl Cluster {
 }
 
 impl Listener {
+    /// As which client a peer counts for limits; `None` for clients of a Unix socket, which have no address.
+    pub fn client_of(&self, peer: Peer) -> Option<IpAddr> {
+        peer.source(self.client_ipv6_prefix)
+    }
+
     /// What its sessions reach on this node.
     pub fn server_kind_on(&self, member: &Member) -> ServerKind {
         self.server_kind.unwrap_or(if self.rule.port.is_some() { ServerKind::Postgresql } else { member.kind })
@@ -445,6 +486,8 @@ impl Listener {
             hold_sessions_max: 1000,
             sessions_max: 10_000,
             sessions_max_per_client: usize::MAX,
+            connection_rate_max_per_client: None,
+            client_ipv6_prefix: Ipv6Prefix::default(),
             pending_connections_max: 1000,
             access: Access::default(),
             proxy_protocol: None,

@@ -1,8 +1,15 @@
 //! Reads where a listener listens, which clients it accepts, and how it learns and passes on their addresses.
 
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use super::document::{Section, set};
-use super::{Access, Listener, ProxyProtocol, account};
-use crate::net::{Bind, Binds, Networks, UnixBind};
+use super::{Access, ConnectionRate, Listener, ProxyProtocol, account, duration};
+use crate::net::{Bind, Binds, Ipv6Prefix, Networks, UnixBind};
+
+/// The time that a rate may be given for.
+const RATE_WITHIN: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
 const NETWORKS: &str = "write networks or addresses, for example [\"10.0.0.0/8\", \"192.0.2.7\"]; on a Unix socket \
                         \"unix\" stands for its clients";
@@ -55,6 +62,9 @@ fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -> Result<u3
 pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
     let count = |key, most| section.integer(key, 1..most).map(|count| count as usize);
     set(&mut listener.sessions_max_per_client, count("sessions_max_per_client", 10_000_001));
+    listener.connection_rate_max_per_client = connection_rate(section);
+    let prefix = section.integer("client_ipv6_prefix", 1..129).and_then(|bits| Ipv6Prefix::new(bits as u8));
+    set(&mut listener.client_ipv6_prefix, prefix);
     set(&mut listener.pending_connections_max, count("pending_connections_max", 1_000_001));
     set(&mut listener.application_name_add_host, section.boolean("application_name_add_host"));
     listener.proxy_protocol = section.section("proxy_protocol").map(|table| proxy_protocol(table, &listener.binds));
@@ -67,6 +77,30 @@ pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
         ),
     };
     check_applicable(section, listener);
+}
+
+/// `"50/3s"`; the number of the unit may be left out if it is one: `"50/s"`.
+fn connection_rate(section: &Section<'_>) -> Option<ConnectionRate> {
+    const KEY: &str = "connection_rate_max_per_client";
+    let text = section.string(KEY)?;
+    let parse = |text: &str| {
+        let (count, within) = text.split_once('/')?;
+        let within = within.trim();
+        let within =
+            if within.starts_with(|c: char| c.is_ascii_digit()) { within.to_owned() } else { format!("1{within}") };
+        let within = duration(&within).ok().filter(|time| RATE_WITHIN.contains(time))?;
+        let count = count.trim().parse().ok().filter(|count: &NonZeroU32| count.get() <= 1_000_000)?;
+        Some(ConnectionRate { count, within })
+    };
+    let rate = parse(&text);
+    if rate.is_none() {
+        section.fault_at(
+            KEY,
+            format!("{}: \"{text}\" is not a rate", section.named(KEY)),
+            "write a number of connections from 1 to 1000000 and a time from 1ms to 1h, for example \"50/s\" or \"50/3s\"",
+        );
+    }
+    rate
 }
 
 fn networks(section: &Section<'_>, key: &'static str) -> Networks {
@@ -113,10 +147,11 @@ fn check_applicable(section: &Section<'_>, listener: &Listener) {
         return;
     }
     check_reachable(section, "allow", &listener.access.allow, &listener.binds);
-    if is_unix && section.has("sessions_max_per_client") {
+    let by_address = ["sessions_max_per_client", "connection_rate_max_per_client", "client_ipv6_prefix"];
+    for key in by_address.into_iter().filter(|key| is_unix && section.has(key)) {
         section.fault_at(
-            "sessions_max_per_client",
-            "sessions_max_per_client has no effect on a Unix socket: its clients have no address",
+            key,
+            format!("{key} has no effect on a Unix socket: its clients have no address"),
             "remove it; sessions_max limits all clients together",
         );
     }
@@ -196,6 +231,20 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_a_number_in_a_time() {
+        let rate = |text: &str| {
+            let listener = listener(&format!("{TCP}connection_rate_max_per_client = \"{text}\""));
+            listener.connection_rate_max_per_client.expect("is given").to_string()
+        };
+        let shown = ["50/s", "50/3s", "600/min", "5 / 500ms"].map(rate);
+        assert_eq!(shown, ["50 in 1s", "50 in 3s", "600 in 60s", "5 in 500ms"]);
+        assert_eq!(
+            listener(&format!("{TCP}client_ipv6_prefix = 48")).client_ipv6_prefix,
+            Ipv6Prefix::new(48).expect("is one")
+        );
+    }
+
+    #[test]
     fn a_listener_may_be_at_several_addresses() {
         let shown = |bind: &str| listener(&format!("bind = {bind}")).binds.to_string();
         assert_eq!(shown("\"10.0.0.1:6432\""), "10.0.0.1:6432");
@@ -231,6 +280,10 @@ mod tests {
             ("allow = [\"unix\"]", "can match this list"),
             ("unix_socket_mode = \"0770\"", "is not on a Unix socket"),
             ("sessions_max_per_client = 0", "out of range"),
+            ("client_ipv6_prefix = 129", "out of range"),
+            ("connection_rate_max_per_client = \"50\"", "is not a rate"),
+            ("connection_rate_max_per_client = \"0/s\"", "is not a rate"),
+            ("connection_rate_max_per_client = \"5/2h\"", "is not a rate"),
         ] {
             let fault = fault(&format!("{TCP}{lines}"));
             assert!(fault.contains(word), "{lines}: {fault}");
@@ -241,6 +294,7 @@ mod tests {
             ("unix_socket_owner = \"no such user\"", "does not exist on this host"),
             ("allow = [\"10.0.0.0/8\"]", "can match this list"),
             ("sessions_max_per_client = 5", "have no address"),
+            ("connection_rate_max_per_client = \"5/s\"", "have no address"),
             ("proxy_protocol = { trusted = [\"10.0.0.5\"] }", "can match this list"),
         ] {
             let fault = fault(&format!("{UNIX}{lines}"));

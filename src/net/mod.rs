@@ -16,7 +16,7 @@ mod unix_listener;
 pub use bind::{Bind, Binds, UnixBind};
 pub use encrypted::Encrypted;
 pub use networks::Networks;
-pub use peer::Peer;
+pub use peer::{Ipv6Prefix, Peer};
 pub use resolver::Resolver;
 pub use socket::{Incoming, Socket};
 pub use stream::Stream;

@@ -2,9 +2,29 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroU8;
 
-/// The bits of an IPv6 address that name the network. A network is one client: its machines choose the other bits.
-const IPV6_NETWORK: u128 = !(u64::MAX as u128);
+/// The number of leading bits of an IPv6 address that name one client, 1 to 128. A client's machines choose the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv6Prefix(NonZeroU8);
+
+impl Ipv6Prefix {
+    /// This number of bits. `None` if it is out of range.
+    pub fn new(bits: u8) -> Option<Ipv6Prefix> {
+        NonZeroU8::new(bits).filter(|bits| bits.get() <= 128).map(Ipv6Prefix)
+    }
+
+    fn mask(self) -> u128 {
+        u128::MAX << (128 - self.0.get())
+    }
+}
+
+impl Default for Ipv6Prefix {
+    /// 64: one machine can use every address of such a network.
+    fn default() -> Ipv6Prefix {
+        Ipv6Prefix(NonZeroU8::MIN.saturating_add(63))
+    }
+}
 
 /// The other side of an accepted connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,10 +61,10 @@ impl Peer {
         })
     }
 
-    /// What counts as one client where each may have so much: an IPv4 address, or an IPv6 network of 64 bits.
-    pub fn source(self) -> Option<IpAddr> {
+    /// What counts as one client where each may have so much: an IPv4 address, or an IPv6 network of this prefix.
+    pub fn source(self, prefix: Ipv6Prefix) -> Option<IpAddr> {
         Some(match self.ip()? {
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & IPV6_NETWORK).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & prefix.mask()).into(),
             ip @ IpAddr::V4(_) => ip,
         })
     }
@@ -79,6 +99,22 @@ impl fmt::Display for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_client() {
+        let source = |text: &str, bits| {
+            let peer = Peer::from(text.parse::<SocketAddr>().expect("an address"));
+            peer.source(Ipv6Prefix::new(bits).expect("is one")).expect("by TCP").to_string()
+        };
+        assert_eq!(Ipv6Prefix::new(64), Some(Ipv6Prefix::default()));
+        assert_eq!(source("[2001:db8:1:2:3:4:5:6]:1", 64), "2001:db8:1:2::");
+        assert_eq!(source("[2001:db8:1:2:3:4:5:6]:1", 48), "2001:db8:1::");
+        assert_eq!(source("[2001:db8:1:2:3:4:5:6]:1", 128), "2001:db8:1:2:3:4:5:6");
+        assert_eq!(source("[ffff::1]:1", 1), "8000::");
+        assert_eq!(source("192.0.2.7:1", 1), "192.0.2.7", "an IPv4 address is always one client");
+        assert_eq!([0, 129].map(Ipv6Prefix::new), [None, None]);
+        assert_eq!(Peer::Unix.source(Ipv6Prefix::default()), None);
+    }
 
     #[test]
     fn an_address_of_ipv4_is_written_as_one() {

@@ -2,45 +2,57 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use tokio::sync::Notify;
+
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::{NodeId, NodeSet};
 
 /// The sessions on each node of one cluster.
 #[derive(Debug)]
-pub struct NodeSessions([AtomicU32; NODES_MAX]);
+pub struct NodeSessions {
+    on: [AtomicU32; NODES_MAX],
+    ended: Notify,
+}
 
 impl Default for NodeSessions {
     /// None.
     fn default() -> NodeSessions {
-        NodeSessions(std::array::from_fn(|_| AtomicU32::new(0)))
+        NodeSessions { on: std::array::from_fn(|_| AtomicU32::new(0)), ended: Notify::new() }
     }
 }
 
 impl NodeSessions {
     /// Counts a session in.
     pub fn add(&self, node: NodeId) {
-        self.0[node.index()].fetch_add(1, Relaxed);
+        self.on[node.index()].fetch_add(1, Relaxed);
     }
 
-    /// Counts a session out that was counted in.
+    /// Counts a session out that was counted in, and wakes the one that has waited longest for that.
     pub fn remove(&self, node: NodeId) {
-        self.0[node.index()].fetch_sub(1, Relaxed);
+        self.on[node.index()].fetch_sub(1, Relaxed);
+        self.ended.notify_one();
+    }
+
+    /// Waits until a session ends on any node. Cancel safe: the next one that waits is woken instead. It may return once
+    /// though none has ended since the call.
+    pub async fn session_ended(&self) {
+        self.ended.notified().await;
     }
 
     /// How many a node has now.
     pub fn on(&self, node: NodeId) -> u32 {
-        self.0[node.index()].load(Relaxed)
+        self.on[node.index()].load(Relaxed)
     }
 
     /// How many each node has now, by its number.
     pub fn all(&self) -> Vec<u32> {
-        self.0.iter().map(|sessions| sessions.load(Relaxed)).collect()
+        self.on.iter().map(|sessions| sessions.load(Relaxed)).collect()
     }
 
     /// The nodes that have sessions.
     pub fn busy(&self) -> NodeSet {
         let mut busy = NodeSet::default();
-        let nodes = self.0.iter().enumerate().filter(|(_, sessions)| sessions.load(Relaxed) > 0);
+        let nodes = self.on.iter().enumerate().filter(|(_, sessions)| sessions.load(Relaxed) > 0);
         nodes.for_each(|(number, _)| busy.insert(NodeId::new(number)));
         busy
     }

@@ -42,13 +42,13 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
     let deadline = Instant::now() + DELIVERY_MAX;
     let location = context.registry.keys().look_up(&key, context.index, context.settings.cluster);
     debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
-    let limits = &context.cancel_limits;
+    let (limits, source) = (&context.cancel_limits, context.settings.client_of(peer));
     let outcome = match location {
-        KeyLocation::On(node, port) => match limits.delivery(&key, peer, deadline).await {
+        KeyLocation::On(node, port) => match limits.delivery(&key, source, deadline).await {
             Some(_permit) => send_to(context, vec![node], port, request, deadline, CancelOutcome::Delivered).await,
             None => CancelOutcome::Limited,
         },
-        KeyLocation::Among(nodes) => match limits.fan_out(&key, peer, deadline).await {
+        KeyLocation::Among(nodes) => match limits.fan_out(&key, source, deadline).await {
             Some(_permit) => {
                 let port = context.settings.rule.port;
                 send_to(context, nodes, port, request, deadline, CancelOutcome::FannedOut).await

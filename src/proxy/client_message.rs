@@ -24,7 +24,20 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             ),
             format!("{why}."),
         ),
-        End::HoldFull(max) => fatal(
+        End::HoldFull { max, are_nodes_full: true } => fatal(
+            SqlState::TooManyConnections,
+            format!(
+                "every server for listener \"{listener}\" has reached its sessions_max, and {max} connections wait \
+                 already (hold_sessions_max)"
+            ),
+            "Close sessions, or raise sessions_max of the nodes.",
+        ),
+        End::ClientTooFast { host, rate } => fatal(
+            SqlState::TooManyConnections,
+            format!("{host} connects to listener \"{listener}\" too often: more than {rate}"),
+            "Connect more slowly, keep connections open in a pool, or raise connection_rate_max_per_client.",
+        ),
+        End::HoldFull { max, are_nodes_full: false } => fatal(
             SqlState::CannotConnectNow,
             format!("no server for listener \"{listener}\", and it has reached hold_sessions_max ({max})"),
             "Try again later.",

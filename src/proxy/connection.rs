@@ -98,7 +98,7 @@ impl Connection {
                 context.registry.pending_max(context.settings.pending_connections_max),
             ),
         };
-        let Some(pending) = places.enter(self.permit.peer, max) else {
+        let Some(pending) = places.enter(context.settings.client_of(self.permit.peer), max) else {
             return Err(End::PendingFull(max));
         };
         let socket = socket.watch().map_err(End::ClientFailed)?;

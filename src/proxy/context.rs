@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::intake::connection_rates::ConnectionRates;
 use super::intake::per_client::PerClient;
 use super::intake::tls::Encryption;
 use super::log_limit::LogLimit;
@@ -38,8 +39,10 @@ pub struct ListenerContext {
     pub cancel_limits: CancelLimits,
     /// Bounds how often the same end is logged.
     pub log_limit: LogLimit,
-    /// Bounds what one client may have.
+    /// The sessions of each client.
     pub per_client: PerClient,
+    /// How fast each client connects.
+    pub connection_rates: ConnectionRates,
     /// Whether connections to nodes begin with a PROXY header that names the client.
     pub sends_proxy_header: bool,
     turn: AtomicU64,
@@ -72,7 +75,8 @@ impl ListenerContext {
             tcp,
             cancel_limits: CancelLimits::default(),
             log_limit: LogLimit::default(),
-            per_client: PerClient::new(settings.sessions_max_per_client),
+            per_client: PerClient::default(),
+            connection_rates: ConnectionRates::default(),
             turn: AtomicU64::new(0),
             settings,
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
+use crate::config::ConnectionRate;
 use crate::protocol::opening::NotPostgres;
 use crate::protocol::proxy_header::Malformed;
 use crate::protocol::startup::cut_to_name_length;
@@ -80,8 +81,13 @@ pub enum End {
     #[error("no server within hold_max: {0}")]
     NoNode(String),
     /// No server was available, and `hold_sessions_max` connections were waiting already.
-    #[error("no server, and the listener has reached hold_sessions_max ({0})")]
-    HoldFull(usize),
+    #[error("no server{}, and the listener has reached hold_sessions_max ({max})", if *.are_nodes_full { " has room" } else { "" })]
+    HoldFull {
+        /// The limit.
+        max: usize,
+        /// There are servers, and all have reached their `sessions_max`.
+        are_nodes_full: bool,
+    },
     /// The listener has reached `sessions_max`.
     #[error("the listener has reached sessions_max ({0})")]
     SessionsFull(usize),
@@ -96,7 +102,15 @@ pub enum End {
         /// The limit.
         max: usize,
     },
-    /// Every server that could be used has reached its `sessions_max`.
+    /// The client connects more often than `connection_rate_max_per_client` allows.
+    #[error("{host} connects more often than connection_rate_max_per_client ({rate})")]
+    ClientTooFast {
+        /// The client's address.
+        host: String,
+        /// The limit.
+        rate: ConnectionRate,
+    },
+    /// Every server that could be used has reached its `sessions_max`, and none had room within `hold_max`.
     #[error("every available server has reached its sessions_max")]
     NodesFull,
     /// The server was lost in the middle of the login, when the client could not be sent to another any more.
@@ -232,7 +246,8 @@ impl End {
             | End::ClientUnresponsive(_)
             | End::ServerUnresponsive(_)
             | End::NoNode(_)
-            | End::HoldFull(_)
+            | End::HoldFull { .. }
+            | End::ClientTooFast { .. }
             | End::SessionsFull(_)
             | End::DescriptorsFull(_)
             | End::ClientFull { .. }

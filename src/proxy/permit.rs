@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::ListenerContext;
 use super::end::End;
-use crate::net::Peer;
+use crate::net::{Ipv6Prefix, Peer};
 
 /// Where a connection was accepted and where it comes from, and its permit once it has one. Dropping it gives the permit
 /// back.
@@ -15,26 +15,38 @@ pub struct SessionPermit {
     /// is held.
     pub peer: Peer,
     is_held: bool,
+    /// By which prefix its client is counted; `None` if it is not.
+    counted_by: Option<Ipv6Prefix>,
 }
 
 impl SessionPermit {
     /// Of a connection that has none yet.
     pub fn none(context: Arc<ListenerContext>, peer: Peer) -> SessionPermit {
-        SessionPermit { context, peer, is_held: false }
+        SessionPermit { context, peer, is_held: false, counted_by: None }
     }
 
-    /// Takes the permit. Errors: the listener or the client has reached its limit. To be called once.
+    /// Takes the permit. Errors: the listener or the client has reached a limit. To be called once.
     pub fn acquire(&mut self) -> Result<(), End> {
-        let ListenerContext { index, settings, registry, per_client, .. } = &*self.context;
-        if !per_client.enter(self.peer) {
-            return Err(End::ClientFull { host: self.peer.host(), max: settings.sessions_max_per_client });
+        let context = Arc::clone(&self.context);
+        let ListenerContext { index, settings, registry, per_client, connection_rates, .. } = &*context;
+        if let Some(client) = settings.client_of(self.peer) {
+            if let Some(rate) = settings.connection_rate_max_per_client
+                && !connection_rates.admit(client, rate)
+            {
+                return Err(End::ClientTooFast { host: self.peer.host(), rate });
+            }
+            let max = settings.sessions_max_per_client;
+            if max < usize::MAX {
+                if !per_client.enter(client, max) {
+                    return Err(End::ClientFull { host: self.peer.host(), max });
+                }
+                self.counted_by = Some(settings.client_ipv6_prefix); // the drop gives it back, also after an error below
+            }
         }
         if !registry.has_descriptors() {
-            per_client.leave(self.peer);
             return Err(End::DescriptorsFull(registry.descriptors_max()));
         }
         if !registry.enter(*index, settings.sessions_max) {
-            per_client.leave(self.peer);
             return Err(End::SessionsFull(settings.sessions_max));
         }
         self.is_held = true;
@@ -46,7 +58,9 @@ impl Drop for SessionPermit {
     fn drop(&mut self) {
         if self.is_held {
             self.context.registry.leave(self.context.index);
-            self.context.per_client.leave(self.peer);
+        }
+        if let Some(client) = self.counted_by.and_then(|prefix| self.peer.source(prefix)) {
+            self.context.per_client.leave(client);
         }
     }
 }

@@ -2,7 +2,8 @@
 //! clients wait and are refused.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
@@ -290,4 +291,65 @@ async fn listeners_tell_synchronous_replicas_from_those_of_a_quorum() {
         if nodes == [only(&["node1"]), only(&["node1"])] { Ok(()) } else { Err(format!("{nodes:?}")) }
     };
     wait::until("sessions on the leader", SOON, leader_serves).await.expect("fallback = \"leader\" is the default");
+}
+
+// ---- full nodes and fast clients --------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_session_waits_for_room_on_a_full_node_and_no_more_wait_than_may() {
+    const HELD: &str = "pgvane_sessions_held{listener=\"write\"}";
+    let cluster = FakeCluster::of(1).await.rarely_checked();
+    let pgvane =
+        cluster.pgvane(|pgvane| pgvane.node("node1", "sessions_max = 1").write_listener("hold_sessions_max = 1")).await;
+    let first = Session::through(pgvane.write_addr).await;
+    let second = tokio::spawn(Session::through(pgvane.write_addr));
+    metrics::wait_for(&pgvane, HELD, 1.0).await;
+    let mut third = Wire::to(pgvane.write_addr).await;
+    third.send(&plain_startup()).await;
+    let end = third.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("53300"), "{end:?}");
+    assert!(end.field(b'M').is_some_and(|text| text.contains("hold_sessions_max")), "{end:?}");
+
+    drop(first);
+    assert_eq!(second.await.expect("is served").value("who").await, "node1");
+}
+
+#[tokio::test]
+async fn a_session_that_waits_in_vain_for_room_is_told_so() {
+    let cluster = FakeCluster::of(1).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.node("node1", "sessions_max = 1").hold_max("300ms")).await;
+    let _first = Session::through(pgvane.write_addr).await;
+    let came = Instant::now();
+    let mut second = Wire::to(pgvane.write_addr).await;
+    second.send(&plain_startup()).await;
+    assert_eq!(second.fatal().await.sqlstate().as_deref(), Some("53300"));
+    assert!(came.elapsed() >= Duration::from_millis(300), "it waited for {:?} only", came.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_connects_too_often_is_refused_and_others_and_cancels_are_not() {
+    let cluster = FakeCluster::of(1).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener("connection_rate_max_per_client = \"3/h\"")).await;
+    let (hasty, calm) = (Ipv4Addr::new(127, 0, 0, 7), Ipv4Addr::new(127, 0, 0, 8));
+    let mut key = Vec::new();
+    for _ in 0..3 {
+        key = Wire::from(hasty, pgvane.write_addr).await.0.log_in(&plain_startup()).await.key;
+    }
+    let kept = Wire::from(calm, pgvane.write_addr).await.0.log_in(&plain_startup()).await;
+    for _ in 0..30 {
+        let (mut fourth, _) = Wire::from(hasty, pgvane.write_addr).await;
+        fourth.send(&plain_startup()).await;
+        let end = fourth.fatal().await;
+        assert_eq!(end.sqlstate().as_deref(), Some("53300"), "{end:?}");
+        assert!(end.field(b'M').is_some_and(|text| text.contains("127.0.0.7 connects")), "{end:?}");
+    }
+    metrics::wait_for_ends(&pgvane, "write", "client-too-fast", 30).await;
+    let told = pgvane.log_text().matches("connection_rate_max_per_client").count();
+    assert!((1..30).contains(&told), "{told} lines");
+
+    let (mut canceller, _) = Wire::from(hasty, pgvane.write_addr).await;
+    canceller.send(&cancel_request(&kept.key)).await;
+    canceller.rest().await;
+    assert_eq!(cluster[0].postgres.seen().cancels, [cancel_request(&kept.key)]);
+    assert_ne!(key, kept.key);
 }

@@ -37,8 +37,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use self::session::{LoginFailure, Session};
-use crate::cluster::{HostPort, Member};
 use crate::cluster::node::{CheckError, Report};
+use crate::cluster::{HostPort, Member};
 use crate::config::{self, Sql};
 use crate::net::Resolver;
 use crate::net::dial::NodeDialer;

@@ -196,7 +196,8 @@ impl<'a> Admission<'a> {
         if self.held.is_none() {
             let most = self.context.settings.hold_sessions_max;
             let Some(held) = self.context.registry.hold(self.context.index, most) else {
-                return Err(Refused::End(End::HoldFull(most)));
+                let are_nodes_full = *no_route == NoRoute::AllFull;
+                return Err(Refused::End(End::HoldFull { max: most, are_nodes_full }));
             };
             debug!(listener = %self.context.settings.name, reason = %no_route, "holding a connection");
             self.held = Some(held);
@@ -216,6 +217,8 @@ impl<'a> Admission<'a> {
                 self.retry_at = None;
                 self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
             }
+            // one session ends, one connection is woken; those that it does not help look again at `retry_at`
+            () = self.context.cluster.sessions().session_ended(), if *no_route == NoRoute::AllFull => {}
             () = tokio::time::sleep_until(deadline) => {}
             () = self.client.closed() => return Err(Refused::End(End::ClientLeftHeld)),
         }

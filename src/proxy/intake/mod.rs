@@ -1,8 +1,9 @@
 //! Before it is known what a client wants: [`pending`] bounds such connections, [`proxy_protocol`] learns where they come
-//! from, [`handshake`] reads their first packet and agrees on TLS where [`tls`] says so, [`access`] and [`per_client`] say
-//! whether they may have a session. [`rate_limit`] bounds what any stranger can cause.
+//! from, [`handshake`] reads their first packet and agrees on TLS where [`tls`] says so; [`access`], [`per_client`] and
+//! [`connection_rates`] say whether they may have a session. [`rate_limit`] bounds what any stranger can cause.
 
 pub mod access;
+pub mod connection_rates;
 pub mod counts;
 pub mod handshake;
 pub mod pending;

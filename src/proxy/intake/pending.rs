@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::counts::Counts;
-use crate::net::Peer;
 
 /// Enough time for a startup packet, including a TLS handshake over a slow network.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(1);
@@ -51,9 +50,10 @@ pub struct PendingConnection<'a> {
 }
 
 impl PendingConnections {
-    /// Adds a connection of this peer; evicts another one if needed. `None` if there are `max` and none can be evicted.
-    pub fn enter(&self, peer: Peer, max: usize) -> Option<PendingConnection<'_>> {
-        let (now, client) = (Instant::now(), peer.source());
+    /// Adds a connection of this client, which is `None` on a Unix socket; evicts another one if needed. `None` if there
+    /// are `max` and none can be evicted.
+    pub fn enter(&self, client: Option<IpAddr>, max: usize) -> Option<PendingConnection<'_>> {
+        let now = Instant::now();
         let mut queue = self.queue.lock();
         if queue.open.len() >= max {
             let evicted = queue.oldest_of_the_largest_client(client).or_else(|| queue.oldest_evictable(now))?;
@@ -119,11 +119,9 @@ impl Drop for PendingConnection<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
-    const CLIENT: Peer = Peer::Unix;
+    const CLIENT: Option<IpAddr> = None;
 
     fn is_evicted(connection: &PendingConnection<'_>) -> bool {
         connection.poll_evicted(&Context::from_waker(Waker::noop())).is_ready()
@@ -164,7 +162,7 @@ mod tests {
     #[test]
     fn a_client_with_many_loses_one_to_a_client_with_few() {
         let pending = PendingConnections::default();
-        let client = |last| Peer::from(SocketAddr::from(([192, 0, 2, last], 5000)));
+        let client = |last| Some(IpAddr::from([192, 0, 2, last]));
         let flood: Vec<_> = (0..8).map(|_| pending.enter(client(1), 8).expect("room")).collect();
         assert!(pending.enter(client(1), 8).is_none(), "not to itself");
         let honest: Vec<_> = (0..4).map(|_| pending.enter(client(2), 8).expect("the flood gives way")).collect();

@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::net::Peer;
 use crate::protocol::CancelKey;
 use crate::proxy::intake::rate_limit::RateLimiter;
 
@@ -90,15 +89,25 @@ impl CancelLimits {
     /// Waits until a request for a known key may be sent. `None` if there are too many, or the deadline has come.
     ///
     /// Cancel safe: a caller that gives up uses nothing.
-    pub async fn delivery(&self, key: &CancelKey, peer: Peer, deadline: Instant) -> Option<CancelPermit<'_>> {
-        let counted = self.count(key, peer.source())?;
+    pub async fn delivery(
+        &self,
+        key: &CancelKey,
+        source: Option<IpAddr>,
+        deadline: Instant,
+    ) -> Option<CancelPermit<'_>> {
+        let counted = self.count(key, source)?;
         self.permit(counted, deadline).await
     }
 
     /// Waits until a request for an unknown key may be sent to several servers. `None` as for [`Self::delivery`], and if
     /// its turn is after the deadline.
-    pub async fn fan_out(&self, key: &CancelKey, peer: Peer, deadline: Instant) -> Option<CancelPermit<'_>> {
-        let counted = self.count(key, peer.source())?;
+    pub async fn fan_out(
+        &self,
+        key: &CancelKey,
+        source: Option<IpAddr>,
+        deadline: Instant,
+    ) -> Option<CancelPermit<'_>> {
+        let counted = self.count(key, source)?;
         let now = Instant::now();
         let of_the_source = self.sources.lock().get(&counted.source)?.fan_outs.next_turn(now, deadline)?;
         sleep_until(of_the_source).await;
@@ -167,7 +176,6 @@ impl Drop for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use std::future::Future;
-    use std::net::SocketAddr;
     use std::pin::pin;
     use std::task::{Context, Waker};
 
@@ -179,8 +187,8 @@ mod tests {
         CancelKey::new(pid, &SecretKey::I32(9))
     }
 
-    fn peer(last: u8) -> Peer {
-        SocketAddr::from(([192, 0, 2, last], 5000)).into()
+    fn peer(last: u8) -> Option<IpAddr> {
+        Some([192, 0, 2, last].into())
     }
 
     fn soon() -> Instant {
@@ -230,7 +238,7 @@ mod tests {
     async fn the_sources_that_are_remembered_have_a_bound() {
         let limits = CancelLimits::default();
         for number in 0..5000_u32 {
-            let from: Peer = SocketAddr::from((std::net::Ipv4Addr::from_bits(number), 1)).into();
+            let from: Option<IpAddr> = Some(std::net::Ipv4Addr::from_bits(number).into());
             assert!(limits.delivery(&key(1), from, soon()).await.is_some());
         }
         assert!(limits.sources.lock().len() <= SOURCES_MAX);
