@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// The prefix of `bind` for a Unix socket.
 const UNIX_PREFIX: &str = "unix:";
 
-/// `sun_path` has 108 bytes (`unix(7)`), including a terminating zero; a new socket is created next to the old one, under
-/// a name that is longer by a process id.
+/// `sun_path` has 108 bytes (`unix(7)`), including a terminating zero; a new socket is created next to the old one,
+/// under a name that is longer by a process id.
 const PATH_LENGTH_MAX: usize = 96;
 
 /// Where a listener listens.

@@ -1,11 +1,11 @@
-//! How many file descriptors the process may have.
+//! The number of file descriptors that the process may have.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one, as every server does that needs more than the usual 1024. Returns the limit in
-/// force. Errors: the kernel does not let us, which is no reason not to start.
+/// Raises the soft limit to the hard limit, as servers do that need more than the usual 1024. Returns the limit in
+/// force. Errors: the kernel refuses; pgvane can run all the same.
 pub fn raise_limit() -> io::Result<usize> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {

@@ -20,38 +20,39 @@ use super::resolver::{NameError, Resolver};
 use crate::cluster::ports::SessionPort;
 use crate::cluster::{HostPort, Member};
 
-/// How long keepalive asks, at the least, before it gives a connection up.
+/// The minimum time for which keepalive probes are sent before a connection counts as broken.
 pub const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The time between two keepalive questions.
+/// Time between two keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The socket options that every connection gets.
 #[derive(Debug, Clone, Copy)]
 pub struct TcpOptions {
-    /// Idle time after which the kernel asks whether the other side is still there.
+    /// Idle time after which the kernel begins to send keepalive probes.
     pub keepalive: Duration,
-    /// How long a peer may leave everything unanswered. On an idle connection keepalive sees to that.
+    /// How long a peer may acknowledge nothing before the connection counts as broken. On an idle connection, keepalive
+    /// probes ask for acknowledgements.
     pub unacknowledged_max: Duration,
-    /// Has the kernel give the connection up after this time as well where data is not acknowledged, *even by a living peer
-    /// that does not read* (`TCP_USER_TIMEOUT`): for connections on which no answer may be late, not for sessions.
+    /// The kernel ends the connection after this time also if sent data is not acknowledged, *even if the peer is alive
+    /// but does not read* (`TCP_USER_TIMEOUT`). For checks; not for sessions.
     pub ends_with_shut_window: bool,
 }
 
 impl TcpOptions {
     /// Sets the options on a socket. Set on a listening socket, they are inherited by what it accepts.
     pub fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
-        let patience = self.unacknowledged_max.saturating_sub(self.keepalive).max(KEEPALIVE_INTERVAL);
-        let questions = patience.as_secs().div_ceil(KEEPALIVE_INTERVAL.as_secs()).min(127) as u32;
+        let probing = self.unacknowledged_max.saturating_sub(self.keepalive).max(KEEPALIVE_INTERVAL);
+        let probes = probing.as_secs().div_ceil(KEEPALIVE_INTERVAL.as_secs()).min(127) as u32;
         let keepalive =
-            TcpKeepalive::new().with_time(self.keepalive).with_interval(KEEPALIVE_INTERVAL).with_retries(questions);
+            TcpKeepalive::new().with_time(self.keepalive).with_interval(KEEPALIVE_INTERVAL).with_retries(probes);
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive)?;
         socket.set_tcp_user_timeout(self.ends_with_shut_window.then_some(self.unacknowledged_max))
     }
 }
 
-/// Time until the next address of a name is tried as well, while the one before it does not answer (RFC 8305, section 5).
+/// Time until the next address of a name is tried too, while the one before it does not answer (RFC 8305, section 5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Why a node could not be connected to.
@@ -180,14 +181,15 @@ async fn greet(mut stream: TcpStream, preamble: &[u8]) -> io::Result<TcpStream> 
 async fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     options.apply(&SockRef::from(&socket))?;
-    // what is said at once carries the handshake's last acknowledgement
+    // the first bytes that are sent carry the handshake's last acknowledgement
     socket.set_tcp_quickack(false)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
         _ => {}
     }
     let stream = TcpStream::from_std(socket.into())?;
-    // on this host, and often on the next, that is at once: the runtime would tell it a round later
+    // On this host, and often to a host nearby, it is connected at once. The runtime would report that one round
+    // later.
     if stream.peer_addr().is_ok() {
         return Ok(stream);
     }

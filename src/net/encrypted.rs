@@ -15,8 +15,8 @@ use super::Socket;
 
 /// A TLS connection to a client or a server.
 ///
-/// The drop sends `close_notify` without waiting: else PostgreSQL would log, and libpq would report, an unexpected end of
-/// file.
+/// The drop sends `close_notify` without waiting: else PostgreSQL would log, and libpq would report, an unexpected end
+/// of file.
 #[derive(Debug)]
 pub struct Encrypted(Box<TlsStream<Socket>>); // boxed: rustls' state is some kilobytes
 
@@ -90,8 +90,8 @@ impl From<TlsStream<Socket>> for Encrypted {
 }
 
 impl AsyncRead for Encrypted {
-    /// An end without `close_notify` is a normal end, as on a plaintext connection: PostgreSQL's messages have lengths, so
-    /// an attacker gains nothing by cutting the stream short.
+    /// An end without `close_notify` is a normal end, as on a plaintext connection: PostgreSQL's messages have lengths,
+    /// so an attacker gains nothing by cutting the stream short.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0).poll_read(cx, into).map(|read| match read {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),

@@ -86,7 +86,8 @@ fn tcp_socket(address: SocketAddr, options: TcpOptions) -> io::Result<NewSocket>
 }
 
 impl Listener {
-    /// Waits for a connection. Cancel safe. Errors: the process has no file descriptors left, or the connection was reset.
+    /// Waits for a connection. Cancel safe. Errors: the process has no file descriptors left, or the connection was
+    /// reset.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match self {
             Listener::Tcp(listener) => {

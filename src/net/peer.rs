@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_ipv4_is_written_as_one() {
+    fn an_ipv4_address_is_written_as_ipv4() {
         let peer = |text: &str| Peer::from(text.parse::<SocketAddr>().expect("an address"));
         assert_eq!(peer("[::ffff:192.0.2.7]:12345"), peer("192.0.2.7:12345"));
         assert_eq!(peer("[::ffff:192.0.2.7]:12345").to_string(), "192.0.2.7:12345");

@@ -1,7 +1,8 @@
 //! The addresses of host names, remembered, so that nodes stay reachable while the resolver fails or does not answer.
 //!
 //! - A name is looked up again when its last answer is older than a second: a changed address is used within about that
-//!   time. There is one lookup of a name at a time, whoever asks, because each lookup occupies a thread until it ends.
+//!   time. There is one lookup of a name at a time, however many callers there are, because each lookup occupies a
+//!   thread until it ends.
 //! - While the resolver fails, the addresses of its last answer are used, without a limit. Whoever asks waits half a
 //!   second for a new answer; once the resolver is known to be slow, 50 ms. A late answer is used from then on.
 //! - If the resolver answers that the name does not exist, its last addresses are used for another 30 seconds, as with
@@ -94,7 +95,7 @@ pub struct Unresolved {
     pub error: NameError,
     /// For how long that has been so.
     pub since: Duration,
-    /// The addresses that are used meanwhile.
+    /// The addresses that are used until a lookup succeeds.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -174,8 +175,8 @@ impl Resolver {
         }
     }
 
-    /// Notes that none of a name's addresses could be connected to: they may have changed, so that the name is looked up
-    /// again at the next use.
+    /// Notes that none of a name's addresses could be connected to: they may have changed, so that the name is looked
+    /// up again at the next use.
     pub fn not_connected(&self, host: &str) {
         if let Some(name) = self.names.lock().get(host) {
             name.state.lock().next_lookup_at = None;
@@ -313,7 +314,8 @@ impl Name {
             _ if addresses.is_empty() => warn!(name = %self.host, reason = %error, "the name cannot be resolved"),
             NameError::NotFound(_) => {
                 let seconds = NOT_FOUND_HOLD.as_secs();
-                warn!(name = %self.host, ?addresses, seconds, "the name does not exist: its last addresses are used for some time");
+                let what = "the name does not exist: its last addresses are used for some time";
+                warn!(name = %self.host, ?addresses, seconds, "{what}");
             }
             NameError::Failed(reason) => {
                 warn!(name = %self.host, ?addresses, reason, "the name cannot be resolved: its last addresses are used");

@@ -16,7 +16,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// How often it is looked whether a client has closed that has sent something which is not read yet.
+/// Time between two looks whether a client has closed, while bytes from it are unread.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A connected socket.
@@ -74,8 +74,8 @@ impl Socket {
         either!(self, inner => inner.try_io(interest, call))
     }
 
-    /// Waits until there are bytes to read, and copies the first ones without consuming them (`MSG_PEEK`). Returns zero at
-    /// the end of the stream. Cancel safe.
+    /// Waits until there are bytes to read, and copies the first ones without consuming them (`MSG_PEEK`). Returns zero
+    /// at the end of the stream. Cancel safe.
     pub async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         let peek = || {
             let (copied, _) = rustix::net::recv(self, &mut *into, RecvFlags::PEEK)?;
@@ -104,8 +104,8 @@ impl Socket {
         }
     }
 
-    /// Waits until the other side has closed, or the connection has failed, whether there is something to be read before that
-    /// or not. Cancel safe.
+    /// Waits until the other side has closed, or the connection has failed, whether bytes from it are unread or not.
+    /// Cancel safe.
     pub async fn closed(&self) {
         let mut has_more = false;
         let unread = poll_fn(|cx| {
@@ -130,8 +130,8 @@ impl Socket {
         }
     }
 
-    /// Waits until the other side has closed, though there is something to be read before that. Looks now and then, for the
-    /// runtime tells of nothing new while there is something unread. Cancel safe.
+    /// Waits until the other side has closed, although bytes from it are unread. Looks from time to time, because the
+    /// runtime reports nothing new while bytes are unread. Cancel safe.
     pub async fn closed_behind_unread(&self) {
         while !self.is_closed_by_peer() {
             tokio::time::sleep(LOOK_INTERVAL).await;

@@ -1,15 +1,15 @@
 //! Whether a TCP peer still acknowledges: what the kernel knows of a connection (`TCP_INFO`, `tcp(7)`).
 //!
-//! `TCP_USER_TIMEOUT` cannot be used for this: it also counts the time in which a living peer keeps its window shut, because
-//! its program does not read. Such a peer answers every probe of the kernel's; a dead one answers none.
+//! `TCP_USER_TIMEOUT` cannot be used for this: it also counts the time in which a living peer keeps its window shut,
+//! because its program does not read. Such a peer answers every probe of the kernel's; a dead one answers none.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// Unanswered retransmissions or window probes in a row after which a peer may count as dead: one or two are lost now and
-/// then.
+/// Unanswered retransmissions or window probes in a row after which a peer may count as dead: one or two are lost now
+/// and then.
 const UNANSWERED_MIN: u8 = 3;
 
 /// What is known of a peer.

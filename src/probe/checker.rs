@@ -1,4 +1,4 @@
-//! How a cluster's nodes are asked: through their Patroni, with PostgreSQL's own word where that is silent, or through
+//! Checks one cluster's nodes: through Patroni, and through PostgreSQL if Patroni does not answer; or through
 //! PostgreSQL alone.
 
 use std::collections::HashMap;
@@ -17,20 +17,20 @@ use crate::config::{self, Check};
 use crate::net::Resolver;
 use crate::tls::TlsError;
 
-/// Asks the nodes of one cluster.
+/// Checks the nodes of one cluster.
 #[derive(Debug)]
 pub struct Checker {
-    way: Way,
+    method: Method,
     timeout: Duration,
 }
 
 #[derive(Debug)]
-enum Way {
+enum Method {
     Patroni { patroni: Patroni, second_opinion: Option<SqlNodes> },
     Sql(SqlNodes),
 }
 
-/// The kept connections.
+/// The connections to the nodes' PostgreSQL, which stay open between checks.
 #[derive(Debug)]
 struct SqlNodes {
     access: Access,
@@ -66,42 +66,42 @@ impl Checker {
             let access = Access::new(sql, cluster, Arc::clone(names)).map_err(CheckerError::Sql)?;
             Ok(SqlNodes { access, nodes: HashMap::new() })
         };
-        let way = match &cluster.check {
-            Check::Patroni { second_opinion } => Way::Patroni {
+        let method = match &cluster.check {
+            Check::Patroni { second_opinion } => Method::Patroni {
                 patroni: Patroni::new(cluster, names).map_err(CheckerError::Patroni)?,
                 second_opinion: second_opinion.as_ref().map(sql_nodes).transpose()?,
             },
-            Check::Sql(sql) => Way::Sql(sql_nodes(sql)?),
+            Check::Sql(sql) => Method::Sql(sql_nodes(sql)?),
         };
-        Ok(Checker { way, timeout: cluster.timeout })
+        Ok(Checker { method, timeout: cluster.timeout })
     }
 
-    /// The client for Patroni's REST APIs, where that is the way.
+    /// The client for Patroni's REST APIs; `None` if the nodes are checked by SQL.
     pub fn patroni(&self) -> Option<&Patroni> {
-        match &self.way {
-            Way::Patroni { patroni, .. } => Some(patroni),
-            Way::Sql(_) => None,
+        match &self.method {
+            Method::Patroni { patroni, .. } => Some(patroni),
+            Method::Sql(_) => None,
         }
     }
 
-    /// A check of one node, to be carried out in a task of its own.
-    pub fn inquiry(&mut self, node: NodeId, member: &Arc<Member>) -> Inquiry {
-        let way = match &mut self.way {
-            Way::Patroni { patroni, second_opinion } => InquiryWay::Patroni {
+    /// A check of one node, to be run in a task of its own.
+    pub fn node_check(&mut self, node: NodeId, member: &Arc<Member>) -> NodeCheck {
+        let method = match &mut self.method {
+            Method::Patroni { patroni, second_opinion } => CheckMethod::Patroni {
                 patroni: patroni.clone(),
                 member: Arc::clone(member),
                 postgres: second_opinion.as_mut().map(|nodes| nodes.of(node, member)),
             },
-            Way::Sql(nodes) => InquiryWay::Sql(nodes.of(node, member)),
+            Method::Sql(nodes) => CheckMethod::Sql(nodes.of(node, member)),
         };
-        Inquiry { way, timeout: self.timeout }
+        NodeCheck { method, timeout: self.timeout }
     }
 
     /// Closes the connections to nodes that are no longer members.
     pub fn keep_only(&mut self, is_member: impl Fn(NodeId) -> bool) {
-        let nodes = match &mut self.way {
-            Way::Patroni { second_opinion, .. } => second_opinion.as_mut(),
-            Way::Sql(nodes) => Some(nodes),
+        let nodes = match &mut self.method {
+            Method::Patroni { second_opinion, .. } => second_opinion.as_mut(),
+            Method::Sql(nodes) => Some(nodes),
         };
         if let Some(nodes) = nodes {
             nodes.nodes.retain(|node, _| is_member(*node));
@@ -125,44 +125,45 @@ impl SqlNodes {
 
 /// One check of one node.
 #[derive(Debug)]
-pub struct Inquiry {
-    way: InquiryWay,
+pub struct NodeCheck {
+    method: CheckMethod,
     timeout: Duration,
 }
 
 #[derive(Debug)]
-enum InquiryWay {
+enum CheckMethod {
     Patroni { patroni: Patroni, member: Arc<Member>, postgres: Option<Arc<SqlNode>> },
     Sql(Arc<SqlNode>),
 }
 
-/// What a check brought.
+/// The result of a check.
 #[derive(Debug)]
 pub struct CheckResult {
     /// The node's report, or why there is none.
     pub outcome: Result<Arc<Report>, CheckError>,
-    /// PostgreSQL's own word, if Patroni was silent and PostgreSQL was not.
+    /// PostgreSQL's answer, if Patroni did not answer and PostgreSQL did.
     pub second_opinion: Option<SecondOpinion>,
 }
 
-impl Inquiry {
-    /// Asks. Ends within the cluster's check timeout, and half as much again where PostgreSQL is asked for a silent
-    /// Patroni. `now` tells the moment at which that happens.
+impl NodeCheck {
+    /// Runs the check. Ends within the cluster's check timeout; if PostgreSQL is asked as well, within one and a half
+    /// times that. `now` returns the present moment.
     ///
-    /// Not cancel safe in spirit: see [`Patroni::check`].
-    pub async fn carry_out(self, now: impl Fn() -> Moment) -> CheckResult {
+    /// Should not be cancelled: see [`Patroni::check`].
+    pub async fn run(self, now: impl Fn() -> Moment) -> CheckResult {
         let asked = Instant::now();
         let deadline = asked + self.timeout;
-        match self.way {
-            InquiryWay::Sql(postgres) => {
+        match self.method {
+            CheckMethod::Sql(postgres) => {
                 CheckResult { outcome: postgres.ask(deadline).await.map(Arc::new), second_opinion: None }
             }
-            InquiryWay::Patroni { patroni, member, postgres } => {
+            CheckMethod::Patroni { patroni, member, postgres } => {
                 let outcome = patroni.check(&RestApi::from(&*member)).await.map(Arc::new);
                 let second_opinion = match postgres {
                     Some(postgres) if outcome.is_err() => {
                         let asked_at = now();
-                        // a login over TLS takes some ten milliseconds; a Patroni that hangs leaves nothing of the time
+                        // A login over TLS takes some ten milliseconds. A Patroni that hangs has used up all of the
+                        // time.
                         let deadline = deadline.max(Instant::now() + self.timeout / 2);
                         postgres
                             .ask(deadline)
@@ -171,7 +172,7 @@ impl Inquiry {
                             .map(|report| SecondOpinion { asked_at, report: Arc::new(report) })
                     }
                     Some(postgres) => {
-                        postgres.rest();
+                        postgres.disconnect();
                         None
                     }
                     None => None,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Moment;
 
-/// Tells moments since it was started.
+/// Counts the time since it was started.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     started: Duration,
@@ -24,7 +24,7 @@ impl Clock {
         Moment::after_start(since_boot().saturating_sub(self.started))
     }
 
-    /// When a timer has to end for this moment; at once if it is past.
+    /// The time for a timer that ends at this moment; now, if the moment is in the past.
     pub fn instant(&self, moment: Moment) -> Instant {
         Instant::now() + (moment - self.now())
     }

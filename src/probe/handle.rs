@@ -1,4 +1,4 @@
-//! What the rest of the program sees of a cluster, and what it tells the monitor.
+//! How the rest of the program reads a cluster's topology, and how it reports to the monitor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,10 +15,11 @@ use crate::cluster::ports::SessionPort;
 use crate::cluster::{AdminState, Member, Moment, NodeId, Suspicion, Topology};
 use crate::net::dial::{Destination, NodeDialer, TcpOptions};
 
-/// Suspicions that may wait to be taken in. They all lead to the same one check, so what does not fit is not missed.
+/// The number of events that may wait for the monitor. Suspicions lead to the same check, so those that do not fit can
+/// be dropped.
 pub(super) const EVENTS_MAX: usize = 64;
 
-/// Operators' commands that may wait to be taken in, which takes no time.
+/// The number of operators' commands that may wait for the monitor.
 pub(super) const COMMANDS_MAX: usize = 8;
 
 /// After such a time without a look at the nodes' checks `/readyz` fails: the monitor looks several times a second.
@@ -41,7 +42,7 @@ pub struct ClusterHandle {
     pub(super) history: Arc<History>,
 }
 
-/// What an operator says of a node, and who waits for its being published.
+/// An operator's command for a node. The sender learns when the topology shows it.
 #[derive(Debug)]
 pub(super) struct AdminCommand {
     pub(super) node: NodeId,
@@ -116,15 +117,15 @@ impl ClusterHandle {
         &self.sessions
     }
 
-    /// Reports something that makes a node's role doubtful. All nodes are checked at once, unless this kind of suspicion
-    /// has caused that often enough; the role itself does not change before one of them answers.
+    /// Reports something that makes a node's role doubtful. All nodes are checked at once, unless this kind of
+    /// suspicion has caused that often enough; the role itself does not change before one of them answers.
     pub fn suspect(&self, node: NodeId, suspicion: Suspicion) {
         // full: a check is on its way already
         let _ = self.events.try_send(Event::Suspicion(node, suspicion));
     }
 
-    /// Reports that a client could get no session on this port of a node, and why: besides what [`ClusterHandle::suspect`] does, others try
-    /// it last for a while, and operators are told.
+    /// Reports that a client could get no session on this port of a node, and why. Does what [`ClusterHandle::suspect`]
+    /// does; in addition, other sessions try the node last for a while, and the reason is shown to operators.
     pub fn failed(&self, node: NodeId, port: SessionPort, why: &str, suspicion: Option<Suspicion>) {
         let _ = self.events.try_send(Event::Failure(node, port, why.to_owned(), suspicion));
     }
@@ -134,8 +135,9 @@ impl ClusterHandle {
         let _ = self.events.try_send(Event::Served(node, port));
     }
 
-    /// Reports what a node said at a login on this port of its recovery, where that is not what is believed, and waits until a check of it
-    /// has ended that was asked after this. Returns what is known then. Cancel safe; the caller bounds the wait.
+    /// Reports that at a login on this port a node said something else about its recovery than its last check, and
+    /// waits for the end of a check that is sent after this call. Returns the topology after it. Cancel safe; the caller
+    /// limits the wait.
     pub async fn settle_login_hint(
         &self,
         node: NodeId,
@@ -153,8 +155,8 @@ impl ClusterHandle {
         }
     }
 
-    /// Puts a node into an administrative state, and returns once the topology shows it. False if the monitor has ended,
-    /// as it does when the process stops. Cancelled, it may have been done or not.
+    /// Puts a node into an administrative state, and returns when the topology shows it. False if the monitor has ended,
+    /// which it does when the process stops. If this is cancelled, the state may have changed or not.
     pub async fn administer(&self, node: NodeId, state: AdminState) -> bool {
         let (is_published, published) = oneshot::channel();
         self.commands.send(AdminCommand { node, state, is_published }).await.is_ok() && published.await.is_ok()

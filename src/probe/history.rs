@@ -1,4 +1,5 @@
-//! The record of changes of lead: when it was lost, when that was noticed, who took it, and when the first write came.
+//! The leader changes: when the leader was lost, when that was noticed, which node took over, when the first session
+//! came.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,53 +14,53 @@ use super::metrics::ClusterMetrics;
 /// How many changes are kept for each cluster.
 const RECORDS_MAX: usize = 50;
 
-/// One change of lead. Times are UTC, spans are milliseconds.
+/// One leader change. Times are UTC, durations are milliseconds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Record {
-    /// When nobody led any more, as far as pgvane noticed; or when the new leader was seen, if there was no gap.
+    /// When pgvane noticed that there was no leader any more; or when it saw the new leader, if there was no gap.
     pub noticed_at: Timestamp,
-    /// Who led before.
+    /// The previous leader.
     pub from: String,
-    /// Why that ended.
+    /// Why it is not the leader any more.
     pub reason: String,
-    /// How old the old leader's last good answer was then: the lead was lost within this time.
+    /// The age of the previous leader's last good answer at that time: the leader was lost within this time.
     pub last_seen_ms: Option<u64>,
-    /// Who took the lead; nobody yet, if absent.
+    /// The new leader; `None` while there is none.
     pub to: Option<String>,
     /// The new leader's timeline.
     pub timeline: Option<u32>,
-    /// For how long nobody led.
+    /// How long there was no leader.
     pub leaderless_ms: Option<u64>,
-    /// The most connections that were held at once meanwhile.
+    /// The maximum number of connections that were held at the same time.
     pub held_max: usize,
-    /// From when the new leader was seen until the first session on it was ready for its client.
+    /// Time from when the new leader was seen until the first session on it was ready.
     pub first_session_ms: Option<u64>,
     #[serde(skip)]
     taken_at: Option<Instant>,
 }
 
-/// A cluster's record.
+/// A cluster's leader changes.
 #[derive(Debug)]
 pub struct History {
     records: Mutex<VecDeque<Record>>,
-    /// Whether the newest record still waits for its first session: spares all later sessions the lock.
+    /// Whether the newest record still waits for its first session. If not, sessions need not take the lock.
     awaits_session: AtomicBool,
     metrics: ClusterMetrics,
 }
 
 impl History {
-    /// An empty record, whose figures are counted in `metrics` as well.
+    /// Starts without records. Changes are counted in `metrics` as well.
     pub fn new(metrics: ClusterMetrics) -> History {
         History { records: Mutex::default(), awaits_session: AtomicBool::new(false), metrics }
     }
 
-    /// Nobody leads any more.
+    /// Records that the leader was lost.
     pub fn lead_lost(&self, from: &str, reason: &str, last_seen: Duration) {
         self.metrics.lead_lost();
         self.push(from, reason, Some(millis(last_seen)));
     }
 
-    /// A node leads, after a gap or in place of another.
+    /// Records a new leader, after a gap or in place of another one.
     pub fn lead_taken(&self, from: &str, to: &str, timeline: Option<u32>, leaderless: Duration) {
         self.metrics.lead_taken(leaderless);
         let is_open = self.records.lock().back().is_some_and(|record| record.to.is_none());
@@ -75,14 +76,14 @@ impl History {
         }
     }
 
-    /// So many connections are held now.
+    /// Records the number of connections that are held now.
     pub fn held(&self, held: usize) {
         if let Some(record) = self.records.lock().back_mut().filter(|record| record.to.is_none()) {
             record.held_max = record.held_max.max(held);
         }
     }
 
-    /// A session on the leader is ready.
+    /// Records that a session on the leader is ready.
     pub fn session_ready(&self) {
         if self.awaits_session.load(Relaxed)
             && self.awaits_session.swap(false, Relaxed)

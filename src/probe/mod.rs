@@ -1,4 +1,4 @@
-//! Finding out: questions to the nodes, and the task that drives a cluster's machine with the answers.
+//! Checks of the nodes, and the task that passes their results to a cluster's state machine.
 
 pub mod checker;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! Drives one cluster's machine: gives it the time, sends the checks it asks for, publishes what it concludes.
+//! Drives one cluster's state machine: passes it the time, sends the checks that it requests, publishes its topologies.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::config;
 use crate::net::Resolver;
 use crate::net::dial::NodeDialer;
 
-/// How often the monitor attends to its checks at the least, and notes that it does.
+/// The longest time for which the monitor sleeps. Whenever it runs, it records the time.
 const ATTENTION_INTERVAL: Duration = Duration::from_millis(500);
 
-/// If it has not for so long, the process was suspended.
+/// If so much time has passed since it last ran, the process was suspended.
 const OVERSLEPT_AFTER: Duration = Duration::from_millis(1500);
 
 /// Time between two looks at `/cluster`, which makes Patroni read its DCS.
@@ -61,14 +61,14 @@ pub struct Monitor {
     running: JoinSet<TaskResult>,
 }
 
-/// What a task of the monitor's brought.
+/// The result of one of the monitor's tasks.
 enum TaskResult {
     Checked { observation: Observation, took: Duration },
     Discovered(Result<Discovery, CheckError>),
 }
 
 impl Monitor {
-    /// A monitor, and the handle through which others see what it finds. Nobody leads until it has run.
+    /// A monitor, and the handle through which others see its results. There is no leader until it has run.
     ///
     /// Errors: certificates that cannot be read.
     pub fn new(
@@ -144,7 +144,7 @@ impl Monitor {
                     let _ = command.is_published.send(()); // the caller may have gone
                 }
                 Some(event) = self.events.recv() => self.step(event),
-                Some(finding) = self.running.join_next() => self.take(finding),
+                Some(result) = self.running.join_next() => self.take(result),
                 () = tokio::time::sleep_until(wakeup) => self.step(Event::Tick),
                 () = tokio::time::sleep_until(self.discovery_due), if discovers => self.look_for_members(),
             }
@@ -156,8 +156,8 @@ impl Monitor {
         self.clock.now()
     }
 
-    /// Notes that the checks are attended to. Where that is long after the last time, the process was suspended: the leader
-    /// is doubted before anybody is routed to it by what was known before.
+    /// Records that the monitor runs. If it last ran long ago, the process was suspended: then the leader is in doubt
+    /// before any session is routed by what was known before.
     fn attend(&mut self) {
         let now = self.now();
         let last = Moment::after_start(Duration::from_micros(self.attended_at.load(Relaxed)));
@@ -170,8 +170,8 @@ impl Monitor {
         self.attended_at.store(now, Relaxed);
     }
 
-    fn take(&mut self, finding: Result<TaskResult, tokio::task::JoinError>) {
-        match finding {
+    fn take(&mut self, result: Result<TaskResult, tokio::task::JoinError>) {
+        match result {
             Ok(TaskResult::Checked { observation, took }) => {
                 self.metrics.check_ended(observation.outcome.is_ok(), took);
                 self.step(Event::Checked(observation));
@@ -182,11 +182,11 @@ impl Monitor {
                 let topology = self.current.load();
                 self.checker.keep_only(|node| !topology.node(node).departed);
             }
-            Ok(TaskResult::Discovered(Err(silence))) => {
-                warn!(cluster = %self.name, reason = %silence, "no Patroni tells the cluster's members");
+            Ok(TaskResult::Discovered(Err(error))) => {
+                warn!(cluster = %self.name, reason = %error, "no Patroni returns the list of members");
             }
-            // a check that panicked is a defect; its node is asked again when the answer is overdue
-            Err(error) => error!(cluster = %self.name, %error, "a check failed in an unforeseen way"),
+            // a check that panicked is a defect; its node is checked again when the answer is overdue
+            Err(error) => error!(cluster = %self.name, %error, "a check panicked: this is a defect of pgvane"),
         }
     }
 
@@ -199,23 +199,23 @@ impl Monitor {
                     self.current.store(topology);
                     self.announce.send_replace(generation);
                 }
-                Action::Tell(change) => self.tell(&change),
+                Action::Tell(change) => self.report(&change),
             }
         }
     }
 
     fn check(&mut self, node: NodeId, asked_at: Moment) {
-        let inquiry = self.checker.inquiry(node, self.machine.member(node));
+        let check = self.checker.node_check(node, self.machine.member(node));
         let clock = self.clock;
         self.running.spawn(async move {
             let sent = Instant::now();
-            let CheckResult { outcome, second_opinion } = inquiry.carry_out(|| clock.now()).await;
+            let CheckResult { outcome, second_opinion } = check.run(|| clock.now()).await;
             let observation = Observation { node, asked_at, outcome, second_opinion };
             TaskResult::Checked { observation, took: sent.elapsed() }
         });
     }
 
-    /// Looks for members, and plans the next look.
+    /// Starts a look for members, and schedules the next one.
     fn look_for_members(&mut self) {
         let known: Vec<RestApi> = self.current.load().members().map(|(_, node)| (&*node.member).into()).collect();
         let pause = if known.is_empty() { DISCOVERY_INTERVAL_AT_FIRST } else { DISCOVERY_INTERVAL };
@@ -226,7 +226,7 @@ impl Monitor {
     }
 
     /// One line for the log, and the metrics of a change of lead.
-    fn tell(&mut self, change: &Change) {
+    fn report(&mut self, change: &Change) {
         let cluster = &self.name;
         let name = |id: &NodeId| self.machine.member(*id).name.as_str();
         match change {

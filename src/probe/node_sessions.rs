@@ -1,4 +1,4 @@
-//! How many sessions each node of a cluster has: the proxy counts, routing and the monitor read.
+//! The number of sessions on each node of a cluster. The proxy counts them; routing and the monitor read the numbers.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -15,36 +15,36 @@ pub struct NodeSessions {
 }
 
 impl Default for NodeSessions {
-    /// None.
+    /// No sessions.
     fn default() -> NodeSessions {
         NodeSessions { on: std::array::from_fn(|_| AtomicU32::new(0)), ended: Notify::new() }
     }
 }
 
 impl NodeSessions {
-    /// Counts a session in.
+    /// Counts a new session.
     pub fn add(&self, node: NodeId) {
         self.on[node.index()].fetch_add(1, Relaxed);
     }
 
-    /// Counts a session out that was counted in, and wakes the one that has waited longest for that.
+    /// Counts the end of a session, and wakes the caller that has waited longest for that.
     pub fn remove(&self, node: NodeId) {
         self.on[node.index()].fetch_sub(1, Relaxed);
         self.ended.notify_one();
     }
 
-    /// Waits until a session ends on any node. Cancel safe: the next one that waits is woken instead. It may return once
-    /// though none has ended since the call.
+    /// Waits until a session ends on any node. Cancel safe: the next caller that waits is woken instead. It may return
+    /// once although no session has ended since the call.
     pub async fn session_ended(&self) {
         self.ended.notified().await;
     }
 
-    /// How many a node has now.
+    /// The number on a node now.
     pub fn on(&self, node: NodeId) -> u32 {
         self.on[node.index()].load(Relaxed)
     }
 
-    /// How many each node has now, by its number.
+    /// The number on each node now, indexed by the node's number.
     pub fn all(&self) -> Vec<u32> {
         self.on.iter().map(|sessions| sessions.load(Relaxed)).collect()
     }

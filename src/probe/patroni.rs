@@ -51,8 +51,8 @@ impl From<&Member> for RestApi {
 }
 
 impl Patroni {
-    /// A client for a cluster, which waits for a complete answer as long as a check may take. Certificates are read only
-    /// if an API may use HTTPS.
+    /// A client for a cluster, which waits for a complete answer as long as a check may take. Certificates are read
+    /// only if an API may use HTTPS.
     ///
     /// Errors: certificates that cannot be read.
     pub fn new(cluster: &config::Cluster, names: &Arc<Resolver>) -> Result<Patroni, PatroniTlsError> {
@@ -68,10 +68,10 @@ impl Patroni {
         Ok(Patroni { configured, discovered, timeout: cluster.timeout })
     }
 
-    /// Asks a node for its report. Ends within the client's timeout. Not cancel safe in spirit: an answer that is
-    /// half read leaves a traceback in Patroni's log, so let it come to its end.
+    /// Asks a node for its report. Ends within the client's timeout. Should not be cancelled: an answer that is not
+    /// read to its end leaves a traceback in Patroni's log.
     pub async fn check(&self, api: &RestApi) -> Result<Report, CheckError> {
-        let Answered { status, body, date } = self.get(api, "/primary").await?;
+        let Answer { status, body, date } = self.get(api, "/primary").await?;
         let answer: StatusAnswer = parse(&body)?;
         match status {
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {
@@ -84,7 +84,7 @@ impl Patroni {
 
     /// Asks a node for the cluster's members, as the DCS has them. Patroni reads the DCS for this: ask rarely.
     pub async fn cluster(&self, api: &RestApi) -> Result<Discovery, CheckError> {
-        let Answered { status, body, .. } = self.get(api, "/cluster").await?;
+        let Answer { status, body, .. } = self.get(api, "/cluster").await?;
         if status != StatusCode::OK {
             return Err(CheckError::Garbled(format!("HTTP status {status} for /cluster")));
         }
@@ -92,10 +92,10 @@ impl Patroni {
         Ok(answer.discovery())
     }
 
-    async fn get(&self, api: &RestApi, path: &str) -> Result<Answered, CheckError> {
+    async fn get(&self, api: &RestApi, path: &str) -> Result<Answer, CheckError> {
         let client = if api.is_discovered { &self.discovered } else { &self.configured };
         let url = format!("{}{path}", api.url);
-        let whole_answer = async {
+        let complete_answer = async {
             let mut response = client.get(&url).await?;
             let mut body = Vec::with_capacity(2048);
             while let Some(chunk) = response.chunk().await.map_err(|error| check_error(&error))? {
@@ -105,17 +105,17 @@ impl Patroni {
                 body.extend_from_slice(&chunk);
             }
             let date = response.headers().get(DATE).and_then(|date| rfc2822::parse(date.to_str().ok()?).ok());
-            Ok(Answered { status: response.status(), body, date: date.map(|date| date.timestamp()) })
+            Ok(Answer { status: response.status(), body, date: date.map(|date| date.timestamp()) })
         };
-        tokio::time::timeout(self.timeout, whole_answer).await.unwrap_or(Err(CheckError::TimedOut))
+        tokio::time::timeout(self.timeout, complete_answer).await.unwrap_or(Err(CheckError::TimedOut))
     }
 }
 
-/// An answer, read whole.
-struct Answered {
+/// A complete answer.
+struct Answer {
     status: StatusCode,
     body: Vec<u8>,
-    /// When it was given, by the clock of who gave it, to the second.
+    /// When it was sent, by the clock of the node, to the second.
     date: Option<Timestamp>,
 }
 
@@ -199,10 +199,10 @@ impl StatusAnswer {
     }
 }
 
-/// What the lock, the role and the state together amount to. Patroni 3 says `master` where 4 says `primary`.
+/// The claim that follows from lock, role and state. Patroni 3 says `master` where Patroni 4 says `primary`.
 ///
-/// "unknown" is the state of a PostgreSQL that runs and did not answer Patroni's own query, because Patroni's connection
-/// was terminated or none was left: it is what Patroni last knew it to be.
+/// The state "unknown" means that PostgreSQL runs but did not answer Patroni's own query, because Patroni's connection
+/// was terminated or no connection was free. Then the role is the last one that Patroni knew.
 fn claim(holds_lock: bool, role: &str, state: &str) -> Claim {
     match (holds_lock, role, state) {
         (true, "primary" | "master", "running" | "unknown") => Claim::Leader,
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaders_answer_is_read_whole() {
+    fn all_of_a_leaders_answer_is_read() {
         let leader = report(LEADER, true);
         assert_eq!(leader.claim, Claim::Leader);
         assert_eq!((leader.timeline, leader.position), (Some(1), Some(Lsn(67_110_128))));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replicas_answer_is_read_whole() {
+    fn all_of_a_replicas_answer_is_read() {
         let replica = report(REPLICA, false);
         assert_eq!(replica.claim, Claim::Replica);
         assert_eq!((replica.position, replica.received), (Some(Lsn(67_110_000)), Some(Lsn(67_110_128))));
@@ -341,13 +341,13 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_answer_of_a_stopped_node_will_do() {
+    fn the_short_answer_of_a_stopped_node_is_enough() {
         let stopped = report(r#"{"state": "stopped", "role": "demoted", "timeline": 0}"#, false);
         assert_eq!((stopped.claim, stopped.timeline), (Claim::OutOfService, None));
     }
 
     #[test]
-    fn members_come_with_both_addresses() {
+    fn members_have_both_addresses() {
         let answer: ClusterAnswer = parse(
             br#"{"members": [{"name": "node1", "role": "leader", "state": "running", "host": "10.0.0.1",
             "port": 5432, "api_url": "http://10.0.0.1:8008/patroni", "timeline": 1},
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_patroni_is_garbled() {
+    fn an_answer_that_is_not_patronis_is_an_error() {
         assert!(matches!(parse::<StatusAnswer>(b"<html>"), Err(CheckError::Garbled(_))));
         assert!(matches!(parse::<StatusAnswer>(b"{}"), Err(CheckError::Garbled(_))));
     }

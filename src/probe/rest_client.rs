@@ -54,8 +54,8 @@ impl RestClient {
             (None, None) if speaks_https => http_client(),
             (None, None) => http_client().tls_certs_only([]),
         };
-        // The client divides this time among the addresses of a name. The second one has to be tried, and has to answer,
-        // within one check.
+        // The client divides this time among the addresses of a name. The second one has to be tried, and has to
+        // answer, within one check.
         let builder = builder.connect_timeout(timeout * 3 / 4);
         let addresses = RestAddresses { names, within, timeout };
         let http = builder.dns_resolver(Arc::new(addresses.clone())).build();

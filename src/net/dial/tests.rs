@@ -74,7 +74,7 @@ fn at_port(port: u16) -> HostPort {
 }
 
 #[tokio::test]
-async fn a_connection_is_waited_for_that_is_not_there_at_once() {
+async fn a_connection_that_takes_some_time_is_waited_for() {
     let listener = narrow();
     let (address, names) = (listener.local_addr().expect("is bound").into(), Resolver::system());
     let to = to(&address, &names);
@@ -95,7 +95,7 @@ async fn a_connection_is_waited_for_that_is_not_there_at_once() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_refused_or_never_comes_is_told_apart() {
+async fn a_refused_connection_and_one_without_an_answer_have_different_errors() {
     let gone = narrow();
     let (address, names) = (gone.local_addr().expect("is bound").into(), Resolver::system());
     drop(gone);

@@ -1,5 +1,5 @@
-//! What a server may ask the check to prove itself with, and how much it may say: looked at before tokio-postgres sees it,
-//! which would hand over the password to any server that asks for it.
+//! Which authentication method a server may ask for, and how much it may send. This is checked before tokio-postgres
+//! reads it, which would send the password to any server that asks for it.
 //!
 //! Formats: PostgreSQL's documentation, "Message Formats", `AuthenticationCleartextPassword` and its neighbours.
 
@@ -7,39 +7,39 @@ use std::io;
 
 use crate::config::RequireAuth;
 
-/// Type, length, and the code that says what is asked for.
+/// Type, length, and the code of the authentication method.
 const REQUEST_LENGTH: usize = 9;
 
-/// The most that a server may say between two things that it is asked, in bytes: an answer has some hundred.
+/// The number of bytes that a server may send between two requests. An answer has a few hundred.
 const ANSWER_LENGTH_MAX: usize = 1 << 20;
 
 /// Watches one connection.
 #[derive(Debug)]
 pub(super) struct AuthGuard {
     required: RequireAuth,
-    /// The server has proven by TLS who it is.
+    /// TLS has verified the server.
     is_verified: bool,
-    /// The beginning of what the server says first.
+    /// The first bytes from the server.
     first: Vec<u8>,
-    /// What it has said since it was last asked something.
-    said: usize,
+    /// The number of bytes from the server since the last request.
+    received: usize,
 }
 
 impl AuthGuard {
     pub(super) fn new(required: RequireAuth, is_verified: bool) -> AuthGuard {
-        AuthGuard { required, is_verified, first: Vec::new(), said: 0 }
+        AuthGuard { required, is_verified, first: Vec::new(), received: 0 }
     }
 
-    /// The server is asked something.
-    pub(super) fn asked(&mut self) {
-        self.said = 0;
+    /// A request is sent to the server.
+    pub(super) fn request_sent(&mut self) {
+        self.received = 0;
     }
 
-    /// Looks at what the server says. Errors: it asks for a weaker proof than is allowed, or says too much.
-    pub(super) fn heard(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.said += bytes.len();
-        if self.said > ANSWER_LENGTH_MAX {
-            return Err(io::Error::other(format!("the server said more than {ANSWER_LENGTH_MAX} bytes")));
+    /// Checks bytes from the server. Errors: it asks for a weaker method than is allowed, or sends too much.
+    pub(super) fn check(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.received += bytes.len();
+        if self.received > ANSWER_LENGTH_MAX {
+            return Err(io::Error::other(format!("the server sent more than {ANSWER_LENGTH_MAX} bytes")));
         }
         if self.first.len() >= REQUEST_LENGTH {
             return Ok(());
@@ -76,15 +76,15 @@ mod tests {
     const SASL: &[u8] = b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0";
 
     fn takes(required: RequireAuth, is_verified: bool, asked: &[u8]) -> bool {
-        let in_one = AuthGuard::new(required, is_verified).heard(asked).is_ok();
+        let in_one = AuthGuard::new(required, is_verified).check(asked).is_ok();
         let mut guard = AuthGuard::new(required, is_verified);
-        let in_bytes = asked.iter().all(|byte| guard.heard(&[*byte]).is_ok());
+        let in_bytes = asked.iter().all(|byte| guard.check(&[*byte]).is_ok());
         assert_eq!(in_one, in_bytes, "however it is cut");
         in_one
     }
 
     #[test]
-    fn a_password_is_given_to_nobody_who_asks_for_it_in_a_weaker_way_than_is_allowed() {
+    fn a_password_is_not_sent_to_a_server_that_asks_for_a_weaker_method_than_is_allowed() {
         use RequireAuth::{Md5, Password, ScramSha256};
         assert!(
             takes(ScramSha256, false, SASL) && !takes(ScramSha256, true, PLAINTEXT) && !takes(ScramSha256, true, MD5)
@@ -97,10 +97,10 @@ mod tests {
     fn an_answer_without_end_is_cut_short_and_many_answers_are_not() {
         let mut guard = AuthGuard::new(RequireAuth::ScramSha256, false);
         for _ in 0..10_000 {
-            guard.asked();
-            guard.heard(&[0; 1000]).expect("is an answer");
+            guard.request_sent();
+            guard.check(&[0; 1000]).expect("is an answer");
         }
-        guard.asked();
-        assert!((0..2000).any(|_| guard.heard(&[0; 1000]).is_err()));
+        guard.request_sent();
+        assert!((0..2000).any(|_| guard.check(&[0; 1000]).is_err()));
     }
 }

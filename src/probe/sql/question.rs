@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_primarys_row_is_read_whole() {
+    fn all_of_a_primarys_row_is_read() {
         let report = answer(&[
             ("in_recovery", "f"),
             ("position", "67110128"),
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn a_replicas_row_is_read_with_and_without_pg_monitor() {
-        let told = answer(&[("in_recovery", "t"), ("receiver", "77"), ("receiver_status", "streaming")]);
-        assert_eq!(told.expect("is a row").replication_state.as_deref(), Some("streaming"));
+        let report = answer(&[("in_recovery", "t"), ("receiver", "77"), ("receiver_status", "streaming")]);
+        assert_eq!(report.expect("is a row").replication_state.as_deref(), Some("streaming"));
         let hidden = answer(&[
             ("in_recovery", "t"),
             ("position", "100"),

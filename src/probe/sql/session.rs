@@ -1,4 +1,4 @@
-//! A login, the session that it opens, and what either's failure says of the server.
+//! A login, the session that it opens, and what a failure of either says about the server.
 
 use std::error::Error as _;
 use std::io;
@@ -15,7 +15,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use super::Access;
 use super::auth_guard::AuthGuard;
 use super::question::{self, Question};
-use super::wire::{AlreadyAgreed, Manners, Wire};
+use super::wire::{AlreadyAgreed, TerminateNeeded, Wire};
 use crate::cluster::Member;
 use crate::cluster::node::{CheckError, Claim, Report};
 use crate::net::Stream;
@@ -44,7 +44,7 @@ pub(super) struct Session {
     client: Client,
     question: Question,
     opened: Instant,
-    /// Dropped after the client: tells the task that drives the connection that nobody is waiting any more.
+    /// Dropped after the client: then the task that drives the connection knows that nothing waits for it any more.
     _held: oneshot::Sender<()>,
 }
 
@@ -54,17 +54,17 @@ impl Session {
         self.opened.elapsed()
     }
 
-    /// Asks for a report. Bounded by nothing of its own. Not cancel safe: a session that was left waiting must be
+    /// Asks for a report. Has no timeout of its own. Not cancel safe: after a cancelled call the session must be
     /// dropped.
     pub(super) async fn ask(&mut self) -> Result<Report, CheckError> {
         loop {
             let answer = match self.client.simple_query(self.question.text()).await {
                 Ok(answer) => answer,
-                Err(error) if may_ask_for_less(&error, self.question) => {
+                Err(error) if allows_bare_question(&error, self.question) => {
                     self.question = Question::Bare;
                     continue;
                 }
-                Err(error) => return Err(LoginFailure::of(&error).into_silence()),
+                Err(error) => return Err(LoginFailure::of(&error).into_check_error()),
             };
             let row = answer.iter().find_map(|message| match message {
                 SimpleQueryMessage::Row(row) => Some(row),
@@ -76,7 +76,7 @@ impl Session {
     }
 }
 
-fn may_ask_for_less(error: &tokio_postgres::Error, asked: Question) -> bool {
+fn allows_bare_question(error: &tokio_postgres::Error, asked: Question) -> bool {
     asked == Question::Whole && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
 }
 
@@ -104,8 +104,8 @@ async fn attempt(access: &Access, tls: &ServerTls, member: &Member) -> Result<Se
     let is_encrypted = stream.is_encrypted();
     match start(access, stream).await {
         // pg_hba.conf may have a line for connections without TLS only
-        Err(LoginFailure::Refused(silence, Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION))) if is_encrypted => {
-            Err(LoginFailure::Encrypted(silence))
+        Err(LoginFailure::Refused(error, Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION))) if is_encrypted => {
+            Err(LoginFailure::Encrypted(error))
         }
         outcome => outcome,
     }
@@ -122,13 +122,13 @@ async fn start(access: &Access, stream: Stream) -> Result<Session, LoginFailure>
         true => config.ssl_mode(WireMode::Require).ssl_negotiation(SslNegotiation::Direct),
         false => config.ssl_mode(WireMode::Disable),
     };
-    let manners = Manners::default();
+    let terminate_needed = TerminateNeeded::default();
     let is_verified = stream.is_encrypted() && access.tls.verifies();
     let guard = AuthGuard::new(access.sql.require_auth, is_verified);
-    let wire = Wire::new(stream, manners.clone(), guard);
+    let wire = Wire::new(stream, terminate_needed.clone(), guard);
     let (client, connection) =
         config.connect_raw(wire, AlreadyAgreed).await.map_err(|error| LoginFailure::of(&error))?;
-    manners.owe_goodbye();
+    terminate_needed.set();
     let (held, dropped) = oneshot::channel();
     tokio::spawn(async move {
         let given_up = async {
@@ -147,7 +147,7 @@ async fn start(access: &Access, stream: Stream) -> Result<Session, LoginFailure>
 /// Why there is no session.
 #[derive(Debug, Clone)]
 pub(super) enum LoginFailure {
-    /// PostgreSQL says, by SQLSTATE 57P03, that it serves nobody now; in this state.
+    /// PostgreSQL says, by SQLSTATE 57P03, that it accepts no sessions now; with its state.
     NotServing(&'static str),
     /// It has no connection left for us (53300).
     Full(CheckError),
@@ -164,7 +164,7 @@ impl LoginFailure {
     pub(super) fn into_outcome(self) -> Result<Report, CheckError> {
         match self {
             LoginFailure::NotServing(state) => Ok(Report::bare(Claim::OutOfService, state)),
-            other => Err(other.into_silence()),
+            other => Err(other.into_check_error()),
         }
     }
 
@@ -174,16 +174,16 @@ impl LoginFailure {
     }
 
     pub(super) fn of_panic(panic: &JoinError) -> LoginFailure {
-        LoginFailure::Failed(CheckError::Garbled(format!("the login failed in an unforeseen way: {panic}")))
+        LoginFailure::Failed(CheckError::Garbled(format!("the login panicked, which is a defect of pgvane: {panic}")))
     }
 
-    fn into_silence(self) -> CheckError {
+    fn into_check_error(self) -> CheckError {
         match self {
             LoginFailure::NotServing(state) => CheckError::Denied(format!("PostgreSQL is {state}")),
-            LoginFailure::Full(silence)
-            | LoginFailure::Refused(silence, _)
-            | LoginFailure::Encrypted(silence)
-            | LoginFailure::Failed(silence) => silence,
+            LoginFailure::Full(error)
+            | LoginFailure::Refused(error, _)
+            | LoginFailure::Encrypted(error)
+            | LoginFailure::Failed(error) => error,
         }
     }
 
@@ -198,24 +198,24 @@ impl LoginFailure {
     }
 
     fn of_negotiation(failure: NegotiationFailure) -> LoginFailure {
-        let told = CheckError::Unreachable(failure.to_string());
+        let unreachable = CheckError::Unreachable(failure.to_string());
         match failure {
             NegotiationFailure::Io(error) => LoginFailure::Failed(of_io(&error)),
             // rustls' own verdicts come as "invalid data"; all else is the connection's end
             NegotiationFailure::Handshake(error) if error.kind() != io::ErrorKind::InvalidData => {
-                LoginFailure::Failed(told)
+                LoginFailure::Failed(unreachable)
             }
-            NegotiationFailure::Handshake(_) => LoginFailure::Encrypted(told),
-            NegotiationFailure::UnknownAnswer(_) => LoginFailure::Failed(told),
+            NegotiationFailure::Handshake(_) => LoginFailure::Encrypted(unreachable),
+            NegotiationFailure::UnknownAnswer(_) => LoginFailure::Failed(unreachable),
             NegotiationFailure::NotOffered | NegotiationFailure::NotPostgres | NegotiationFailure::BadHostName(_) => {
-                LoginFailure::Refused(told, None)
+                LoginFailure::Refused(unreachable, None)
             }
         }
     }
 
     fn of(error: &tokio_postgres::Error) -> LoginFailure {
         if let Some(said) = error.as_db_error() {
-            return LoginFailure::of_word(said);
+            return LoginFailure::of_server_error(said);
         }
         let cause = error.source();
         match cause.and_then(|cause| cause.downcast_ref::<io::Error>()) {
@@ -234,8 +234,8 @@ impl LoginFailure {
         }
     }
 
-    /// What the server's own word amounts to.
-    fn of_word(said: &DbError) -> LoginFailure {
+    /// What the server's error message means.
+    fn of_server_error(said: &DbError) -> LoginFailure {
         let code = said.code();
         let text = said.message().to_owned();
         if *code == SqlState::CANNOT_CONNECT_NOW {
@@ -243,7 +243,7 @@ impl LoginFailure {
         } else if *code == SqlState::TOO_MANY_CONNECTIONS {
             LoginFailure::Full(CheckError::Denied(text))
         } else if code.code().starts_with("57") {
-            // an operator, or a shutdown, ended the session: what comes of it the next login will tell
+            // an operator, or a shutdown, ended the session: the next login finds out which
             LoginFailure::Failed(CheckError::Unreachable(text))
         } else {
             LoginFailure::Refused(CheckError::Denied(text), Some(code.clone()))
@@ -251,7 +251,7 @@ impl LoginFailure {
     }
 }
 
-/// Patroni's word for the state of a server that says 57P03. The text is translated where the server's language is
+/// Patroni's name for the state of a server that says 57P03. The text is translated where the server's language is
 /// another (`lc_messages`); then what is certain is said.
 fn state_of(message: &str) -> &'static str {
     if message.contains("shutting down") {
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_a_server_that_does_not_serve() {
+    fn the_state_of_a_server_that_accepts_no_connections_is_read_from_its_message() {
         assert_eq!(state_of("the database system is starting up"), "starting");
         assert_eq!(state_of("the database system is in recovery mode"), "starting");
         assert_eq!(state_of("the database system is not yet accepting connections"), "starting");
@@ -286,8 +286,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_that_speaks_is_out_of_service() {
-        let report = LoginFailure::NotServing("stopping").into_outcome().expect("is its own word");
+    fn only_a_server_that_says_so_is_out_of_service() {
+        let report = LoginFailure::NotServing("stopping").into_outcome().expect("is an answer");
         assert_eq!((report.claim, report.state.as_str()), (Claim::OutOfService, "stopping"));
         let refused = LoginFailure::Refused(CheckError::Denied("password authentication failed".to_owned()), None);
         assert!(refused.is_refusal() && refused.into_outcome().is_err());

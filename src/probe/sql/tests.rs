@@ -1,4 +1,4 @@
-//! A node against a server that does on demand what a real one rarely does, and that sees how it is treated.
+//! The SQL check against a fake server, which does what real servers rarely do, and records how it is treated.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// How the server treats a connection.
 #[derive(Debug, Clone, Copy)]
-enum Manner {
+enum Behaviour {
     /// Answers the startup packet with an error of this SQLSTATE and text.
     Refuses(&'static str, &'static str),
     /// The same, after a moment.
@@ -45,7 +45,7 @@ struct Server {
 }
 
 impl Server {
-    async fn with(manner: Manner) -> Server {
+    async fn with(behaviour: Behaviour) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
         let (tell, seen) = mpsc::unbounded_channel();
@@ -54,7 +54,7 @@ impl Server {
                 tell.send(Seen::Opened).expect("the test listens");
                 let tell = tell.clone();
                 tokio::spawn(async move {
-                    let last = serve(stream, manner).await;
+                    let last = serve(stream, behaviour).await;
                     let _ = tell.send(Seen::Closed(last)); // the test may be over
                 });
             }
@@ -88,17 +88,17 @@ impl Server {
 }
 
 /// Serves until the client is gone; the type of its last message.
-async fn serve(mut stream: TcpStream, manner: Manner) -> Option<u8> {
+async fn serve(mut stream: TcpStream, behaviour: Behaviour) -> Option<u8> {
     let length = stream.read_u32().await.ok()?;
     let mut startup = vec![0; length as usize - 4];
     stream.read_exact(&mut startup).await.ok()?;
-    match manner {
-        Manner::Hangs => return stream.read_u8().await.ok(),
-        Manner::Refuses(code, text) => {
+    match behaviour {
+        Behaviour::Hangs => return stream.read_u8().await.ok(),
+        Behaviour::Refuses(code, text) => {
             stream.write_all(&error("FATAL", code, text)).await.ok()?;
             return None;
         }
-        Manner::RefusesSlowly(code, text) => {
+        Behaviour::RefusesSlowly(code, text) => {
             tokio::time::sleep(Duration::from_millis(200)).await;
             stream.write_all(&error("FATAL", code, text)).await.ok()?;
             return None;
@@ -113,10 +113,10 @@ async fn serve(mut stream: TcpStream, manner: Manner) -> Option<u8> {
         let mut body = vec![0; length as usize - 4];
         stream.read_exact(&mut body).await.ok()?;
         let asks_all = String::from_utf8_lossy(&body).contains("pg_control_system");
-        let answer = match manner {
-            Manner::Answers { in_recovery } => row(in_recovery),
-            Manner::AnswersTheBareQuestion if !asks_all => row(true),
-            Manner::AnswersTheBareQuestion => {
+        let answer = match behaviour {
+            Behaviour::Answers { in_recovery } => row(in_recovery),
+            Behaviour::AnswersTheBareQuestion if !asks_all => row(true),
+            Behaviour::AnswersTheBareQuestion => {
                 [error("ERROR", "42501", "permission denied for function pg_control_system"), b"Z\0\0\0\x05I".to_vec()]
                     .concat()
             }
@@ -153,7 +153,7 @@ fn in_ms(ms: u64) -> Instant {
 
 #[tokio::test]
 async fn one_connection_answers_many_checks_and_ends_with_terminate() {
-    let mut server = Server::with(Manner::Answers { in_recovery: false }).await;
+    let mut server = Server::with(Behaviour::Answers { in_recovery: false }).await;
     let node = server.node("");
     for _ in 0..5 {
         assert_eq!(node.ask(soon()).await.expect("an answer").claim, Claim::Leader);
@@ -164,8 +164,8 @@ async fn one_connection_answers_many_checks_and_ends_with_terminate() {
 }
 
 #[tokio::test]
-async fn a_check_that_runs_out_of_time_says_goodbye_and_the_next_begins_anew() {
-    let mut server = Server::with(Manner::LogsIn).await;
+async fn a_check_that_times_out_sends_terminate_and_the_next_one_logs_in_again() {
+    let mut server = Server::with(Behaviour::LogsIn).await;
     let node = server.node("");
     assert_eq!(node.ask(in_ms(300)).await, Err(CheckError::TimedOut));
     assert_eq!(server.saw().await, Seen::Opened);
@@ -177,7 +177,7 @@ async fn a_check_that_runs_out_of_time_says_goodbye_and_the_next_begins_anew() {
 
 #[tokio::test]
 async fn checks_of_a_frozen_server_share_one_login() {
-    let mut server = Server::with(Manner::Hangs).await;
+    let mut server = Server::with(Behaviour::Hangs).await;
     let node = server.node("");
     for _ in 0..4 {
         assert_eq!(node.ask(in_ms(50)).await, Err(CheckError::TimedOut));
@@ -187,42 +187,42 @@ async fn checks_of_a_frozen_server_share_one_login() {
 }
 
 #[tokio::test]
-async fn what_a_login_came_to_after_its_check_is_old_news() {
-    let mut server = Server::with(Manner::RefusesSlowly("57P03", "the database system is starting up")).await;
+async fn the_result_of_a_login_that_ended_after_its_check_is_not_used() {
+    let mut server = Server::with(Behaviour::RefusesSlowly("57P03", "the database system is starting up")).await;
     let node = server.node("");
     assert_eq!(node.ask(in_ms(50)).await, Err(CheckError::TimedOut));
     assert_eq!(server.saw().await, Seen::Opened);
     assert_eq!(server.saw().await, Seen::Closed(None));
     let ended = async {
-        while !node.line.lock().await.login.as_ref().is_some_and(JoinHandle::is_finished) {
+        while !node.connection.lock().await.login.as_ref().is_some_and(JoinHandle::is_finished) {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(SOON, ended).await.expect("it ends with the connection");
-    let report = node.ask(soon()).await.expect("is its own word");
+    let report = node.ask(soon()).await.expect("is an answer");
     assert_eq!(report.state, "starting");
     assert_eq!(server.saw().await, Seen::Opened, "it was asked again");
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_serve_is_an_answer_and_a_refusal_is_none() {
-    let server = Server::with(Manner::Refuses("57P03", "the database system is shutting down")).await;
-    let report = server.node("").ask(soon()).await.expect("is its own word");
+async fn a_server_that_is_shutting_down_has_answered_and_one_that_refuses_the_password_has_not() {
+    let server = Server::with(Behaviour::Refuses("57P03", "the database system is shutting down")).await;
+    let report = server.node("").ask(soon()).await.expect("is an answer");
     assert_eq!((report.claim, report.state.as_str()), (Claim::OutOfService, "stopping"));
 
-    let mut server = Server::with(Manner::Refuses("28P01", "password authentication failed for user \"u\"")).await;
+    let mut server = Server::with(Behaviour::Refuses("28P01", "password authentication failed for user \"u\"")).await;
     let node = server.node("");
     for _ in 0..3 {
-        let silence = node.ask(soon()).await.expect_err("is no word about its role");
-        assert_eq!(silence.to_string(), "login refused: password authentication failed for user \"u\"");
+        let error = node.ask(soon()).await.expect_err("is not an answer");
+        assert_eq!(error.to_string(), "login refused: password authentication failed for user \"u\"");
     }
     assert_eq!(server.saw().await, Seen::Opened);
-    assert_eq!(server.saw().await, Seen::Closed(None), "and no other attempt so soon");
+    assert_eq!(server.saw().await, Seen::Closed(None), "and there is no other attempt so soon");
 }
 
 #[tokio::test]
-async fn who_may_not_ask_for_everything_asks_for_the_role() {
-    let server = Server::with(Manner::AnswersTheBareQuestion).await;
+async fn a_role_without_rights_on_all_functions_asks_for_the_recovery_state() {
+    let server = Server::with(Behaviour::AnswersTheBareQuestion).await;
     let node = server.node("");
     for _ in 0..2 {
         assert_eq!(node.ask(soon()).await.expect("an answer").claim, Claim::Replica);
@@ -230,7 +230,7 @@ async fn who_may_not_ask_for_everything_asks_for_the_role() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_told_as_such() {
+async fn a_refused_connection_is_reported_as_such() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let server =
         Server { address: listener.local_addr().expect("bound").to_string(), seen: mpsc::unbounded_channel().1 };
@@ -240,7 +240,7 @@ async fn nobody_listening_is_told_as_such() {
 
 #[tokio::test]
 async fn a_discovered_node_outside_the_allowed_networks_is_not_connected_to() {
-    let server = Server::with(Manner::Answers { in_recovery: false }).await;
+    let server = Server::with(Behaviour::Answers { in_recovery: false }).await;
     let (access, configured) = server.access_to("", &["10.0.0.0/8"]);
     let name = HostPort::new("localhost", configured.address.port()).expect("is a host");
     let discovered = Member { is_discovered: true, ..configured.clone() };

@@ -1,8 +1,8 @@
-//! The connection under a session: it says goodbye, whatever ends it.
+//! The connection below a session. It sends Terminate before it is closed, whatever the reason.
 //!
 //! tokio-postgres sends Terminate when its client is dropped and no answer is outstanding. Where one is (the server
 //! hangs, a check ran out of time, the whole program ends) the connection would just be closed, and PostgreSQL would
-//! log "unexpected EOF" or "connection reset" once it wakes. So what was not said before is said by the destructor.
+//! log "unexpected EOF" or "connection reset" later. So the drop sends Terminate, if it was not sent before.
 
 use std::io;
 use std::pin::Pin;
@@ -22,33 +22,33 @@ use crate::tls::binding_of;
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: Stream,
-    manners: Manners,
+    terminate_needed: TerminateNeeded,
     guard: AuthGuard,
     has_closed: bool,
 }
 
-/// Whether a goodbye is owed. Before `ReadyForQuery` it would be a breach of protocol; closing is enough there.
+/// Whether Terminate has to be sent. Before `ReadyForQuery` the protocol does not allow it; closing is enough.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Manners(Arc<AtomicBool>);
+pub(super) struct TerminateNeeded(Arc<AtomicBool>);
 
-impl Manners {
-    /// From now on Terminate is owed.
-    pub(super) fn owe_goodbye(&self) {
+impl TerminateNeeded {
+    /// From now on Terminate has to be sent.
+    pub(super) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 impl Wire {
-    pub(super) fn new(stream: Stream, manners: Manners, guard: AuthGuard) -> Wire {
-        Wire { stream, manners, guard, has_closed: false }
+    pub(super) fn new(stream: Stream, terminate_needed: TerminateNeeded, guard: AuthGuard) -> Wire {
+        Wire { stream, terminate_needed, guard, has_closed: false }
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if self.manners.0.load(Ordering::Relaxed) && !self.has_closed {
-            // A question of ours is always written whole: it is smaller than any socket's buffer. So this is a
-            // message boundary.
+        if self.terminate_needed.0.load(Ordering::Relaxed) && !self.has_closed {
+            // Each request was written completely: it is smaller than any socket's buffer. So this is a message
+            // boundary.
             self.stream.write_last(TERMINATE);
         }
     }
@@ -78,13 +78,13 @@ impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
-        Poll::Ready(self.guard.heard(&into.filled()[before..]))
+        Poll::Ready(self.guard.check(&into.filled()[before..]))
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.guard.asked();
+        self.guard.request_sent();
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
