@@ -117,8 +117,17 @@ impl<'d> Section<'d> {
 
     /// Reports a fault of one key's value, or of the table if the key is absent.
     pub fn fault_at(&self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
-        let span = self.table.get(key).map_or_else(|| self.span.clone(), Spanned::span);
+        self.fault_in(self.span_of(key), message, hint);
+    }
+
+    /// Reports a fault of this part of the text.
+    pub fn fault_in(&self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
         self.document.fault(Some(span), message.into(), Some(hint.into()));
+    }
+
+    /// The part of the text that has one key's value, or the table if the key is absent.
+    pub fn span_of(&self, key: &str) -> Range<usize> {
+        self.table.get(key).map_or_else(|| self.span.clone(), Spanned::span)
     }
 
     /// The number of faults in the whole document so far.

@@ -1,13 +1,10 @@
 //! From a TOML document to a [`Config`]: every key, its bounds and its default.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::ops::Range;
 
 use super::document::{Document, Section, at_least_ms, distinct};
 use super::fault::Faults;
-use super::{
-    Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Listener, Log, default_threads, read_admin, read_cluster, read_listener,
-};
+use super::{Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Log, default_threads, read_admin, read_cluster, read_listener};
 use crate::net::Bind;
 
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
@@ -26,11 +23,23 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     let threads = root.integer("threads", 1..1025).map_or_else(default_threads, |threads| threads as usize);
     let clusters: Vec<Cluster> = root.sections("cluster").into_iter().map(read_cluster::cluster).collect();
     let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    let listeners: Vec<Listener> = root
-        .sections("listener")
-        .into_iter()
-        .filter_map(|section| read_listener::listener(section, &clusters))
-        .collect();
+    let mut listeners = Vec::new();
+    let mut places = Vec::new();
+    for section in root.sections("listener") {
+        let span = section.span_of("bind");
+        let Some(listener) = read_listener::listener(section, &clusters) else { continue };
+        let owner = format!("listener \"{}\"", listener.name);
+        places.extend(listener.binds.iter().map(|bind| Place {
+            bind: bind.clone(),
+            owner: owner.clone(),
+            span: span.clone(),
+        }));
+        listeners.push(listener);
+    }
+    if let Some(admin) = &admin {
+        let span = root.span_of("admin");
+        places.insert(0, Place { bind: admin.bind.into(), owner: "[admin]".to_owned(), span });
+    }
     if !root.has("cluster") {
         root.fault("no cluster is configured", "add [[cluster]] and, below it, one [[cluster.node]] for each node");
     }
@@ -42,7 +51,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     }
     distinct(&root, "cluster", &names);
     distinct(&root, "listener", &listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>());
-    distinct_addresses(&root, &listeners, admin.as_ref().map(|admin| admin.bind));
+    distinct_addresses(&root, &places);
 
     root.finish();
     Config { admin, log, drain_timeout, threads, clusters, listeners }
@@ -60,20 +69,26 @@ fn log(root: &Section<'_>) -> Log {
     Log { level, is_json }
 }
 
-fn distinct_addresses(root: &Section<'_>, listeners: &[Listener], admin: Option<SocketAddr>) {
-    let mut owners: HashMap<String, String> = HashMap::new();
-    let named =
-        listeners.iter().flat_map(|l| l.binds.iter().map(|bind| (bind.clone(), format!("listener \"{}\"", l.name))));
-    let named = named.chain(admin.map(|bind| (bind.into(), "[admin]".to_owned())));
-    // with port 0 the kernel gives each one a free port of its own
-    for (bind, owner) in named.filter(|(bind, _)| !matches!(bind, Bind::Tcp(address) if address.port() == 0)) {
-        if let Some(other) = owners.insert(bind.to_string(), owner.clone()) {
-            let message = match other == owner {
-                true => format!("{owner} listens on {bind} twice"),
-                false => format!("{other} and {owner} both listen on {bind}"),
-            };
-            root.fault_at("listener", message, "each needs a different address or port");
-        }
+/// A place where pgvane listens, with its owner and its line in the file.
+struct Place {
+    bind: Bind,
+    owner: String,
+    span: Range<usize>,
+}
+
+/// Reports places of which the kernel would give only one.
+fn distinct_addresses(root: &Section<'_>, places: &[Place]) {
+    for (at, place) in places.iter().enumerate() {
+        let Some(other) = places[..at].iter().find(|other| place.bind.overlaps(&other.bind)) else { continue };
+        let message = match (place.owner == other.owner, place.bind == other.bind) {
+            (true, true) => format!("{} listens on {} twice", place.owner, place.bind),
+            (false, true) => format!("{} and {} both listen on {}", other.owner, place.owner, place.bind),
+            (_, false) => format!(
+                "{} listens on {}, and {} on {}: the one includes the other",
+                other.owner, other.bind, place.owner, place.bind
+            ),
+        };
+        root.fault_in(place.span.clone(), message, "each needs a different address or port");
     }
 }
 
@@ -287,6 +302,16 @@ mod tests {
     fn contradictions_are_refused() {
         let twice = format!("{SMALLEST}\n[[listener]]\nname = \"x\"\nbind = \"0.0.0.0:6432\"\ntarget = \"replica\"");
         assert!(faults(&twice)[0].1.contains("both listen on 0.0.0.0:6432"));
+        let included = twice.replace("name = \"x\"\nbind = \"0.0.0.0", "name = \"x\"\nbind = \"10.0.0.1");
+        assert_eq!(faults(&included), [(
+            Some(11),
+            "listener \"leader\" listens on 0.0.0.0:6432, and listener \"x\" on 10.0.0.1:6432: the one includes the other"
+                .to_owned()
+        )]);
+        let admin = format!("[admin]\nbind = \"127.0.0.1:6432\"\n{SMALLEST}");
+        assert!(
+            faults(&admin)[0].1.starts_with("[admin] listens on 127.0.0.1:6432, and listener \"leader\" on 0.0.0.0")
+        );
         let useless = SMALLEST.replace("target = \"leader\"", "target = \"leader\"\nfallback = \"leader\"");
         assert!(faults(&useless)[0].1.contains("fallback has no effect"));
         let hasty = SMALLEST.replace("[[cluster]]", "[[cluster]]\nleader_grace = \"1s\"");

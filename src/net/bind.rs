@@ -1,7 +1,7 @@
 //! Where a listener listens: TCP addresses and the files of Unix sockets.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The prefix of `bind` for a Unix socket.
@@ -90,6 +90,19 @@ impl Bind {
         })
     }
 
+    /// Whether the kernel gives only one of the two: they are the same, or one is all addresses with the other's port.
+    /// `[::]` takes IPv4 connections too. Port 0 overlaps with nothing: the kernel chooses a free port.
+    pub fn overlaps(&self, other: &Bind) -> bool {
+        match (self, other) {
+            (Bind::Tcp(one), Bind::Tcp(other)) => {
+                let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+                one.port() != 0 && one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
+            }
+            (Bind::Unix(one), Bind::Unix(other)) => one.path == other.path,
+            _ => false,
+        }
+    }
+
     /// The Unix socket, if it is one.
     pub fn unix(&self) -> Option<&UnixBind> {
         match self {
@@ -97,6 +110,11 @@ impl Bind {
             Bind::Unix(unix) => Some(unix),
         }
     }
+}
+
+/// Whether a socket that is bound to `all` takes connections to `one` too.
+fn covers(all: IpAddr, one: IpAddr) -> bool {
+    all.is_unspecified() && (all.is_ipv6() || one.is_ipv4())
 }
 
 impl UnixBind {
@@ -140,6 +158,36 @@ mod tests {
             assert_eq!(Bind::parse(text).expect("is one").to_string(), text);
         }
         assert_eq!(Bind::parse("*:6432"), Bind::parse("[::]:6432"));
+    }
+
+    #[test]
+    fn all_addresses_overlap_with_one_address_at_the_same_port() {
+        let overlap = |one: &str, other: &str| {
+            let (one, other) = (Bind::parse(one).expect("is one"), Bind::parse(other).expect("is one"));
+            assert_eq!(one.overlaps(&other), other.overlaps(&one), "{one} {other}");
+            one.overlaps(&other)
+        };
+        for (one, other) in [
+            ("10.0.0.1:5432", "10.0.0.1:5432"),
+            ("0.0.0.0:5432", "10.0.0.1:5432"),
+            ("[::]:5432", "10.0.0.1:5432"),
+            ("[::]:5432", "0.0.0.0:5432"),
+            ("*:5432", "[2001:db8::1]:5432"),
+            ("10.0.0.1:5432", "[::ffff:10.0.0.1]:5432"),
+            ("unix:/run/a", "unix:/run/a"),
+        ] {
+            assert!(overlap(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("0.0.0.0:5432", "10.0.0.1:5433"),
+            ("0.0.0.0:5432", "[2001:db8::1]:5432"),
+            ("10.0.0.1:5432", "10.0.0.2:5432"),
+            ("0.0.0.0:0", "0.0.0.0:0"),
+            ("unix:/run/a", "unix:/run/b"),
+            ("unix:/run/a", "0.0.0.0:5432"),
+        ] {
+            assert!(!overlap(one, other), "{one} {other}");
+        }
     }
 
     #[test]
