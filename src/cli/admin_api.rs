@@ -18,6 +18,9 @@ use crate::probe::rest_client::http_client;
 /// wrong password. Docker's default timeout for a health check is 30 s.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The environment variable with the user's name, if --user is not given.
+const USER_VARIABLE: &str = "PGVANE_ADMIN_USER";
+
 /// The environment variable with the password, if --password-file is not given.
 const PASSWORD_VARIABLE: &str = "PGVANE_ADMIN_PASSWORD";
 
@@ -29,12 +32,12 @@ pub(super) struct AdminUrl {
     admin: String,
 }
 
-/// The user who makes a change.
+/// The user to log in as.
 #[derive(Debug, Args)]
 pub(super) struct Identity {
-    /// User of [admin] in its configuration
+    /// User of [admin] in its configuration; the default is the environment variable PGVANE_ADMIN_USER
     #[arg(long, value_name = "NAME")]
-    user: String,
+    user: Option<String>,
     /// File with the user's password; the default is the environment variable PGVANE_ADMIN_PASSWORD
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -47,6 +50,8 @@ pub(super) enum CliError {
     InvalidUrl(String),
     /// The file with the password cannot be read.
     PasswordFile(PathBuf, io::Error),
+    /// No user was named for a command that needs one.
+    NoUser,
     /// There is no password.
     NoPassword,
     /// No answer came from this URL.
@@ -76,6 +81,7 @@ impl fmt::Display for CliError {
                 )
             }
             CliError::PasswordFile(file, error) => write!(f, "cannot read {}: {error}", file.display()),
+            CliError::NoUser => write!(f, "a user is required: use --user or set {USER_VARIABLE}"),
             CliError::NoPassword => write!(f, "no password: use --password-file or set {PASSWORD_VARIABLE}"),
             CliError::NoAnswer(url, error) => write!(f, "{url} does not answer: {error}"),
             CliError::Refused(_, why) => f.write_str(why.trim_end()),
@@ -100,6 +106,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             CliError::InvalidUrl(_)
+            | CliError::NoUser
             | CliError::NoPassword
             | CliError::UnknownNode(..)
             | CliError::AmbiguousNode(..) => exit::USAGE,
@@ -118,35 +125,49 @@ impl CliError {
 pub(super) struct AdminApi {
     base: Url,
     client: reqwest::Client,
+    login: Option<Login>,
+}
+
+/// A user's name and password.
+struct Login {
+    user: String,
+    password: String,
 }
 
 impl AdminApi {
-    /// A client for the API at this URL.
-    pub(super) fn at(admin_url: &AdminUrl) -> Result<AdminApi, CliError> {
+    /// A client for the API at this URL. Logs in with each request if a user is given.
+    pub(super) fn at(admin_url: &AdminUrl, identity: Option<&Identity>) -> Result<AdminApi, CliError> {
         let base = Url::parse(&admin_url.admin).ok().filter(|url| url.has_host() && !url.cannot_be_a_base());
         let base = base.ok_or_else(|| CliError::InvalidUrl(admin_url.admin.clone()))?;
         let client = if base.scheme() == "https" { http_client() } else { http_client().tls_certs_only([]) };
         let client = client.timeout(TIMEOUT).build().map_err(|error| CliError::NoClient(error.to_string()))?;
-        Ok(AdminApi { base, client })
+        let login = identity.map(Identity::login).transpose()?.flatten();
+        Ok(AdminApi { base, client, login })
     }
 
     /// Sends GET. Returns the body if the status is success.
     pub(super) async fn get(&self, path: &[&str]) -> Result<String, CliError> {
-        send(self.client.get(self.url(path))).await
+        match send(self.authenticated(self.client.get(self.url(path)))).await {
+            Err(CliError::Refused(StatusCode::UNAUTHORIZED, _)) if self.login.is_none() => Err(CliError::NoUser),
+            outcome => outcome,
+        }
     }
 
-    /// Sends POST. Returns the body if the status is success.
-    pub(super) async fn post(
-        &self,
-        path: &[&str],
-        query: Option<&str>,
-        body: &str,
-        identity: &Identity,
-    ) -> Result<String, CliError> {
+    /// Sends POST, for which a user is required. Returns the body if the status is success.
+    pub(super) async fn post(&self, path: &[&str], query: Option<&str>, body: &str) -> Result<String, CliError> {
+        if self.login.is_none() {
+            return Err(CliError::NoUser);
+        }
         let mut url = self.url(path);
         url.set_query(query);
-        let request = self.client.post(url).body(body.to_owned());
-        send(request.basic_auth(&identity.user, Some(identity.password()?))).await
+        send(self.authenticated(self.client.post(url).body(body.to_owned()))).await
+    }
+
+    fn authenticated(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.login {
+            Some(Login { user, password }) => request.basic_auth(user, Some(password)),
+            None => request,
+        }
     }
 
     /// `GET /api/status`.
@@ -165,6 +186,12 @@ impl AdminApi {
 }
 
 impl Identity {
+    /// `None` if no user is named.
+    fn login(&self) -> Result<Option<Login>, CliError> {
+        let user = self.user.clone().or_else(|| std::env::var(USER_VARIABLE).ok().filter(|user| !user.is_empty()));
+        user.map(|user| Ok(Login { user, password: self.password()? })).transpose()
+    }
+
     fn password(&self) -> Result<String, CliError> {
         match &self.password_file {
             Some(file) => match fs::read_to_string(file) {

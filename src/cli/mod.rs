@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::admin_api::{AdminUrl, CliError};
+use self::admin_api::{AdminUrl, CliError, Identity};
 use self::exit::failed;
 use self::node::{DrainArgs, NodeArgs};
 use crate::cluster::AdminState;
@@ -49,6 +49,8 @@ enum Command {
     Status {
         #[command(flatten)]
         admin_url: AdminUrl,
+        #[command(flatten)]
+        identity: Identity,
         /// Print JSON, with more details than the tables
         #[arg(long)]
         json: bool,
@@ -101,7 +103,7 @@ pub fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Healthcheck { admin_url, ready } => block_on(healthcheck::ask(&admin_url, ready)),
-        Command::Status { admin_url, json } => block_on(status::show(&admin_url, json)),
+        Command::Status { admin_url, identity, json } => block_on(status::show(&admin_url, &identity, json)),
         Command::Drain(args) => block_on(node::drain(&args, AdminState::Drain)),
         Command::Maint(args) => block_on(node::drain(&args, AdminState::Maint)),
         Command::Ready(args) => block_on(node::ready(&args)),

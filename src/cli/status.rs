@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use super::admin_api::{AdminApi, AdminUrl, CliError};
+use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
 use crate::admin::status::{Cluster, Status};
 use crate::config::size_text;
 
-pub(super) async fn show(admin_url: &AdminUrl, as_json: bool) -> Result<(), CliError> {
-    let api = AdminApi::at(admin_url)?;
+pub(super) async fn show(admin_url: &AdminUrl, identity: &Identity, as_json: bool) -> Result<(), CliError> {
+    let api = AdminApi::at(admin_url, Some(identity))?;
     let text = if as_json { api.get(&["api", "status"]).await? } else { tables(&api.status().await?) };
     // the reader may close the pipe early, as `head` does
     let _ = io::stdout().write_all(text.as_bytes());

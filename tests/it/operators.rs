@@ -79,6 +79,29 @@ async fn session_on(server: SocketAddr, node: &str) -> Session {
     panic!("twenty sessions, and none of them on {node}");
 }
 
+// ---- a page that needs a login --------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn commands_log_in_where_the_page_needs_a_login() {
+    let cluster = FakeCluster::of(3).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.admin("require_login = true")).await;
+    let admin = format!("http://{}", pgvane.admin_addr);
+
+    let answer = operator.says(&["status"]).await;
+    answer.ended_with(OK);
+    assert!(answer.out.contains("node1 is the leader"), "{}", answer.out);
+    let answer = operator.says(&["drain", "node2"]).await;
+    answer.ended_with(OK);
+    assert_eq!(answer.out, "node2: drain (was ready), 0 sessions\n");
+
+    for command in [["status"].as_slice(), &["ready", "node2"]] {
+        let answer = run(&[command, &["--admin", &admin]].concat()).await;
+        answer.ended_with(USAGE);
+        assert_eq!(answer.err, "pgvane: a user is required: use --user or set PGVANE_ADMIN_USER\n");
+    }
+    run(&["healthcheck", "--ready", "--admin", &admin]).await.ended_with(OK);
+}
+
 // ---- draining -------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
