@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use pgvane_loadtest::process::Process;
@@ -107,13 +107,27 @@ fn a_file_that_is_not_there_is_named() {
 #[test]
 fn every_example_in_config_is_valid() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
-    let entries = fs::read_dir(&directory).expect("config/ holds the examples");
-    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let examples: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
-    assert!(!examples.is_empty(), "there is not a single example in config/");
+    let examples = files_in(&directory).into_iter().filter(|path| path.extension().is_some_and(|it| it == "toml"));
     for example in examples {
         pgvane(&["check", &example.display().to_string()]).ended_with(OK);
     }
+    // a set-up of its own has a folder, with the environment of its containers in .env
+    for folder in files_in(&directory).into_iter().filter(|path| path.join("docker-compose.yml").exists()) {
+        let environment = fs::read_to_string(folder.join(".env")).expect("the folder has an .env");
+        let mut check = Command::new(env!("CARGO_BIN_EXE_pgvane"));
+        check.arg("check").arg(folder.join("pgvane.toml"));
+        check.envs(environment.lines().filter_map(|line| line.split_once('=')));
+        check.envs([("PGVANE_ADMIN_USER", "admin"), ("PGVANE_ADMIN_PASSWORD", "secret")]);
+        let output = check.output().expect("runs");
+        assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn files_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("is a directory");
+    let files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    assert!(!files.is_empty(), "{} is empty", directory.display());
+    files
 }
 
 /// `config/tls.toml` as it is meant to be used: without the # before its keys, and with the files that they name.
