@@ -25,6 +25,9 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => warn!(%error, "cannot raise the limit of file descriptors"),
     }
     info!(version = env!("CARGO_PKG_VERSION"), "pgvane starts");
+    for warning in &config.file_warnings {
+        warn!("{warning}");
+    }
     // for everything but the sessions, which run on threads of their own
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

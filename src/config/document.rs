@@ -28,6 +28,7 @@ pub struct Document<'text> {
     text: &'text str,
     root: Spanned<DeTable<'text>>,
     faults: RefCell<Vec<Fault>>,
+    warnings: RefCell<Vec<Fault>>,
     /// Every key that was asked for, with its table's name: `listener.hold_max`.
     asked: RefCell<BTreeSet<String>>,
 }
@@ -39,8 +40,14 @@ impl<'text> Document<'text> {
         let (mut root, errors) = DeTable::parse_recoverable(text);
         let mut unreplaced = Vec::new();
         replace_in_table(root.get_mut(), &mut unreplaced);
-        let document =
-            Document { file: file.to_owned(), text, root, faults: RefCell::default(), asked: RefCell::default() };
+        let document = Document {
+            file: file.to_owned(),
+            text,
+            root,
+            faults: RefCell::default(),
+            warnings: RefCell::default(),
+            asked: RefCell::default(),
+        };
         for error in errors {
             document.fault(error.span(), error.message().replace('\n', ", "), None);
         }
@@ -61,16 +68,27 @@ impl<'text> Document<'text> {
         self.asked.borrow().clone()
     }
 
-    /// Ends the reading. Errors: all faults, in the order of their lines.
-    pub fn finish(self) -> Result<(), Faults> {
+    /// Ends the reading. Returns the warnings, as text with file and line. Errors: all faults, in the order of their lines.
+    pub fn finish(self) -> Result<Vec<String>, Faults> {
         let mut list = self.faults.into_inner();
         list.sort_by_key(|fault| fault.line);
-        if list.is_empty() { Ok(()) } else { Err(Faults { file: self.file, list }) }
+        if !list.is_empty() {
+            return Err(Faults { file: self.file, list });
+        }
+        let mut warnings = self.warnings.into_inner();
+        warnings.sort_by_key(|warning| warning.line);
+        let place = |line: Option<usize>| line.map_or_else(String::new, |line| format!(":{line}"));
+        let text = |warning: Fault| format!("{}{}: {}", self.file, place(warning.line), warning.message);
+        Ok(warnings.into_iter().map(text).collect())
     }
 
     fn fault(&self, span: Option<Range<usize>>, message: String, hint: Option<String>) {
-        let line = span.map(|span| self.text[..span.start.min(self.text.len())].matches('\n').count() + 1);
+        let line = span.map(|span| self.line(span));
         self.faults.borrow_mut().push(Fault { line, message, hint });
+    }
+
+    fn line(&self, span: Range<usize>) -> usize {
+        self.text[..span.start.min(self.text.len())].matches('\n').count() + 1
     }
 }
 
@@ -125,6 +143,12 @@ impl<'d> Section<'d> {
         self.document.fault(Some(span), message.into(), Some(hint.into()));
     }
 
+    /// Reports something at one key's value that pgvane can start with, but that the operator must know.
+    pub fn warn_at(&self, key: &str, message: String) {
+        let line = Some(self.document.line(self.span_of(key)));
+        self.document.warnings.borrow_mut().push(Fault { line, message, hint: None });
+    }
+
     /// The part of the text that has one key's value, or the table if the key is absent.
     pub fn span_of(&self, key: &str) -> Range<usize> {
         self.table.get(key).map_or_else(|| self.span.clone(), Spanned::span)
@@ -144,6 +168,14 @@ impl<'d> Section<'d> {
     pub fn is_string(&self, key: &str, text: &str) -> bool {
         let found = self.table.get(key);
         found.is_some_and(|value| matches!(value.get_ref(), DeValue::String(found) if found.as_ref() == text))
+    }
+
+    /// The string that the file has at this key, whether the key is known or not; `None` if there is none.
+    pub fn text(&self, key: &str) -> Option<String> {
+        match self.table.get(key)?.get_ref() {
+            DeValue::String(text) => Some(text.as_ref().to_owned()),
+            _ => None,
+        }
     }
 
     /// Marks a key as known, so that it is not reported as unknown.

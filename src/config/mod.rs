@@ -67,6 +67,8 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// The listeners; at least one.
     pub listeners: Vec<Listener>,
+    /// What pgvane can start with, but what the operator must know of the file: texts with file and line. No settings.
+    pub file_warnings: Vec<String>,
 }
 
 /// The stats page, the metrics and the API.
@@ -326,14 +328,15 @@ impl Config {
                 Listener::new("write", any(default_port::WRITE).into(), Target::Leader),
                 Listener::new("read", any(default_port::READ).into(), Target::Replica),
             ],
+            file_warnings: Vec::new(),
         })
     }
 }
 
 impl Config {
-    /// Settings that are valid and dangerous, as text for operators.
+    /// What pgvane can start with, but what the operator must know.
     pub fn warnings(&self) -> Vec<String> {
-        self.clusters.iter().filter_map(Cluster::warning).collect()
+        self.file_warnings.iter().cloned().chain(self.clusters.iter().filter_map(Cluster::warning)).collect()
     }
 
     /// The ports of a cluster's nodes that its listeners have as their own.

@@ -10,8 +10,8 @@ use crate::net::Bind;
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
     let document = Document::parse(file, text);
     let config = read(&document);
-    document.finish()?;
-    Ok(config)
+    let file_warnings = document.finish()?;
+    Ok(Config { file_warnings, ..config })
 }
 
 /// Reads every key. The result is valid only if the document has no faults.
@@ -54,7 +54,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     distinct_addresses(&root, &places);
 
     root.finish();
-    Config { admin, log, drain_timeout, threads, clusters, listeners }
+    Config { admin, log, drain_timeout, threads, clusters, listeners, file_warnings: Vec::new() }
 }
 
 fn log(root: &Section<'_>) -> Log {

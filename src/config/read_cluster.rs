@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::document::{Section, at_least_ms, distinct, set};
 use super::fault::Fault;
-use super::{Check, Cluster, Discovery, PatroniTls, read_sql};
+use super::{Check, Cluster, Discovery, PatroniTls, read_sql, read_tls};
 use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT};
 use crate::cluster::{HostPort, Member};
 use crate::net::networks::network;
@@ -122,6 +122,7 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
     if verifies_nothing && ca_file.is_some() {
         section.fault_at("verify", "verify = \"none\" contradicts ca_file", "remove one of the two keys");
     }
+    read_tls::warn_of_expiry(&section);
     let tls = PatroniTls { ca_file, client_identity_file, verifies_nothing };
     section.finish();
     tls

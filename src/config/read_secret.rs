@@ -1,6 +1,7 @@
 //! Reads a password: from the configuration file or, which is better, from a separate file.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use super::Secret;
 use super::document::Section;
@@ -27,7 +28,10 @@ pub(super) fn password(section: &Section<'_>, path: &str) -> Option<Secret> {
             );
             None
         }
-        Ok(text) => Some(Secret::new(text)),
+        Ok(text) => {
+            warn_if_open_to_others(section, path, &file);
+            Some(Secret::new(text))
+        }
         Err(error) => {
             section.fault_at(
                 "password_file",
@@ -36,5 +40,20 @@ pub(super) fn password(section: &Section<'_>, path: &str) -> Option<Secret> {
             );
             None
         }
+    }
+}
+
+/// Warns of a password file that other users can read. libpq ignores such a file with a warning (`.pgpass`). Here it is
+/// used: secrets of containers are often readable by all users inside the container.
+fn warn_if_open_to_others(section: &Section<'_>, path: &str, file: &str) {
+    let Ok(metadata) = fs::metadata(file) else { return };
+    let mode = metadata.permissions().mode() & 0o7777;
+    if metadata.is_file() && mode & 0o077 != 0 {
+        section.warn_at(
+            "password_file",
+            format!(
+                "{path}.password_file: other users can read {file}, which has mode {mode:04o}: run chmod 0600 {file}"
+            ),
+        );
     }
 }

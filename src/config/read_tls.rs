@@ -1,13 +1,20 @@
 //! Reads how connections are encrypted: a listener's `tls` and `server_tls`, and the TLS keys of `[cluster.sql]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
 
 use super::Listener;
 use super::document::{Section, set};
 use crate::tls::{
     Acceptor, ClientTls, IdentityFiles, Negotiation, ServerTls, SslMode, Terminate, TlsError, TlsSettings,
-    VerifyClient, Version,
+    VerifyClient, Version, expiries,
 };
+
+/// A certificate that expires within this time is worth a warning: the usual ones are renewed a month before.
+const EXPIRES_SOON_DAYS: i64 = 21;
+
+const SECONDS_A_DAY: i64 = 86_400;
 
 const SSLMODES: [(&str, SslMode); 5] = [
     ("disable", SslMode::Disable),
@@ -241,6 +248,7 @@ fn try_files(section: &Section<'_>, faults_before: usize, read: impl FnOnce() ->
     if section.fault_count() > faults_before {
         return;
     }
+    warn_of_expiry(section);
     if let Some(error) = read() {
         let keys = ["cert_file", "key_file", "client_ca_file", "ca_file", "client_cert_file", "client_key_file"];
         let named = |key: &&str| error.file().is_some_and(|file| section.is_string(key, &file.to_string_lossy()));
@@ -253,8 +261,29 @@ fn try_files(section: &Section<'_>, faults_before: usize, read: impl FnOnce() ->
     }
 }
 
+/// Warns of certificates that have expired, or will soon, in the files that a table names.
+pub(super) fn warn_of_expiry(section: &Section<'_>) {
+    let now = Timestamp::now();
+    for key in ["cert_file", "client_ca_file", "ca_file", "client_cert_file", "client_identity_file"] {
+        let Some(file) = section.text(key) else { continue };
+        for (names, expires) in expiries(Path::new(&file)) {
+            let of = if names.is_empty() { String::new() } else { format!(" of {names}") };
+            let days = expires.duration_since(now).as_secs() / SECONDS_A_DAY;
+            let when = match expires <= now {
+                true => format!("expired on {expires}"),
+                false if days < EXPIRES_SOON_DAYS => format!("expires in {days} days, on {expires}"),
+                false => continue,
+            };
+            section.warn_at(key, format!("{}: the certificate{of} in {file} {when}", section.named(key)));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::config::Config;
     use crate::tls::world::World;
@@ -284,6 +313,47 @@ mod tests {
         assert_eq!(good("tls = \"disable\""), (ClientTls::Disable, disable));
         let require = TlsSettings::of_mode(SslMode::Require);
         assert_eq!(good("tls = \"disable\"\nserver_tls = \"require\""), (ClientTls::Disable, require));
+    }
+
+    #[test]
+    fn certificates_that_expire_are_warnings_with_their_lines() {
+        let world = World::new();
+        let read_with = |year, month, day| {
+            let mut params = rcgen::CertificateParams::new(["db.example.org".to_owned()]).expect("a name");
+            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+            params.not_after = rcgen::date_time_ymd(year, month, day);
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let certificate = params.self_signed(&key).expect("a certificate");
+            let (cert, key) = (world.file("c.pem", &certificate.pem()), world.file("c.key", &key.serialize_pem()));
+            let files = format!("cert_file = \"{}\"\nkey_file = \"{}\"", cert.display(), key.display());
+            let config = read(&format!("[listener.tls]\nmode = \"terminate\"\n{files}")).expect("is valid");
+            (cert.display().to_string(), config.file_warnings)
+        };
+        let (file, warnings) = read_with(2020, 1, 1);
+        let named = format!("test.toml:9: listener.tls.cert_file: the certificate of db.example.org in {file}");
+        assert_eq!(warnings, [format!("{named} expired on 2020-01-01T00:00:00Z")]);
+        let soon = Timestamp::now() + std::time::Duration::from_secs(5 * 86_400);
+        let soon = soon.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let (_, warnings) = read_with(soon.year().into(), soon.month() as u8, soon.day() as u8);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].starts_with(&format!("{named} expires in 4 days, on {soon}")), "{warnings:?}");
+        assert_eq!(read_with(2090, 1, 1).1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_a_fault_at_its_key() {
+        let world = World::new();
+        let IdentityFiles { cert_file, key_file } = world.identity("pgvane", "localhost");
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(0o644)).expect("is ours");
+        let [cert, key] = [&cert_file, &key_file].map(|file| file.display());
+        for table in ["tls]\nmode = \"terminate\"\n", "server_tls]\nsslmode = \"require\"\nclient_"] {
+            let second = table.rsplit('\n').next().unwrap_or_default();
+            let text = format!("[listener.{table}cert_file = \"{cert}\"\n{second}key_file = \"{key}\"\n");
+            let text = if second.is_empty() { text } else { format!("tls = \"disable\"\n{text}") };
+            let shown = faults(&text);
+            assert!(shown.contains(&format!("other users can read the private key in {key}")), "{shown}");
+            assert!(shown.contains("key_file: "), "{shown}");
+        }
     }
 
     #[test]
@@ -366,7 +436,7 @@ mod tests {
         let world = World::new();
         let IdentityFiles { cert_file, key_file } = world.identity("pgvane", "localhost");
         let other = world.identity("other", "localhost").key_file;
-        let of = |cert: &std::path::Path, key: &std::path::Path, more: &str| {
+        let of = |cert: &Path, key: &Path, more: &str| {
             let files = format!("cert_file = \"{}\"\nkey_file = \"{}\"\n", cert.display(), key.display());
             faults(&format!("[listener.tls]\nmode = \"terminate\"\n{files}{more}"))
         };

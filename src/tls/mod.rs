@@ -9,6 +9,7 @@
 //! and <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL>.
 
 mod certificate;
+mod key_file;
 mod negotiate;
 mod reloading;
 mod to_clients;
@@ -44,11 +45,7 @@ pub struct IdentityFiles {
 
 impl IdentityFiles {
     fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let key = PrivateKeyDer::from_pem_file(&self.key_file).map_err(|error| TlsError::Pem {
-            file: self.key_file.clone(),
-            wanted: "private key",
-            error,
-        });
+        let key = key_file::private_key(&self.key_file);
         Ok((certificates(&self.cert_file)?, key?))
     }
 
@@ -68,6 +65,13 @@ pub enum TlsError {
         wanted: &'static str,
         /// The cause.
         error: pem::Error,
+    },
+    /// Other users of the machine can read the file of a private key.
+    KeyPermissions {
+        /// The file.
+        file: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// The mode verifies certificates, and there is no CA file.
     NoCaFile,
@@ -101,6 +105,7 @@ impl TlsError {
     pub fn file(&self) -> Option<&Path> {
         match self {
             TlsError::Pem { file, .. }
+            | TlsError::KeyPermissions { file, .. }
             | TlsError::Unusable { file, .. }
             | TlsError::Unparseable { file, .. }
             | TlsError::BadAuthorities { file, .. } => Some(file),
@@ -113,6 +118,14 @@ impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TlsError::Pem { file, wanted, error } => write!(f, "no {wanted} in {}: {error}", file.display()),
+            TlsError::KeyPermissions { file, mode } => {
+                let file = file.display();
+                write!(
+                    f,
+                    "other users can read the private key in {file}, which has mode {mode:04o}: run chmod 0600 {file}, or \
+                     chmod 0640 if root owns the file"
+                )
+            }
             TlsError::NoCaFile => f.write_str("sslmode verify-ca and verify-full need a CA file"),
             TlsError::Unusable { file, error: rustls::Error::InconsistentKeys(_) } => {
                 write!(f, "the private key does not match the certificate in {}", file.display())
@@ -132,6 +145,12 @@ impl fmt::Display for TlsError {
 }
 
 impl std::error::Error for TlsError {}
+
+/// When each certificate of a PEM file expires, with its names. What is no certificate is left out. Blocks.
+pub fn expiries(file: &Path) -> Vec<(String, jiff::Timestamp)> {
+    let certificates = certificates(file).unwrap_or_default().into_iter().map(Certificate::read);
+    certificates.flatten().map(|certificate| (certificate.names().join(", "), certificate.expires())).collect()
+}
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = |error| TlsError::Pem { file: file.to_owned(), wanted: "certificate", error };

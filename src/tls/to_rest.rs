@@ -5,10 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 
-use super::{TlsError, authorities, certificates, verify};
+use super::{TlsError, authorities, certificates, key_file, verify};
 
 /// What REST APIs have to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +34,7 @@ pub fn rest_client(trust: RestTrust<'_>, identity: Option<&Path>) -> Result<Clie
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let Some(file) = identity else { return Ok(builder.with_no_client_auth()) };
-    let pem = |error| TlsError::Pem { file: file.to_owned(), wanted: "private key", error };
-    let key = PrivateKeyDer::from_pem_file(file).map_err(pem)?;
+    let key = key_file::private_key(file)?;
     let unusable = |error| TlsError::Unusable { file: file.to_owned(), error };
     builder.with_client_auth_cert(certificates(file)?, key).map_err(unusable)
 }

@@ -1,5 +1,7 @@
 //! For tests: a certificate authority (CA), and certificates that it issues.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ impl World {
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.directory.path().join(name);
         std::fs::write(&path, text).expect("is written");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("is ours");
         path
     }
 
