@@ -1,6 +1,7 @@
 //! The command line: commands, options and exit codes.
 
 mod admin_api;
+mod check;
 mod exit;
 mod healthcheck;
 mod memory;
@@ -36,6 +37,9 @@ enum Command {
     Check {
         /// Configuration file
         file: PathBuf,
+        /// Also ask the nodes and connect to their PostgreSQL, and say where each listener would send its sessions
+        #[arg(long)]
+        connect: bool,
     },
     /// Check whether a running pgvane is alive; for Docker's HEALTHCHECK
     Healthcheck {
@@ -93,12 +97,10 @@ pub fn main() -> ExitCode {
             Ok(config) => run::run(config),
             Err(code) => code,
         },
-        Command::Check { file } => match read(&file) {
+        Command::Check { file, connect } => match read(&file) {
             Ok(config) => {
-                config.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
-                let (clusters, listeners) = (config.clusters.len(), config.listeners.len());
-                println!("{}: valid ({clusters} cluster(s), {listeners} listener(s))", file.display());
-                ExitCode::SUCCESS
+                check::report(&file.display().to_string(), &config);
+                if connect { on_one_thread(check::connect_to_all(&config)) } else { ExitCode::SUCCESS }
             }
             Err(code) => code,
         },
@@ -112,13 +114,19 @@ pub fn main() -> ExitCode {
 
 /// Runs a command that calls the admin API, and returns its exit code.
 fn block_on(command: impl Future<Output = Result<(), CliError>>) -> ExitCode {
-    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    on_one_thread(async {
+        match command.await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error.exit_code(), error),
+        }
+    })
+}
+
+/// Runs a command that needs a runtime.
+fn on_one_thread(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(command),
-        Err(error) => Err(CliError::NoClient(error.to_string())),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(error.exit_code(), error),
+        Err(error) => failed(exit::FAILURE, error),
     }
 }
 

@@ -23,6 +23,7 @@ mod attackers;
 mod binary;
 mod cancels;
 mod certificates;
+mod check_connect;
 mod clients;
 mod cluster;
 mod command_line;
