@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::node::Report;
+use super::node::{Claim, Report};
 
 /// What is known of the cluster's identity.
 #[derive(Debug, Clone, Default)]
@@ -118,6 +118,14 @@ impl Identity {
         }
     }
 
+    /// Why a node that was discovered, and not named by the operator, is not taken for one of the cluster: it serves and
+    /// does not state which cluster it belongs to. Patroni states that for every PostgreSQL that runs.
+    pub fn why_unproven(&self, report: &Report) -> Option<String> {
+        let is_unproven = report.system_identifier.is_none() && report.claim != Claim::OutOfService;
+        (is_unproven && self.system_identifier.is_some())
+            .then(|| "is not named in the configuration, and states no system identifier".to_owned())
+    }
+
     fn why_other_scope(&self, report: &Report) -> Option<String> {
         match (&self.scope, &report.scope) {
             (Some(ours), Some(its)) if ours != its => {
@@ -142,7 +150,6 @@ fn all_checked(votes: &[Vote]) -> bool {
 mod tests {
     use super::*;
     use crate::cluster::fixtures::report;
-    use crate::cluster::node::Claim;
 
     fn of(identifier: &str) -> Report {
         Report { system_identifier: Some(identifier.to_owned()), ..report(Claim::Replica, 1) }
@@ -187,6 +194,18 @@ mod tests {
             Some("has system identifier 9, but the cluster has 1")
         );
         assert_eq!(identity.why_foreign(&a, &votes), None);
+    }
+
+    #[test]
+    fn a_discovered_node_that_serves_has_to_state_the_identifier() {
+        let unstated = Report { system_identifier: None, ..of("1") };
+        let mut identity = Identity::default();
+        assert_eq!(identity.why_unproven(&unstated), None, "nothing is known of any node yet");
+        identity.reconsider(&[vote(&of("1"))]);
+        assert!(identity.why_unproven(&unstated).is_some());
+        assert_eq!(identity.why_unproven(&of("1")), None);
+        let being_created = Report { claim: Claim::OutOfService, ..unstated };
+        assert_eq!(identity.why_unproven(&being_created), None, "there is no PostgreSQL yet");
     }
 
     #[test]

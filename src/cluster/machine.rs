@@ -437,7 +437,9 @@ impl Machine {
         let wrong_addresses = self.roster.wrong_addresses();
         let why_foreign = |id: NodeId, entry: &Entry| {
             let wrong_address = wrong_addresses.iter().find(|(wrong, _)| *wrong == id).map(|(_, why)| why.clone());
-            wrong_address.or_else(|| self.identity.why_foreign(entry.view.health.report()?, &votes))
+            let report = entry.view.health.report().map(Arc::as_ref);
+            let unproven = || report.filter(|_| !entry.is_static).and_then(|report| self.identity.why_unproven(report));
+            wrong_address.or_else(|| self.identity.why_foreign(report?, &votes)).or_else(unproven)
         };
         let foreign: Vec<Option<String>> = self.roster.present().map(|(id, entry)| why_foreign(id, entry)).collect();
         for ((_, entry), why) in self.roster.present_mut().zip(foreign) {

@@ -46,7 +46,17 @@ async fn writes_reach(pgvane: &Pgvane, server: &str, within: Duration) {
 }
 
 #[tokio::test]
-async fn invented_members_of_another_cluster_get_no_writes_however_many_they_are() {
+async fn invented_members_of_another_cluster_get_no_sessions_however_many_they_are() {
+    invented_members_get_no_sessions(&json!("7999999999999999999")).await;
+}
+
+#[tokio::test]
+async fn invented_members_that_do_not_state_their_cluster_get_no_sessions() {
+    invented_members_get_no_sessions(&Value::Null).await;
+}
+
+/// Four members that state this system identifier; one of them claims to lead with the newest timeline.
+async fn invented_members_get_no_sessions(identifier: &Value) {
     let cluster = FakeCluster::of(1).await;
     let mut strangers = Vec::new();
     for number in 1..=4 {
@@ -54,7 +64,6 @@ async fn invented_members_of_another_cluster_get_no_writes_however_many_they_are
         let role = if number == 1 { "primary" } else { "replica" };
         let status = if number == 1 { 200 } else { 503 };
         stranger.postgres.is_in_recovery(number != 1);
-        let identifier = "7999999999999999999";
         stranger.patroni.says(status, json!({"role": role, "timeline": 9, "database_system_identifier": identifier}));
         strangers.push(stranger);
     }

@@ -13,6 +13,7 @@ use pgvane_loadtest::reader::Reader;
 
 use super::network::own_host;
 use super::roles::{up, wait_for_at_least, wait_for_page};
+use crate::binary;
 use crate::metrics;
 use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{SOON, Session};
@@ -143,7 +144,7 @@ async fn a_start_while_the_name_server_is_silent_waits_for_it() {
     let lab = sound_cluster().await;
     let Some(host) = Host::before(&lab).await else { return };
     host.names.behave(Behaviour::Silent);
-    let builder = Pgvane::builder(env!("CARGO_BIN_EXE_pgvane").as_ref(), lab.nodes()).hold_max("60s");
+    let builder = Pgvane::builder(&binary::pgvane(), lab.nodes()).hold_max("60s");
     let pgvane = host.configured(&lab, builder).spawn(lab.directory()).unwrap_or_else(|error| panic!("{error}"));
     pgvane.wait_for_log("the name cannot be resolved", 0, SOON).await.expect("operators are told");
     let visitor = tokio::spawn(Reader::to(pgvane.write_addr).visit());
