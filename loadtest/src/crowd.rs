@@ -1,4 +1,4 @@
-//! A crowd of clients that arrive one after another, each to connect once and ask one question.
+//! Many clients that come one after another; each connects once and sends one query.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use crate::failure::Failure;
 use crate::reader::Reader;
 
-/// What became of a crowd.
+/// What all of them saw.
 #[derive(Debug, Default)]
 pub struct CrowdReport {
-    /// How long each client that was served took, from its arrival to its answer.
+    /// For each client that was served: the time until its answer.
     pub served: Vec<Duration>,
-    /// What each of the others met.
+    /// The failure of each of the others.
     pub failures: Vec<Failure>,
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong in the lab, told so that the reader knows what to look at.
+//! Errors of the lab, with the information that helps to find the cause.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The result of everything here that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A fault of the lab itself: not of the software that is tested in it.
+/// An error of the lab itself, not of the software that is tested in it.
 #[derive(Debug)]
 pub enum Error {
     /// A program that the lab needs is not installed.
@@ -15,11 +15,11 @@ pub enum Error {
         /// What was looked for, and where.
         program: String,
     },
-    /// A fixed port is taken.
+    /// A fixed port is in use.
     PortBusy {
         /// The port that was wanted.
         port: u16,
-        /// Who has it, as far as can be seen.
+        /// The process that uses it, if that can be seen.
         owner: String,
     },
     /// No free port was found below the ephemeral range.
@@ -51,9 +51,9 @@ pub enum Error {
     TooLate {
         /// The condition.
         waited_for: String,
-        /// How long it was waited for.
+        /// How long the wait lasted.
         within: Duration,
-        /// What was seen instead at the last look.
+        /// What was seen instead at the last attempt.
         last_seen: String,
     },
     /// PostgreSQL refused something, or could not be reached.
@@ -69,7 +69,7 @@ pub enum Error {
 const LOG_TAIL_LINES: usize = 25;
 
 impl Error {
-    /// A wait that was in vain, told with the end of the log of whoever was waited for.
+    /// Adds the end of `log` to a wait that has timed out.
     pub(crate) fn with_log(self, log: &str) -> Self {
         match self {
             Self::TooLate { waited_for, within, last_seen } => {
@@ -118,7 +118,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Says what was being done when a call of the system failed.
+/// Adds what was being done when a system call failed.
 pub(crate) trait Doing<T> {
     /// Turns the failure into an [`Error::Io`]; the text is made only then.
     fn doing(self, what: impl FnOnce() -> String) -> Result<T>;

@@ -1,4 +1,4 @@
-//! Failures as a client sees them: when, of which kind, in which words.
+//! Failures as a client sees them: when, of which kind, with which text.
 
 use std::error::Error as _;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// No session came about: refused, closed, answered with an error, or not answered in time.
+    /// No session was established: refused, closed, answered with an error, or not answered in time.
     ConnectFailed,
     /// An established session ended under a statement.
     SessionBroken,
@@ -27,7 +27,7 @@ pub enum FailureClass {
 /// One failure.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// When it was noticed.
+    /// When the client noticed it.
     pub at: Instant,
     /// Its kind.
     pub class: FailureClass,
@@ -53,7 +53,7 @@ impl Failure {
         Self { at: Instant::now(), class: class_of(error), sqlstate, message: text_of(error) }
     }
 
-    /// A connection that was closed without a word.
+    /// A connection that was closed without an error message.
     pub(crate) fn closed() -> Self {
         let message = "connection closed without an error message".to_owned();
         Self { at: Instant::now(), class: FailureClass::SessionBroken, sqlstate: None, message }
@@ -67,7 +67,7 @@ impl Failure {
 }
 
 fn class_of(error: &tokio_postgres::Error) -> FailureClass {
-    // The last is a proxy's word for a server that went away; PostgreSQL itself sends the others.
+    // The last is sent by proxies when a server is gone; PostgreSQL itself sends the others.
     let ended = [
         SqlState::ADMIN_SHUTDOWN,
         SqlState::CRASH_SHUTDOWN,

@@ -1,4 +1,4 @@
-//! HAProxy in front of a lab's nodes, configured as Patroni's own template does it: what pgvane is compared with.
+//! HAProxy in front of a lab's nodes, configured as in Patroni's template, to compare pgvane with it.
 
 use std::fs;
 use std::net::SocketAddr;

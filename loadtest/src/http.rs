@@ -1,4 +1,4 @@
-//! One HTTP request, as small as Patroni's REST API needs it.
+//! A small HTTP client for Patroni's REST API.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
-# Ends whatever runs in directory $1 and removes it, once standard input closes: that is, when the program that holds
-# the other end drops it or dies, of whatever cause. What runs there is found by working directory: a server's children
-# inherit it, and nobody else's processes have a directory that was made for this one run.
+# Kills all processes in directory $1 and removes it when standard input is closed: that is, when the program at the
+# other end closes the pipe or ends for any reason. The processes are found by their working directory: children of a
+# server inherit it, and no other process has a directory that was created for this run.
 cat >/dev/null
 rounds=0
 while [ $rounds -lt 200 ]; do

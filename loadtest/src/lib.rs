@@ -5,10 +5,10 @@
 //! - [`lab`]: etcd, Patroni and PostgreSQL, with the faults a test can put them through
 //! - [`pgvane`] and [`haproxy`]: the two proxies, each started in front of a lab's nodes
 //! - [`pgbouncer`]: a pooler between a proxy and one node
-//! - [`namespace`]: a network of its own for a proxy, to be cut off from single nodes
+//! - [`namespace`]: a network namespace for a proxy, which can be disconnected from single nodes
 //! - [`name_server`]: names for the nodes, and a name server that fails on demand
-//! - [`writer`], [`reader`] and [`crowd`]: clients that note every answer and every failure with its time
-//! - [`mod@bench`]: what the proxies cost, on a server that does nothing
+//! - [`writer`], [`reader`] and [`crowd`]: clients that record every answer and every failure with its time
+//! - [`mod@bench`]: what the proxies cost, with a server that only sends short answers
 //! - [`scratch`], [`process`], [`ports`], [`wait`], [`http`], [`login`], [`tls`], [`programs`]: what all of them use
 //!
 //! Everything a lab starts runs inside its own temporary directory and ends with it, even if the test that made it

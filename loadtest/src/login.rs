@@ -22,7 +22,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Waits for the connection's end, and returns what the server or a proxy said about it. To be called no more after
+    /// Waits for the connection's end, and returns what the server or a proxy reported. Must not be called again after
     /// it has returned. Cancel safe.
     pub async fn ended(&mut self) -> Failure {
         match (&mut self.connection).await {
@@ -31,7 +31,7 @@ impl Session {
         }
     }
 
-    /// `failure`, or the connection's own end where that says more.
+    /// `failure`, or the connection's own end if that has an SQLSTATE and `failure` has none.
     pub async fn reason(&mut self, failure: Failure) -> Failure {
         if failure.sqlstate.is_some() || failure.class != FailureClass::SessionBroken {
             return failure;
@@ -43,12 +43,12 @@ impl Session {
     }
 }
 
-/// Who connects, and to which database.
+/// A role and its database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Login {
     /// `app`, password `app`, owner of the database `app`; SCRAM.
     App,
-    /// `trusting`, without password, into the database `app`: spares both sides SCRAM's arithmetic.
+    /// `trusting`, without password, into the database `app`: no CPU time for SCRAM.
     Trusting,
     /// `postgres`, password `postgres`, into the database `postgres`; SCRAM.
     Superuser,
@@ -113,7 +113,7 @@ impl Login {
                 return Err(Error::TooLate { waited_for, within, last_seen: "no answer".to_owned() });
             }
         };
-        // Its error reaches the client too, as the outcome of whatever it was asked for.
+        // The client gets its error too, as the result of its statement.
         Ok(Session { client, connection: tokio::spawn(async move { connection.await.err() }) })
     }
 

@@ -1,4 +1,4 @@
-//! `loadtest`: a cluster to look at, and side-by-sides of pgvane and HAProxy: what a failover does, what they cost.
+//! `loadtest`: a cluster to try, random faults, and comparisons of pgvane and HAProxy: failover and cost.
 
 mod cli;
 

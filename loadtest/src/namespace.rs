@@ -1,7 +1,7 @@
-//! A host of its own for a proxy: a network namespace, joined to this host by one veth pair, from which single nodes of a
-//! lab can be made unreachable while the nodes go on seeing each other.
+//! A network namespace for a proxy, connected to this host by one veth pair. Single nodes of a lab can be made
+//! unreachable from there, while the nodes still reach each other.
 //!
-//! The rules that cut are inside the namespace. Nothing but the pair is added to this host, and it goes with the
+//! The firewall rules are inside the namespace. On this host only the veth pair is added, and it is removed with the
 //! namespace.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,24 +14,25 @@ use crate::lab::Node;
 use crate::name_server::ResolverFiles;
 use crate::{Error, Result, programs};
 
-/// All addresses of all namespaces, as a lab's nodes have to let them in.
+/// The addresses of all namespaces: a lab's nodes have to accept them.
 pub const NETWORK: &str = "10.77.0.0/24";
 
-/// Namespaces that can be there at once, whoever has made them: so many pairs of addresses are in [`NETWORK`].
-const PLACES: u32 = 64;
+/// Namespaces that can exist at the same time on this host: [`NETWORK`] has this many pairs of addresses.
+const NAMESPACES_MAX: u32 = 64;
 
 /// A network namespace; on drop it is removed with everything that runs in it.
 ///
-/// As with [`Scratch`](crate::scratch::Scratch), a small shell does that from outside, whatever becomes of this program.
+/// As with [`Scratch`](crate::scratch::Scratch), a shell script in a process of its own does that, even if this program
+/// is killed.
 #[derive(Debug)]
 pub struct Namespace {
-    place: Place,
+    address: NamespaceAddress,
     keeper: Child,
 }
 
-/// Where a namespace is: what is needed to run something in it.
+/// A namespace's name and addresses: what is needed to run something in it.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct NamespaceAddress {
     /// The namespace's name, and that of this host's end of the pair.
     name: String,
     /// This host, as seen from inside.
@@ -45,20 +46,20 @@ pub(crate) struct Place {
 pub enum Cut {
     /// Packets get lost, both ways.
     Silent,
-    /// Each packet is answered with a reset, as by a firewall or a host that has just come up again.
+    /// Each packet is answered with a reset, as by a firewall or by a host that has restarted.
     Loud,
 }
 
-/// Why no namespace can be made here; `None` if one can.
-pub fn obstacle() -> Option<String> {
+/// Why no namespace can be made here; `None` if one can be made.
+pub fn unavailable_because() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
-        return Some("network namespaces take root".to_owned());
+        return Some("network namespaces need root".to_owned());
     }
     let missing = ["ip", "iptables"].into_iter().find_map(|program| programs::on_path(program).err());
     if let Some(missing) = missing {
         return Some(missing.to_string());
     }
-    // Root in a container most often has not the right to.
+    // In a container, root is usually not allowed to.
     let made = Namespace::new().and_then(|namespace| namespace.iptables(&["-S"]));
     made.err().map(|error| format!("no network namespace can be made: {error}"))
 }
@@ -66,35 +67,36 @@ pub fn obstacle() -> Option<String> {
 impl Namespace {
     /// Makes one, with `lo` and the pair up.
     pub fn new() -> Result<Namespace> {
-        // Where several test programs run at once, each begins at another place.
-        let places = (0..PLACES).map(|step| Place::numbered(std::process::id().wrapping_add(step) % PLACES));
+        // If several test programs run at the same time, each begins with another one.
+        let addresses = (0..NAMESPACES_MAX)
+            .map(|step| NamespaceAddress::numbered(std::process::id().wrapping_add(step) % NAMESPACES_MAX));
         let mut refusal = None;
-        for place in places {
-            // Of two who want the same name, one is refused: the name is what a place is taken by.
-            match run("ip", &["netns", "add", &place.name]) {
-                Ok(()) => return Namespace::at(place),
+        for address in addresses {
+            // If two programs want the same name, one of them gets an error and tries the next.
+            match run("ip", &["netns", "add", &address.name]) {
+                Ok(()) => return Namespace::at(address),
                 Err(error) => refusal = Some(error),
             }
         }
-        Err(refusal.expect("there are places"))
+        Err(refusal.expect("at least one was tried"))
     }
 
-    fn at(place: Place) -> Result<Namespace> {
-        let keeper = start_keeper(&place.name)?;
-        let namespace = Namespace { place, keeper };
-        let Place { name, outer, inner } = &namespace.place;
+    fn at(address: NamespaceAddress) -> Result<Namespace> {
+        let keeper = start_keeper(&address.name)?;
+        let namespace = Namespace { address, keeper };
+        let NamespaceAddress { name, outer, inner } = &namespace.address;
         run("ip", &["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name])?;
         run("ip", &["address", "add", &format!("{outer}/30"), "dev", name])?;
         run("ip", &["link", "set", name, "up"])?;
         run("ip", &["-n", name, "address", "add", &format!("{inner}/30"), "dev", "eth0"])?;
         run("ip", &["-n", name, "link", "set", "eth0", "up"])?;
-        run("ip", &["-n", name, "link", "set", "lo", "up"])?; // resets of our own making come back through it
+        run("ip", &["-n", name, "link", "set", "lo", "up"])?; // resets from our own firewall rules come back through it
         Ok(namespace)
     }
 
-    /// Makes PostgreSQL and Patroni of `node` unreachable from inside, for what runs already as well as for what comes.
+    /// Makes PostgreSQL and Patroni of `node` unreachable from inside, for existing and for new connections.
     pub fn cut_off(&self, node: &Node, cut: Cut) -> Result<()> {
-        let outer = self.place.outer.to_string();
+        let outer = self.address.outer.to_string();
         for port in [node.pg, node.rest].map(|address| address.port().to_string()) {
             let to_node = ["-A", "OUTPUT", "-p", "tcp", "-d", &outer, "--dport", &port, "-j"];
             let from_node = ["-A", "INPUT", "-p", "tcp", "-s", &outer, "--sport", &port, "-j"];
@@ -116,13 +118,13 @@ impl Namespace {
 
     /// This host's address in the namespace's network.
     pub fn outer(&self) -> Ipv4Addr {
-        self.place.outer
+        self.address.outer
     }
 
-    /// Gives the namespace an IPv6 network in which nobody answers, and returns an address in it: what is sent there gets
+    /// Gives the namespace an IPv6 network in which no host answers, and returns an address in it: packets to it are
     /// lost.
     pub fn black_hole(&self) -> Result<Ipv6Addr> {
-        let name = &self.place.name;
+        let name = &self.address.name;
         // A prefix for documentation: to getaddrinfo(3) it is a global one, and comes before IPv4.
         let (own, nobody) = ("2001:db8:77::1/64", "2001:db8:77::2");
         run("ip", &["-n", name, "-6", "address", "add", own, "dev", "eth0", "nodad"])?;
@@ -146,13 +148,13 @@ impl Namespace {
         Ok(nobody.parse().expect("is an address"))
     }
 
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
+    pub(crate) fn address(&self) -> &NamespaceAddress {
+        &self.address
     }
 
     fn iptables(&self, arguments: &[&str]) -> Result<()> {
-        let mut command = self.place.command(&programs::on_path("iptables")?)?;
-        command.arg("-w").args(arguments); // another's namespace may be under way; they share a lock
+        let mut command = self.address.command(&programs::on_path("iptables")?)?;
+        command.arg("-w").args(arguments); // iptables in other namespaces may hold the lock
         finish(command)
     }
 }
@@ -162,15 +164,15 @@ impl Drop for Namespace {
         drop(self.keeper.stdin.take());
         match self.keeper.wait() {
             Ok(status) if status.success() => {}
-            other => eprintln!("the network namespace {} may have been left: {other:?}", self.place.name),
+            other => eprintln!("the network namespace {} may not be removed: {other:?}", self.address.name),
         }
     }
 }
 
-impl Place {
-    fn numbered(number: u32) -> Place {
+impl NamespaceAddress {
+    fn numbered(number: u32) -> NamespaceAddress {
         let block = u8::try_from(number * 4).expect("64 blocks of 4 addresses");
-        Place {
+        NamespaceAddress {
             name: format!("pgvane-lab-{number}"), // an interface's name has 15 letters at the most
             outer: Ipv4Addr::new(10, 77, 0, block + 1),
             inner: Ipv4Addr::new(10, 77, 0, block + 2),
@@ -204,7 +206,7 @@ fn start_keeper(name: &str) -> Result<Child> {
     Command::new("/bin/sh")
         .args(["-c", include_str!("namespace_keeper.sh"), "pgvane-namespace-keeper", name])
         .current_dir("/")
-        .process_group(0) // a Ctrl-C at the terminal is not for the keeper
+        .process_group(0) // so that Ctrl-C at the terminal does not reach the keeper
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -236,29 +238,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_has_addresses_of_its_own_and_a_name_that_an_interface_may_have() {
-        let places: Vec<Place> = (0..PLACES).map(Place::numbered).collect();
-        let mut addresses: Vec<Ipv4Addr> = places.iter().flat_map(|place| [place.outer, place.inner]).collect();
+    fn each_namespace_has_its_own_addresses_and_a_name_that_an_interface_can_have() {
+        let all: Vec<NamespaceAddress> = (0..NAMESPACES_MAX).map(NamespaceAddress::numbered).collect();
+        let mut addresses: Vec<Ipv4Addr> = all.iter().flat_map(|address| [address.outer, address.inner]).collect();
         addresses.sort_unstable();
         addresses.dedup();
         assert_eq!(addresses.len(), 128);
-        assert!(places.iter().all(|place| place.name.len() <= 15));
+        assert!(all.iter().all(|address| address.name.len() <= 15));
     }
 
     #[test]
-    fn what_runs_in_it_ends_with_it_and_nothing_is_left() {
-        if obstacle().is_some() {
+    fn processes_in_it_end_with_it_and_nothing_is_left() {
+        if unavailable_because().is_some() {
             return;
         }
-        let namespace = Namespace::new().expect("there is no obstacle");
-        let place = namespace.place().clone();
-        // the pair's other end is here: this host's address can be listened on
-        drop(TcpListener::bind((place.outer, 0)).expect("the address is ours"));
-        let mut command = place.command(Path::new("sleep")).expect("there is no obstacle");
+        let namespace = Namespace::new().expect("namespaces can be made");
+        let address = namespace.address().clone();
+        // the other end of the pair is here: something can listen on this host's address
+        drop(TcpListener::bind((address.outer, 0)).expect("this host has the address"));
+        let mut command = address.command(Path::new("sleep")).expect("namespaces can be made");
         let mut sleeper = command.arg("600").spawn().expect("sleep exists");
         drop(namespace);
         assert!(!sleeper.wait().expect("our child").success());
-        assert!(!Path::new("/run/netns").join(&place.name).exists());
-        assert!(!Path::new("/sys/class/net").join(&place.name).exists());
+        assert!(!Path::new("/run/netns").join(&address.name).exists());
+        assert!(!Path::new("/sys/class/net").join(&address.name).exists());
     }
 }

@@ -1,5 +1,5 @@
-# Ends whatever runs in network namespace $1 and removes it with its veth pair, once standard input closes: that is, when
-# the program that holds the other end drops it or dies, of whatever cause.
+# Kills all processes in network namespace $1 and removes it with its veth pair when standard input is closed: that is,
+# when the program at the other end closes the pipe or ends for any reason.
 PATH="$PATH:/usr/sbin:/sbin"
 cat >/dev/null
 rounds=0
@@ -11,6 +11,6 @@ while [ $rounds -lt 200 ]; do
     sleep 0.05
     rounds=$((rounds + 1))
 done
-# The kernel takes its time to tear a namespace down; the pair is to be gone at once.
+# The kernel removes a namespace some time later; the pair has to be removed at once.
 ip link delete "$1"
 ip netns delete "$1"

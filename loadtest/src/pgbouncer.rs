@@ -44,8 +44,8 @@ pub struct Pgbouncer {
 }
 
 impl Pgbouncer {
-    /// Starts it in front of `node` of `lab`, with TLS for clients if `tls` says so (the lab needs it too), and waits until
-    /// it accepts connections.
+    /// Starts it in front of `node` of `lab`, with TLS for clients if `tls` says so (the lab needs it too), and waits
+    /// until it accepts connections.
     pub async fn start(lab: &Lab, node: usize, mode: PoolMode, tls: bool) -> Result<Self> {
         let address = ports::free()?;
         let node = &lab.nodes()[node];

@@ -1,4 +1,4 @@
-//! pgvane in front of a lab's nodes: the program itself, started from its binary with a file made for the test.
+//! pgvane in front of a lab's nodes: its binary, started with a configuration file for the test.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -13,11 +13,11 @@ use rustix::process::Signal;
 use crate::error::Doing;
 use crate::lab::Node;
 use crate::name_server::ResolverFiles;
-use crate::namespace::{Namespace, Place};
+use crate::namespace::{Namespace, NamespaceAddress};
 use crate::process::Process;
 use crate::{Result, http, ports, wait};
 
-/// It asks every node once when it starts, and a leader is all it needs.
+/// It asks every node once when it starts, and is ready as soon as it knows a leader.
 const READY_WITHIN: Duration = Duration::from_secs(15);
 
 /// A running pgvane; killed when it is dropped.
@@ -39,7 +39,7 @@ pub struct PgvaneBuilder {
     binary: PathBuf,
     nodes: Vec<Node>,
     fixed_ports: Option<[u16; 3]>,
-    place: Option<Place>,
+    namespace: Option<NamespaceAddress>,
     names: Option<(String, ResolverFiles)>,
     top_lines: String,
     admin_lines: String,
@@ -60,7 +60,7 @@ impl Pgvane {
             binary: binary.to_owned(),
             nodes: nodes.to_vec(),
             fixed_ports: None,
-            place: None,
+            namespace: None,
             names: None,
             top_lines: String::new(),
             admin_lines: String::new(),
@@ -109,7 +109,7 @@ impl Pgvane {
             async move {
                 match runs {
                     Ok(()) => readiness(admin).await.map(Ok),
-                    Err(ended) => Ok(Err(ended)), // no use in waiting on
+                    Err(ended) => Ok(Err(ended)), // waiting longer cannot help
                 }
             }
         });
@@ -165,11 +165,11 @@ impl PgvaneBuilder {
     /// Runs it inside `namespace`, with its ports there. The nodes must listen on this host's address in that network,
     /// see [`LabBuilder::reachable_from`](crate::lab::LabBuilder::reachable_from).
     pub fn in_namespace(mut self, namespace: &Namespace) -> Self {
-        let place = namespace.place();
+        let address = namespace.address();
         for node in &mut self.nodes {
-            (node.pg, node.rest) = (place.seen_from_inside(node.pg), place.seen_from_inside(node.rest));
+            (node.pg, node.rest) = (address.seen_from_inside(node.pg), address.seen_from_inside(node.rest));
         }
-        self.place = Some(place.clone());
+        self.namespace = Some(address.clone());
         self
     }
 
@@ -245,20 +245,20 @@ impl PgvaneBuilder {
         self
     }
 
-    /// Starts it with its files in `directory`, most often the lab's, and waits until `/readyz` answers 200.
+    /// Starts it with its files in `directory`, usually the lab's, and waits until `/readyz` answers 200.
     pub async fn start(self, directory: &Path) -> Result<Pgvane> {
         let pgvane = self.spawn(directory)?;
         pgvane.wait_until_ready(READY_WITHIN).await
     }
 
-    /// Starts it and does not wait: for a cluster that is not there yet.
+    /// Starts it and does not wait: for a cluster that does not run yet.
     pub fn spawn(self, directory: &Path) -> Result<Pgvane> {
         let [write_addr, read_addr, admin_addr] = match self.fixed_ports {
             Some([write, read, admin]) => [ports::fixed(write)?, ports::fixed(read)?, ports::fixed(admin)?],
             None => [ports::free()?, ports::free()?, ports::free()?],
         };
-        let inside = |address: SocketAddr| match &self.place {
-            Some(place) => (place.inner, address.port()).into(),
+        let inside = |address: SocketAddr| match &self.namespace {
+            Some(namespace) => (namespace.inner, address.port()).into(),
             None => address,
         };
         let [write_addr, read_addr, admin_addr] = [write_addr, read_addr, admin_addr].map(inside);
@@ -267,10 +267,10 @@ impl PgvaneBuilder {
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         // The child starts in another directory; a relative path would not be found from there.
         let binary = self.binary.canonicalize().doing(|| format!("looking for {}", self.binary.display()))?;
-        let mut command = match &self.place {
-            Some(place) => match &self.names {
-                Some((_, files)) => place.command_with(&binary, files)?,
-                None => place.command(&binary)?,
+        let mut command = match &self.namespace {
+            Some(namespace) => match &self.names {
+                Some((_, files)) => namespace.command_with(&binary, files)?,
+                None => namespace.command(&binary)?,
             },
             None => match self.descriptors_max {
                 Some(max) => {

@@ -1,8 +1,8 @@
-//! Ports for servers: free ones for tests, fixed ones with a clear word about who has them.
+//! Ports for servers: free ones for tests, and fixed ones with an error that names the process that uses them.
 //!
-//! Free ports are taken from *below* the kernel's ephemeral range, not by binding port 0. A client that hammers a
-//! server on loopback while it is down uses up thousands of ephemeral ports, and sooner or later one of its own
-//! outgoing connections sits on the very port that the server wants back.
+//! Free ports are taken from *below* the kernel's ephemeral range, not by binding port 0. A client that connects again
+//! and again to a stopped server on loopback uses thousands of ephemeral ports, and sooner or later one of its own
+//! outgoing connections has the port that the server needs.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
@@ -24,11 +24,11 @@ pub fn loopback(port: u16) -> SocketAddr {
 
 /// A loopback address that nobody listens on; never the same one twice in a process.
 pub fn free() -> Result<SocketAddr> {
-    // Where several test programs run at once, each walks its own stretch.
-    let stretch = std::process::id().wrapping_mul(101);
+    // If several test programs run at the same time, each begins at another port.
+    let start = std::process::id().wrapping_mul(101);
     for _ in 0..RANGE_SIZE {
         let step = CURSOR.fetch_add(1, Ordering::Relaxed);
-        let port = RANGE_START + stretch.wrapping_add(step) % RANGE_SIZE;
+        let port = RANGE_START + start.wrapping_add(step) % RANGE_SIZE;
         let address = loopback(u16::try_from(port).expect("the range ends below 65536"));
         if TcpListener::bind(address).is_ok() {
             return Ok(address);

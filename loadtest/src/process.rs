@@ -53,7 +53,7 @@ impl Process {
 
     /// Sends SIGKILL to the process and its group, and waits for its end.
     pub fn kill(&mut self) {
-        // Until it is waited for, the id stays taken and can mean nobody else.
+        // Until it is waited for, no other process can get its id.
         let _no_group_left = kill_process_group(self.pid(), Signal::KILL);
         let _waited_for_already = self.child.wait();
     }
@@ -137,7 +137,8 @@ impl Account {
         Ok(Self::Postgres { uid, gid })
     }
 
-    /// A command that runs `program` under this account, with nothing of ours in its environment that it would heed.
+    /// A command that runs `program` under this account, without our environment variables that would change what it
+    /// does.
     pub fn command(self, program: &Path) -> Command {
         let mut command = match self {
             Self::Own => Command::new(program),
@@ -149,8 +150,8 @@ impl Account {
             }
         };
         for (name, _) in std::env::vars_os() {
-            let heeded = ["PG", "PATRONI", "ETCD"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
-            if heeded {
+            let is_used = ["PG", "PATRONI", "ETCD"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix));
+            if is_used {
                 command.env_remove(name);
             }
         }

@@ -92,7 +92,7 @@ fn existing(path: PathBuf) -> Result<PathBuf> {
     }
 }
 
-/// A program on the path, or where Debian puts servers.
+/// A program in `PATH`, or in Debian's directories for servers.
 pub fn on_path(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]);

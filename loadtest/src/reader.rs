@@ -1,4 +1,4 @@
-//! A client that connects, asks which node answers, and leaves, over and over.
+//! A client that connects, asks which node answers, and disconnects, again and again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,7 +15,7 @@ use crate::{Result, wait};
 /// How long one visit may take, from connecting to the answer.
 const VISIT_WITHIN: Duration = Duration::from_secs(60);
 
-/// The description of a reader; [`Reader::start`] sets it going.
+/// The description of a reader; [`Reader::start`] starts it.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader {
     server: Endpoint,
@@ -44,14 +44,14 @@ pub struct ReaderReport {
 pub struct Visit {
     /// When the answer arrived.
     pub at: Instant,
-    /// The port of the PostgreSQL server that answered: it tells the node, whatever proxy was in between.
+    /// The port of the PostgreSQL server that answered: it identifies the node, through any proxy.
     pub port: u16,
     /// Whether it was a replica.
     pub in_recovery: bool,
 }
 
 impl Reader {
-    /// A reader that visits `server`, most often a proxy.
+    /// A reader that visits `server`, usually a proxy.
     pub fn to(server: impl Into<Endpoint>) -> Self {
         Self { server: server.into(), login: Login::Trusting, pace: Duration::from_millis(5) }
     }
@@ -68,7 +68,7 @@ impl Reader {
         self
     }
 
-    /// Connects once, asks, and leaves.
+    /// Connects once, asks, and disconnects.
     pub async fn visit(self) -> std::result::Result<Visit, Failure> {
         let client =
             self.login.connect(self.server, VISIT_WITHIN).await.map_err(|error| Failure::connecting(&error))?;

@@ -1,4 +1,4 @@
-//! A fresh directory and everything that runs in it: both end together, whatever becomes of this program.
+//! A temporary directory and the processes that run in it: both end with this program, even if it is killed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,9 +14,9 @@ use crate::error::Doing;
 
 /// A temporary directory, removed on drop together with every process whose working directory lies in it.
 ///
-/// A small shell, the keeper, does that from outside. It is started first and waits for a pipe to close, so it acts
-/// just the same when this program is dropped by a panic, killed by a signal or simply forgets to drop.
-/// With `PGVANE_KEEP_LAB` set the processes end but the directory stays.
+/// A small shell script, the keeper, does that in a process of its own. It waits until a pipe is closed, so it also
+/// works if this program panics, is killed by a signal, or forgets to drop this value. If `PGVANE_KEEP_LAB` is set, the
+/// processes end but the directory stays.
 #[derive(Debug)]
 pub struct Scratch {
     directory: PathBuf,
@@ -26,7 +26,7 @@ pub struct Scratch {
 static SCRATCHES_MADE: AtomicU32 = AtomicU32::new(0);
 
 impl Scratch {
-    /// Makes the directory under `PGVANE_LAB_TMP`, or `/tmp`: a place that the account `postgres` can reach.
+    /// Creates the directory in `PGVANE_LAB_TMP`, or in `/tmp`: the account `postgres` must be able to read it.
     pub fn new() -> Result<Self> {
         let parent = std::env::var_os("PGVANE_LAB_TMP").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
         let parent = parent.canonicalize().doing(|| format!("looking up {}", parent.display()))?;
@@ -57,10 +57,10 @@ impl Drop for Scratch {
         drop(self.keeper.stdin.take());
         match self.keeper.wait() {
             Ok(status) if status.success() => {}
-            other => eprintln!("something may have been left in {}: {other:?}", self.directory.display()),
+            other => eprintln!("files or processes may be left in {}: {other:?}", self.directory.display()),
         }
         if kept() {
-            eprintln!("kept for looking at: {}", self.directory.display());
+            eprintln!("PGVANE_KEEP_LAB is set: {} is not removed", self.directory.display());
         }
     }
 }
@@ -78,7 +78,7 @@ pub(crate) fn processes_in(directory: &Path) -> Vec<Pid> {
         .collect()
 }
 
-/// Sends `signal` to every process in `directory`; one that has just ended is no fault.
+/// Sends `signal` to every process in `directory`. It is no error if one has just ended.
 pub(crate) fn signal_all_in(directory: &Path, signal: Signal) {
     for pid in processes_in(directory) {
         let _ended_meanwhile = kill_process(pid, signal);
@@ -95,7 +95,7 @@ fn start_keeper(directory: &Path) -> Result<Child> {
         .arg(directory)
         .arg(if kept() { "keep" } else { "" })
         .current_dir("/")
-        .process_group(0) // a Ctrl-C at the terminal is not for the keeper
+        .process_group(0) // so that Ctrl-C at the terminal does not reach the keeper
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,16 +1,16 @@
-//! Waiting for a condition with a deadline: the only way anything here waits for something to happen elsewhere.
+//! Waiting for a condition with a deadline. Nothing here sleeps to wait for another process.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
-/// Time between two looks at a condition: short against anything that is measured, long enough to leave the CPU alone.
+/// Time between two attempts: short compared with everything that is measured, and long enough to use little CPU time.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Tries until `attempt` succeeds; its error says what was seen instead, and the last one is reported if time runs out.
+/// Tries until `attempt` succeeds. Its error says what was seen instead; at the deadline, the last one is reported.
 ///
-/// An attempt that hangs is given up at the deadline too.
+/// An attempt that is not finished at the deadline is dropped.
 pub async fn until<T, F>(waited_for: &str, within: Duration, mut attempt: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = std::result::Result<T, String>>,

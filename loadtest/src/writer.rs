@@ -1,4 +1,4 @@
-//! A client that writes one numbered row after another and notes when each was acknowledged, and what went wrong.
+//! A client that writes one numbered row after another, and records when each was acknowledged and each failure.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,13 +12,13 @@ use crate::login::{Login, Session};
 use crate::tls::Endpoint;
 use crate::{Error, Result};
 
-/// The least time between two attempts to connect: quick enough to see when a proxy lets one in, and no busy loop.
+/// The time between two attempts to connect: short enough to see when a proxy accepts one, and no busy loop.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(2);
 
 /// The table is made and read back while the cluster has a leader, or is about to get one.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
 
-/// The description of a writer; [`Writer::start`] sets it going.
+/// The description of a writer; [`Writer::start`] starts it.
 #[derive(Debug, Clone)]
 pub struct Writer {
     name: String,
@@ -76,7 +76,7 @@ impl Gap {
     }
 }
 
-/// The longest gap between acknowledgements, whoever received them.
+/// The longest gap between acknowledgements, of all writers together.
 pub fn longest_gap<'a>(acks: impl IntoIterator<Item = &'a Ack>) -> Option<Gap> {
     let mut times: Vec<Instant> = acks.into_iter().map(|ack| ack.at).collect();
     times.sort_unstable();
@@ -91,7 +91,7 @@ struct Progress {
 }
 
 impl Writer {
-    /// A writer that connects to `server`, most often a proxy, and reconnects after every failure.
+    /// A writer that connects to `server`, usually a proxy, and reconnects after every failure.
     pub fn to(name: &str, server: impl Into<Endpoint>) -> Self {
         Self {
             name: name.to_owned(),
@@ -105,7 +105,7 @@ impl Writer {
     }
 
     /// One writer per node, each at its node's PostgreSQL and nowhere else: together they see when the *cluster* takes
-    /// writes. They stay connected to a replica and try on, so that they notice its promotion at once.
+    /// writes. They stay connected to a replica and try again, so that they notice its promotion at once.
     pub fn direct(lab: &Lab) -> Vec<Self> {
         let to_node = |node: &crate::lab::Node| Self { stays_on_read_only: true, ..Self::to(&node.name, node.pg) };
         lab.nodes().iter().map(to_node).collect()
@@ -148,7 +148,7 @@ impl Writer {
     /// Starts writing.
     pub fn start(self) -> RunningWriter {
         let progress = Arc::new(Mutex::new(Progress::default()));
-        // Tells this run's rows from an earlier one's of the same name.
+        // So that rows of an earlier run with the same name are not counted.
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = i64::try_from(since_epoch.as_micros()).unwrap_or_default();
         let name = self.name.clone();
@@ -169,7 +169,8 @@ impl Writer {
         }
     }
 
-    /// Writes until the session fails. A number is never used twice: the fate of a failed row is not known.
+    /// Writes until the session fails. A number is never used twice, because a row whose insert failed may have been
+    /// written.
     async fn write_in_session(&self, session: &mut Session, run: i64, id: &mut i64, progress: &Mutex<Progress>) {
         loop {
             *id += 1;

@@ -305,9 +305,9 @@ async fn a_server_that_does_not_read_for_longer_than_every_timeout_goes_on_after
 #[tokio::test]
 #[ignore = "takes three quarters of a minute: make test-long"]
 async fn a_server_whose_host_is_gone_is_not_said_to_have_closed_the_connection() {
-    if let Some(obstacle) = namespace::obstacle() {
+    if let Some(reason) = namespace::unavailable_because() {
         // the macros' output is shown of failed tests only
-        let told = writeln!(std::io::stderr(), "SKIPPED, a host that is gone: {obstacle}");
+        let told = writeln!(std::io::stderr(), "SKIPPED, a host that is gone: {reason}");
         return told.expect("standard error is open");
     }
     let host = Namespace::new().expect("there is no obstacle");

@@ -98,7 +98,7 @@ async fn new_cluster(postgresql: Postgresql) -> Lab {
     let lab = Lab::builder().postgresql(postgresql).synchronous_mode(synchronous).tls();
     let lab = lab.parameter("wal_level", "logical");
     // those who come by a network of their own are let in where there can be such a network
-    let lab = if namespace::obstacle().is_none() { lab.reachable_from(namespace::NETWORK) } else { lab };
+    let lab = if namespace::unavailable_because().is_none() { lab.reachable_from(namespace::NETWORK) } else { lab };
     let lab = lab.start().await.unwrap_or_else(|error| panic!("no cluster: {error}"));
     let is_sound = !synchronous || has_synchronous_standby(&lab).await;
     assert!(is_sound, "Patroni names no synchronous standby: {}", lab.log_text(0));

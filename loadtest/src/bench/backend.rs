@@ -1,8 +1,8 @@
-//! A PostgreSQL that does nothing, fast: one thread, one epoll.
+//! The null backend: speaks PostgreSQL's protocol and does nothing else, in one thread with one epoll.
 //!
-//! It lets everybody in, answers any simple query with one small row, and knows queries of its own: `out N` sends at
-//! least N bytes as `COPY TO STDOUT` does, in pieces of 8 kB, `bulk N` the same in pieces of 64 kB; `in N` takes exactly
-//! N bytes as `COPY FROM STDIN` does, `CopyDone` among them.
+//! It accepts every login, answers any simple query with one small row, and has queries of its own: `out N` sends at
+//! least N bytes as `COPY TO STDOUT` does, in pieces of 8 kB, `bulk N` the same in pieces of 64 kB; `in N` takes
+//! exactly N bytes as `COPY FROM STDIN` does, including `CopyDone`.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -20,7 +20,7 @@ use crate::{Result, ports};
 /// PostgreSQL sends small rows in pieces of this size: `PQ_SEND_BUFFER_SIZE` in `src/backend/libpq/pqcomm.c`.
 const SEND_LENGTH: usize = 8192;
 
-/// Large rows it sends in pieces of their own size, since version 17.
+/// Since version 17, it sends a large row at once.
 const BULK_LENGTH: usize = 64 * 1024;
 
 /// Length of a row of `out`, so that a piece holds whole rows.
@@ -32,13 +32,13 @@ const EVENTS_MAX: usize = 256;
 /// The listening socket's number in the epoll; connections carry their descriptors'.
 const LISTENER: u64 = u64::MAX;
 
-/// Starts serving, until the process ends; on every address of the loopback network, so that it can stand for many
-/// servers.
+/// Starts it. It serves until the process ends, on every address of the loopback network, so that it can be used as
+/// many servers.
 pub fn start() -> Result<SocketAddr> {
     let address = ports::free()?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
         .doing(|| "opening the null backend's port".to_owned())?;
-    rustix::net::listen(&listener, 4096).map_err(Into::into).doing(|| "deepening its backlog".to_owned())?;
+    rustix::net::listen(&listener, 4096).map_err(Into::into).doing(|| "setting its backlog".to_owned())?;
     listener.set_nonblocking(true).doing(|| "preparing the null backend".to_owned())?;
     let epoll =
         epoll::create(CreateFlags::CLOEXEC).map_err(Into::into).doing(|| "preparing the null backend".to_owned())?;
@@ -63,14 +63,14 @@ struct Backend {
 
 #[derive(Debug, Clone, Copy)]
 enum Stage {
-    /// Waits for the opening packet.
-    Opening,
+    /// Waits for the startup packet.
+    Startup,
     /// Waits for messages.
     Ready,
     /// Sends this many more bytes, in pieces of this length.
     Sending(u64, usize),
-    /// Takes this many more bytes.
-    Taking(u64),
+    /// Reads this many more bytes.
+    Reading(u64),
 }
 
 struct Connection {
@@ -115,7 +115,7 @@ impl Backend {
                 && stream.set_nodelay(true).is_ok()
                 && epoll::add(&self.epoll, &stream, EventData::new_u64(id), flags).is_ok();
             if is_watched {
-                self.connections.insert(id, Connection { stream, stage: Stage::Opening, inbox: Vec::new() });
+                self.connections.insert(id, Connection { stream, stage: Stage::Startup, inbox: Vec::new() });
                 self.serve(id);
             }
         }
@@ -135,7 +135,7 @@ impl Connection {
     fn advance(&mut self, welcome: &[u8], piece: &[u8], scratch: &mut [u8]) -> std::io::Result<()> {
         loop {
             match self.stage {
-                Stage::Opening | Stage::Ready => {
+                Stage::Startup | Stage::Ready => {
                     let more = self.stream.read(scratch)?;
                     if more == 0 {
                         return Ok(());
@@ -162,7 +162,7 @@ impl Connection {
                         }
                     }
                 }
-                Stage::Taking(left) => {
+                Stage::Reading(left) => {
                     let most = scratch.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     // the kernel throws the bytes away without copying them
                     let (_, taken) = recv(&self.stream, &mut scratch[..most], RecvFlags::TRUNC)?;
@@ -172,7 +172,7 @@ impl Connection {
                             self.stage = Stage::Ready;
                             self.write_all(COPY_IN_END)?;
                         }
-                        left => self.stage = Stage::Taking(left),
+                        left => self.stage = Stage::Reading(left),
                     }
                 }
             }
@@ -181,7 +181,7 @@ impl Connection {
 
     /// Does what a packet asks for; `false` if it asks for the end.
     fn obey(&mut self, packet: &[u8], welcome: &[u8]) -> std::io::Result<bool> {
-        if matches!(self.stage, Stage::Opening) {
+        if matches!(self.stage, Stage::Startup) {
             // SSLRequest and GSSENCRequest are refused, a CancelRequest has nothing to cancel
             match packet.get(4..8) {
                 Some([0x04, 0xd2, 0x16, 0x2e]) => return Ok(false),
@@ -210,7 +210,7 @@ impl Connection {
                 }
                 (.., Some(length)) => {
                     self.write_all(COPY_IN_BEGIN)?;
-                    self.stage = Stage::Taking(length);
+                    self.stage = Stage::Reading(length);
                 }
                 _ => self.write_all(ANSWER)?,
             },
@@ -219,7 +219,7 @@ impl Connection {
     }
 
     fn next_packet(&mut self) -> Option<Vec<u8>> {
-        if matches!(self.stage, Stage::Sending(..) | Stage::Taking(_)) {
+        if matches!(self.stage, Stage::Sending(..) | Stage::Reading(_)) {
             return None;
         }
         let type_length = usize::from(matches!(self.stage, Stage::Ready));

@@ -1,4 +1,4 @@
-//! Clients on raw sockets: they cost little themselves, so that the proxy is what is kept busy.
+//! Clients on raw sockets: they use little CPU time themselves, so that the proxy is the limit.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,8 +11,8 @@ use rustix::net::{RecvFlags, recv};
 
 use super::{ANSWER, COPY_IN_BEGIN, COPY_IN_END, COPY_OUT_BEGIN, COPY_OUT_END, copy_data, message};
 
-/// A server that says nothing for so long is taken for dead.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// After this long without an answer, the server counts as failed.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 const EVENTS_MAX: usize = 256;
 
@@ -34,11 +34,11 @@ impl Session {
     pub fn open(server: SocketAddr) -> io::Result<Self> {
         let mut stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         let body = b"\0\x03\0\0user\0bench\0database\0bench\0application_name\0loadtest\0\0";
-        let mut opening = u32::try_from(body.len() + 4).expect("is short").to_be_bytes().to_vec();
-        opening.extend(body);
-        stream.write_all(&opening)?;
+        let mut startup = u32::try_from(body.len() + 4).expect("is short").to_be_bytes().to_vec();
+        startup.extend(body);
+        stream.write_all(&startup)?;
         let mut session = Self { stream, query: message(b'Q', b"select 1\0") };
         session.read_until_ready()?;
         Ok(session)
@@ -50,7 +50,7 @@ impl Session {
         self.expect(ANSWER)
     }
 
-    /// Says goodbye and closes.
+    /// Sends Terminate and closes.
     pub fn close(mut self) -> io::Result<()> {
         self.stream.write_all(b"X\0\0\0\x04")
     }
@@ -64,7 +64,7 @@ impl Session {
         let mut room = [0; 1 << 18];
         while left > 0 {
             let most = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            // the kernel throws the bytes away without copying them
+            // the kernel discards the bytes without copying them
             match recv(&self.stream, &mut room[..most], RecvFlags::TRUNC)? {
                 (_, 0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 (_, taken) => left -= taken as u64,
@@ -97,26 +97,26 @@ impl Session {
             return Ok(());
         }
         let shown = String::from_utf8_lossy(&got).into_owned();
-        Err(io::Error::other(format!("the server was expected to say something else than {shown:?}")))
+        Err(io::Error::other(format!("unexpected answer of the server: {shown:?}")))
     }
 
     fn read_until_ready(&mut self) -> io::Result<()> {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut room = [0; 1024];
-        while !heard.ends_with(b"Z\0\0\0\x05I") {
+        while !received.ends_with(b"Z\0\0\0\x05I") {
             match self.stream.read(&mut room)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                more => heard.extend_from_slice(&room[..more]),
+                more => received.extend_from_slice(&room[..more]),
             }
-            if heard[0] == b'E' {
-                return Err(io::Error::other(String::from_utf8_lossy(&heard).into_owned()));
+            if received[0] == b'E' {
+                return Err(io::Error::other(String::from_utf8_lossy(&received).into_owned()));
             }
         }
         Ok(())
     }
 }
 
-/// Opens so many sessions, one after the other.
+/// Opens `count` sessions, one after the other.
 pub fn open_many(server: SocketAddr, count: usize) -> io::Result<Vec<Session>> {
     (0..count).map(|_| Session::open(server)).collect()
 }
@@ -149,7 +149,7 @@ impl RoundTrips {
     }
 }
 
-/// Every session asks, waits for its answer and asks again, for so long.
+/// Every session sends a query, waits for the answer and sends the next one, for `duration`.
 pub fn round_trips(sessions: &mut [Session], duration: Duration) -> io::Result<RoundTrips> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     for (index, session) in sessions.iter().enumerate() {
@@ -168,8 +168,8 @@ pub fn round_trips(sessions: &mut [Session], duration: Duration) -> io::Result<R
     let mut answer = [0; ANSWER.len()];
     while open > 0 {
         events.clear();
-        let patience = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?;
+        let timeout = rustix::event::Timespec { tv_sec: ANSWER_WITHIN.as_secs() as i64, tv_nsec: 0 };
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))?;
         if events.is_empty() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -202,7 +202,7 @@ pub fn round_trips(sessions: &mut [Session], duration: Duration) -> io::Result<R
     Ok(done)
 }
 
-/// Connects, asks once, closes; a few clients at once, `count` times in all.
+/// Connects, sends one query, closes: `count` times in all, by a few clients at the same time.
 pub fn connects(server: SocketAddr, count: u64) -> io::Result<()> {
     let left = AtomicU64::new(count);
     let one_after_another = || -> io::Result<()> {
@@ -227,13 +227,13 @@ mod tests {
     #[test]
     fn every_kind_of_load_runs_against_the_null_backend() {
         let server = backend::start().expect("starts");
-        let mut sessions = open_many(server, 3).expect("lets everybody in");
+        let mut sessions = open_many(server, 3).expect("accepts sessions");
         let trips = round_trips(&mut sessions, Duration::from_millis(50)).expect("answers");
         assert!(trips.count() >= 3 && trips.percentile_us(0.5) > 0.0);
         sessions[0].query().expect("answers after the load as well");
         assert_eq!(sessions[0].copy_out("out", 100_000).expect("streams"), 131_072);
         assert_eq!(sessions[0].copy_out("bulk", 100_000).expect("streams"), 131_072);
-        assert!(sessions[0].copy_in(100_000).expect("swallows") >= 100_000);
+        assert!(sessions[0].copy_in(100_000).expect("reads it") >= 100_000);
         sessions[0].query().expect("answers after streaming as well");
         connects(server, 9).expect("connects");
     }

@@ -1,22 +1,22 @@
-//! What a proxy costs, measured side by side: pgvane, HAProxy and PgBouncer before a server that does nothing.
+//! What a proxy costs: pgvane, HAProxy and PgBouncer in turn, in front of a server that only sends short answers.
 //!
 //! In reading order:
 //!
 //! - [`backend`]: a null PostgreSQL, so that what is measured is the proxy
 //! - [`patroni`]: the REST answers of a node that leads, for pgvane's checks
-//! - [`contestant`]: each proxy with its configuration, started and stopped
+//! - [`proxy`]: each proxy with its configuration, started and stopped
 //! - [`load`]: the clients, on raw sockets
-//! - [`usage`]: what a process has used, by `/proc`
+//! - [`usage`]: what a process uses, from `/proc`
 //! - [`report`]: medians and ratios as Markdown and JSON; [`plot`]: the same as a picture
 //!
-//! CPU time of the proxy's process per operation is what is compared: it hardly drifts on a busy machine, where rates
-//! do. Contestants take turns within every measure, so that what drifts hits all of them.
+//! The proxies are compared by the CPU time of their process per operation: on a busy machine it changes much less than
+//! rates do. The proxies take turns within every measure, so that changes of the machine's load affect all of them.
 
 pub mod backend;
-pub mod contestant;
 pub mod load;
 pub mod patroni;
 pub mod plot;
+pub mod proxy;
 pub mod report;
 pub mod usage;
 
@@ -44,7 +44,7 @@ pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A stretch of `CopyData` messages of `row_length` bytes each, headers included; about `length` bytes.
+/// `CopyData` messages of `row_length` bytes each, headers included; about `length` bytes.
 pub fn copy_data(length: usize, row_length: usize) -> Vec<u8> {
     let row = message(b'd', &vec![b'x'; row_length - 5]);
     row.repeat(length / row_length)

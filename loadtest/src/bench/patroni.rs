@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::Doing;
 use crate::{Result, ports};
 
-/// What its nodes are.
+/// The role of its nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The leader.
@@ -18,8 +18,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// The answer to `GET /primary`: the parts of a status that anybody reads, as Patroni 4 writes them but without the
-    /// node's name, since one API stands for many nodes.
+    /// The answer to `GET /primary`: the parts that are used, as Patroni 4 writes them but without the node's name,
+    /// since one API is used for many nodes.
     fn answer(self) -> String {
         let (code, role, xlog) = match self {
             Role::Leader => ("200 OK", "primary", r#"{"location": 83886080}"#),
@@ -46,13 +46,13 @@ pub fn start(role: Role) -> Result<SocketAddr> {
     let answer = role.answer();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let _hung_up = tell(&stream, &answer);
+            let _client_closed = send_answer(&stream, &answer);
         }
     });
     Ok(address)
 }
 
-fn tell(mut stream: &TcpStream, answer: &str) -> std::io::Result<()> {
+fn send_answer(mut stream: &TcpStream, answer: &str) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut request = BufReader::new(stream);
     let mut line = String::new();

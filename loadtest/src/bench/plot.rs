@@ -14,16 +14,16 @@ const BOTTOM: f64 = 50.0;
 /// Colours that differ for colour-blind eyes too (Okabe and Ito's palette).
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"];
 
-/// A curve per contestant from the measures that carry a number of sessions.
+/// One curve for each proxy, from the measures that have a number of sessions.
 pub fn svg(report: &Report) -> String {
     let curve_measures: Vec<_> =
         report.measures.iter().filter_map(|measure| measure.sessions.map(|sessions| (sessions, measure))).collect();
     let mut curves: Vec<(&str, Vec<(usize, f64)>)> = Vec::new();
     for (sessions, measure) in &curve_measures {
         for column in &measure.columns {
-            match curves.iter_mut().find(|(name, _)| *name == column.contestant) {
+            match curves.iter_mut().find(|(name, _)| *name == column.proxy) {
                 Some((_, points)) => points.push((*sessions, column.median)),
-                None => curves.push((&column.contestant, vec![(*sessions, column.median)])),
+                None => curves.push((&column.proxy, vec![(*sessions, column.median)])),
             }
         }
     }
@@ -76,7 +76,7 @@ fn write_svg(
             HEIGHT - BOTTOM + 20.0
         )?;
     }
-    // names are spread downwards where curves end close together
+    // names are moved down if curves end close together
     let mut ends: Vec<_> = curves.iter().zip(COLOURS.iter().cycle()).collect();
     let end_of = |points: &[(usize, f64)]| points.last().map_or(0.0, |(_, cost)| y(*cost));
     ends.sort_by(|((_, a), _), ((_, b), _)| end_of(a).total_cmp(&end_of(b)));
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_contestant_has_its_curve() {
+    fn each_proxy_has_its_curve() {
         let measures = [1, 8, 64].map(|sessions| {
             let mut measure = Measure::new("round trip", "µs").at_sessions(sessions);
             measure.add("pgvane", 9.0);

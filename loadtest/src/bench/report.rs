@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-/// The contestant that the others are compared with.
-pub const YARDSTICK: &str = "HAProxy";
+/// The proxy that the others are compared with.
+pub const BASELINE: &str = "HAProxy";
 
 /// All that was measured.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -21,24 +21,24 @@ pub struct Measure {
     pub name: String,
     /// Its unit.
     pub unit: &'static str,
-    /// How many sessions took part, where the plot wants to know it.
+    /// Number of sessions, if the plot needs it.
     pub sessions: Option<usize>,
-    /// Whether a ratio to the yardstick says something about it.
+    /// Whether a ratio to the baseline is useful.
     pub is_compared: bool,
-    /// What each contestant came to.
+    /// The values of each proxy.
     pub columns: Vec<Column>,
 }
 
-/// One contestant's values of one measure.
+/// The values of one proxy.
 #[derive(Debug, Clone, Serialize)]
 pub struct Column {
-    /// Who.
-    pub contestant: String,
+    /// The proxy's name.
+    pub proxy: String,
     /// One value per round, in their order.
     pub rounds: Vec<f64>,
     /// The median of the rounds.
     pub median: f64,
-    /// The median of the rounds' ratios to the yardstick's value of the same round.
+    /// The median of the rounds' ratios to the baseline's value of the same round.
     pub ratio: Option<f64>,
 }
 
@@ -48,26 +48,26 @@ impl Measure {
         Self { name: name.into(), unit, sessions: None, is_compared: true, columns: Vec::new() }
     }
 
-    /// Marks it as one of a curve over the number of sessions.
+    /// Marks it as a point of the plot, at this number of sessions.
     #[must_use]
     pub fn at_sessions(mut self, sessions: usize) -> Self {
         self.sessions = Some(sessions);
         self
     }
 
-    /// Marks it as one whose ratio would say nothing.
+    /// Marks it as one whose ratio would be meaningless.
     #[must_use]
     pub fn not_compared(mut self) -> Self {
         self.is_compared = false;
         self
     }
 
-    /// Notes one round's value.
-    pub fn add(&mut self, contestant: &str, value: f64) {
-        match self.columns.iter_mut().find(|column| column.contestant == contestant) {
+    /// Adds one round's value.
+    pub fn add(&mut self, proxy: &str, value: f64) {
+        match self.columns.iter_mut().find(|column| column.proxy == proxy) {
             Some(column) => column.rounds.push(value),
             None => self.columns.push(Column {
-                contestant: contestant.to_owned(),
+                proxy: proxy.to_owned(),
                 rounds: vec![value],
                 median: f64::NAN,
                 ratio: None,
@@ -75,13 +75,12 @@ impl Measure {
         }
     }
 
-    /// Works out medians and ratios.
+    /// Calculates medians and ratios.
     pub fn finish(&mut self) {
-        let yardstick =
-            self.columns.iter().find(|column| column.contestant == YARDSTICK).map(|column| column.rounds.clone());
+        let baseline = self.columns.iter().find(|column| column.proxy == BASELINE).map(|column| column.rounds.clone());
         for column in &mut self.columns {
             column.median = median(column.rounds.clone());
-            let ratios = yardstick.iter().flat_map(|base| column.rounds.iter().zip(base));
+            let ratios = baseline.iter().flat_map(|base| column.rounds.iter().zip(base));
             let ratios: Vec<f64> = ratios.map(|(own, base)| own / base).collect();
             column.ratio = (self.is_compared && !ratios.is_empty()).then(|| median(ratios));
         }
@@ -89,19 +88,19 @@ impl Measure {
 }
 
 impl Report {
-    /// The table, with each contestant's median and, in brackets, its ratio to the yardstick.
+    /// The table, with each proxy's median and, in brackets, its ratio to the baseline.
     pub fn markdown(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
         for column in self.measures.iter().flat_map(|measure| &measure.columns) {
-            if !names.contains(&column.contestant.as_str()) {
-                names.push(&column.contestant);
+            if !names.contains(&column.proxy.as_str()) {
+                names.push(&column.proxy);
             }
         }
         let mut text = format!("| | {} |\n|---|{}\n", names.join(" | "), "--:|".repeat(names.len()));
         for measure in &self.measures {
             write!(text, "| {}, {} |", measure.name, measure.unit).expect("writing to a string cannot fail");
             for name in &names {
-                let column = measure.columns.iter().find(|column| column.contestant == *name);
+                let column = measure.columns.iter().find(|column| column.proxy == *name);
                 text.push_str(&column.map_or_else(|| " – |".to_owned(), cell));
             }
             text.push('\n');
@@ -117,7 +116,7 @@ fn cell(column: &Column) -> String {
         _ => format!("{:.2}", column.median),
     };
     match column.ratio {
-        Some(ratio) if column.contestant != YARDSTICK => format!(" {shown} ({ratio:.2}) |"),
+        Some(ratio) if column.proxy != BASELINE => format!(" {shown} ({ratio:.2}) |"),
         _ => format!(" {shown} |"),
     }
 }
@@ -140,7 +139,7 @@ mod tests {
         let mut measure = Measure::new("cost", "µs");
         for (ours, theirs) in [(1.0, 2.0), (10.0, 40.0), (3.0, 4.0)] {
             measure.add("pgvane", ours);
-            measure.add(YARDSTICK, theirs);
+            measure.add(BASELINE, theirs);
         }
         measure.finish();
         assert_eq!((measure.columns[0].median, measure.columns[0].ratio), (3.0, Some(0.5)));

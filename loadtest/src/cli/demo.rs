@@ -1,4 +1,4 @@
-//! `loadtest demo`: a cluster with pgvane in front, on fixed ports, to look at and to break.
+//! `loadtest demo`: a cluster with pgvane in front, on fixed ports, for people to try.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const WRITE_PORT: u16 = 6432;
 const READ_PORT: u16 = 6433;
 const ADMIN_PORT: u16 = 8404;
 
-/// Longer than pgvane holds a connection: what is looked at is its answer, not our patience.
+/// Longer than pgvane holds a connection, so that it is pgvane's answer that is seen.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
@@ -24,10 +24,10 @@ pub(crate) struct Options {
     /// pgvane's binary
     #[arg(long, value_name = "PATH")]
     pgvane: PathBuf,
-    /// End by itself after so many seconds
+    /// End after N seconds
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
-    /// Write, read, switch over, write again, say what was seen, and end
+    /// Write, read, switch over, write again, print the results, and end
     #[arg(long)]
     check: bool,
 }
@@ -37,11 +37,11 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 }
 
 async fn show(options: &Options) -> Result<()> {
-    // Before the cluster is made: a busy port is better known now than after ten seconds.
+    // Before the cluster is started: a port in use is reported at once, not after ten seconds.
     for port in [WRITE_PORT, READ_PORT, ADMIN_PORT] {
         ports::fixed(port)?;
     }
-    println!("Starting a Patroni cluster of three nodes; this takes about ten seconds.");
+    println!("Starting a Patroni cluster of three nodes. This takes about ten seconds.");
     let lab = Lab::builder().scope("demo").demo_ports().start().await?;
     let pgvane = Pgvane::builder(&options.pgvane, lab.nodes()).ports(WRITE_PORT, READ_PORT, ADMIN_PORT);
     let pgvane = pgvane.hold_max("30s").start(lab.directory()).await?;
@@ -66,20 +66,20 @@ async fn explain(lab: &Lab, pgvane: &Pgvane) {
     println!(
         "  PGPASSWORD=app psql -h 127.0.0.1 -p {READ_PORT} -U app app -c 'select inet_server_port(), pg_is_in_recovery()'"
     );
-    println!("What pgvane sees:");
+    println!("Statistics page:");
     println!("  http://127.0.0.1:{ADMIN_PORT}/");
-    println!("Hand the lead to another node:");
+    println!("Switch over to another node:");
     println!("  {} switchover --force", patronictl(lab));
-    println!("Crash the leader's PostgreSQL ({} now leads):", lab.nodes()[leader].name);
+    println!("Kill the leader's PostgreSQL (the leader is {} now):", lab.nodes()[leader].name);
     println!("  kill -9 $(head -1 {}/postmaster.pid)", data.display());
-    println!("Who leads, by Patroni:");
+    println!("Show the members and the leader, as Patroni sees them:");
     println!("  {} list", patronictl(lab));
     println!("pgvane's configuration and log:");
     println!("  {}\n  {}", pgvane.config_path().display(), pgvane.log_path().display());
     println!("Logs of Patroni and PostgreSQL:");
     println!("  {}/node*/*.log", lab.directory().display());
     println!();
-    println!("Ctrl-C ends everything and leaves nothing behind.");
+    println!("Press Ctrl-C to stop everything. All files are removed.");
 }
 
 fn patronictl(lab: &Lab) -> String {
@@ -91,14 +91,14 @@ async fn check(lab: &Lab, pgvane: &Pgvane) -> Result<()> {
     let client = Login::App.connect(pgvane.write_addr, CONNECT_WITHIN).await?;
     ask(&client, "create table seen (at timestamptz default now())").await?;
     let port = write(&client).await?;
-    say_if(
+    report(
         port == lab.nodes()[leader].pg.port(),
         &format!("a write through {WRITE_PORT} reached the leader, port {port}"),
     )?;
 
     let reader = Login::App.connect(pgvane.read_addr, CONNECT_WITHIN).await?;
     let row = ask(&reader, "select inet_server_port(), pg_is_in_recovery()").await?;
-    say_if(row[1] == "t", &format!("a read through {READ_PORT} was answered by a replica, port {}", row[0]))?;
+    report(row[1] == "t", &format!("a read through {READ_PORT} was answered by a replica, port {}", row[0]))?;
 
     let leader = lab.switchover().await?;
     let asked = Instant::now();
@@ -108,16 +108,16 @@ async fn check(lab: &Lab, pgvane: &Pgvane) -> Result<()> {
     let text = format!(
         "after a switchover a write reached the new leader, port {port}; connecting and writing took {took} ms"
     );
-    say_if(port == lab.nodes()[leader].pg.port(), &text)
+    report(port == lab.nodes()[leader].pg.port(), &text)
 }
 
-/// Writes a row and returns the port of the server that took it.
+/// Writes a row and returns the port of the server that wrote it.
 async fn write(client: &Client) -> Result<u16> {
     let row = ask(client, "insert into seen default values returning inet_server_port()").await?;
     row[0].parse().map_err(|_not_a_port| Error::Command { command: "insert".to_owned(), output: row[0].clone() })
 }
 
-/// The first row's columns as text; empty where there is none.
+/// The first row's columns as text; empty if there is no row.
 async fn ask(client: &Client, statement: &str) -> Result<Vec<String>> {
     let answer = client.simple_query(statement).await;
     let messages = answer.map_err(|source| Error::Postgres { doing: statement.to_owned(), source })?;
@@ -129,9 +129,9 @@ async fn ask(client: &Client, statement: &str) -> Result<Vec<String>> {
     Ok(columns.unwrap_or_default())
 }
 
-fn say_if(holds: bool, what: &str) -> Result<()> {
-    if !holds {
-        return Err(Error::Command { command: "demo --check".to_owned(), output: format!("not so: {what}") });
+fn report(is_true: bool, what: &str) -> Result<()> {
+    if !is_true {
+        return Err(Error::Command { command: "demo --check".to_owned(), output: format!("this is not true: {what}") });
     }
     println!("ok: {what}");
     Ok(())

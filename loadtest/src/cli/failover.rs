@@ -1,4 +1,4 @@
-//! `loadtest failover`: how long writes stop when the leader changes, past any proxy and through each.
+//! `loadtest failover`: how long writes stop when the leader changes, without a proxy and through each.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,16 +12,16 @@ use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::writer::{RunningWriter, Writer, longest_gap};
 use pgvane_loadtest::{Error, Result};
 
-use super::side_by_side::{CrashResult, Front, Measured, Report, Round};
+use super::side_by_side::{CrashResult, Measured, Proxy, Report, Round};
 use super::unless_interrupted;
 
-/// Each writer must have shown that it gets through before the leader is taken away.
+/// Each writer must have written this many rows before the leader changes, and after it.
 const ACKS_BEFORE: usize = 100;
 const ACKS_AFTER: usize = 100;
 const ACKS_WITHIN: Duration = Duration::from_secs(90);
-/// After a crash the old leader must be rewound and catch up.
+/// After a crash, Patroni rewinds the old leader, which then has to catch up.
 const STREAMING_WITHIN: Duration = Duration::from_secs(120);
-/// The crash leaves no leader for about Patroni's `ttl`, 20 s here; the crowd arrives in its first half.
+/// After the crash there is no leader for about Patroni's `ttl`, 20 s here. These clients come in the first half of it.
 const CROWD_SIZE: usize = 40;
 const CROWD_EVERY: Duration = Duration::from_millis(250);
 const HOLD_MAX: &str = "30s";
@@ -31,13 +31,13 @@ pub(crate) struct Options {
     /// pgvane's binary; without it only HAProxy is measured
     #[arg(long, value_name = "PATH", required_unless_present = "haproxy")]
     pgvane: Option<PathBuf>,
-    /// Measure HAProxy, with Patroni's own template, beside it
+    /// Measure HAProxy too, with the configuration of Patroni's template
     #[arg(long)]
     haproxy: bool,
-    /// How many switchovers
+    /// Number of switchovers
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// Then kill the leader, and send clients that arrive while there is none
+    /// Then kill the leader, and connect clients while there is none
     #[arg(long)]
     kill: bool,
     /// Also write the results as JSON
@@ -58,9 +58,9 @@ async fn measure(options: &Options) -> Result<()> {
         None => None,
     };
     let haproxy = if options.haproxy { Some(Haproxy::start(lab.directory(), lab.nodes()).await?) } else { None };
-    let fronts: Vec<Front> = [
-        pgvane.as_ref().map(|pgvane| Front { name: "pgvane", write: pgvane.write_addr }),
-        haproxy.as_ref().map(|haproxy| Front { name: "HAProxy", write: haproxy.write_addr }),
+    let proxies: Vec<Proxy> = [
+        pgvane.as_ref().map(|pgvane| Proxy { name: "pgvane", write: pgvane.write_addr }),
+        haproxy.as_ref().map(|haproxy| Proxy { name: "HAProxy", write: haproxy.write_addr }),
     ]
     .into_iter()
     .flatten()
@@ -69,12 +69,12 @@ async fn measure(options: &Options) -> Result<()> {
     let mut report = Report::default();
     for number in 1..=options.rounds {
         eprintln!("switchover {number} of {}", options.rounds);
-        report.rounds.push(round(&lab, &fronts, Change::Switchover).await?.0);
+        report.rounds.push(round(&lab, &proxies, Change::Switchover).await?.0);
     }
     if options.kill {
         eprintln!("killing the leader");
-        let (round, crowds) = round(&lab, &fronts, Change::Crash).await?;
-        report.crash = Some(CrashResult::new(round, &fronts, &crowds));
+        let (round, crowds) = round(&lab, &proxies, Change::Crash).await?;
+        report.crash = Some(CrashResult::new(round, &proxies, &crowds));
     }
     print!("{}", report.markdown());
     match &options.json {
@@ -83,26 +83,26 @@ async fn measure(options: &Options) -> Result<()> {
     }
 }
 
-/// How the leader is taken away.
+/// How the leader changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Switchover,
     Crash,
 }
 
-/// One change of leader under writers; on a crash, also what a crowd through each proxy met.
-async fn round(lab: &Lab, fronts: &[Front], change: Change) -> Result<(Round, Vec<CrowdReport>)> {
+/// One change of leader while clients write; after a crash, also what the clients saw that connected meanwhile.
+async fn round(lab: &Lab, proxies: &[Proxy], change: Change) -> Result<(Round, Vec<CrowdReport>)> {
     lab.wait_until_all_streaming(STREAMING_WITHIN).await?;
     let leader = lab.wait_for_leader(STREAMING_WITHIN).await?;
     let direct: Vec<RunningWriter> = Writer::direct(lab).into_iter().map(Writer::start).collect();
-    let through: Vec<RunningWriter> = fronts.iter().map(|front| Writer::to(front.name, front.write).start()).collect();
+    let through: Vec<RunningWriter> = proxies.iter().map(|proxy| Writer::to(proxy.name, proxy.write).start()).collect();
     for writer in through.iter().chain([&direct[leader]]) {
         writer.wait_for_acks(ACKS_BEFORE, ACKS_WITHIN).await?;
     }
     let changed = Instant::now();
     let (new_leader, crowds) = match change {
         Change::Switchover => (lab.switchover().await?, Vec::new()),
-        Change::Crash => crash(lab, fronts, leader).await?,
+        Change::Crash => crash(lab, proxies, leader).await?,
     };
     for writer in through.iter().chain([&direct[new_leader]]) {
         writer.wait_for_acks(ACKS_AFTER, ACKS_WITHIN).await?;
@@ -128,9 +128,9 @@ async fn round(lab: &Lab, fronts: &[Front], change: Change) -> Result<(Round, Ve
     ))
 }
 
-async fn crash(lab: &Lab, fronts: &[Front], leader: usize) -> Result<(usize, Vec<CrowdReport>)> {
+async fn crash(lab: &Lab, proxies: &[Proxy], leader: usize) -> Result<(usize, Vec<CrowdReport>)> {
     lab.kill_node(leader)?;
-    let visits = fronts.iter().map(|front| front.write);
+    let visits = proxies.iter().map(|proxy| proxy.write);
     let visits: Vec<_> = visits.map(|server| tokio::spawn(crowd::visit(server, CROWD_SIZE, CROWD_EVERY))).collect();
     let new_leader = lab.wait_for_leader_other_than(leader, STREAMING_WITHIN).await?;
     let mut crowds = Vec::new();

@@ -21,19 +21,19 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
-    /// Starts three nodes and pgvane on fixed ports, for you to look at.
+    /// Starts three nodes and pgvane on fixed ports, for you to try.
     Demo(demo::Options),
-    /// Measures switchovers and crashes through pgvane, through HAProxy and past both.
+    /// Measures switchovers and crashes through pgvane, through HAProxy and without a proxy.
     Failover(failover::Options),
-    /// Puts a cluster and pgvane through random faults, and checks after each what clients saw.
+    /// Causes random faults in a cluster with pgvane in front of it, and checks after each what clients saw.
     Chaos(chaos::Options),
-    /// Measures what pgvane, HAProxy and PgBouncer cost, on a server that does nothing.
+    /// Measures what pgvane, HAProxy and PgBouncer cost, with a server that only sends short answers.
     Bench(bench::Options),
 }
 
-/// Runs `work`, but no longer than until Ctrl-C, SIGTERM or SIGHUP: then it is dropped, and `None` returned.
+/// Runs `work` until it ends, or until Ctrl-C, SIGTERM or SIGHUP: then drops it and returns `None`.
 ///
-/// Dropping a lab ends it, so this is all that a clean end takes.
+/// Dropping a lab ends all its processes, so nothing else has to be cleaned up.
 async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
     let handler = |kind| signal(kind).expect("this program runs in a runtime with signals");
     let (mut interrupt, mut terminate, mut hangup) =

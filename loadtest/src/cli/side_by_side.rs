@@ -1,4 +1,4 @@
-//! The results of a side-by-side, as numbers, as Markdown and as JSON.
+//! The results of `loadtest failover`, as numbers, as Markdown and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ const TEXTS_SHOWN: usize = 4;
 
 /// A proxy that is measured.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Front {
+pub(crate) struct Proxy {
     pub(crate) name: &'static str,
     pub(crate) write: SocketAddr,
 }
@@ -31,30 +31,31 @@ pub(crate) struct Report {
 #[derive(Debug, Serialize)]
 pub(crate) struct Round {
     pub(crate) new_leader: String,
-    /// Time without writes on the cluster itself: old leader's last, new leader's first.
+    /// Time without writes in the cluster: from the old leader's last to the new leader's first.
     pub(crate) direct_gap_ms: u128,
-    /// From the order to the last writer's recovery.
+    /// From the request until every writer writes again.
     pub(crate) took_ms: u128,
     pub(crate) through: Vec<Measured>,
 }
 
-/// What one proxy's writer saw of it.
+/// What the writer through one proxy saw.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measured {
     proxy: String,
     gap_ms: u128,
-    /// What the proxy adds to the cluster's own gap. Slightly negative is possible: the two clocks are two writers.
+    /// What the proxy adds to the cluster's own gap. It can be slightly negative, because different writers measure the
+    /// two.
     added_ms: i128,
     read_only_errors: usize,
     failed_connects: usize,
     broken_sessions: usize,
     unanswered: usize,
     other_errors: usize,
-    /// Error texts and how often each was met.
+    /// Error texts, and how often each came.
     texts: BTreeMap<String, usize>,
 }
 
-/// A crash, and what became of the clients that arrived meanwhile.
+/// A crash, and the clients that connected while there was no leader.
 #[derive(Debug, Serialize)]
 pub(crate) struct CrashResult {
     pub(crate) round: Round,
@@ -90,9 +91,9 @@ impl Measured {
 }
 
 impl CrashResult {
-    pub(crate) fn new(round: Round, fronts: &[Front], crowds: &[CrowdReport]) -> Self {
-        let crowds = fronts.iter().zip(crowds).map(|(front, crowd)| CrowdResult {
-            proxy: front.name.to_owned(),
+    pub(crate) fn new(round: Round, proxies: &[Proxy], crowds: &[CrowdReport]) -> Self {
+        let crowds = proxies.iter().zip(crowds).map(|(proxy, crowd)| CrowdResult {
+            proxy: proxy.name.to_owned(),
             clients: crowd.served.len() + crowd.failures.len(),
             served: crowd.served.len(),
             failed: crowd.failures.len(),
@@ -130,7 +131,7 @@ impl Report {
                 )?;
             }
         }
-        writeln!(out, "\nWhat the writers were told:\n")?;
+        writeln!(out, "\nErrors that the writers got:\n")?;
         for (name, round) in &all {
             for seen in &round.through {
                 write_texts(out, &format!("{name}, {}", seen.proxy), &seen.texts)?;
@@ -151,7 +152,7 @@ impl CrashResult {
         for CrowdResult { proxy, clients, served, failed, longest_wait_ms, .. } in &self.crowds {
             writeln!(out, "| {proxy} | {clients} | {served} | {failed} | {longest_wait_ms} |")?;
         }
-        writeln!(out, "\nWhat those that failed were told:\n")?;
+        writeln!(out, "\nErrors that the clients got:\n")?;
         for crowd in &self.crowds {
             write_texts(out, &crowd.proxy, &crowd.texts)?;
         }

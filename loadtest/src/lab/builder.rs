@@ -14,12 +14,12 @@ use crate::programs::{Patroni, Postgresql};
 use crate::scratch::Scratch;
 use crate::{Error, Result, ports, programs};
 
-/// Making a first node takes about 5 s, most of it `initdb`; a busy machine gets many times that.
+/// Making a first node takes about 5 s, most of it `initdb`; on a busy machine it takes several times as long.
 const FIRST_LEADER_WITHIN: Duration = Duration::from_secs(60);
 /// Copies from the first node, all at once.
 const REPLICAS_WITHIN: Duration = Duration::from_secs(90);
 
-/// Fixed ports for a lab that people look at: PostgreSQL, REST API (each plus the node's number), etcd's two.
+/// Fixed ports for a lab that people use: PostgreSQL, REST API (each plus the node's number), etcd's two.
 const DEMO_PG: u16 = 15430;
 const DEMO_REST: u16 = 18000;
 const DEMO_ETCD: [u16; 2] = [12379, 12380];
@@ -65,13 +65,13 @@ impl LabBuilder {
         self
     }
 
-    /// What the nodes run; Debian's own unless told otherwise.
+    /// The nodes' PostgreSQL; Debian's by default.
     pub fn postgresql(mut self, postgresql: Postgresql) -> Self {
         self.postgresql = postgresql;
         self
     }
 
-    /// What manages the nodes; the newest Patroni unless told otherwise.
+    /// The nodes' Patroni; the newest by default.
     pub fn patroni(mut self, patroni: Patroni) -> Self {
         self.patroni = patroni;
         self
@@ -137,7 +137,7 @@ impl LabBuilder {
     pub async fn start(self) -> Result<Lab> {
         let lab = self.prepare()?;
         lab.start_dcs().await?;
-        // The first alone: the others then copy it at once instead of waiting a round for who initialises the cluster.
+        // The first node alone: the others then copy it at once, and do not wait for the leader race.
         lab.start_node(0)?;
         lab.wait_for_leader(FIRST_LEADER_WITHIN).await?;
         lab.create_accounts().await?;

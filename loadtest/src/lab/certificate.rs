@@ -1,4 +1,4 @@
-//! A certificate for one node's PostgreSQL, signed by itself.
+//! A certificate for one node's PostgreSQL, self-signed.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What is asked of the cluster as a whole: who leads, is it complete, change the leader, pause.
+//! The cluster as a whole: its leader, whether it is complete, switchover, pause.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use super::{Lab, Node};
 use crate::error::Doing;
 use crate::{Error, Result, http, wait};
 
-/// A Patroni that does not answer within this time is taken for one that does not answer.
+/// After this long without an answer, a request to Patroni has failed.
 const REST_WITHIN: Duration = Duration::from_secs(1);
 /// `patronictl` waits for what it has started; a switchover of this size takes about 3 s.
 const PATRONICTL_WITHIN: Duration = Duration::from_secs(60);
 /// From `patronictl`'s success until the new leader says so itself.
 const NEW_LEADER_WITHIN: Duration = Duration::from_secs(30);
 
-/// What became of a switchover that Patroni was asked for.
+/// The result of a switchover that Patroni was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Switchover {
     /// This node leads now.
@@ -24,7 +24,7 @@ pub enum Switchover {
 }
 
 impl Lab {
-    /// The node that holds the leader lock with a running primary, by its own word.
+    /// The node that holds the leader lock with a running primary, by its own report.
     pub async fn leader(&self) -> Option<usize> {
         let asked: Vec<_> = self.nodes.iter().cloned().map(|node| tokio::spawn(leads(node))).collect();
         let mut leader = None;
@@ -60,12 +60,12 @@ impl Lab {
         waited.map_err(|error| self.with_logs(error))
     }
 
-    /// Hands the lead to a node of Patroni's choice and returns it.
+    /// Switches over to a node of Patroni's choice and returns it.
     pub async fn switchover(&self) -> Result<usize> {
         self.switch(&[]).await
     }
 
-    /// Hands the lead to `node`.
+    /// Switches over to `node`.
     pub async fn switchover_to(&self, node: usize) -> Result<usize> {
         self.switch(&["--candidate", &self.nodes[node].name]).await
     }
@@ -175,7 +175,7 @@ impl Lab {
         }
     }
 
-    /// Which of the servers run at all.
+    /// Which of the servers are running.
     fn states(&self) -> String {
         let running = |(node, patroni): (&Node, &std::sync::Mutex<Option<crate::process::Process>>)| {
             let mut patroni = patroni.lock().expect("nobody panics with this lock");
@@ -190,7 +190,7 @@ impl Lab {
         format!("no leader; Patroni: {}", states.join(", "))
     }
 
-    /// A failed wait for the cluster is told with the end of each Patroni's log: the directory goes with the lab.
+    /// Adds the end of each Patroni's log to a wait that has failed, because the directory is removed with the lab.
     fn with_logs(&self, error: Error) -> Error {
         let Error::TooLate { waited_for, within, mut last_seen } = error else {
             return error;

@@ -11,7 +11,7 @@ use crate::process::Process;
 use crate::scratch::{processes_in, signal_all_in};
 use crate::{Error, Result, http, wait};
 
-/// SIGKILL takes effect at once; what takes longer is stuck in the kernel.
+/// SIGKILL takes effect at once, unless a process is stuck in the kernel.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
 /// etcd answers well under a second after its start.
 const DCS_WITHIN: Duration = Duration::from_secs(20);
@@ -19,9 +19,9 @@ const DCS_WITHIN: Duration = Duration::from_secs(20);
 /// What of a PostgreSQL server is stopped with SIGSTOP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frozen {
-    /// The postmaster alone: running sessions go on, new ones get no answer.
+    /// The postmaster alone: existing sessions continue, new ones get no answer.
     Postmaster,
-    /// Every process of it: as if the machine had stopped, but for the kernel that still takes packets.
+    /// Every process of it: as if the machine had stopped, except that the kernel still accepts packets.
     Everything,
 }
 
@@ -40,7 +40,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Kills Patroni and PostgreSQL on `node` at once, with every backend, and returns when they are gone.
+    /// Kills Patroni and PostgreSQL on `node` at once, with every backend, and returns when they have ended.
     pub fn kill_node(&self, node: usize) -> Result<()> {
         if let Some(mut patroni) = self.patroni(node).take() {
             patroni.kill();
@@ -70,7 +70,7 @@ impl Lab {
         format!("{} {}", lines.first().unwrap_or(&"none"), lines.get(2).unwrap_or(&""))
     }
 
-    /// Kills PostgreSQL on `node` with every backend; Patroni lives and will do something about it.
+    /// Kills PostgreSQL on `node` with every backend; Patroni keeps running and reacts to it.
     pub fn kill_postgres(&self, node: usize) -> Result<()> {
         kill_all_in(&self.nodes[node].name, &self.nodes[node].data_directory())
     }
@@ -90,7 +90,7 @@ impl Lab {
         if what == Frozen::Everything {
             signal_all_in(&self.nodes[node].data_directory(), Signal::STOP);
         }
-        // Once more in any case: the one process that must not be missed.
+        // The postmaster again in any case, because it must be stopped.
         kill_process(self.postmaster(node)?, Signal::STOP)
             .map_err(Into::into)
             .doing(|| format!("freezing PostgreSQL on {}", self.nodes[node].name))
@@ -156,7 +156,7 @@ impl Lab {
     }
 }
 
-/// Kills every process in `directory`, again and again: one that was just being forked is missed by a first look.
+/// Kills every process in `directory`, again and again, because a process that is just being forked may be missed.
 fn kill_all_in(name: &str, directory: &std::path::Path) -> Result<()> {
     let deadline = Instant::now() + KILL_WITHIN;
     while !processes_in(directory).is_empty() {

@@ -1,4 +1,4 @@
-//! A real cluster on loopback: one etcd, and Patroni with PostgreSQL on each of its nodes.
+//! A real cluster on loopback: one etcd, and nodes with Patroni and PostgreSQL.
 //!
 //! ```no_run
 //! # async fn story() -> pgvane_loadtest::Result<()> {
@@ -59,7 +59,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A member that no lab has started: a test's own stand-in, or nobody at all. It has no files.
+    /// A member that no lab has started: a fake server of the test, or no server at all. It has no files.
     pub fn elsewhere(name: &str, pg: SocketAddr, rest: SocketAddr) -> Self {
         Self { name: name.to_owned(), pg, rest, directory: PathBuf::new() }
     }

@@ -205,9 +205,9 @@ const RETRIES: &str = "pgvane_connect_retries_total{listener=\"read\"}";
 
 /// A host for pgvane, or a word on why there is none.
 pub(super) fn own_host() -> Option<Namespace> {
-    if let Some(obstacle) = namespace::obstacle() {
+    if let Some(reason) = namespace::unavailable_because() {
         // the macros' output is shown of failed tests only
-        let _ = writeln!(std::io::stderr(), "SKIPPED, a node cut off by the network: {obstacle}");
+        let _ = writeln!(std::io::stderr(), "SKIPPED, a node cut off by the network: {reason}");
         return None;
     }
     Some(Namespace::new().unwrap_or_else(|error| panic!("{error}")))

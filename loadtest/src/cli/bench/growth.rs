@@ -1,4 +1,4 @@
-//! Whether pgvane's costs grow with the number of nodes: the same loads on its read port, before few and many replicas.
+//! Whether pgvane's costs grow with the number of nodes: the same loads on its read port, with few and many replicas.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use pgvane_loadtest::pgvane::Pgvane;
 
 use super::{Bench, SETTLE, off_the_runtime, timed};
 
-/// Sessions of the round trips, and those that rest.
+/// Sessions of the round trips, and idle ones.
 const SESSIONS: usize = 64;
 const IDLE: usize = 1000;
 
-/// For so long the checks alone are watched.
+/// Without sessions, the CPU time of the checks is measured for this long.
 const QUIET: Duration = Duration::from_secs(3);
 
 impl Bench<'_> {
@@ -33,7 +33,7 @@ impl Bench<'_> {
         for _ in 0..self.options.rounds {
             for nodes in self.options.nodes.clone() {
                 let column = format!("{nodes} nodes");
-                let pgvane = self.before(nodes, replicas).await?;
+                let pgvane = self.in_front_of(nodes, replicas).await?;
                 let (server, pid) = (pgvane.read_addr, pgvane.process_id());
 
                 let before = usage::cpu_time(pid)?;
@@ -67,8 +67,9 @@ impl Bench<'_> {
         Ok(Report { measures: measures.into() })
     }
 
-    /// pgvane before a leader and so many replicas as are left, all of them the null backend under other addresses.
-    async fn before(&self, nodes: usize, replicas: SocketAddr) -> Result<Pgvane> {
+    /// pgvane in front of `nodes` nodes, one leader and otherwise replicas, all of them the null backend under
+    /// different addresses.
+    async fn in_front_of(&self, nodes: usize, replicas: SocketAddr) -> Result<Pgvane> {
         let address = |number: usize| {
             let last = u8::try_from(number + 1).expect("no more nodes than a network of 256 addresses has");
             SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), self.backend.port())

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use pgvane_loadtest::bench::contestant::{Contestant, Running};
 use pgvane_loadtest::bench::load::{self, RoundTrips, Session};
 use pgvane_loadtest::bench::patroni::{self, Role};
+use pgvane_loadtest::bench::proxy::{Proxy, Running};
 use pgvane_loadtest::bench::report::{Measure, Report};
 use pgvane_loadtest::bench::{backend, plot, usage};
 use pgvane_loadtest::scratch::Scratch;
@@ -23,7 +23,7 @@ use super::unless_interrupted;
 /// Sessions of the latency measure.
 const LATENCY_SESSIONS: usize = 8;
 
-/// After many sessions were opened, what they made the proxy do has come to rest.
+/// After many sessions were opened, the proxy has finished its work for them within this time.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// Descriptors that this process may have before sessions are opened; with two for each of 8,000, that leaves room.
@@ -35,22 +35,22 @@ const GIGABYTE: f64 = 1e9;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// pgvane's binary; a second and third one, given as NAME=PATH, are measured as further columns
+    /// pgvane's binary; more of them, given as NAME=PATH, get columns of their own
     #[arg(long, value_name = "[NAME=]PATH", required = true)]
     pgvane: Vec<String>,
     /// Lines of TOML for pgvane's listener, such as 'relay = "copy"'
     #[arg(long, value_name = "TOML", default_value = "")]
     listener: String,
-    /// How often each contestant has its turn at each measure
+    /// How often each proxy is measured
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// A short run, whose figures are rough
+    /// A short run with less exact figures
     #[arg(long)]
     quick: bool,
     /// Measure only what has one of these words in its name
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     only: Vec<String>,
-    /// Leave out these contestants
+    /// Leave out these proxies
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     without: Vec<String>,
     /// Sessions of the round trips
@@ -59,13 +59,13 @@ pub(crate) struct Options {
     /// Sessions that are left idle
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000,2000,8000")]
     idle: Vec<usize>,
-    /// Nodes that pgvane has in the runs that show whether its costs grow with them
+    /// Numbers of nodes for which pgvane's costs are compared
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "2,10,50")]
     nodes: Vec<usize>,
     /// Also write the results as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also draw cost against the number of sessions, as SVG
+    /// Also draw the cost by number of sessions, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ struct Amounts {
 struct Bench<'a> {
     options: &'a Options,
     amounts: Amounts,
-    contestants: Vec<Contestant>,
+    proxies: Vec<Proxy>,
     /// The one that is asked whether its costs grow.
     pgvane: PathBuf,
     backend: SocketAddr,
@@ -100,16 +100,16 @@ async fn measure(options: &Options) -> Result<()> {
     } else {
         Amounts { trips: Duration::from_secs(3), gigabytes: 4.0, connects: 10_000 }
     };
-    let contestants = contestants(options)?;
-    let pgvane = contestants.iter().find_map(|contestant| match contestant {
-        Contestant::Pgvane { binary, .. } => Some(binary.clone()),
+    let proxies = proxies(options)?;
+    let pgvane = proxies.iter().find_map(|proxy| match proxy {
+        Proxy::Pgvane { binary, .. } => Some(binary.clone()),
         _ => None,
     });
     let mut bench = Bench {
         options,
         amounts,
         pgvane: pgvane.expect("the command line asks for one"),
-        contestants,
+        proxies,
         backend: backend::start()?,
         rest: patroni::start(Role::Leader)?,
         scratch: Scratch::new()?,
@@ -125,15 +125,15 @@ async fn measure(options: &Options) -> Result<()> {
         print!("\n{}", growth.markdown());
     }
     if let Some(file) = &options.json {
-        let all = json!({ "contestants": bench.report.measures, "nodes": growth.measures });
+        let all = json!({ "proxies": bench.report.measures, "nodes": growth.measures });
         let text = serde_json::to_string_pretty(&all).expect("numbers and names always make JSON");
         write(file, &(text + "\n"))?;
     }
     options.plot.as_ref().map_or(Ok(()), |file| write(file, &plot::svg(&bench.report)))
 }
 
-/// The null backend is in this process: where thousands of sessions have ended, the proxy that they went through, above
-/// all one that pools, may keep its connections for a moment.
+/// The null backend is in this process. After thousands of sessions have ended, a proxy, especially a pooler, may keep
+/// its connections to it for a moment.
 async fn until_descriptors_are_closed() -> Result<()> {
     wait::until("closed connections", DESCRIPTORS_CLOSED_WITHIN, || async {
         let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
@@ -142,25 +142,25 @@ async fn until_descriptors_are_closed() -> Result<()> {
     .await
 }
 
-fn contestants(options: &Options) -> Result<Vec<Contestant>> {
+fn proxies(options: &Options) -> Result<Vec<Proxy>> {
     let mut all = Vec::new();
     for given in &options.pgvane {
         let (name, path) = given.split_once('=').unwrap_or(("pgvane", given));
         let binary = Path::new(path).canonicalize();
         let binary = binary.map_err(|source| Error::Io { doing: format!("looking for {path}"), source })?;
-        all.push(Contestant::Pgvane { name: name.to_owned(), binary, listener: options.listener.clone() });
+        all.push(Proxy::Pgvane { name: name.to_owned(), binary, listener: options.listener.clone() });
     }
-    all.extend([Contestant::Haproxy { splices: false }, Contestant::Haproxy { splices: true }, Contestant::PgBouncer]);
-    all.retain(|contestant| !options.without.iter().any(|name| name == contestant.name()));
+    all.extend([Proxy::Haproxy { splices: false }, Proxy::Haproxy { splices: true }, Proxy::PgBouncer]);
+    all.retain(|proxy| !options.without.iter().any(|name| name == proxy.name()));
     Ok(all)
 }
 
 impl Bench<'_> {
     async fn all(&mut self) -> Result<()> {
         let mut running = Vec::new();
-        for contestant in &self.contestants {
-            let started = contestant.start(self.scratch.directory(), self.backend, self.rest).await?;
-            running.push((contestant.name().to_owned(), started));
+        for proxy in &self.proxies {
+            let started = proxy.start(self.scratch.directory(), self.backend, self.rest).await?;
+            running.push((proxy.name().to_owned(), started));
         }
         for sessions in self.options.sessions.clone() {
             self.round_trips(sessions, &running).await?;
@@ -200,7 +200,7 @@ impl Bench<'_> {
     fn done(&mut self, mut measure: Measure) {
         measure.finish();
         let medians: Vec<String> =
-            measure.columns.iter().map(|column| format!("{} {:.2}", column.contestant, column.median)).collect();
+            measure.columns.iter().map(|column| format!("{} {:.2}", column.proxy, column.median)).collect();
         eprintln!("{}, {}: {}", measure.name, measure.unit, medians.join(", "));
         self.report.measures.push(measure);
     }
@@ -222,15 +222,15 @@ impl Bench<'_> {
             let direct = self.backend;
             let (done, took) = timed(move || work(direct)).await?;
             rate.add("direct", per_second(done, took, unit));
-            for (contestant, proxy) in in_turn(running, round) {
+            for (name, proxy) in in_turn(running, round) {
                 let before = usage::cpu_time(proxy.pid)?;
                 let address = proxy.address;
                 let (done, took) = timed(move || work(address)).await?;
-                // what a close still costs comes just after it
+                // closing still costs CPU time just after it
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let used = usage::cpu_time(proxy.pid)? - before;
-                cost.add(contestant, used.as_secs_f64() / done);
-                rate.add(contestant, per_second(done, took, unit));
+                cost.add(name, used.as_secs_f64() / done);
+                rate.add(name, per_second(done, took, unit));
             }
         }
         self.done(cost);
@@ -249,11 +249,11 @@ impl Bench<'_> {
         for round in 0..self.options.rounds {
             until_descriptors_are_closed().await?;
             rate.add("direct", self.trips(self.backend, sessions).await?.rate());
-            for (contestant, proxy) in in_turn(running, round) {
+            for (name, proxy) in in_turn(running, round) {
                 until_descriptors_are_closed().await?;
                 let (cpu, trips) = self.trips_on(proxy.address, proxy.pid, sessions).await?;
-                cost.add(contestant, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
-                rate.add(contestant, trips.rate());
+                cost.add(name, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
+                rate.add(name, trips.rate());
             }
         }
         self.done(cost);
@@ -271,10 +271,10 @@ impl Bench<'_> {
         let mut measures = shares.map(|(label, _)| Measure::new(name(label), "µs"));
         for round in 0..self.options.rounds {
             let direct = self.trips(self.backend, LATENCY_SESSIONS).await?;
-            for (contestant, proxy) in in_turn(running, round) {
+            for (name, proxy) in in_turn(running, round) {
                 let (_, trips) = self.trips_on(proxy.address, proxy.pid, LATENCY_SESSIONS).await?;
                 for ((_, share), measure) in shares.into_iter().zip(&mut measures) {
-                    measure.add(contestant, trips.percentile_us(share) - direct.percentile_us(share));
+                    measure.add(name, trips.percentile_us(share) - direct.percentile_us(share));
                 }
             }
         }
@@ -301,7 +301,7 @@ impl Bench<'_> {
         .await
     }
 
-    /// Memory per session that has asked one query and rests; each time in a fresh process.
+    /// Memory per idle session after one query; each time in a new process.
     async fn idle(&mut self, sessions: usize) -> Result<()> {
         let name = format!("idle session, of {sessions}");
         if !self.is_wanted(&name) {
@@ -309,9 +309,9 @@ impl Bench<'_> {
         }
         let mut memory = Measure::new(name, "kB");
         for _ in 0..self.options.rounds {
-            for contestant in &self.contestants {
-                let proxy = contestant.start(self.scratch.directory(), self.backend, self.rest).await?;
-                let (server, pid) = (proxy.address, proxy.pid);
+            for proxy in &self.proxies {
+                let running = proxy.start(self.scratch.directory(), self.backend, self.rest).await?;
+                let (server, pid) = (running.address, running.pid);
                 let before = usage::resident_bytes(pid)?;
                 let open = off_the_runtime(move || {
                     let mut open = load::open_many(server, sessions)?;
@@ -321,7 +321,7 @@ impl Bench<'_> {
                 .await?;
                 tokio::time::sleep(SETTLE).await;
                 let grown = usage::resident_bytes(pid)?.saturating_sub(before);
-                memory.add(contestant.name(), grown as f64 / sessions as f64 / 1000.0);
+                memory.add(proxy.name(), grown as f64 / sessions as f64 / 1000.0);
                 drop(open);
             }
         }
@@ -330,7 +330,7 @@ impl Bench<'_> {
     }
 }
 
-/// Another one begins in each round: whoever comes first finds the machine in another state.
+/// Another proxy is the first in each round, because the first one meets a different load of the machine.
 fn in_turn(running: &[(String, Running)], round: usize) -> impl Iterator<Item = &(String, Running)> {
     running.iter().cycle().skip(round % running.len()).take(running.len())
 }

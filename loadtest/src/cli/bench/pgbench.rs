@@ -37,9 +37,9 @@ impl Bench<'_> {
         run(server.pg, &["-i", "-q", "-s", SCALE], 0).await?;
 
         let mut running = Vec::new();
-        for contestant in &self.contestants {
-            let started = contestant.start(self.scratch.directory(), server.pg, server.rest).await?;
-            running.push((contestant.name().to_owned(), started));
+        for proxy in &self.proxies {
+            let started = proxy.start(self.scratch.directory(), server.pg, server.rest).await?;
+            running.push((proxy.name().to_owned(), started));
         }
         let seconds = self.amounts.trips.as_secs().max(1) + 2;
         for (name, options) in RUNS {
@@ -47,12 +47,12 @@ impl Bench<'_> {
             let mut rate = Measure::new(format!("{name}: rate"), "1/s");
             for round in 0..self.options.rounds {
                 rate.add("direct", run(server.pg, options, seconds).await?);
-                for (contestant, proxy) in super::in_turn(&running, round) {
+                for (name, proxy) in super::in_turn(&running, round) {
                     let before = usage::cpu_time(proxy.pid)?;
                     let per_second = run(proxy.address, options, seconds).await?;
                     let used = usage::cpu_time(proxy.pid)? - before;
-                    cost.add(contestant, used.as_secs_f64() * 1e6 / (per_second * seconds as f64));
-                    rate.add(contestant, per_second);
+                    cost.add(name, used.as_secs_f64() * 1e6 / (per_second * seconds as f64));
+                    rate.add(name, per_second);
                 }
             }
             self.done(cost);

@@ -1,4 +1,4 @@
-//! The proxies that are compared, each as its users would set it up for one server that always leads.
+//! The proxies that are compared, each configured as usual for one server that is always the leader.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,19 +17,19 @@ use super::load::Session;
 /// Each opens its port at once.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// Sessions that HAProxy and PgBouncer are set up for; both check that their descriptors suffice for it.
+/// The session limit of HAProxy and PgBouncer; both check that they have enough descriptors for it.
 const SESSIONS_MAX: usize = 9000;
 
-/// Who is measured.
+/// A proxy that is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Contestant {
-    /// pgvane, from a binary; `name` tells several apart, `listener` are further lines for its write listener.
+pub enum Proxy {
+    /// pgvane, from a binary. Several can be measured, under different names.
     Pgvane {
-        /// Its column's head.
+        /// The title of its column.
         name: String,
         /// The program.
         binary: PathBuf,
-        /// Lines of TOML.
+        /// More lines of TOML for its write listener.
         listener: String,
     },
     /// HAProxy in TCP mode, two threads.
@@ -37,11 +37,11 @@ pub enum Contestant {
         /// Whether `option splice-auto` is set.
         splices: bool,
     },
-    /// PgBouncer, pooling sessions.
+    /// PgBouncer with `pool_mode = session`.
     PgBouncer,
 }
 
-/// A proxy in front of the null backend; ends when it is dropped.
+/// A running proxy in front of the null backend; ends when it is dropped.
 #[derive(Debug)]
 pub struct Running {
     /// Where clients connect.
@@ -58,8 +58,8 @@ enum Held {
     Other(Process),
 }
 
-impl Contestant {
-    /// Its column's head.
+impl Proxy {
+    /// The title of its column.
     pub fn name(&self) -> &str {
         match self {
             Self::Pgvane { name, .. } => name,
@@ -69,8 +69,8 @@ impl Contestant {
         }
     }
 
-    /// Starts it before `backend` with its files in `directory`, and waits until a session can be opened through it.
-    /// `rest` is a Patroni that says of the backend that it leads.
+    /// Starts it in front of `backend` with its files in `directory`, and waits until a session can be opened through
+    /// it. `rest` is a REST API that reports the backend as the leader.
     pub async fn start(&self, directory: &Path, backend: SocketAddr, rest: SocketAddr) -> Result<Running> {
         let running = match self {
             Self::Pgvane { binary, listener, .. } => {
