@@ -1,35 +1,39 @@
-//! Doing one fault to the cluster, to pgvane, or to its ports.
+//! Causes one fault: in the cluster, in pgvane, or by clients of its ports.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::bench::usage;
 use pgvane_loadtest::lab::{Frozen, Lab, Switchover};
 use pgvane_loadtest::login::Login;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::tls::{self, Endpoint};
 use pgvane_loadtest::{Error, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use super::plan::{Fault, On, Step};
 
-/// After a crash Patroni's ttl of 20 s must pass; a busy machine gets more.
+/// After a crash, Patroni's ttl of 20 s has to pass, and a busy machine needs more.
 const NEW_LEADER_WITHIN: Duration = Duration::from_secs(120);
 const PATRONI_ENDS_WITHIN: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(90);
-const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 99);
+const RELOADS_EVERY: Duration = Duration::from_millis(500);
+/// pgvane's limit, soft and hard: enough for the largest crowd and its servers.
+pub(super) const DESCRIPTORS_MAX: u32 = 4096;
+const CROWD_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 99);
 
-/// Whether a fault came about.
+/// Whether the fault happened.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Done,
-    /// Patroni has refused it, for this reason. The cluster has to go on as before.
+    /// Patroni has refused it, for this reason. The cluster has to continue as before.
     Refused(String),
 }
 
-/// What faults are done to.
+/// What a fault is caused in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
     pub(super) lab: &'a Lab,
@@ -40,7 +44,7 @@ pub(super) struct Target<'a> {
     pub(super) leader: usize,
 }
 
-/// Does the fault and takes back what it leaves: a frozen process goes on, a killed node starts again.
+/// Causes the fault and ends it: a stopped process continues, a killed node starts again.
 pub(super) async fn inflict(step: Step, target: Target<'_>) -> Result<Outcome> {
     if step.fault == Fault::Switchover {
         return target.lab.ask_for_switchover().await.map(|switchover| match switchover {
@@ -70,6 +74,12 @@ async fn inflict_by_force(step: Step, target: Target<'_>) -> Result<()> {
             lab.thaw_postgres(node(on));
             Ok(())
         }
+        Fault::FreezePostgres(on) => {
+            lab.freeze_postgres(node(on), Frozen::Everything)?;
+            sleep(step.lasts).await;
+            lab.thaw_postgres(node(on));
+            Ok(())
+        }
         Fault::FreezePgvane => {
             signal(pgvane, Signal::STOP)?;
             sleep(step.lasts).await;
@@ -88,10 +98,17 @@ async fn inflict_by_force(step: Step, target: Target<'_>) -> Result<()> {
             lab.wait_for_leader(NEW_LEADER_WITHIN).await?;
             lab.resume().await
         }
-        Fault::CarelessClient => careless_clients(write, connections, step.lasts).await,
+        Fault::StopEtcd => {
+            lab.stop_dcs();
+            sleep(step.lasts).await;
+            lab.start_dcs().await
+        }
+        Fault::Reload => reload(pgvane, step.lasts).await,
+        Fault::NoDescriptors => no_descriptors(pgvane, step.lasts).await,
+        Fault::ReadOnlyErrors => read_only_writers(write, connections, step.lasts).await,
         Fault::SilentAdminConnections => crowd(pgvane.admin_addr, connections, b"", step.lasts).await,
         Fault::OneByteConnections => crowd(write.address, connections, b"\0", step.lasts).await,
-        Fault::DeafClients => deaf_clients(write, connections, step.lasts).await,
+        Fault::NonReadingClients => non_reading_clients(write, connections, step.lasts).await,
     }
 }
 
@@ -105,68 +122,92 @@ async fn kill_node(lab: &Lab, node: usize, on: On, lasts: Duration) -> Result<()
 }
 
 fn signal(pgvane: &Pgvane, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(pgvane.process_id()).ok().and_then(Pid::from_raw);
-    let done = pid.map_or(Err(rustix::io::Errno::SRCH), |pid| kill_process(pid, signal));
-    done.map_err(|error| io_error("sending a signal to pgvane", error.into()))
+    kill_process(pid(pgvane), signal).map_err(|error| io_error("sending a signal to pgvane", error.into()))
 }
 
-/// Clients that write in read-only transactions, one after another: 25006 as fast as they can.
-async fn careless_clients(server: Endpoint, count: usize, lasts: Duration) -> Result<()> {
+fn pid(pgvane: &Pgvane) -> Pid {
+    i32::try_from(pgvane.process_id()).ok().and_then(Pid::from_raw).expect("a process id is a positive i32")
+}
+
+async fn reload(pgvane: &Pgvane, lasts: Duration) -> Result<()> {
     let until = Instant::now() + lasts;
-    let careless = || async move {
+    while Instant::now() < until {
+        pgvane.reload()?;
+        sleep(RELOADS_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Lowers pgvane's limit of descriptors to what it uses.
+async fn no_descriptors(pgvane: &Pgvane, lasts: Duration) -> Result<()> {
+    let used = u64::try_from(usage::descriptors(pgvane.process_id())?).unwrap_or(u64::MAX);
+    let set = |current| {
+        let limits = Rlimit { current: Some(current), maximum: Some(DESCRIPTORS_MAX.into()) };
+        prlimit(Some(pid(pgvane)), Resource::Nofile, limits)
+            .map_err(|error| io_error("changing pgvane's limit of descriptors", error.into()))
+    };
+    set(used)?;
+    sleep(lasts).await;
+    set(DESCRIPTORS_MAX.into()).map(drop)
+}
+
+/// Clients that write in read-only transactions, one after another: as many errors 25006 as possible.
+async fn read_only_writers(server: Endpoint, count: usize, lasts: Duration) -> Result<()> {
+    let until = Instant::now() + lasts;
+    let writes = || async move {
         while Instant::now() < until {
             let client = Login::Trusting.connect(server, CONNECT_WITHIN).await?;
             for _ in 0..20 {
                 let _refused =
-                    client.batch_execute("begin read only; insert into writes values ('careless', 0, 0)").await;
+                    client.batch_execute("begin read only; insert into writes values ('read only', 0, 0)").await;
                 let _ended = client.batch_execute("rollback").await;
             }
         }
         Ok(())
     };
-    let clients: Vec<_> = (0..count).map(|_| tokio::spawn(careless())).collect();
+    let clients: Vec<_> = (0..count).map(|_| tokio::spawn(writes())).collect();
     for client in clients {
-        client.await.expect("a careless client does not panic")?;
+        client.await.expect("a client does not panic")?;
     }
     Ok(())
 }
 
-/// Connections that say `words` and no more.
+/// Connections that send `bytes` and nothing else.
 /// All of them come from an address that no other client has: pgvane limits what one address may use.
-async fn crowd(server: SocketAddr, size: usize, words: &[u8], lasts: Duration) -> Result<()> {
+async fn crowd(server: SocketAddr, size: usize, bytes: &[u8], lasts: Duration) -> Result<()> {
     let mut connections = Vec::with_capacity(size);
     for _ in 0..size {
-        let mut stream = connect_from(STRANGER, server).await?;
-        let _closed_by_a_limit = stream.write_all(words).await;
+        let mut stream = connect_from(CROWD_ADDRESS, server).await?;
+        let _closed_by_a_limit = stream.write_all(bytes).await;
         connections.push(stream);
     }
     sleep(lasts).await;
     Ok(())
 }
 
-/// Sessions that ask for much and read nothing of it.
-async fn deaf_clients(server: Endpoint, count: usize, lasts: Duration) -> Result<()> {
+/// Sessions that send a query with a large result and do not read it.
+async fn non_reading_clients(server: Endpoint, count: usize, lasts: Duration) -> Result<()> {
     let mut clients: Vec<Box<dyn Send>> = Vec::with_capacity(count);
     for _ in 0..count {
-        let client = deaf_client(server).await;
+        let client = non_reading_client(server).await;
         clients.push(client.map_err(|error| io_error("logging in as a client that does not read", error))?);
     }
     sleep(lasts).await;
     Ok(())
 }
 
-async fn deaf_client(server: Endpoint) -> std::io::Result<Box<dyn Send>> {
+async fn non_reading_client(server: Endpoint) -> std::io::Result<Box<dyn Send>> {
     let mut stream = TcpStream::connect(server.address).await?;
     if server.tls {
         let mut stream = tls::start(stream).await?;
-        ask_for_much(&mut stream).await?;
+        query_much(&mut stream).await?;
         return Ok(Box::new(stream));
     }
-    ask_for_much(&mut stream).await?;
+    query_much(&mut stream).await?;
     Ok(Box::new(stream))
 }
 
-async fn ask_for_much(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
+async fn query_much(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
     stream.write_all(&message(None, b"\0\x03\0\0user\0trusting\0database\0app\0\0")).await?;
     let mut answer = Vec::new();
     // ReadyForQuery outside a transaction is the end of the login.

@@ -1,4 +1,4 @@
-//! A session that stays open and asks now and then whether it is on a primary.
+//! A session that stays open and asks from time to time whether its server is a primary.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(90);
 const QUESTION: &str = "select pg_is_in_recovery()";
 const ASKS_EVERY: Duration = Duration::from_millis(1500);
 
-/// A session at work, connected again whenever it ends; dropping it ends it.
+/// A running session, connected again when it ends; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct IdleSession {
     seen: Arc<Mutex<Vec<Failure>>>,
@@ -29,7 +29,7 @@ impl IdleSession {
         Self { seen, task }
     }
 
-    /// What went wrong since the last call; an answer of a server in recovery among it, as a read-only error.
+    /// The failures since the last call. An answer of a server in recovery is one of them, as a read-only error.
     pub(super) fn take(&self) -> Vec<Failure> {
         std::mem::take(&mut *locked(&self.seen))
     }

@@ -1,4 +1,4 @@
-//! `loadtest chaos`: faults at random on a cluster with pgvane in front, and after each a check of what clients saw.
+//! `loadtest chaos`: random faults in a cluster with pgvane in front of it, and after each a check of what clients saw.
 
 mod faults;
 mod idle;
@@ -17,13 +17,14 @@ use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::writer::Writer;
 use pgvane_loadtest::{Error, Result};
 
+use self::faults::DESCRIPTORS_MAX;
 use self::plan::Plan;
 use self::report::Table;
 use self::stage::Stage;
 use self::variant::{Forced, Variant};
 use super::unless_interrupted;
 
-/// Longer than any step without a leader, so that a refusal is never explained by the cluster.
+/// Longer than any time without a leader, so that no client may be refused.
 const HOLD_MAX: &str = "120s";
 
 #[derive(Debug, Args)]
@@ -31,10 +32,10 @@ pub(crate) struct Options {
     /// pgvane's binary
     #[arg(long, value_name = "PATH")]
     pgvane: PathBuf,
-    /// How long; the last fault is finished
+    /// Duration; the last fault is finished
     #[arg(long, value_name = "N", default_value_t = 10)]
     minutes: u64,
-    /// What chooses the faults, the versions, TLS and the pooler: the same seed, the same choice
+    /// Chooses the faults, the versions, TLS and the pooler; the same seed makes the same choice
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -56,7 +57,7 @@ async fn chaos(options: &Options) -> Result<()> {
     Writer::prepare(&lab).await?;
     let poolers = variant.poolers(&lab).await?;
     let pgvane = Pgvane::builder(&options.pgvane, &Variant::nodes(&lab, &poolers));
-    let pgvane = pgvane.cluster("leader_grace = \"15s\"").hold_max(HOLD_MAX);
+    let pgvane = pgvane.cluster("leader_grace = \"15s\"").hold_max(HOLD_MAX).descriptors_max(DESCRIPTORS_MAX);
     let pgvane = variant.with_tls(pgvane, &lab)?.start(lab.directory()).await?;
     let mut stage = Stage::new(&lab, &pgvane, variant.clients_use_tls()).await?;
     let mut table = Table::new(title);

@@ -1,10 +1,10 @@
-//! What a seed chooses: faults in random order, each once before any comes again.
+//! The faults that a seed chooses: in random order, each once before any is repeated.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// On which node a fault falls.
+/// The node of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum On {
     Leader,
@@ -18,17 +18,21 @@ pub(super) enum Fault {
     KillNode(On),
     FreezePatroni(On),
     FreezePostmaster(On),
+    FreezePostgres(On),
     FreezePgvane,
     KillPatroni,
     RestartPatroniInPause,
-    CarelessClient,
+    StopEtcd,
+    Reload,
+    NoDescriptors,
+    ReadOnlyErrors,
     SilentAdminConnections,
     OneByteConnections,
-    DeafClients,
+    NonReadingClients,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 14] = [
+    pub(super) const ALL: [Fault; 19] = [
         Fault::Switchover,
         Fault::KillNode(On::Leader),
         Fault::KillNode(On::Replica),
@@ -36,16 +40,21 @@ impl Fault {
         Fault::FreezePatroni(On::Replica),
         Fault::FreezePostmaster(On::Leader),
         Fault::FreezePostmaster(On::Replica),
+        Fault::FreezePostgres(On::Leader),
+        Fault::FreezePostgres(On::Replica),
         Fault::FreezePgvane,
         Fault::KillPatroni,
         Fault::RestartPatroniInPause,
-        Fault::CarelessClient,
+        Fault::StopEtcd,
+        Fault::Reload,
+        Fault::NoDescriptors,
+        Fault::ReadOnlyErrors,
         Fault::SilentAdminConnections,
         Fault::OneByteConnections,
-        Fault::DeafClients,
+        Fault::NonReadingClients,
     ];
 
-    /// Whether it is done by clients of pgvane alone, so that a failure in doing it is pgvane's.
+    /// Whether only clients of pgvane cause it, so that an error of these clients is pgvane's.
     pub(super) fn is_on_ports(self) -> bool {
         self.connections() > 0
     }
@@ -53,15 +62,15 @@ impl Fault {
     /// How many connections it opens to pgvane, at most.
     pub(super) fn connections(self) -> usize {
         match self {
-            Fault::CarelessClient => 3,
+            Fault::ReadOnlyErrors => 3,
             Fault::SilentAdminConnections => 200,
             Fault::OneByteConnections => 1000,
-            Fault::DeafClients => 10,
+            Fault::NonReadingClients => 10,
             _ => 0,
         }
     }
 
-    /// What is printed for it.
+    /// Its name in the output.
     pub(super) fn name(self) -> &'static str {
         match self {
             Fault::Switchover => "switchover by REST",
@@ -71,28 +80,33 @@ impl Fault {
             Fault::FreezePatroni(On::Replica) => "SIGSTOP of a replica's Patroni",
             Fault::FreezePostmaster(On::Leader) => "SIGSTOP of the leader's postmaster",
             Fault::FreezePostmaster(On::Replica) => "SIGSTOP of a replica's postmaster",
+            Fault::FreezePostgres(On::Leader) => "SIGSTOP of the leader's whole PostgreSQL",
+            Fault::FreezePostgres(On::Replica) => "SIGSTOP of a replica's whole PostgreSQL",
             Fault::FreezePgvane => "SIGSTOP of pgvane",
             Fault::KillPatroni => "SIGKILL and restart of Patroni alone, leader",
             Fault::RestartPatroniInPause => "SIGTERM and restart of Patroni alone, leader, in pause",
-            Fault::CarelessClient => "a client that causes 25006",
+            Fault::StopEtcd => "etcd is down",
+            Fault::Reload => "SIGHUP to pgvane, twice a second",
+            Fault::NoDescriptors => "pgvane has no descriptors left",
+            Fault::ReadOnlyErrors => "a client that causes 25006",
             Fault::SilentAdminConnections => "silent connections to the admin port",
             Fault::OneByteConnections => "1000 connections of one byte",
-            Fault::DeafClients => "clients that do not read",
+            Fault::NonReadingClients => "clients that do not read",
         }
     }
 }
 
-/// A fault with its particulars.
+/// A fault with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) fault: Fault,
-    /// How long it lasts. Shorter than Patroni's ttl less its loop_wait, so that no lead lapses by it.
+    /// How long it lasts. Shorter than Patroni's ttl minus loop_wait, so that the leader key does not expire.
     pub(super) lasts: Duration,
-    /// Which of the replicas.
+    /// Chooses one of the replicas.
     pub(super) replica: usize,
 }
 
-/// The steps of one seed, without end.
+/// The steps of one seed; there are infinitely many.
 #[derive(Debug)]
 pub(super) struct Plan {
     rng: Rng,

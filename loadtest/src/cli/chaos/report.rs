@@ -1,4 +1,4 @@
-//! What a run prints: a line for each fault, and the tables at its end.
+//! The output of a run: a line for each fault, and tables at the end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,10 +19,10 @@ pub(super) struct Seen {
     pub(super) cause: &'static str,
 }
 
-/// What came of one step.
+/// The results of one step.
 #[derive(Debug, Default)]
 pub(super) struct StepReport {
-    /// Why Patroni did not do what it was asked for.
+    /// Why Patroni refused the fault, if it did.
     pub(super) refused: Option<String>,
     pub(super) seen: Vec<Seen>,
     pub(super) violations: Vec<String>,
@@ -31,7 +31,7 @@ pub(super) struct StepReport {
     pub(super) after: Usage,
 }
 
-/// What came of all steps with one fault.
+/// The results of all steps with one fault.
 #[derive(Debug, Default)]
 struct Row {
     times: usize,
@@ -46,7 +46,7 @@ struct Row {
 pub(super) struct Table {
     title: String,
     rows: BTreeMap<&'static str, Row>,
-    /// By port, cause and what the client was told.
+    /// How many, by port, cause and message.
     told: BTreeMap<(Port, &'static str, String), usize>,
     after_steps: Vec<Usage>,
     violations: usize,
@@ -57,7 +57,7 @@ impl Table {
         Table { title, rows: BTreeMap::new(), told: BTreeMap::new(), after_steps: Vec::new(), violations: 0 }
     }
 
-    /// Takes in one step and prints its line. `log` is what pgvane has logged during it.
+    /// Adds one step and prints its line. `log` is what pgvane has logged during it.
     pub(super) fn add(&mut self, fault: &'static str, took: Duration, report: StepReport, log: &str) {
         self.after_steps.push(report.after);
         let row = self.rows.entry(fault).or_default();
@@ -86,7 +86,7 @@ impl Table {
         for (name, Row { times, refused, ended, peak, violations }) in &self.rows {
             println!("| {name} | {times} | {refused} | {ended} | {peak} | {violations} |");
         }
-        println!("\n| port | what happened in the cluster | what the client was told | times |\n|---|---|---|--:|");
+        println!("\n| port | event in the cluster | error that the client got | times |\n|---|---|---|--:|");
         for ((port, cause, told), times) in &self.told {
             println!("| {} | {cause} | {told} | {times} |", port.name());
         }
@@ -116,7 +116,7 @@ fn print_violations(violations: &[String], log: &str) {
     }
 }
 
-/// What a client was told: PostgreSQL's code, if there was one, and the text.
+/// The error that a client got: the SQLSTATE, if there was one, and the text.
 fn told(failure: &Failure) -> String {
     let text = failure.message.split(" (SQLSTATE ").next().unwrap_or_default();
     let text = without_numbers(&text.replace("db error: ", ""));
@@ -126,7 +126,7 @@ fn told(failure: &Failure) -> String {
     }
 }
 
-/// `text` on one line, with N for each number: ports, process ids and nodes differ, and what is said does not.
+/// `text` on one line, with N for each number, so that messages which differ in a port or a node are counted together.
 fn without_numbers(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -21,18 +21,18 @@ const WRITERS: usize = 4;
 const WRITERS_PACE: Duration = Duration::from_millis(20);
 const READERS_PACES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(130)];
 const IDLE_SESSIONS: usize = 2;
-/// Longer than any fault: a frozen server is no reason for a session to end.
+/// Longer than any fault: a server that is stopped for some seconds is no reason for a session to end.
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 const CLUSTER_SOUND_WITHIN: Duration = Duration::from_secs(180);
 const PGVANE_SOUND_WITHIN: Duration = Duration::from_secs(60);
 const FLAT_WITHIN: Duration = Duration::from_secs(30);
 /// Checks and sessions of this load come and go.
 const DESCRIPTORS_SLACK: usize = 60;
-/// A crowd of 1000 leaves some memory with the allocator.
+/// After 1000 connections, the allocator keeps some memory.
 const BYTES_SLACK: u64 = 48 * 1024 * 1024;
-/// What a connection may take of pgvane while a fault lasts: its two sockets, and two pipes of two ends each.
+/// What one connection may need during a fault: two sockets, and two pipes with two ends each.
 const DESCRIPTORS_PER_CONNECTION: usize = 6;
-/// A session at work with TLS, and what it keeps for a client that does not read.
+/// What one session may need during a fault, with TLS and with a client that does not read.
 const BYTES_PER_CONNECTION: u64 = 512 * 1024;
 
 pub(super) struct Stage<'a> {
@@ -41,7 +41,7 @@ pub(super) struct Stage<'a> {
     write: Endpoint,
     writers: Vec<(RunningWriter, usize)>,
     readers: [RunningReader; 2],
-    newcomer: RunningReader,
+    new_sessions: RunningReader,
     idle: Vec<IdleSession>,
     facts: Facts,
     watch: Watch,
@@ -62,7 +62,7 @@ impl<'a> Stage<'a> {
             write,
             writers: (0..WRITERS).map(|number| (writer(number, write), 0)).collect(),
             readers: READERS_PACES.map(|pace| Reader::to(read).pace(pace).start()),
-            newcomer: Reader::to(write).pace(READERS_PACES[0]).start(),
+            new_sessions: Reader::to(write).pace(READERS_PACES[0]).start(),
             idle: (0..IDLE_SESSIONS).map(|_| IdleSession::start(write)).collect(),
             facts: Facts::of(lab, leader).await,
             watch: Watch::start(pgvane.process_id()),
@@ -74,7 +74,7 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// One fault, the way back to a sound cluster, and what was wrong. An error is one of the lab's or the tool's.
+    /// Causes one fault, waits until the cluster works again, and checks everything. An error is one of the lab.
     pub(super) async fn step(&mut self, step: Step) -> Result<StepReport> {
         let mut report = StepReport::default();
         let target = Target { lab: self.lab, pgvane: self.pgvane, write: self.write, leader: self.facts.leader };
@@ -93,7 +93,7 @@ impl<'a> Stage<'a> {
             report.violations.push(format!("the cluster is sound, but clients are not served: {error}"));
         }
         let before = std::mem::replace(&mut self.facts, Facts::of(self.lab, leader).await);
-        self.judge_failures(&before, &mut report);
+        self.judge_failures(step, &before, &mut report);
         self.judge_writes(&mut report.violations).await?;
         self.judge_usage(step, &mut report).await?;
         if self.pgvane.log_text().contains("panicked") {
@@ -120,24 +120,24 @@ impl<'a> Stage<'a> {
     }
 
     /// Every session and login that ended is either explained or a violation.
-    fn judge_failures(&mut self, before: &Facts, report: &mut StepReport) {
+    fn judge_failures(&mut self, step: Step, before: &Facts, report: &mut StepReport) {
         let mut failures = Vec::new();
         for (writer, judged) in &mut self.writers {
             let new = writer.so_far().failures.split_off(*judged);
             *judged += new.len();
             failures.extend(new.into_iter().map(|failure| (Port::Write, failure)));
         }
-        let newcomer = self.newcomer.take();
-        if newcomer.visits.iter().any(|visit| visit.in_recovery) {
+        let new_sessions = self.new_sessions.take();
+        if new_sessions.visits.iter().any(|visit| visit.in_recovery) {
             report.violations.push("a new session on the write port was on a server in recovery".to_owned());
         }
-        failures.extend(newcomer.failures.into_iter().map(|failure| (Port::Write, failure)));
+        failures.extend(new_sessions.failures.into_iter().map(|failure| (Port::Write, failure)));
         failures.extend(self.idle.iter().flat_map(IdleSession::take).map(|failure| (Port::Write, failure)));
         for reader in &self.readers {
             failures.extend(reader.take().failures.into_iter().map(|failure| (Port::Read, failure)));
         }
         for (port, failure) in failures {
-            match cause(port, &failure, before, &self.facts) {
+            match cause(step.fault, port, &failure, before, &self.facts) {
                 Some(cause) => report.seen.push(Seen { port, failure, cause }),
                 None => report.violations.push(format!("{} port: {}", port.name(), failure.message)),
             }

@@ -1,4 +1,4 @@
-//! What a run is made of: the versions of PostgreSQL and Patroni, how clients use TLS, and whether poolers are in between.
+//! The variant of a run: the versions of PostgreSQL and Patroni, the clients' TLS, and the poolers.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use pgvane_loadtest::pgbouncer::{Pgbouncer, PoolMode};
 use pgvane_loadtest::pgvane::PgvaneBuilder;
 use pgvane_loadtest::programs::{Patroni, Postgresql};
 
-/// What is forced; the seed chooses the rest.
+/// The parts that are set on the command line; the seed chooses the others.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Forced {
     /// PostgreSQL's version; 15 is the one of Debian's packages. The seed chooses it if this is not set
@@ -138,7 +138,7 @@ impl Variant {
         self.tls != Tls::Plain
     }
 
-    /// What pgvane takes for the nodes.
+    /// The nodes as pgvane sees them.
     pub(super) fn nodes(lab: &Lab, poolers: &[Pgbouncer]) -> Vec<Node> {
         match poolers {
             [] => lab.nodes().to_vec(),

@@ -1,4 +1,4 @@
-//! pgvane's memory and descriptors, looked at several times a second for as long as a run lasts.
+//! Reads pgvane's memory and descriptors several times a second.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use pgvane_loadtest::Result;
 use pgvane_loadtest::bench::usage;
 use tokio::task::JoinHandle;
 
-const LOOKS_EVERY: Duration = Duration::from_millis(200);
-/// With fewer steps, the first and the last of them have too little between them to show a trend.
+const READS_EVERY: Duration = Duration::from_millis(200);
+/// With fewer steps there is no trend to see.
 const TREND_STEPS_MIN: usize = 12;
 /// The allocator keeps some of what a crowd has used; a leak of one session's memory in each step is more than this.
 const GROWTH_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const GROWTH_DESCRIPTORS_MAX: usize = 10;
 
-/// What a process holds at one moment.
+/// What a process uses at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     /// Resident memory.
@@ -39,7 +39,7 @@ impl std::fmt::Display for Usage {
     }
 }
 
-/// Looks at a process until it is dropped.
+/// Reads the usage of a process until it is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
     peak: Arc<Mutex<Usage>>,
@@ -56,13 +56,13 @@ impl Watch {
                     let mut peak = locked(&shared);
                     *peak = peak.max(usage);
                 }
-                tokio::time::sleep(LOOKS_EVERY).await;
+                tokio::time::sleep(READS_EVERY).await;
             }
         });
         Watch { peak, task }
     }
 
-    /// The most since the last call.
+    /// The largest values since the last call.
     pub(super) fn take_peak(&self) -> Usage {
         std::mem::take(&mut *locked(&self.peak))
     }
@@ -80,7 +80,7 @@ fn locked(peak: &Mutex<Usage>) -> MutexGuard<'_, Usage> {
 
 /// Why the usage after each step, in order, is not flat; `None` if it is.
 ///
-/// The first third is compared with the last by their medians: one step's leftovers do not count.
+/// Compares the medians of the first and the last third, so that a single step does not count.
 pub(super) fn growth(after_steps: &[Usage]) -> Option<String> {
     if after_steps.len() < TREND_STEPS_MIN {
         return None;
