@@ -1,5 +1,6 @@
 //! What a process has used so far.
 
+use std::collections::HashSet;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -37,10 +38,16 @@ fn status_bytes(pid: u32, label: &str) -> Result<u64> {
     kilobytes.map(|kilobytes| kilobytes * 1024).ok_or_else(|| unreadable(&path, &text))
 }
 
-/// Open file descriptors.
+/// Number of open file descriptors.
 pub fn descriptors(pid: u32) -> Result<usize> {
+    Ok(open_descriptors(pid)?.len())
+}
+
+/// The open file descriptors.
+pub fn open_descriptors(pid: u32) -> Result<HashSet<u64>> {
     let path = format!("/proc/{pid}/fd");
-    fs::read_dir(&path).map(Iterator::count).doing(|| format!("reading {path}"))
+    let entries = fs::read_dir(&path).doing(|| format!("reading {path}"))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
 fn unreadable(path: &str, text: &str) -> Error {
@@ -56,6 +63,7 @@ mod tests {
         let pid = std::process::id();
         assert!(resident_bytes(pid).expect("readable") > 100_000);
         assert!(cpu_time(pid).expect("readable") > Duration::ZERO);
+        assert!(open_descriptors(pid).expect("readable").contains(&0));
         assert!(cpu_time(u32::MAX).is_err());
     }
 }

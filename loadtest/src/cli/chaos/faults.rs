@@ -138,15 +138,17 @@ async fn reload(pgvane: &Pgvane, lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Lowers pgvane's limit of descriptors to what it uses.
+/// Lowers pgvane's limit so that it cannot open anything until it closes something.
 async fn no_descriptors(pgvane: &Pgvane, lasts: Duration) -> Result<()> {
-    let used = u64::try_from(usage::descriptors(pgvane.process_id())?).unwrap_or(u64::MAX);
+    // The kernel gives the lowest free number to what is opened, and the limit is for these numbers.
+    let open = usage::open_descriptors(pgvane.process_id())?;
+    let lowest_free = (0..).find(|number| !open.contains(number)).unwrap_or_default();
     let set = |current| {
         let limits = Rlimit { current: Some(current), maximum: Some(DESCRIPTORS_MAX.into()) };
         prlimit(Some(pid(pgvane)), Resource::Nofile, limits)
             .map_err(|error| io_error("changing pgvane's limit of descriptors", error.into()))
     };
-    set(used)?;
+    set(lowest_free)?;
     sleep(lasts).await;
     set(DESCRIPTORS_MAX.into()).map(drop)
 }
