@@ -1,6 +1,7 @@
 //! The rules for code that reads untrusted bytes, one for each reader. The fuzz targets search for bytes that break a
 //! rule; the tests check the same rules with the seeds and with variations of them.
 
+use pgvane::import::{Request, import};
 use pgvane::protocol::framing::Framing;
 use pgvane::protocol::login::{self, Next, ServerMessage};
 use pgvane::protocol::message::{HEADER_LENGTH, TERMINATE};
@@ -121,4 +122,19 @@ pub fn framing(data: &[u8]) {
     asked.ask(&stream[..passed]);
     assert_eq!(state(&asked), state(&asked_one_by_one));
     assert!(passed == stream.len() || asked.awaits_answer(), "it is held back without need");
+}
+
+/// A haproxy.cfg: it is imported or refused, never both, and always with a report.
+pub fn import_file(data: &[u8]) {
+    let environment = std::collections::BTreeMap::new();
+    let outcome = import(&Request {
+        file: "haproxy.cfg",
+        bytes: data,
+        environment: &environment,
+        read_file: &|_| Err("no such file".to_owned()),
+        role_source: None,
+        one_cluster: &[],
+    });
+    assert!(outcome.report.lines().all(|line| !line.contains('\r')));
+    assert_eq!(outcome.toml.is_none(), outcome.report.contains(": not imported ("), "{}", outcome.report);
 }

@@ -11,7 +11,7 @@
 //!
 //! Imports run down this line and never back, and no files import each other in a circle (`tests/it/layout.rs`):
 //!
-//! cli → app → admin → proxy → probe → telemetry → config → tls → net → routing → cluster → protocol
+//! cli → app → admin → proxy → probe → telemetry → import → config → tls → net → routing → cluster → protocol
 //!
 //! `cluster`, `routing` and `protocol` are pure: no runtime, no sockets, no clock. `simulation` tests them.
 
@@ -20,6 +20,7 @@ pub mod app;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod import;
 pub mod net;
 pub mod probe;
 pub mod protocol;

@@ -4,6 +4,7 @@ mod admin_api;
 mod check;
 mod exit;
 mod healthcheck;
+mod import;
 mod memory;
 mod node;
 mod run;
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::admin_api::{AdminUrl, CliError, Identity};
 use self::exit::failed;
+use self::import::ImportArgs;
 use self::node::{DrainArgs, NodeArgs};
 use crate::cluster::AdminState;
 use crate::config::Config;
@@ -41,6 +43,11 @@ enum Command {
         #[arg(long)]
         connect: bool,
     },
+    /// Write a configuration from a haproxy.cfg: the result on standard output, a report on standard error
+    ///
+    /// The report names every line that is not in the result and every line that means something else in pgvane. A file
+    /// that does not say clearly what is meant is refused with exit code 78, and nothing is written to standard output.
+    Import(ImportArgs),
     /// Check whether a running pgvane is alive; for Docker's HEALTHCHECK
     Healthcheck {
         #[command(flatten)]
@@ -104,6 +111,7 @@ pub fn main() -> ExitCode {
             }
             Err(code) => code,
         },
+        Command::Import(args) => import::run(&args),
         Command::Healthcheck { admin_url, ready } => block_on(healthcheck::ask(&admin_url, ready)),
         Command::Status { admin_url, identity, json } => block_on(status::show(&admin_url, &identity, json)),
         Command::Drain(args) => block_on(node::drain(&args, AdminState::Drain)),

@@ -34,6 +34,11 @@ fn framing_keeps_its_rule() {
     seeds_keep("framing", rules::framing);
 }
 
+#[test]
+fn imports_keep_their_rule() {
+    seeds_keep("import", rules::import_file);
+}
+
 fn seeds_keep(target: &str, rule: fn(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
     let files = fs::read_dir(directory).expect("each target has seeds");

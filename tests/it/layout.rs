@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of `src/` that are pure: what decides where a session goes can be driven through years of faults in a second
 /// only as long as it opens no socket and reads no clock.
-const PURE: [&str; 3] = ["cluster", "routing", "protocol"];
+const PURE: [&str; 4] = ["cluster", "routing", "protocol", "import"];
 
 /// External paths that make a pure room impure. Types of addresses are data; sockets are not.
 const IMPURE: [&str; 12] = [
