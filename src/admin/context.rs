@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::{Config, Listener};
+use crate::config::Config;
 use crate::net::Resolver;
 use crate::probe::ClusterHandle;
-use crate::proxy::sessions::registry::{Census, Registry};
+use crate::proxy::sessions::registry::Registry;
 use crate::telemetry::MetricRegistry;
 
 /// Everything that the HTTP handlers read and change.
@@ -31,15 +31,6 @@ pub struct AdminContext {
 }
 
 impl AdminContext {
-    /// The name and the counts of each listener.
-    pub(super) fn census(&self) -> Vec<(String, Census)> {
-        let listeners = self.config.listeners.iter();
-        let named = |(settings, census): (&Listener, Census)| {
-            (settings.name.clone(), Census { sessions_max: settings.sessions_max, ..census })
-        };
-        listeners.zip(self.registry.census()).map(named).collect()
-    }
-
     /// Why a load balancer should not send connections here; `None` if it should.
     pub(super) fn why_not_ready(&self) -> Option<String> {
         if *self.is_stopping.borrow() {

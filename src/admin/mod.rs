@@ -1,15 +1,17 @@
-//! What operators and their tools see, and the little that they may change: the stats page, metrics, whether all is well,
-//! and the administrative states of nodes. All over HTTP.
+//! The admin port, over HTTP: stats page, metrics, health of pgvane itself, and the actions of operators.
 
 mod actions;
 mod answer;
+mod collect;
 mod context;
+pub mod host;
 mod protection;
 mod scrape;
 mod server;
 mod stats;
 pub mod status;
 mod users;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,19 +26,15 @@ use axum::{Extension, Router};
 use self::answer::json;
 pub use self::context::AdminContext;
 use self::protection::Protection;
-use self::scrape::ClusterNow;
 use self::status::Status;
 use self::users::Users;
-use crate::cluster::topology::Topology;
-use crate::config::ClusterIndex;
-use crate::probe::ClusterHandle;
 use crate::probe::history::Record;
 
-/// Serves until it is dropped. Needs a runtime around it that may be busy without harm to the checks.
+/// Serves the admin port until it is dropped. It needs a runtime of its own: a slow page must not delay the checks.
 pub async fn serve(socket: std::net::TcpListener, context: AdminContext) {
     let admin = context.config.admin.clone().unwrap_or_default();
-    let users = Arc::new(Users::new(admin.users));
-    let protection = Arc::new(Protection::new(Arc::clone(&users), admin.requires_login));
+    let users = Arc::new(Users::new(admin.users.clone()));
+    let protection = Arc::new(Protection::new(Arc::clone(&users), &admin));
     let router = Router::new()
         .route("/", get(stats_page))
         .route("/stats", get(stats_page))
@@ -54,28 +52,15 @@ pub async fn serve(socket: std::net::TcpListener, context: AdminContext) {
 }
 
 async fn stats_page(State(context): State<Arc<AdminContext>>) -> Response {
-    match stats::Page::of(&context).render() {
+    let has_actions = context.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty());
+    match stats::Page::of(Status::of(&context), has_actions).render() {
         Ok(html) => ([(header::CACHE_CONTROL, "no-store")], Html(html)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
 async fn metrics(State(context): State<Arc<AdminContext>>) -> Response {
-    let pictures: Vec<Arc<Topology>> = context.clusters.iter().map(ClusterHandle::topology_full).collect();
-    let loads: Vec<Vec<u32>> = (0..pictures.len()).map(|at| context.registry.loads(ClusterIndex(at))).collect();
-    let clusters: Vec<ClusterNow<'_>> = context
-        .clusters
-        .iter()
-        .zip(pictures.iter().zip(&loads))
-        .enumerate()
-        .map(|(at, (view, (topology, sessions)))| ClusterNow {
-            name: view.name(),
-            topology,
-            sessions,
-            own_ports: context.config.own_ports(ClusterIndex(at)),
-        })
-        .collect();
-    let text = scrape::render(&context.metrics, &clusters, &context.census(), &context.names);
+    let text = scrape::render(&context.metrics, &Status::of(&context));
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }
 

@@ -1,5 +1,5 @@
-//! What is asked of every request before anything of it is done: the form that health checks use, a login where one is
-//! required, and not too many wrong passwords. And what browsers are told with every answer.
+//! Checks every request before it is handled: its `Host`, the login where one is required, and the number of wrong
+//! passwords. Adds the security headers to every answer.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,8 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
@@ -17,21 +18,25 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use super::actions::{Refusal, authorize};
+use super::host::Hosts;
 use super::users::{Denied, PENALTY, Users};
+use crate::config::Admin;
 use crate::protocol::startup::cut_to_name_length;
 
-/// How long a request may take, its body included.
+/// How long a request may take, including its body.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
-/// Wrong passwords that one address may send in [`FAILURES_FORGOTTEN_AFTER`], before its further attempts are not looked at.
+/// The number of wrong passwords that one address may send within [`FAILURES_FORGOTTEN_AFTER`]. After that, its passwords
+/// are not compared any more.
 const FAILURES_MAX: u32 = 5;
 
+/// How long wrong passwords of an address count.
 const FAILURES_FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
-/// Addresses whose failures are remembered at once.
+/// The number of addresses whose wrong passwords are counted at the same time.
 const ADDRESSES_MAX: usize = 1024;
 
-/// What browsers are told: nothing from elsewhere belongs into the page, and the page belongs into no other.
+/// Tells browsers that the page loads nothing from elsewhere, and that no other page may contain it.
 const HEADERS: [(HeaderName, &str); 4] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -43,27 +48,34 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::REFERRER_POLICY, "no-referrer"),
 ];
 
-/// Which requests the admin port serves.
+/// Paths for programs. They need no login and may be asked under any name: Prometheus and health checks use names that
+/// pgvane does not know, and the answers contain no secrets.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// Decides which requests are handled.
 pub(super) struct Protection {
-    /// Who may change things, and may look where a login is required.
-    pub(super) users: Arc<Users>,
-    /// Whether the page and the API are for users only.
-    pub(super) requires_login: bool,
+    /// The users that may make changes and, where a login is required, may read.
+    users: Arc<Users>,
+    /// Whether the page and the API need a login.
+    requires_login: bool,
+    /// The names under which they are served.
+    hosts: Hosts,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
 
-/// Wrong passwords of one address.
+/// The wrong passwords of one address.
 struct Failures {
     count: u32,
     since: Instant,
 }
 
 impl Protection {
-    pub(super) fn new(users: Arc<Users>, requires_login: bool) -> Protection {
-        Protection { users, requires_login, failures: Mutex::default() }
+    pub(super) fn new(users: Arc<Users>, admin: &Admin) -> Protection {
+        let (requires_login, hosts) = (admin.requires_login, Hosts::new(&admin.hosts));
+        Protection { users, requires_login, hosts, failures: Mutex::default() }
     }
 
-    /// Whether this address has failed too often. The first time that it has, it is logged.
+    /// Whether this address has sent too many wrong passwords.
     fn fails_too_often(&self, ip: IpAddr) -> bool {
         let mut failures = self.failures.lock();
         let now = Instant::now();
@@ -71,7 +83,7 @@ impl Protection {
         failures.get(&ip).is_some_and(|of| of.count >= FAILURES_MAX)
     }
 
-    /// Counts a wrong password. Returns how many there have been.
+    /// Counts a wrong password. Returns the number of wrong passwords of this address.
     fn count_failure(&self, ip: IpAddr) -> u32 {
         let mut failures = self.failures.lock();
         if failures.len() >= ADDRESSES_MAX && !failures.contains_key(&ip) {
@@ -82,11 +94,18 @@ impl Protection {
         of.count
     }
 
-    /// Why this request is not served; `None` if it is.
-    async fn refuse(&self, method: &Method, path: &str, headers: &HeaderMap, peer: SocketAddr) -> Option<Response> {
+    /// The answer to a request that is refused; `None` if it is to be handled.
+    async fn refuse(&self, request: &Parts, peer: SocketAddr) -> Option<Response> {
+        let Parts { method, uri, headers, .. } = request;
         let changes = method == Method::POST;
-        let is_probe = ["/healthz", "/readyz", "/metrics"].contains(&path);
-        if !changes && (is_probe || !self.requires_login) {
+        let is_probe = PROBES.contains(&uri.path()) && !changes;
+        if is_probe {
+            return None;
+        }
+        if let Some(name) = self.hosts.wrong_name(uri, headers) {
+            return Some(wrong_host(&name));
+        }
+        if !changes && !self.requires_login {
             return None;
         }
         if self.fails_too_often(peer.ip()) {
@@ -108,20 +127,28 @@ impl Protection {
     }
 }
 
-/// Goes before every request, and before its body is read.
+/// The answer to a request that names a host under which the page is not served.
+fn wrong_host(name: &str) -> Response {
+    let name = cut_to_name_length(name);
+    let why = format!(
+        "pgvane does not serve this page under the name {name:?}: the request may come from a web page of another site \
+         (DNS rebinding).\nIf {name:?} is a name of this pgvane, add it to `hosts` in [admin] of pgvane.toml, without \
+         the port; or use the IP address in the URL.\n"
+    );
+    (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+}
+
+/// Wraps the handling of every request. Runs before the body is read.
 pub(super) async fn protect(
     State(protection): State<Arc<Protection>>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
     request: Request,
     next: Next,
 ) -> Response {
-    // a body cannot be shared between threads, so it is left out of what is looked at
-    let (parts, body) = request.into_parts();
-    let refusal = protection.refuse(&parts.method, parts.uri.path(), &parts.headers, peer).await;
-    let request = Request::from_parts(parts, body);
-    let mut response = match refusal {
+    let (parts, body) = request.into_parts(); // the body is not `Sync`
+    let mut response = match protection.refuse(&parts, peer).await {
         Some(refusal) => refusal,
-        None => match timeout(REQUEST_MAX, next.run(request)).await {
+        None => match timeout(REQUEST_MAX, next.run(Request::from_parts(parts, body))).await {
             Ok(response) => response,
             Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long\n").into_response(),
         },
@@ -132,8 +159,9 @@ pub(super) async fn protect(
     response
 }
 
-/// `OPTIONS` is HAProxy's usual health check, and is answered as `GET` is; a slash at the end of a path changes nothing.
-pub(super) fn as_health_checks_mean_it(request: &mut Request) {
+/// Changes a request so that it is answered as health checks expect: `OPTIONS`, HAProxy's usual check, as `GET`, and a
+/// path with a slash at its end as the path without it.
+pub(super) fn normalize(request: &mut Request) {
     if request.method() == Method::OPTIONS {
         *request.method_mut() = Method::GET;
     }

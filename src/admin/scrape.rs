@@ -1,38 +1,15 @@
 //! Metrics that are read at the time of the scrape, such as roles, lags and sessions.
 
-use std::collections::BTreeSet;
-use std::num::NonZeroU16;
-
+use super::status::{Cluster, Lead, Listener, Status};
 use crate::cluster::AdminState;
-use crate::cluster::leadership::Leadership;
-use crate::cluster::topology::Topology;
-use crate::net::Resolver;
-use crate::proxy::sessions::registry::Census;
 use crate::telemetry::{MetricRegistry, lines_lost, registry};
 
-/// What a scrape reads of one cluster.
-pub struct ClusterNow<'a> {
-    /// Its name.
-    pub name: &'a str,
-    /// Its current topology.
-    pub topology: &'a Topology,
-    /// Current sessions on each node, indexed by [`crate::cluster::NodeId`].
-    pub sessions: &'a [u32],
-    /// The ports of the nodes that listeners have as their own.
-    pub own_ports: BTreeSet<NonZeroU16>,
-}
-
 /// Returns all metrics in Prometheus' text format: the registered ones, and those that are read now.
-pub(super) fn render(
-    registered: &MetricRegistry,
-    clusters: &[ClusterNow<'_>],
-    census: &[(String, Census)],
-    names: &Resolver,
-) -> String {
+pub(super) fn render(registered: &MetricRegistry, status: &Status) -> String {
     let mut families = registered.gather();
-    families.extend(of_clusters(clusters).gather());
-    families.extend(of_listeners(census).gather());
-    families.extend(of_names(names).gather());
+    families.extend(of_clusters(&status.clusters).gather());
+    families.extend(of_listeners(&status.listeners).gather());
+    families.extend(of_names(status).gather());
     families.extend(of_process().gather());
     registry::render(&families)
 }
@@ -41,7 +18,7 @@ pub(super) fn render(
 const ROLES: [&str; 8] =
     ["leader", "lock-holder", "unlocked-primary", "standby-leader", "replica", "out-of-service", "foreign", "unknown"];
 
-fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
+fn of_clusters(clusters: &[Cluster]) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let gauge = |name: &str, help: &str, labels: &[&str]| registry.gauge(name, help, labels);
     let node = ["cluster", "node"];
@@ -88,46 +65,43 @@ fn of_clusters(clusters: &[ClusterNow<'_>]) -> MetricRegistry {
     let number = |is_true: bool| if is_true { 1.0 } else { 0.0 };
 
     for cluster in clusters {
-        let leadership = &cluster.topology.leadership;
-        has_leader.with_label_values(&[cluster.name]).set(number(leadership.leader().is_some()));
-        let is_contested = matches!(leadership, Leadership::Contested { .. });
-        contested.with_label_values(&[cluster.name]).set(number(is_contested));
-        for (id, view) in cluster.topology.members() {
-            let labels = [cluster.name, view.member.name.as_str()];
-            let current = view.role_label();
+        has_leader.with_label_values(&[&cluster.name]).set(number(cluster.leader.is_some()));
+        contested.with_label_values(&[&cluster.name]).set(number(cluster.lead == Lead::Contested));
+        for of_node in &cluster.nodes {
+            let labels = [cluster.name.as_str(), of_node.name.as_str()];
             for label in ROLES {
-                role.with_label_values(&[labels[0], labels[1], label]).set(number(label == current));
+                role.with_label_values(&[labels[0], labels[1], label]).set(number(label == of_node.role));
             }
-            for admin_state in AdminState::ALL {
-                state
-                    .with_label_values(&[labels[0], labels[1], admin_state.label()])
-                    .set(number(admin_state == view.admin));
+            for label in AdminState::ALL.map(AdminState::label) {
+                state.with_label_values(&[labels[0], labels[1], label]).set(number(label == of_node.state));
             }
-            up.with_label_values(&labels).set(number(view.health.label() == "up"));
-            reachable.with_label_values(&labels).set(number(view.ports.failure(None).is_none()));
-            for port in &cluster.own_ports {
-                let is_reachable = view.ports.failure(Some(*port)).is_none();
-                port_reachable.with_label_values(&[labels[0], labels[1], &port.to_string()]).set(number(is_reachable));
+            up.with_label_values(&labels).set(number(of_node.health == "up"));
+            for port in &of_node.ports {
+                let is_reachable = number(port.is_reachable());
+                match port.port {
+                    None => reachable.with_label_values(&labels).set(is_reachable),
+                    Some(port) => {
+                        port_reachable.with_label_values(&[labels[0], labels[1], &port.to_string()]).set(is_reachable)
+                    }
+                }
             }
-            let replica_lag = view.lag.unwrap_or_default();
-            lag.with_label_values(&labels).set(replica_lag.bytes as f64);
-            lag_time.with_label_values(&labels).set(replica_lag.time.as_secs_f64());
-            let known_timeline = view.health.report().and_then(|report| report.timeline);
-            timeline.with_label_values(&labels).set(f64::from(known_timeline.unwrap_or(0)));
-            sessions.with_label_values(&labels).set(f64::from(cluster.sessions.get(id.index()).copied().unwrap_or(0)));
+            lag.with_label_values(&labels).set(of_node.lag_bytes.unwrap_or(0) as f64);
+            lag_time.with_label_values(&labels).set(of_node.lag_seconds.unwrap_or(0.0));
+            timeline.with_label_values(&labels).set(f64::from(of_node.timeline.unwrap_or(0)));
+            sessions.with_label_values(&labels).set(f64::from(of_node.sessions));
         }
     }
     registry
 }
 
-fn of_names(names: &Resolver) -> MetricRegistry {
+fn of_names(status: &Status) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let lookups = registry.counter(
         "pgvane_name_lookups_total",
         "Lookups of the nodes' host names, by outcome: answered, not-found (the name does not exist) or failed.",
         &["outcome"],
     );
-    let counts = names.counts();
+    let counts = status.name_lookups;
     for (outcome, count) in [("answered", counts.answered), ("not-found", counts.not_found), ("failed", counts.failed)]
     {
         lookups.with_label_values(&[outcome]).inc_by(count);
@@ -135,7 +109,7 @@ fn of_names(names: &Resolver) -> MetricRegistry {
     let help =
         "Host names that cannot be resolved at present. pgvane uses their last known addresses, if there are any.";
     let unresolved = registry.gauge("pgvane_names_unresolved", help, &[]);
-    unresolved.with_label_values::<&str>(&[]).set(names.unresolved().len() as f64);
+    unresolved.with_label_values::<&str>(&[]).set(status.unresolved_names.len() as f64);
     registry
 }
 
@@ -146,7 +120,7 @@ fn of_process() -> MetricRegistry {
     registry
 }
 
-fn of_listeners(listeners: &[(String, Census)]) -> MetricRegistry {
+fn of_listeners(listeners: &[Listener]) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let gauge = |name: &str, help: &str| registry.gauge(name, help, &["listener"]);
     let sessions = gauge("pgvane_sessions", "Current connections, including held ones.");
@@ -159,13 +133,14 @@ fn of_listeners(listeners: &[(String, Census)]) -> MetricRegistry {
         "Bytes relayed, including those of open sessions.",
         &["listener", "direction"],
     );
-    for (name, census) in listeners {
-        sessions.with_label_values(&[name]).set(census.sessions as f64);
-        pending.with_label_values(&[name]).set(census.pending as f64);
-        held.with_label_values(&[name]).set(census.held as f64);
-        limit.with_label_values(&[name]).set(census.sessions_max as f64);
-        bytes.with_label_values(&[name, "to_server"]).inc_by(census.bytes_to_server);
-        bytes.with_label_values(&[name, "to_client"]).inc_by(census.bytes_to_client);
+    for listener in listeners {
+        let name = listener.name.as_str();
+        sessions.with_label_values(&[name]).set(listener.sessions as f64);
+        pending.with_label_values(&[name]).set(listener.pending as f64);
+        held.with_label_values(&[name]).set(listener.held as f64);
+        limit.with_label_values(&[name]).set(listener.sessions_max as f64);
+        bytes.with_label_values(&[name, "to_server"]).inc_by(listener.bytes_to_server);
+        bytes.with_label_values(&[name, "to_client"]).inc_by(listener.bytes_to_client);
     }
     registry
 }
@@ -181,7 +156,8 @@ mod tests {
         let registry = MetricRegistry::with_build_info();
         ProxyMetrics::new(&registry).listener("write");
         ProbeMetrics::new(&registry).cluster("main");
-        let text = render(&registry, &[], &[("write".to_owned(), Census::default())], &Resolver::system());
+        let write = Listener { name: "write".to_owned(), ..Listener::default() };
+        let text = render(&registry, &Status { listeners: vec![write], ..Status::default() });
         for series in [
             "pgvane_sessions_total{listener=\"write\"} 0",
             "pgvane_session_ends_total{listener=\"write\",reason=\"client-closed\"} 0",

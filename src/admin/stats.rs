@@ -1,20 +1,11 @@
-//! The stats page: what an operator needs in an incident, on one screen.
-
-use std::time::Duration;
+//! The stats page: what an operator needs in an incident, on one screen. It shows a [`Status`] in words and colours.
 
 use askama::Template;
 
-use super::context::AdminContext;
-use super::status::{UnresolvedName, why_writes_wait};
-use crate::cluster::lag::Lag;
-use crate::cluster::leadership::Leadership;
-use crate::cluster::node::{Report, SyncStanding};
-use crate::cluster::topology::{NodeView, Topology};
-use crate::cluster::{AdminState, Moment};
-use crate::config::{self, ClusterIndex, size_text};
-use crate::probe::ClusterHandle;
+use super::status::{self, Lead, Status};
+use super::words::{seconds, span};
+use crate::config::size_text;
 use crate::probe::history::Record;
-use crate::proxy::sessions::registry::Census;
 
 /// How many leader changes the page shows for each cluster; `/api/events` has more.
 const CHANGES_SHOWN: usize = 10;
@@ -23,13 +14,13 @@ const CHANGES_SHOWN: usize = 10;
 #[derive(Template)]
 #[template(path = "stats.html")]
 pub(super) struct Page {
-    version: &'static str,
+    version: String,
     uptime: String,
     is_stopping: bool,
     /// The configuration has users, so the page has buttons to set the nodes' states.
     has_actions: bool,
     /// The host names that cannot be resolved at present.
-    unresolved_names: Vec<UnresolvedName>,
+    unresolved_names: Vec<status::UnresolvedName>,
     clusters: Vec<Cluster>,
     listeners: Vec<Listener>,
 }
@@ -59,18 +50,21 @@ struct Change {
 struct Node {
     name: String,
     address: String,
-    role: &'static str,
+    /// What stands in the role's badge.
+    badge: String,
+    is_leader: bool,
     /// Its administrative state.
-    admin: &'static str,
-    /// The CSS class of the role: `good`, `warn` or `bad`.
+    admin: String,
+    /// The CSS class of the badge: `serves` is filled, `good`, `warn` and `bad` are not.
     severity: &'static str,
     state: String,
     timeline: String,
     lag: String,
     replication: String,
     sessions: u32,
-    checked: String,
-    health: &'static str,
+    check: String,
+    /// Whether the last check failed.
+    is_check_bad: bool,
     remarks: Vec<String>,
 }
 
@@ -86,77 +80,34 @@ struct Listener {
 }
 
 impl Page {
-    pub(super) fn of(context: &AdminContext) -> Page {
-        let clusters = context.clusters.iter().enumerate().map(|(index, view)| {
-            let loads = context.registry.loads(ClusterIndex(index));
-            let warning = context.config.clusters[index].warning();
-            let mut cluster = cluster(view, &loads);
-            cluster.notes.extend(warning);
-            cluster
-        });
-        let listeners = context.config.listeners.iter().zip(context.census());
+    pub(super) fn of(status: Status, has_actions: bool) -> Page {
         Page {
-            version: env!("CARGO_PKG_VERSION"),
-            uptime: span(context.started.elapsed()),
-            is_stopping: *context.is_stopping.borrow(),
-            has_actions: context.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty()),
-            unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
-            clusters: clusters.collect(),
-            listeners: listeners.map(|(settings, (_, census))| listener(settings, context, census)).collect(),
+            version: status.version,
+            uptime: span(std::time::Duration::from_secs(status.uptime_seconds)),
+            is_stopping: status.is_stopping,
+            has_actions,
+            unresolved_names: status.unresolved_names,
+            clusters: status.clusters.into_iter().map(cluster).collect(),
+            listeners: status.listeners.into_iter().map(listener).collect(),
         }
     }
 }
 
-fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
-    let (topology, now) = (view.topology(), view.now());
-    let topology: &Topology = &topology;
-    let node_name = |id| &topology.node(id).member.name;
-    let (severity, headline) = match &topology.leadership {
-        Leadership::Led { leader, .. } if topology.node(*leader).admin != AdminState::Ready => {
-            let why = why_writes_wait(topology).unwrap_or_default();
-            ("vacant", format!("{why}: new writes wait for another leader"))
-        }
-        Leadership::Led { leader, since, .. } if topology.doubted_at.is_some() => (
-            "doubted",
-            format!("{} has been the leader for {}; it is being checked again", node_name(*leader), span(now - *since)),
-        ),
-        Leadership::Led { leader, since, .. } => {
-            ("led", format!("{} has been the leader for {}", node_name(*leader), span(now - *since)))
-        }
-        Leadership::Vacant { since, .. } => {
-            let why = topology.why_no_leader().unwrap_or_default();
-            ("vacant", format!("no leader for {}: {why}", span(now - *since)))
-        }
-        Leadership::Contested { since, .. } => {
-            let why = topology.why_no_leader().unwrap_or_default();
-            ("contested", format!("split brain for {}: {why}; writes are held", span(now - *since)))
-        }
+fn cluster(cluster: status::Cluster) -> Cluster {
+    let severity = match cluster.lead {
+        Lead::Led => "led",
+        Lead::Doubted => "doubted",
+        Lead::Silent | Lead::OutOfService | Lead::Vacant => "vacant",
+        Lead::Contested => "contested",
     };
     Cluster {
-        name: view.name().to_owned(),
+        name: cluster.name,
         severity,
-        headline,
-        notes: notes(topology),
-        nodes: topology
-            .members()
-            .map(|(id, view)| node(view, loads.get(id.index()).copied().unwrap_or(0), now))
-            .collect(),
-        changes: view.history().records().into_iter().take(CHANGES_SHOWN).map(change).collect(),
+        headline: cluster.headline,
+        notes: cluster.notes,
+        nodes: cluster.nodes.into_iter().map(node).collect(),
+        changes: cluster.changes.into_iter().take(CHANGES_SHOWN).map(change).collect(),
     }
-}
-
-fn notes(topology: &Topology) -> Vec<String> {
-    let any_report = |matches: fn(&Report) -> bool| {
-        topology.members().any(|(_, node)| node.health.report().is_some_and(|report| matches(report)))
-    };
-    let mut notes: Vec<String> = topology.scheduled_switchover.iter().cloned().collect();
-    if any_report(|report| report.paused) {
-        notes.push("Patroni is paused: no automatic failover".to_owned());
-    }
-    if any_report(|report| report.failsafe) {
-        notes.push("Patroni is in failsafe mode: its DCS is not reachable".to_owned());
-    }
-    notes
 }
 
 fn change(record: Record) -> Change {
@@ -173,100 +124,90 @@ fn change(record: Record) -> Change {
     }
 }
 
-fn node(view: &NodeView, sessions: u32, now: Moment) -> Node {
-    let report = view.health.report();
-    let health = view.health.label();
-    let role = view.role_label();
-    let severity = match (health, role) {
-        _ if view.admin != AdminState::Ready => "warn",
-        ("up", "leader" | "replica" | "standby-leader") => "good",
-        (_, "foreign" | "out-of-service") | ("unreachable", _) => "bad",
-        _ => "warn",
-    };
-    let text = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
-    let mut remarks: Vec<String> = view.foreign.iter().cloned().collect();
-    remarks.extend(view.member.is_backup.then(|| "backup".to_owned()));
-    remarks.extend(view.health.last_error().map(ToString::to_string));
-    if let Some(report) = report {
-        let patroni_error = report.patroni_error.as_ref();
-        remarks.extend(patroni_error.map(|error| format!("reported by PostgreSQL only; Patroni: {error}")));
-        remarks.extend(report.tags.iter().map(|(name, value)| format!("{name}: {value}")));
-        remarks.extend(report.pending_restart.then(|| "restart pending".to_owned()));
-        remarks.extend(match report.sync {
-            SyncStanding::Async => None,
-            SyncStanding::Sync => Some("sync standby".to_owned()),
-            SyncStanding::Quorum => Some("quorum standby".to_owned()),
-        });
-    }
+fn node(node: status::Node) -> Node {
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "–".to_owned());
+    let (severity, badge) = badge(&node);
     Node {
-        name: view.member.name.clone(),
-        address: view.member.address.to_string(),
-        role,
-        admin: view.admin.label(),
         severity,
-        state: text(report.map(|report| report.state.clone())),
-        timeline: text(report.and_then(|report| report.timeline).map(|timeline| timeline.to_string())),
-        lag: text(view.lag.map(lag)),
-        replication: text(report.and_then(|report| report.replication_state.clone())),
-        sessions,
-        checked: text(view.checked_at.map(|at| ago(now, at))),
-        health,
-        remarks,
+        badge,
+        check: check(&node),
+        is_check_bad: node.health != "up" && node.health != "unchecked",
+        remarks: remarks(&node),
+        state: or_dash(node.postgresql),
+        timeline: or_dash(node.timeline.map(|timeline| timeline.to_string())),
+        lag: or_dash(node.lag_bytes.map(|bytes| lag(bytes, node.lag_seconds.unwrap_or(0.0)))),
+        replication: or_dash(node.replication),
+        name: node.name,
+        address: node.address,
+        is_leader: node.is_leader,
+        admin: node.state,
+        sessions: node.sessions,
     }
 }
 
-fn lag(lag: Lag) -> String {
-    if lag.time.is_zero() { size_text(lag.bytes) } else { format!("{}, {}", size_text(lag.bytes), span(lag.time)) }
+/// The class and the text of the badge with the role. Filled and green is only a leader that answers and serves; a node
+/// that does not answer is never green.
+fn badge(node: &status::Node) -> (&'static str, String) {
+    let claims_in_vain = node.role == "leader" && !node.is_leader;
+    match node.health.as_str() {
+        "up" if claims_in_vain => ("bad", "claims to lead".to_owned()),
+        "up" if node.state != "ready" => ("warn", node.role.clone()),
+        "up" => match node.role.as_str() {
+            "leader" => ("serves", node.role.clone()),
+            "replica" | "standby-leader" => ("good", node.role.clone()),
+            "foreign" | "out-of-service" => ("bad", node.role.clone()),
+            _ => ("warn", node.role.clone()),
+        },
+        "silent" if node.is_leader => ("bad", "leader, silent".to_owned()),
+        "silent" => ("bad", format!("was {}", node.role)),
+        "unreachable" => ("bad", node.role.clone()),
+        _ => ("warn", node.role.clone()),
+    }
 }
 
-fn listener(settings: &config::Listener, context: &AdminContext, census: Census) -> Listener {
-    let rule = &settings.rule;
-    let mut routes_to = format!("{} of {}", rule.target.label(), context.config.clusters[settings.cluster.0].name);
-    if let Some(port) = rule.port {
-        routes_to = format!("port {port}, {routes_to}");
+/// The result of the checks: whether the node answers, and how old its last answer is.
+fn check(node: &status::Node) -> String {
+    let error = node.check_error.as_deref().unwrap_or_default();
+    match (node.silent_seconds, node.answer_age_seconds) {
+        (Some(silent), _) => format!("silent for {}: {error}", seconds(silent)),
+        (None, Some(age)) => format!("{}, answered {} ago", node.health, seconds(age)),
+        (None, None) if error.is_empty() => node.health.clone(),
+        (None, None) => format!("{}: {error}", node.health),
     }
-    let conditions = rule.tags.iter().map(|(name, value)| format!("{name} = {value}"));
-    let lag_limits = [rule.lag_bytes_max.map(size_text), rule.lag_time_max.map(span)];
-    for condition in conditions.chain(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}"))) {
-        routes_to.push_str(", ");
-        routes_to.push_str(&condition);
+}
+
+fn remarks(node: &status::Node) -> Vec<String> {
+    let mut remarks: Vec<String> = node.foreign.iter().cloned().collect();
+    remarks.extend(node.is_backup.then(|| "backup".to_owned()));
+    for port in &node.ports {
+        if let Some(why) = &port.failure {
+            let on_port = port.port.map(|port| format!(" on port {port}")).unwrap_or_default();
+            let since = seconds(port.failing_seconds.unwrap_or_default());
+            remarks.push(format!("clients get no session{on_port} for {since}: {} {why}", node.name));
+        }
     }
-    if rule.includes_leader {
-        routes_to.push_str(", and leader");
-    }
-    let tags = rule.prefer_tags.iter().map(|(name, value)| format!("{name} = {value}"));
-    let preferred: Vec<String> = tags.chain(rule.prefer_nodes.iter().cloned()).collect();
-    if !preferred.is_empty() {
-        routes_to = format!("{routes_to}, first {}", preferred.join(", "));
-    }
-    if rule.target.is_standbys() && rule.falls_back_to_leader {
-        routes_to.push_str(", else leader");
-    }
+    let patroni_error = node.patroni_error.as_ref();
+    remarks.extend(patroni_error.map(|error| format!("reported by PostgreSQL only; Patroni: {error}")));
+    remarks.extend(node.tags.iter().map(|(name, value)| format!("{name}: {value}")));
+    remarks.extend(node.pending_restart.then(|| "restart pending".to_owned()));
+    remarks.extend(node.sync.as_ref().map(|sync| format!("{sync} standby")));
+    remarks
+}
+
+fn lag(bytes: u64, time: f64) -> String {
+    if time == 0.0 { size_text(bytes) } else { format!("{}, {}", size_text(bytes), seconds(time)) }
+}
+
+fn listener(listener: status::Listener) -> Listener {
     Listener {
-        name: settings.name.clone(),
-        bind: settings.binds.to_string(),
-        routes_to,
-        sessions: census.sessions,
-        sessions_max: census.sessions_max,
-        held: census.held,
-        to_server: size_text(census.bytes_to_server),
-        to_client: size_text(census.bytes_to_client),
-    }
-}
-
-fn ago(now: Moment, then: Moment) -> String {
-    format!("{} ago", span(now - then))
-}
-
-/// Formats a duration in its two largest units.
-fn span(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds {
-        0..10 => format!("{:.1} s", time.as_secs_f64()),
-        10..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+        name: listener.name,
+        bind: listener.bind,
+        routes_to: listener.routes_to,
+        sessions: listener.sessions,
+        sessions_max: listener.sessions_max,
+        held: listener.held,
+        to_server: size_text(listener.bytes_to_server),
+        to_client: size_text(listener.bytes_to_client),
     }
 }
 
@@ -274,9 +215,44 @@ fn span(time: Duration) -> String {
 mod tests {
     use super::*;
 
+    fn leader(health: &str, is_leader: bool) -> status::Node {
+        status::Node {
+            name: "node1".to_owned(),
+            role: "leader".to_owned(),
+            state: "ready".to_owned(),
+            health: health.to_owned(),
+            postgresql: Some("running".to_owned()),
+            is_leader,
+            ..status::Node::default()
+        }
+    }
+
     #[test]
-    fn a_span_is_shown_in_its_two_largest_units() {
-        assert_eq!(span(Duration::from_millis(1234)), "1.2 s");
-        assert_eq!(span(Duration::from_secs(3_725)), "1 h 2 min");
+    fn only_a_leader_that_answers_and_serves_is_filled_green() {
+        assert_eq!(badge(&leader("up", true)), ("serves", "leader".to_owned()));
+        assert_eq!(badge(&leader("up", false)), ("bad", "claims to lead".to_owned()), "a split brain");
+        let silent = status::Node {
+            silent_seconds: Some(13.4),
+            answer_age_seconds: Some(13.4),
+            check_error: Some("connection refused".to_owned()),
+            ..leader("silent", true)
+        };
+        assert_eq!(badge(&silent), ("bad", "leader, silent".to_owned()));
+        assert_eq!(check(&silent), "silent for 13 s: connection refused");
+        assert_eq!(badge(&status::Node { is_leader: false, ..silent }), ("bad", "was leader".to_owned()));
+        for state in ["drain", "maint"] {
+            let drained = status::Node { state: state.to_owned(), ..leader("up", true) };
+            assert_eq!(badge(&drained).0, "warn");
+        }
+    }
+
+    #[test]
+    fn the_check_tells_the_age_of_the_last_answer() {
+        let node = status::Node { answer_age_seconds: Some(0.44), ..leader("up", true) };
+        assert_eq!(check(&node), "up, answered 0.4 s ago");
+        let refused = Some("connection refused".to_owned());
+        let never = status::Node { check_error: refused, ..leader("unreachable", false) };
+        assert_eq!(check(&never), "unreachable: connection refused");
+        assert_eq!(check(&leader("unchecked", false)), "unchecked");
     }
 }

@@ -1,18 +1,18 @@
-//! `GET /api/status`: the content of the stats page as JSON.
+//! All that pgvane shows of itself at one moment. The stats page, the metrics that are read when they are scraped, and
+//! `GET /api/status` are made from this, so that they show the same figures. [`super::collect`] fills it in.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::context::AdminContext;
-use crate::cluster::topology::Topology;
-use crate::config::ClusterIndex;
 use crate::net::resolver::Unresolved;
-use crate::probe::ClusterHandle;
+use crate::probe::history::Record;
 
 /// The state at one moment. New versions may add keys, but do not rename or remove any.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// The version of pgvane.
     pub version: String,
@@ -21,8 +21,9 @@ pub struct Status {
     /// pgvane is stopping and does not accept new connections.
     pub is_stopping: bool,
     /// The nodes' host names that cannot be resolved at present.
-    #[serde(default)]
     pub unresolved_names: Vec<UnresolvedName>,
+    /// How many lookups of host names had which outcome since the start.
+    pub name_lookups: NameLookups,
     /// The clusters, in the configuration's order.
     pub clusters: Vec<Cluster>,
     /// The listeners, in the configuration's order.
@@ -30,7 +31,7 @@ pub struct Status {
 }
 
 /// A host name that cannot be resolved at present.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UnresolvedName {
     /// The name.
     pub name: String,
@@ -42,30 +43,84 @@ pub struct UnresolvedName {
     pub addresses: Vec<IpAddr>,
 }
 
+/// The lookups of the nodes' host names, by outcome.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NameLookups {
+    /// Answered with addresses.
+    pub answered: u64,
+    /// The name does not exist.
+    pub not_found: u64,
+    /// Not answered.
+    pub failed: u64,
+}
+
 /// One cluster.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cluster {
     /// Its name.
     pub name: String,
     /// The name of the leader, if there is one.
     pub leader: Option<String>,
+    /// Whether there is a leader, and how certain that is.
+    pub lead: Lead,
+    /// How long this has been so: there has been this leader, or none.
+    pub lead_seconds: f64,
+    /// The state of the lead in one sentence.
+    pub headline: String,
+    /// For how long a leader that does not answer is still the leader.
+    pub grace_left_seconds: Option<f64>,
     /// Why new write sessions wait, if they do.
     pub writes_wait: Option<String>,
+    /// What else operators should know of the cluster, a sentence each.
+    pub notes: Vec<String>,
     /// Its members.
     pub nodes: Vec<Node>,
+    /// The changes of leader, newest first. `/api/events` has them as JSON.
+    #[serde(skip)]
+    pub changes: Vec<Record>,
+}
+
+/// Whether a cluster has a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lead {
+    /// There is a leader, and it answers.
+    Led,
+    /// There is a leader, and something happened that makes it doubtful: it is being checked again.
+    Doubted,
+    /// There is a leader, and it does not answer. It is the leader until its last answer is older than `leader_grace`.
+    Silent,
+    /// There is a leader, and an operator has taken it out of service: writes wait.
+    OutOfService,
+    /// There is no leader.
+    #[default]
+    Vacant,
+    /// Several nodes claim to lead: a split brain.
+    Contested,
 }
 
 /// One node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Node {
     /// Its name.
     pub name: String,
     /// PostgreSQL's `host:port`.
     pub address: String,
-    /// Its role: `leader`, `replica`, …, `unknown`.
+    /// Its role by its newest answer, however old: `leader`, `replica`, …, `unknown`.
     pub role: String,
+    /// Whether new write sessions go to it.
+    pub is_leader: bool,
     /// The result of its checks: `up`, `silent`, `unreachable`, `unchecked`.
     pub health: String,
+    /// Why its last check failed, if it failed.
+    pub check_error: Option<String>,
+    /// For how long its checks have not been answered, counted from its last answer.
+    pub silent_seconds: Option<f64>,
+    /// The age of its newest answer.
+    pub answer_age_seconds: Option<f64>,
     /// Its administrative state: `ready`, `drain`, `maint`.
     pub state: String,
     /// PostgreSQL's state, as Patroni names it: `running`, `starting`, `stopping`, …
@@ -76,53 +131,70 @@ pub struct Node {
     pub lag_bytes: Option<u64>,
     /// A replica's lag in time.
     pub lag_seconds: Option<f64>,
+    /// `streaming`, `in archive recovery`, or another state of PostgreSQL's WAL receiver.
+    pub replication: Option<String>,
+    /// Its role in synchronous replication, if it has one: `sync` or `quorum`.
+    pub sync: Option<String>,
+    /// Its tags in Patroni's configuration.
+    pub tags: BTreeMap<String, String>,
+    /// It gets sessions only if no other node can serve them (`backup`).
+    pub is_backup: bool,
+    /// It waits for a restart to apply its configuration.
+    pub pending_restart: bool,
+    /// Why its Patroni did not answer, where its PostgreSQL did.
+    pub patroni_error: Option<String>,
+    /// Why its answers are not accepted: it belongs to another cluster.
+    pub foreign: Option<String>,
+    /// The ports on which clients get sessions: PostgreSQL's, and those that listeners name.
+    pub ports: Vec<NodePort>,
     /// Current sessions on it.
     pub sessions: u32,
 }
 
+/// A port of a node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodePort {
+    /// The port that a listener names (`port = …`); the port of the node's address if `None`.
+    pub port: Option<u16>,
+    /// Why clients get no session there, if they do not.
+    pub failure: Option<String>,
+    /// For how long they have got none.
+    pub failing_seconds: Option<f64>,
+}
+
 /// One listener.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Listener {
     /// Its name.
     pub name: String,
-    /// The address that it listens on.
+    /// The addresses that it listens on.
     pub bind: String,
     /// The cluster that it routes to.
     pub cluster: String,
     /// The nodes that it routes to: the listener's `target`.
     pub target: String,
+    /// The target with its conditions, in words.
+    pub routes_to: String,
     /// Current connections, including held ones.
     pub sessions: usize,
     /// The limit of concurrent connections.
     pub sessions_max: usize,
+    /// Current connections whose startup packet is not complete.
+    pub pending: usize,
     /// Current connections that wait for a node.
     pub held: usize,
+    /// Bytes relayed to servers since the start.
+    pub bytes_to_server: u64,
+    /// Bytes relayed to clients since the start.
+    pub bytes_to_client: u64,
 }
 
-impl Status {
-    pub(super) fn of(context: &AdminContext) -> Status {
-        let clusters = context.clusters.iter().enumerate();
-        let listeners = context.config.listeners.iter().zip(context.census());
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: context.started.elapsed().as_secs(),
-            is_stopping: *context.is_stopping.borrow(),
-            unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
-            clusters: clusters
-                .map(|(index, view)| cluster(view, &context.registry.loads(ClusterIndex(index))))
-                .collect(),
-            listeners: listeners
-                .map(|(settings, (name, census))| Listener {
-                    name,
-                    bind: settings.binds.to_string(),
-                    cluster: context.config.clusters[settings.cluster.0].name.clone(),
-                    target: settings.rule.target.label().to_owned(),
-                    sessions: census.sessions,
-                    sessions_max: census.sessions_max,
-                    held: census.held,
-                })
-                .collect(),
-        }
+impl NodePort {
+    /// Whether clients get sessions there.
+    pub fn is_reachable(&self) -> bool {
+        self.failure.is_none()
     }
 }
 
@@ -143,38 +215,4 @@ impl fmt::Display for UnresolvedName {
         let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
         write!(f, "the last known addresses are used: {}", addresses.join(", "))
     }
-}
-
-fn cluster(view: &ClusterHandle, loads: &[u32]) -> Cluster {
-    let topology: &Topology = &view.topology_full();
-    let name = |id| topology.node(id).member.name.clone();
-    let nodes = topology.members().map(|(id, node)| {
-        let report = node.health.report();
-        Node {
-            name: node.member.name.clone(),
-            address: node.member.address.to_string(),
-            role: node.role_label().to_owned(),
-            health: node.health.label().to_owned(),
-            state: node.admin.label().to_owned(),
-            postgresql: report.map(|report| report.state.clone()),
-            timeline: report.and_then(|report| report.timeline),
-            lag_bytes: node.lag.map(|lag| lag.bytes),
-            lag_seconds: node.lag.map(|lag| lag.time.as_secs_f64()),
-            sessions: loads.get(id.index()).copied().unwrap_or(0),
-        }
-    });
-    Cluster {
-        name: view.name().to_owned(),
-        leader: topology.leader().map(name),
-        writes_wait: why_writes_wait(topology),
-        nodes: nodes.collect(),
-    }
-}
-
-/// Why a new write session would wait; `None` if it would not.
-pub(super) fn why_writes_wait(topology: &Topology) -> Option<String> {
-    let leader = topology.leader().map(|leader| topology.node(leader));
-    let by_operator =
-        leader.and_then(|node| Some(format!("{} is the leader and is {}", node.member.name, node.admin.why_unfit()?)));
-    topology.why_no_leader().or(by_operator)
 }

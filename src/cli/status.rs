@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
-use crate::admin::status::{Cluster, Status};
+use crate::admin::status::{Cluster, Lead, Node, Status};
 use crate::config::size_text;
 
 pub(super) async fn show(admin_url: &AdminUrl, identity: &Identity, as_json: bool) -> Result<(), CliError> {
@@ -48,7 +48,7 @@ fn nodes(cluster: &Cluster) -> String {
             node.name.clone(),
             node.role.clone(),
             node.state.clone(),
-            node.health.clone(),
+            check(node),
             or_dash(node.timeline.map(|timeline| timeline.to_string())),
             or_dash(node.lag_bytes.map(size_text)),
             node.sessions.to_string(),
@@ -57,10 +57,19 @@ fn nodes(cluster: &Cluster) -> String {
     }));
     let headline = match (&cluster.writes_wait, &cluster.leader) {
         (Some(why), _) => format!("writes wait: {why}"),
-        (None, Some(leader)) => format!("{leader} is the leader"),
-        (None, None) => "no leader".to_owned(),
+        (None, Some(leader)) if matches!(cluster.lead, Lead::Led | Lead::Doubted) => format!("{leader} is the leader"),
+        (None, _) => cluster.headline.clone(),
     };
     format!("cluster {}: {headline}\n{}", cluster.name, aligned(&rows))
+}
+
+/// Whether the node answers its checks, and if not, for how long and why.
+fn check(node: &Node) -> String {
+    match (node.silent_seconds, &node.check_error) {
+        (Some(silent), Some(error)) => format!("{} for {silent:.0} s: {error}", node.health),
+        (None, Some(error)) => format!("{}: {error}", node.health),
+        (_, None) => node.health.clone(),
+    }
 }
 
 /// Makes each column as wide as its longest text, with two spaces between columns.
@@ -77,26 +86,28 @@ fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::status::{Listener, Node, UnresolvedName};
+    use crate::admin::status::{Listener, UnresolvedName};
 
     #[test]
-    fn the_tables_line_up_and_say_why_writes_wait() {
+    fn the_tables_line_up_and_say_why_writes_wait_and_who_is_silent() {
         let node = |name: &str, role: &str, state: &str, lag_bytes| Node {
             name: name.to_owned(),
             address: "10.0.0.1:5432".to_owned(),
             role: role.to_owned(),
             health: "up".to_owned(),
             state: state.to_owned(),
-            postgresql: Some("running".to_owned()),
             timeline: Some(7),
             lag_bytes,
-            lag_seconds: None,
             sessions: 12,
+            ..Node::default()
+        };
+        let silent = Node {
+            health: "silent".to_owned(),
+            silent_seconds: Some(13.2),
+            check_error: Some("connection refused".to_owned()),
+            ..node("other", "replica", "ready", Some(65_536))
         };
         let status = Status {
-            version: "1".to_owned(),
-            uptime_seconds: 1,
-            is_stopping: false,
             unresolved_names: vec![UnresolvedName {
                 name: "pg1".to_owned(),
                 reason: "its name cannot be resolved: Temporary failure in name resolution".to_owned(),
@@ -107,7 +118,8 @@ mod tests {
                 name: "main".to_owned(),
                 leader: Some("node1".to_owned()),
                 writes_wait: Some("node1 is the leader and is drained by an operator".to_owned()),
-                nodes: vec![node("node1", "leader", "drain", None), node("other", "replica", "ready", Some(65_536))],
+                nodes: vec![node("node1", "leader", "drain", None), silent],
+                ..Cluster::default()
             }],
             listeners: vec![Listener {
                 name: "write".to_owned(),
@@ -117,16 +129,18 @@ mod tests {
                 sessions: 3,
                 sessions_max: 100,
                 held: 2,
+                ..Listener::default()
             }],
+            ..Status::default()
         };
         let expected = "\
 cannot resolve pg1: its name cannot be resolved: Temporary failure in name resolution, for 70 s; \
 the last known addresses are used: 10.0.0.1
 
 cluster main: writes wait: node1 is the leader and is drained by an operator
-NODE   ROLE     STATE  CHECK  TIMELINE  LAG      SESSIONS  ADDRESS
-node1  leader   drain  up     7         -        12        10.0.0.1:5432
-other  replica  ready  up     7         64.0 kB  12        10.0.0.1:5432
+NODE   ROLE     STATE  CHECK                                TIMELINE  LAG      SESSIONS  ADDRESS
+node1  leader   drain  up                                   7         -        12        10.0.0.1:5432
+other  replica  ready  silent for 13 s: connection refused  7         64.0 kB  12        10.0.0.1:5432
 
 LISTENER  ADDRESS       ROUTES TO       SESSIONS  HELD
 write     0.0.0.0:6432  leader of main  3 of 100  2

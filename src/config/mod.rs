@@ -80,6 +80,8 @@ pub struct Admin {
     pub users: Vec<AdminUser>,
     /// Whether the page and the API need a login. Health checks and metrics never need one.
     pub requires_login: bool,
+    /// Names under which the page and the API are served, besides IP addresses, `localhost` and this machine's name.
+    pub hosts: Vec<String>,
 }
 
 /// A user that may change the state of nodes.
@@ -381,7 +383,7 @@ impl Default for Admin {
     fn default() -> Admin {
         // the page would help an attacker: it is on the network only if the operator configures that
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, default_port::ADMIN));
-        Admin { bind, users: Vec::new(), requires_login: false }
+        Admin { bind, users: Vec::new(), requires_login: false, hosts: Vec::new() }
     }
 }
 

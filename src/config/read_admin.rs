@@ -32,9 +32,22 @@ pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
             "add [[admin.users]] with name and password",
         );
     }
+    admin.hosts = hosts(&section);
     distinct(&section, "users", &admin.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>());
     section.finish();
     is_enabled.then_some(admin)
+}
+
+fn hosts(section: &Section<'_>) -> Vec<String> {
+    const HINT: &str = "write host names without a port, for example hosts = [\"pgvane.example.com\"]";
+    let hosts = section.strings("hosts");
+    let is_name = |host: &str| {
+        host == "*" || !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+    };
+    for wrong in hosts.iter().filter(|host| !is_name(host.as_str())) {
+        section.fault_at("hosts", format!("admin.hosts has \"{wrong}\", which is not a host name"), HINT);
+    }
+    hosts
 }
 
 fn user(section: Section<'_>) -> Option<AdminUser> {
@@ -86,6 +99,17 @@ mod tests {
         let shown: Vec<_> = admin.users.iter().map(|user| (user.name.as_str(), user.password.reveal())).collect();
         assert_eq!(shown, [("ops", "own"), ("bot", "from a file")]);
         assert!(!format!("{admin:?}").contains("own"));
+    }
+
+    #[test]
+    fn hosts_are_names_without_a_port() {
+        let read_hosts = |hosts: &str| read(&format!("[admin]\nhosts = {hosts}"));
+        let admin = read_hosts("[\"pgvane.example.com\", \"pg_1\"]").expect("is valid").admin.expect("is served");
+        assert_eq!(admin.hosts, ["pgvane.example.com", "pg_1"]);
+        for wrong in ["[\"pgvane:8404\"]", "[\"http://pgvane\"]", "[\"\"]", "\"pgvane\"", "[\"a b\"]"] {
+            let faults = read_hosts(wrong).expect_err(wrong);
+            assert!(faults.iter().all(|fault| fault.1.contains("hosts")) && !faults.is_empty(), "{wrong}: {faults:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! - [`listeners`]: what a listener's settings do: addresses, ports, choice of nodes, waiting
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
+//! - [`page`]: what the stats page and its JSON say when something is wrong
 //! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
@@ -37,6 +38,7 @@ mod members;
 mod metrics;
 mod neighbours;
 mod operators;
+mod page;
 mod sql;
 mod stage;
 mod tls;

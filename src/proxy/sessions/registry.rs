@@ -37,8 +37,6 @@ pub struct Census {
     pub sessions: usize,
     /// Connections that wait for a node.
     pub held: usize,
-    /// The listener's `sessions_max`.
-    pub sessions_max: usize,
     /// Bytes relayed to servers since the start.
     pub bytes_to_server: u64,
     /// Bytes relayed to clients since the start.
@@ -161,7 +159,7 @@ impl Registry {
         self.listeners.iter().map(|tally| tally.sessions.load(Relaxed)).sum()
     }
 
-    /// The numbers of every listener, in order of the listeners. `sessions_max` is not known here and stays zero.
+    /// The numbers of every listener, in order of the listeners.
     pub fn census(&self) -> Vec<Census> {
         let controls = self.controls.lock(); // locked to the end, see `SessionGuard::drop`
         let mut census: Vec<Census> = self
@@ -171,7 +169,6 @@ impl Registry {
                 pending: tally.pending.count(),
                 sessions: tally.sessions.load(Relaxed),
                 held: tally.held.load(Relaxed),
-                sessions_max: 0,
                 bytes_to_server: tally.ended_bytes_to_server.load(Relaxed),
                 bytes_to_client: tally.ended_bytes_to_client.load(Relaxed),
             })

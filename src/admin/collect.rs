@@ -1,0 +1,213 @@
+//! Takes a [`Status`]: reads topologies, registry and configuration once, and says in words what they mean.
+
+use std::time::Duration;
+
+use super::context::AdminContext;
+use super::status::{Cluster, Lead, Listener, NameLookups, Node, NodePort, Status, UnresolvedName};
+use super::words::span;
+use crate::cluster::health::Health;
+use crate::cluster::leadership::Leadership;
+use crate::cluster::node::{Report, SyncStanding};
+use crate::cluster::topology::{NodeView, Topology};
+use crate::cluster::{AdminState, Moment, NodeId};
+use crate::config::{self, ClusterIndex, size_text};
+use crate::proxy::sessions::registry::Census;
+
+impl Status {
+    /// The state now.
+    pub(super) fn of(context: &AdminContext) -> Status {
+        let listeners = context.config.listeners.iter().zip(context.registry.census());
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: context.started.elapsed().as_secs(),
+            is_stopping: *context.is_stopping.borrow(),
+            unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
+            name_lookups: name_lookups(context),
+            clusters: (0..context.clusters.len()).map(|index| cluster(context, ClusterIndex(index))).collect(),
+            listeners: listeners.map(|(settings, census)| listener(context, settings, census)).collect(),
+        }
+    }
+}
+
+fn name_lookups(context: &AdminContext) -> NameLookups {
+    let counts = context.names.counts();
+    NameLookups { answered: counts.answered, not_found: counts.not_found, failed: counts.failed }
+}
+
+fn cluster(context: &AdminContext, index: ClusterIndex) -> Cluster {
+    let view = &context.clusters[index.0];
+    let (topology, now) = (view.topology_full(), view.now());
+    let loads = context.registry.loads(index);
+    let (lead, since) = lead(&topology);
+    let grace = context.config.clusters[index.0].leader_grace;
+    let grace_left = topology.leader().filter(|_| lead == Lead::Silent).and_then(|leader| {
+        let age = now - topology.node(leader).health.answer_asked_at()?;
+        Some(grace.saturating_sub(age))
+    });
+    let nodes = topology.members().map(|(id, node)| {
+        let sessions = loads.get(id.index()).copied().unwrap_or(0);
+        let ports = std::iter::once(None).chain(context.config.own_ports(index).into_iter().map(Some));
+        let ports = ports.map(|port| {
+            let failure = node.ports.failure(port);
+            NodePort {
+                port: port.map(Into::into),
+                failure: failure.map(|failure| failure.why.clone()),
+                failing_seconds: failure.map(|failure| (now - failure.since).as_secs_f64()),
+            }
+        });
+        Node { is_leader: topology.leader() == Some(id), sessions, ports: ports.collect(), ..self::node(node, now) }
+    });
+    Cluster {
+        name: view.name().to_owned(),
+        leader: topology.leader().map(|leader| name(&topology, leader)),
+        lead,
+        lead_seconds: (now - since).as_secs_f64(),
+        headline: headline(&topology, lead, now - since, grace_left, now),
+        grace_left_seconds: grace_left.map(|left| left.as_secs_f64()),
+        writes_wait: why_writes_wait(&topology),
+        notes: notes(&topology).into_iter().chain(context.config.clusters[index.0].warning()).collect(),
+        nodes: nodes.collect(),
+        changes: view.history().records(),
+    }
+}
+
+fn name(topology: &Topology, id: NodeId) -> String {
+    topology.node(id).member.name.clone()
+}
+
+/// The state of the lead, and since when there has been this leader, or none.
+fn lead(topology: &Topology) -> (Lead, Moment) {
+    match &topology.leadership {
+        Leadership::Led { leader, since, .. } => {
+            let node = topology.node(*leader);
+            let lead = match node.health {
+                _ if node.admin != AdminState::Ready => Lead::OutOfService,
+                Health::Silent { .. } => Lead::Silent,
+                _ if topology.doubted_at.is_some() => Lead::Doubted,
+                _ => Lead::Led,
+            };
+            (lead, *since)
+        }
+        Leadership::Vacant { since, .. } => (Lead::Vacant, *since),
+        Leadership::Contested { since, .. } => (Lead::Contested, *since),
+    }
+}
+
+fn headline(topology: &Topology, lead: Lead, lasts: Duration, grace_left: Option<Duration>, now: Moment) -> String {
+    let leader = topology.leader().map(|leader| name(topology, leader)).unwrap_or_default();
+    let (lasts, why) = (span(lasts), topology.why_no_leader().unwrap_or_default());
+    match lead {
+        Lead::Led => format!("{leader} has been the leader for {lasts}"),
+        Lead::Doubted => format!("{leader} has been the leader for {lasts}; it is being checked again"),
+        Lead::Silent => {
+            let health = topology.leader().map(|leader| &topology.node(leader).health);
+            let age = health.and_then(Health::answer_asked_at).map_or(Duration::ZERO, |asked_at| now - asked_at);
+            let error = health.and_then(Health::last_error).map(ToString::to_string).unwrap_or_default();
+            format!(
+                "{leader} is the leader and has been silent for {} ({error}); unless it answers or another node leads, \
+                 there is no leader in {} (leader_grace)",
+                span(age),
+                span(grace_left.unwrap_or_default())
+            )
+        }
+        Lead::OutOfService => {
+            let why = why_writes_wait(topology).unwrap_or_default();
+            format!("{why}: new writes wait for another leader")
+        }
+        Lead::Vacant => format!("no leader for {lasts}: {why}"),
+        Lead::Contested => format!("split brain for {lasts}: {why}; writes are held"),
+    }
+}
+
+fn notes(topology: &Topology) -> Vec<String> {
+    let any_report = |matches: fn(&Report) -> bool| {
+        topology.members().any(|(_, node)| node.health.report().is_some_and(|report| matches(report)))
+    };
+    let mut notes: Vec<String> = topology.scheduled_switchover.iter().cloned().collect();
+    if any_report(|report| report.paused) {
+        notes.push("Patroni is paused: no automatic failover".to_owned());
+    }
+    if any_report(|report| report.failsafe) {
+        notes.push("Patroni is in failsafe mode: its DCS is not reachable".to_owned());
+    }
+    notes
+}
+
+/// What is known of a node by itself.
+fn node(view: &NodeView, now: Moment) -> Node {
+    let report = view.health.report().map(AsRef::as_ref);
+    let answer_age = view.health.answer_asked_at().map(|asked_at| (now - asked_at).as_secs_f64());
+    Node {
+        name: view.member.name.clone(),
+        address: view.member.address.to_string(),
+        role: view.role_label().to_owned(),
+        health: view.health.label().to_owned(),
+        check_error: view.health.last_error().map(ToString::to_string),
+        silent_seconds: answer_age.filter(|_| view.health.silent_since().is_some()),
+        answer_age_seconds: answer_age,
+        state: view.admin.label().to_owned(),
+        postgresql: report.map(|report| report.state.clone()),
+        timeline: report.and_then(|report| report.timeline),
+        lag_bytes: view.lag.map(|lag| lag.bytes),
+        lag_seconds: view.lag.map(|lag| lag.time.as_secs_f64()),
+        replication: report.and_then(|report| report.replication_state.clone()),
+        sync: report.and_then(|report| match report.sync {
+            SyncStanding::Async => None,
+            SyncStanding::Sync => Some("sync".to_owned()),
+            SyncStanding::Quorum => Some("quorum".to_owned()),
+        }),
+        tags: report.map(|report| report.tags.clone()).unwrap_or_default(),
+        is_backup: view.member.is_backup,
+        pending_restart: report.is_some_and(|report| report.pending_restart),
+        patroni_error: report.and_then(|report| report.patroni_error.as_ref()).map(ToString::to_string),
+        foreign: view.foreign.clone(),
+        ..Node::default()
+    }
+}
+
+/// Why a new write session would wait; `None` if it would not.
+fn why_writes_wait(topology: &Topology) -> Option<String> {
+    let leader = topology.leader().map(|leader| topology.node(leader));
+    let by_operator =
+        leader.and_then(|node| Some(format!("{} is the leader and is {}", node.member.name, node.admin.why_unfit()?)));
+    topology.why_no_leader().or(by_operator)
+}
+
+fn listener(context: &AdminContext, settings: &config::Listener, census: Census) -> Listener {
+    let cluster = context.config.clusters[settings.cluster.0].name.clone();
+    Listener {
+        name: settings.name.clone(),
+        bind: settings.binds.to_string(),
+        target: settings.rule.target.label().to_owned(),
+        routes_to: routes_to(settings, &cluster),
+        cluster,
+        sessions: census.sessions,
+        sessions_max: settings.sessions_max,
+        pending: census.pending,
+        held: census.held,
+        bytes_to_server: census.bytes_to_server,
+        bytes_to_client: census.bytes_to_client,
+    }
+}
+
+/// The listener's target with its conditions.
+fn routes_to(settings: &config::Listener, cluster: &str) -> String {
+    let rule = &settings.rule;
+    let mut parts: Vec<String> = rule.port.iter().map(|port| format!("port {port}")).collect();
+    parts.push(format!("{} of {cluster}", rule.target.label()));
+    parts.extend(rule.tags.iter().map(|(name, value)| format!("{name} = {value}")));
+    let lag_limits = [rule.lag_bytes_max.map(size_text), rule.lag_time_max.map(span)];
+    parts.extend(lag_limits.into_iter().flatten().map(|limit| format!("lag ≤ {limit}")));
+    if rule.includes_leader {
+        parts.push("and leader".to_owned());
+    }
+    let tags = rule.prefer_tags.iter().map(|(name, value)| format!("{name} = {value}"));
+    let preferred: Vec<String> = tags.chain(rule.prefer_nodes.iter().cloned()).collect();
+    if !preferred.is_empty() {
+        parts.push(format!("first {}", preferred.join(", ")));
+    }
+    if rule.target.is_standbys() && rule.falls_back_to_leader {
+        parts.push("else leader".to_owned());
+    }
+    parts.join(", ")
+}
