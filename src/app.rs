@@ -26,6 +26,7 @@ use crate::proxy::context::ListenerContext;
 use crate::proxy::intake::tls::{self, Encryption};
 use crate::proxy::listener::{BindError, Listener};
 use crate::proxy::metrics::ProxyMetrics;
+use crate::proxy::sessions::coverage_watch::CoverageWatch;
 use crate::proxy::sessions::rebalancer::Rebalancer;
 use crate::proxy::sessions::registry::Registry;
 use crate::proxy::worker::Workers;
@@ -172,6 +173,11 @@ impl App {
                 };
                 background.spawn("rebalancer", rebalancer.run());
             }
+        }
+        for settings in &self.config.listeners {
+            let (listener, rule) = (settings.name.clone(), settings.rule.clone());
+            let watch = CoverageWatch { listener, rule, view: self.clusters[settings.cluster.0].clone() };
+            background.spawn("excluded replicas", watch.run());
         }
         for (index, view) in self.clusters.iter().cloned().enumerate() {
             let (registry, rules) = (Arc::clone(&self.registry), Arc::clone(&rules));

@@ -1,9 +1,10 @@
 //! Takes a [`Status`]: reads topologies, registry and configuration once, and says in words what they mean.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::AdminContext;
-use super::status::{Cluster, Lead, Listener, NameLookups, Node, NodePort, Status, UnresolvedName};
+use super::status::{Cluster, Exclusion, Lead, Listener, NameLookups, Node, NodePort, Status, UnresolvedName};
 use super::words::span;
 use crate::cluster::health::Health;
 use crate::cluster::leadership::Leadership;
@@ -11,20 +12,29 @@ use crate::cluster::node::{Report, SyncStanding};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment, NodeId};
 use crate::config::{self, ClusterIndex, size_text};
+use crate::probe::ClusterHandle;
 use crate::proxy::sessions::registry::Census;
+use crate::routing::{Coverage, Excluded, Rule};
 
 impl Status {
     /// The state now.
     pub(super) fn of(context: &AdminContext) -> Status {
+        let topologies: Vec<Arc<Topology>> = context.clusters.iter().map(ClusterHandle::topology_full).collect();
         let listeners = context.config.listeners.iter().zip(context.registry.census());
+        let listeners: Vec<Listener> = listeners
+            .map(|(settings, census)| listener(context, settings, &topologies[settings.cluster.0], census))
+            .collect();
+        let clusters = topologies.iter().enumerate();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: context.started.elapsed().as_secs(),
             is_stopping: *context.is_stopping.borrow(),
             unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             name_lookups: name_lookups(context),
-            clusters: (0..context.clusters.len()).map(|index| cluster(context, ClusterIndex(index))).collect(),
-            listeners: listeners.map(|(settings, census)| listener(context, settings, census)).collect(),
+            clusters: clusters
+                .map(|(index, topology)| cluster(context, ClusterIndex(index), topology, &listeners))
+                .collect(),
+            listeners,
         }
     }
 }
@@ -34,11 +44,11 @@ fn name_lookups(context: &AdminContext) -> NameLookups {
     NameLookups { answered: counts.answered, not_found: counts.not_found, failed: counts.failed }
 }
 
-fn cluster(context: &AdminContext, index: ClusterIndex) -> Cluster {
+fn cluster(context: &AdminContext, index: ClusterIndex, topology: &Topology, listeners: &[Listener]) -> Cluster {
     let view = &context.clusters[index.0];
-    let (topology, now) = (view.topology_full(), view.now());
+    let now = view.now();
     let loads = context.registry.loads(index);
-    let (lead, since) = lead(&topology);
+    let (lead, since) = lead(topology);
     let grace = context.config.clusters[index.0].leader_grace;
     let grace_left = topology.leader().filter(|_| lead == Lead::Silent).and_then(|leader| {
         let age = now - topology.node(leader).health.answer_asked_at()?;
@@ -55,20 +65,35 @@ fn cluster(context: &AdminContext, index: ClusterIndex) -> Cluster {
                 failing_seconds: failure.map(|failure| (now - failure.since).as_secs_f64()),
             }
         });
-        Node { is_leader: topology.leader() == Some(id), sessions, ports: ports.collect(), ..self::node(node, now) }
+        let excluded = exclusions_of(&node.member.name, view.name(), listeners);
+        Node {
+            is_leader: topology.leader() == Some(id),
+            sessions,
+            excluded,
+            ports: ports.collect(),
+            ..self::node(node, now)
+        }
     });
     Cluster {
         name: view.name().to_owned(),
-        leader: topology.leader().map(|leader| name(&topology, leader)),
+        leader: topology.leader().map(|leader| name(topology, leader)),
         lead,
         lead_seconds: (now - since).as_secs_f64(),
-        headline: headline(&topology, lead, now - since, grace_left, now),
+        headline: headline(topology, lead, now - since, grace_left, now),
         grace_left_seconds: grace_left.map(|left| left.as_secs_f64()),
-        writes_wait: why_writes_wait(&topology),
-        notes: notes(&topology).into_iter().chain(context.config.clusters[index.0].warning()).collect(),
+        writes_wait: why_writes_wait(topology),
+        notes: notes(topology).into_iter().chain(context.config.clusters[index.0].warning()).collect(),
         nodes: nodes.collect(),
         changes: view.history().records(),
     }
+}
+
+/// Why a node gets no new sessions of these listeners.
+fn exclusions_of(node: &str, cluster: &str, listeners: &[Listener]) -> Vec<String> {
+    let of_cluster = listeners.iter().filter(|listener| listener.cluster == cluster);
+    let all = of_cluster.flat_map(|listener| listener.excluded.iter().map(move |excluded| (listener, excluded)));
+    let of_node = all.filter(|(_, excluded)| excluded.node == node);
+    of_node.map(|(listener, excluded)| format!("no new sessions of {}: {}", listener.name, excluded.why)).collect()
 }
 
 fn name(topology: &Topology, id: NodeId) -> String {
@@ -173,7 +198,8 @@ fn why_writes_wait(topology: &Topology) -> Option<String> {
     topology.why_no_leader().or(by_operator)
 }
 
-fn listener(context: &AdminContext, settings: &config::Listener, census: Census) -> Listener {
+fn listener(context: &AdminContext, settings: &config::Listener, topology: &Topology, census: Census) -> Listener {
+    let coverage = Coverage::of(topology, &settings.rule);
     let cluster = context.config.clusters[settings.cluster.0].name.clone();
     Listener {
         name: settings.name.clone(),
@@ -181,6 +207,8 @@ fn listener(context: &AdminContext, settings: &config::Listener, census: Census)
         target: settings.rule.target.label().to_owned(),
         routes_to: routes_to(settings, &cluster),
         cluster,
+        fallback: coverage.fallback.map(|leader| name(topology, leader)),
+        excluded: coverage.excluded.into_iter().map(|one| exclusion(one, &settings.rule, topology)).collect(),
         sessions: census.sessions,
         sessions_max: settings.sessions_max,
         pending: census.pending,
@@ -188,6 +216,21 @@ fn listener(context: &AdminContext, settings: &config::Listener, census: Census)
         bytes_to_server: census.bytes_to_server,
         bytes_to_client: census.bytes_to_client,
     }
+}
+
+fn exclusion(excluded: Excluded, rule: &Rule, topology: &Topology) -> Exclusion {
+    let node = topology.node(excluded.node);
+    let lag = node.recent_lag.unwrap_or_default();
+    let bytes = rule.lag_bytes_max.filter(|max| lag.bytes > *max);
+    let bytes = bytes.map(|max| format!("{} (lag_max {})", size_text(lag.bytes), size_text(max)));
+    let time = rule.lag_time_max.filter(|max| lag.time > *max);
+    let time = time.map(|max| format!("{} (lag_max_time {})", span(lag.time), span(max)));
+    let figures: Vec<String> = bytes.into_iter().chain(time).filter(|_| excluded.is_lag).collect();
+    let (reason, why) = match figures.is_empty() {
+        true => ("condition", excluded.why),
+        false => ("lag", format!("{} within the last seconds: {}", excluded.why, figures.join(", "))),
+    };
+    Exclusion { node: node.member.name.clone(), reason: reason.to_owned(), why }
 }
 
 /// The listener's target with its conditions.

@@ -9,6 +9,7 @@ pub(super) fn render(registered: &MetricRegistry, status: &Status) -> String {
     let mut families = registered.gather();
     families.extend(of_clusters(&status.clusters).gather());
     families.extend(of_listeners(&status.listeners).gather());
+    families.extend(of_choices(status).gather());
     families.extend(of_names(status).gather());
     families.extend(of_process().gather());
     registry::render(&families)
@@ -89,6 +90,31 @@ fn of_clusters(clusters: &[Cluster]) -> MetricRegistry {
             lag_time.with_label_values(&labels).set(of_node.lag_seconds.unwrap_or(0.0));
             timeline.with_label_values(&labels).set(f64::from(of_node.timeline.unwrap_or(0)));
             sessions.with_label_values(&labels).set(f64::from(of_node.sessions));
+        }
+    }
+    registry
+}
+
+fn of_choices(status: &Status) -> MetricRegistry {
+    let registry = MetricRegistry::default();
+    let fallback = registry.gauge(
+        "pgvane_listener_fallback",
+        "1 if new sessions of the listener go to the leader because no replica can serve, else 0.",
+        &["listener"],
+    );
+    let lags = registry.gauge(
+        "pgvane_listener_node_excluded_for_lag",
+        "1 if the node gets no new sessions of the listener because of lag_max or lag_max_time, else 0.",
+        &["listener", "node"],
+    );
+    let number = |is_true: bool| if is_true { 1.0 } else { 0.0 };
+    for listener in status.listeners.iter().filter(|listener| listener.target != "leader") {
+        fallback.with_label_values(&[&listener.name]).set(number(listener.fallback.is_some()));
+        let cluster = status.clusters.iter().find(|cluster| cluster.name == listener.cluster);
+        for node in cluster.iter().flat_map(|cluster| &cluster.nodes) {
+            let mut excluded = listener.excluded.iter().filter(|excluded| excluded.reason == "lag");
+            let is_excluded = excluded.any(|excluded| excluded.node == node.name);
+            lags.with_label_values(&[&listener.name, &node.name]).set(number(is_excluded));
         }
     }
     registry

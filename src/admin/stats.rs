@@ -72,6 +72,8 @@ struct Listener {
     name: String,
     bind: String,
     routes_to: String,
+    /// Why sessions go elsewhere at present.
+    warning: Option<String>,
     sessions: usize,
     sessions_max: usize,
     held: usize,
@@ -186,6 +188,7 @@ fn remarks(node: &status::Node) -> Vec<String> {
             remarks.push(format!("clients get no session{on_port} for {since}: {} {why}", node.name));
         }
     }
+    remarks.extend(node.excluded.iter().cloned());
     let patroni_error = node.patroni_error.as_ref();
     remarks.extend(patroni_error.map(|error| format!("reported by PostgreSQL only; Patroni: {error}")));
     remarks.extend(node.tags.iter().map(|(name, value)| format!("{name}: {value}")));
@@ -199,7 +202,9 @@ fn lag(bytes: u64, time: f64) -> String {
 }
 
 fn listener(listener: status::Listener) -> Listener {
+    let fallback = listener.fallback.as_ref();
     Listener {
+        warning: fallback.map(|leader| format!("no replica can serve: new sessions go to the leader, {leader}")),
         name: listener.name,
         bind: listener.bind,
         routes_to: listener.routes_to,

@@ -145,6 +145,8 @@ pub struct Node {
     pub patroni_error: Option<String>,
     /// Why its answers are not accepted: it belongs to another cluster.
     pub foreign: Option<String>,
+    /// Why it gets no new sessions of a listener although its role is right, a sentence for each listener.
+    pub excluded: Vec<String>,
     /// The ports on which clients get sessions: PostgreSQL's, and those that listeners name.
     pub ports: Vec<NodePort>,
     /// Current sessions on it.
@@ -177,6 +179,10 @@ pub struct Listener {
     pub target: String,
     /// The target with its conditions, in words.
     pub routes_to: String,
+    /// The leader, if new sessions go to it because no replica can serve (`fallback`).
+    pub fallback: Option<String>,
+    /// The replicas that get no new sessions because of a condition of the listener.
+    pub excluded: Vec<Exclusion>,
     /// Current connections, including held ones.
     pub sessions: usize,
     /// The limit of concurrent connections.
@@ -189,6 +195,18 @@ pub struct Listener {
     pub bytes_to_server: u64,
     /// Bytes relayed to clients since the start.
     pub bytes_to_client: u64,
+}
+
+/// A replica that gets no new sessions of a listener.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Exclusion {
+    /// Its name.
+    pub node: String,
+    /// `lag`, or `condition` for other conditions: tags, streaming, synchronous replication.
+    pub reason: String,
+    /// The condition in words.
+    pub why: String,
 }
 
 impl NodePort {

@@ -31,7 +31,10 @@ fn tables(status: &Status) -> String {
         [
             listener.name.clone(),
             listener.bind.clone(),
-            format!("{} of {}", listener.target, listener.cluster),
+            match &listener.fallback {
+                Some(leader) => format!("{leader}, no {} can serve", listener.target),
+                None => format!("{} of {}", listener.target, listener.cluster),
+            },
             format!("{} of {}", listener.sessions, listener.sessions_max),
             listener.held.to_string(),
         ]

@@ -1,6 +1,7 @@
 //! Where a new session goes: a pure function of the topology, the listener's rule and the load.
 
 mod balance;
+mod coverage;
 mod fitness;
 mod pools;
 mod rebalance;
@@ -10,6 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use balance::{Balance, Choice};
+pub use coverage::{Coverage, Excluded};
 use fitness::Fitness;
 pub use fitness::why_misplaced;
 use pools::Pools;

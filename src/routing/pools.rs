@@ -47,6 +47,16 @@ impl Pools {
         pools
     }
 
+    /// The leader, if it is the first choice only because no standby can serve.
+    pub(super) fn fallback(&self) -> Option<NodeId> {
+        let has_none = |ranked: &Ranked| ranked.iter().all(Vec::is_empty);
+        if !has_none(&self.fresh) {
+            return None;
+        }
+        let failing = if has_none(&self.failing) { self.failing_stand_in.first() } else { None };
+        self.stand_in.first().or(failing).copied()
+    }
+
     /// All pools in order of preference. The first one that has room is used.
     pub(super) fn in_order(&self) -> impl Iterator<Item = &Vec<NodeId>> {
         let kinds: [&[Vec<NodeId>]; 5] = [

@@ -2,7 +2,7 @@
 
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::wait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fake::FakeCluster;
 use crate::metrics;
@@ -80,6 +80,41 @@ async fn in_a_split_brain_no_node_is_green() {
     }
     assert!(page.contains("split brain for"), "{page}");
     assert_eq!(status(&pgvane).await["clusters"][0]["lead"], "contested");
+}
+
+// ---- who gets the reads ---------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_replica_excluded_for_lag_and_reads_on_the_leader_are_told_everywhere() {
+    let cluster = FakeCluster::of(2).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"leader\"\nlag_max = \"1MB\"")).await;
+    let lags = "pgvane_listener_node_excluded_for_lag{listener=\"read\",node=\"node2\"}";
+    let fallback = "pgvane_listener_fallback{listener=\"read\"}";
+    for series in [lags, fallback] {
+        metrics::wait_for(&pgvane, series, 0.0).await;
+    }
+    let xlog = json!({"received_location": 67_110_128, "replayed_location": 60_000_000});
+    cluster[1].patroni.says(503, json!({"role": "replica", "xlog": xlog, "replication_state": "streaming"}));
+    for series in [lags, fallback] {
+        metrics::wait_for(&pgvane, series, 1.0).await;
+    }
+    let status = status(&pgvane).await;
+    let read = &status["listeners"][1];
+    assert_eq!((&read["fallback"], &read["excluded"][0]["node"]), (&"node1".into(), &"node2".into()), "{read:#}");
+    assert_eq!(read["excluded"][0]["reason"], "lag");
+    let page = page(&pgvane).await;
+    let why = "no new sessions of read: too far behind the leader within the last seconds: 6.8 MB (lag_max 1.0 MB)";
+    assert!(row_of(&page, "node2").contains(why), "{page}");
+    assert!(page.contains("no replica can serve: new sessions go to the leader, node1"), "{page}");
+    pgvane.wait_for_log("replica gets no new sessions", 0, SOON).await.expect("is logged");
+    pgvane.wait_for_log("no replica can serve: new sessions go to the leader", 0, SOON).await.expect("is logged");
+
+    cluster[1].patroni.follows();
+    for series in [lags, fallback] {
+        metrics::wait_for(&pgvane, series, 0.0).await;
+    }
+    pgvane.wait_for_log("replica gets new sessions again", 0, SOON).await.expect("is logged");
+    pgvane.wait_for_log("new sessions no longer go to the leader", 0, SOON).await.expect("is logged");
 }
 
 // ---- who may read it ------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 //! The running sessions: the [`registry`] has all of them and sends them orders through their [`control`]s;
-//! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes.
+//! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes;
+//! [`coverage_watch`] logs which replicas get no new sessions.
 
 pub mod cancel_keys;
 pub mod cancel_limits;
 pub mod control;
+pub mod coverage_watch;
 pub mod rebalancer;
 pub mod registry;
