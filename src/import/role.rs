@@ -118,11 +118,7 @@ fn of_requests(requests: &[Request]) -> Verdict {
         }
     }
     let Some(first) = requests.iter().find(|request| !request.sent.is_empty()) else {
-        return refused(
-            "HAProxy sends no request: `option httpchk` of a defaults section does not go together with http-check rules \
-             of this section, and the servers are never up",
-            "write `option httpchk` into this section too",
-        );
+        return refused("the check sends nothing", "write `option httpchk` into the section");
     };
     let place = |request: &Request| (request.connect.port, request.connect.address.clone(), request.connect.ssl);
     if requests.iter().any(|request| !request.sent.is_empty() && place(request) != place(first)) {
@@ -181,7 +177,8 @@ fn ask_of(request: &Request) -> Result<Asked<'_>, Box<Verdict>> {
             Ok(Asked { line, ask, expects, is_raw: true })
         }
         None => Err(Box::new(refused(
-            "the check waits for an answer without a request",
+            "HAProxy sends no request, so the servers are never up: `option httpchk` of a defaults section does not count for \
+             a section with http-check rules of its own",
             "write `option httpchk` into the section that has the http-check rules",
         ))),
     }

@@ -329,6 +329,15 @@ fn what_haproxy_refuses_is_refused() {
 }
 
 #[test]
+fn a_check_that_haproxy_never_sends_is_refused() {
+    let file = "defaults\n mode tcp\n option httpchk OPTIONS /primary\nlisten pg\n bind *:5432\n http-check expect status 200\n \
+                server a 10.0.0.1:5432 check port 8008\n server b 10.0.0.2:5432 check port 8008\n";
+    assert_refused(&imported(file.as_bytes(), &[], None), &["haproxy.cfg:3: ", "HAProxy sends no request"]);
+    let own = file.replace(" http-check", " option httpchk OPTIONS /primary\n http-check");
+    assert_has(&imported(own.as_bytes(), &[], None), &["target = \"leader\""]);
+}
+
+#[test]
 fn files_of_other_programs_are_refused() {
     let galera = "defaults\n mode tcp\n timeout connect 1s\n timeout client 1s\n timeout server 1s\nlisten galera\n bind *:3306\n \
                   option httpchk\n server a 10.0.0.1:3306 check port 9200\n server b 10.0.0.2:3306 check port 9200 backup\n";
