@@ -27,6 +27,7 @@ use crate::proxy::intake::tls::{self, Encryption};
 use crate::proxy::listener::{BindError, Listener};
 use crate::proxy::metrics::ProxyMetrics;
 use crate::proxy::sessions::coverage_watch::CoverageWatch;
+use crate::proxy::sessions::drain_watch::{describe, log_sessions_left};
 use crate::proxy::sessions::rebalancer::Rebalancer;
 use crate::proxy::sessions::registry::Registry;
 use crate::proxy::worker::Workers;
@@ -181,6 +182,8 @@ impl App {
         }
         for (index, view) in self.clusters.iter().cloned().enumerate() {
             let (registry, rules) = (Arc::clone(&self.registry), Arc::clone(&rules));
+            let watch = log_sessions_left(ClusterIndex(index), view.clone(), Arc::clone(&registry));
+            background.spawn("log of drains", watch);
             background.spawn("session orders", apply_every_topology(ClusterIndex(index), view, registry, rules));
         }
         let registry = Arc::clone(&self.registry);
@@ -284,7 +287,8 @@ async fn drain(sessions: &TaskTracker, registry: &Registry, drain_timeout: Durat
     }
     let left = registry.sessions();
     if left > 0 {
-        warn!(sessions = left, "ending the remaining sessions");
+        let (clients, _) = describe(registry, |_| true);
+        warn!(sessions = left, clients, "ending the remaining sessions");
         registry.stop();
         let _ = timeout_at(Instant::now() + STOP_GRACE, sessions.wait()).await;
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::AdminContext;
-use super::status::{Cluster, Exclusion, Lead, Listener, NameLookups, Node, NodePort, Status, UnresolvedName};
+use super::status::{
+    Cluster, Exclusion, LEFT_MAX, Lead, Listener, NameLookups, Node, NodePort, Session, Status, UnresolvedName,
+};
 use super::words::span;
 use crate::cluster::health::Health;
 use crate::cluster::leadership::Leadership;
@@ -13,7 +15,8 @@ use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment, NodeId};
 use crate::config::{self, ClusterIndex, size_text};
 use crate::probe::ClusterHandle;
-use crate::proxy::sessions::registry::Census;
+use crate::proxy::sessions::owner::Owner;
+use crate::proxy::sessions::registry::{Census, SessionInfo};
 use crate::routing::{Coverage, Excluded, Rule};
 
 impl Status {
@@ -85,6 +88,38 @@ fn cluster(context: &AdminContext, index: ClusterIndex, topology: &Topology, lis
         notes: notes(topology).into_iter().chain(context.config.clusters[index.0].warning()).collect(),
         nodes: nodes.collect(),
         changes: view.history().records(),
+    }
+}
+
+/// The oldest sessions on a node that an operator has taken out of service.
+fn left_on(context: &AdminContext, cluster: ClusterIndex, id: NodeId, node: &NodeView) -> Vec<Session> {
+    let max = if node.admin == AdminState::Ready { 0 } else { LEFT_MAX };
+    if max == 0 {
+        return Vec::new();
+    }
+    let (left, _) = context.registry.list(max, |session| session.cluster == cluster && session.node == id);
+    left.into_iter().map(|info| session(context, &info)).collect()
+}
+
+fn session(context: &AdminContext, info: &SessionInfo) -> Session {
+    let [client, user, database, application_name] =
+        info.owner.as_ref().map(Owner::parts).unwrap_or_default().map(str::to_owned);
+    let state = match (&info.owner, info.is_draining) {
+        (None, _) => "login",
+        (Some(_), true) => "draining",
+        (Some(_), false) => "open",
+    };
+    let [bytes_to_server, bytes_to_client] = info.bytes;
+    Session {
+        listener: context.config.listeners[info.listener.0].name.clone(),
+        client,
+        user,
+        database,
+        application_name,
+        seconds: info.seconds,
+        state: state.to_owned(),
+        bytes_to_server,
+        bytes_to_client,
     }
 }
 

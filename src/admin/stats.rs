@@ -66,6 +66,8 @@ struct Node {
     /// Whether the last check failed.
     is_check_bad: bool,
     remarks: Vec<String>,
+    /// The clients that still have sessions on a node that an operator has taken out of service.
+    left: Vec<String>,
 }
 
 struct Listener {
@@ -135,6 +137,7 @@ fn node(node: status::Node) -> Node {
         check: check(&node),
         is_check_bad: node.health != "up" && node.health != "unchecked",
         remarks: remarks(&node),
+        left: node.left.iter().map(ToString::to_string).collect(),
         state: or_dash(node.postgresql),
         timeline: or_dash(node.timeline.map(|timeline| timeline.to_string())),
         lag: or_dash(node.lag_bytes.map(|bytes| lag(bytes, node.lag_seconds.unwrap_or(0.0)))),

@@ -151,6 +151,49 @@ pub struct Node {
     pub ports: Vec<NodePort>,
     /// Current sessions on it.
     pub sessions: u32,
+    /// The oldest of these sessions, if an operator has taken the node out of service: at most [`LEFT_MAX`].
+    pub left: Vec<Session>,
+}
+
+/// How many sessions are listed of a node that an operator has taken out of service.
+pub const LEFT_MAX: usize = 20;
+
+/// One session.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Session {
+    /// The listener.
+    pub listener: String,
+    /// The client's address.
+    pub client: String,
+    /// The user; empty if encryption hides it.
+    pub user: String,
+    /// The database; empty if encryption hides it.
+    pub database: String,
+    /// The application's name; empty if the client gave none, or encryption hides it.
+    pub application_name: String,
+    /// How long it has been on its node.
+    pub seconds: u32,
+    /// `login`, `open`, or `draining`: it ends when its transaction ends, or after `drain_timeout`.
+    pub state: String,
+    /// Bytes relayed to the server.
+    pub bytes_to_server: u64,
+    /// Bytes relayed to the client.
+    pub bytes_to_client: u64,
+}
+
+impl fmt::Display for Session {
+    /// Who it is, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_unknown = |name: &str| if name.is_empty() { "?".to_owned() } else { format!("{name:?}") };
+        let [user, database, application] =
+            [&self.user, &self.database, &self.application_name].map(|of| or_unknown(of));
+        write!(
+            f,
+            "{} user {user} database {database} application {application} for {} s ({}, {})",
+            self.client, self.seconds, self.listener, self.state
+        )
+    }
 }
 
 /// A port of a node.

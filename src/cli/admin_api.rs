@@ -10,7 +10,7 @@ use clap::Args;
 use reqwest::{RequestBuilder, StatusCode, Url};
 
 use super::exit;
-use crate::admin::status::Status;
+use crate::admin::status::{Session, Status};
 use crate::config::default_port;
 use crate::probe::rest_client::http_client;
 
@@ -66,8 +66,8 @@ pub(super) enum CliError {
     UnknownNode(String, Vec<String>),
     /// Several clusters have a node of this name. Holds the names of these clusters.
     AmbiguousNode(String, Vec<String>),
-    /// The node still has sessions at the end of `--wait`. Holds their number.
-    SessionsLeft(String, u32),
+    /// The node still has sessions at the end of `--wait`. Holds their number, and the oldest of them.
+    SessionsLeft(String, u32, Vec<Session>),
 }
 
 impl fmt::Display for CliError {
@@ -96,7 +96,14 @@ impl fmt::Display for CliError {
             CliError::AmbiguousNode(node, clusters) => {
                 write!(f, "several clusters have a node \"{node}\": add --cluster with one of {}", clusters.join(", "))
             }
-            CliError::SessionsLeft(node, left) => write!(f, "{node} still has {left} session(s)"),
+            CliError::SessionsLeft(node, left, sessions) => {
+                write!(f, "{node} still has {left} session(s)")?;
+                sessions.iter().try_for_each(|session| write!(f, "\n  {session}"))?;
+                match usize::try_from(*left).unwrap_or_default().saturating_sub(sessions.len()) {
+                    0 => Ok(()),
+                    more => write!(f, "\n  and {more} more"),
+                }
+            }
         }
     }
 }

@@ -58,7 +58,7 @@ pub(super) async fn drain(args: &DrainArgs, state: AdminState) -> Result<(), Cli
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(CliError::SessionsLeft(name.clone(), node.sessions));
+            return Err(CliError::SessionsLeft(name.clone(), node.sessions, node.left));
         }
         sleep(POLL_INTERVAL).await;
     }

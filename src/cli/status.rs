@@ -63,7 +63,11 @@ fn nodes(cluster: &Cluster) -> String {
         (None, Some(leader)) if matches!(cluster.lead, Lead::Led | Lead::Doubted) => format!("{leader} is the leader"),
         (None, _) => cluster.headline.clone(),
     };
-    format!("cluster {}: {headline}\n{}", cluster.name, aligned(&rows))
+    let left = cluster
+        .nodes
+        .iter()
+        .flat_map(|node| node.left.iter().map(|session| format!("left on {}: {session}\n", node.name)));
+    format!("cluster {}: {headline}\n{}{}", cluster.name, aligned(&rows), left.collect::<String>())
 }
 
 /// Whether the node answers its checks, and if not, for how long and why.

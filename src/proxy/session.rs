@@ -16,6 +16,7 @@ use super::end::End;
 use super::intake::handshake::{Client, say_and_close};
 use super::relay::{Outcome, Relay};
 use super::sessions::control::{SessionControl, SessionOrder};
+use super::sessions::owner::Owner;
 use super::sessions::registry::SessionGuard;
 use crate::cluster::Suspicion;
 use crate::net::Incoming;
@@ -102,6 +103,8 @@ impl Session {
             guard.mark_opaque();
         }
         connection.node = Some(guard.node());
+        // kept there and not here while the session lasts: operators can see it there
+        guard.control().set_owner(Owner::new(connection.permit.peer, &mem::take(&mut connection.who)));
         let (client, for_server) = client.into_parts();
         guard.control().bytes().add_to_server(for_server.len());
         guard.control().bytes().add_to_client(ready.for_client.len());
@@ -120,6 +123,7 @@ impl Session {
         if words.is_some() {
             self.relay.terminate_server();
         }
+        self.connection.who = self.guard.control().owner().map(Owner::who).unwrap_or_default();
         drop(self.guard);
         match words {
             Some(words) => Box::pin(say_and_close(self.relay.client(), &words)).await,

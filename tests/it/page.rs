@@ -1,12 +1,13 @@
 //! What the stats page and its JSON say when something is wrong, before fakes.
 
-use pgvane_loadtest::pgvane::Pgvane;
+use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use pgvane_loadtest::wait;
 use serde_json::{Value, json};
 
 use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{SOON, Wire};
+use crate::operators::Operator;
+use crate::wire::{SOON, Session, Wire};
 
 /// The stats page.
 async fn page(pgvane: &Pgvane) -> String {
@@ -80,6 +81,34 @@ async fn in_a_split_brain_no_node_is_green() {
     }
     assert!(page.contains("split brain for"), "{page}");
     assert_eq!(status(&pgvane).await["clusters"][0]["lead"], "contested");
+}
+
+// ---- drains ---------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_drain_that_does_not_end_tells_which_clients_are_left() {
+    let cluster = FakeCluster::of(2).await;
+    let users = Operator::line(cluster.directory());
+    let configured =
+        |pgvane: PgvaneBuilder| pgvane.top("drain_timeout = \"1h\"").admin(&users).read_listener("fallback = \"none\"");
+    let pgvane = cluster.pgvane(configured).await;
+    let operator = Operator::at(&pgvane, cluster.directory());
+    let mut session = Session::through(pgvane.read_addr).await;
+    session.ask("begin").await;
+    assert_eq!(status(&pgvane).await["clusters"][0]["nodes"][1]["left"], json!([]), "nothing is drained");
+
+    let waiting = operator.says(&["drain", "node2", "--wait", "10ms"]).await;
+    assert!(waiting.err.contains("node2 still has 1 session(s)\n  127.0.0.1:"), "{}", waiting.err);
+    let status = status(&pgvane).await;
+    let left = &status["clusters"][0]["nodes"][1]["left"][0];
+    let client = left["client"].as_str().expect("is known");
+    assert!(client.starts_with("127.0.0.1:") && left["state"] == "draining", "{left:#}");
+    let user = left["user"].as_str().expect("is known");
+    assert!(!user.is_empty() && left["listener"] == "read", "{left:#}");
+    let page = page(&pgvane).await;
+    assert!(page.contains("sessions left on node2") && page.contains(client), "{page}");
+    pgvane.wait_for_log("sessions are left on the node", 0, SOON).await.expect("is logged");
+    assert!(pgvane.log_text().contains(&format!("{client} user")), "{}", pgvane.log_text());
 }
 
 // ---- who gets the reads ---------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 //! The shared part of a running session: its node, its counters and its orders.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use super::owner::Owner;
 use crate::cluster::NodeId;
 use crate::config::{ClusterIndex, ListenerIndex};
 use crate::proxy::byte_counters::ByteCounters;
@@ -54,6 +56,10 @@ pub struct SessionControl {
     /// Index into the configuration's clusters.
     pub(super) cluster: ClusterIndex,
     pub(super) node: NodeId,
+    /// Since when it has been registered, in seconds of the registry's clock.
+    pub(super) since_seconds: u32,
+    /// Whose session it is. Known once the client has been admitted.
+    owner: OnceLock<Owner>,
     order: AtomicU8,
     /// pgvane can see when no transaction is open.
     shows_transactions: AtomicBool,
@@ -70,11 +76,18 @@ pub struct SessionControl {
 
 impl SessionControl {
     /// The control of a session without orders.
-    pub(super) fn new(listener: ListenerIndex, cluster: ClusterIndex, node: NodeId) -> SessionControl {
+    pub(super) fn new(
+        listener: ListenerIndex,
+        cluster: ClusterIndex,
+        node: NodeId,
+        since_seconds: u32,
+    ) -> SessionControl {
         SessionControl {
             listener,
             cluster,
             node,
+            since_seconds,
+            owner: OnceLock::new(),
             order: AtomicU8::new(0),
             shows_transactions: AtomicBool::new(false),
             swept_bytes: AtomicU32::new(0),
@@ -88,6 +101,21 @@ impl SessionControl {
     /// The bytes that the session has moved.
     pub fn bytes(&self) -> &ByteCounters {
         &self.bytes
+    }
+
+    /// Records whose session it is.
+    pub fn set_owner(&self, owner: Owner) {
+        let _ = self.owner.set(owner); // it is set once
+    }
+
+    /// Whose session it is; `None` during the login.
+    pub fn owner(&self) -> Option<&Owner> {
+        self.owner.get()
+    }
+
+    /// Whether it has an order to end between two transactions.
+    pub(super) fn is_draining(&self) -> bool {
+        matches!(self.order(), Some(SessionOrder::Drain(_) | SessionOrder::Move))
     }
 
     /// Records that pgvane can see when the session has no open transaction.
@@ -183,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_gets_the_highest_order_once() {
-        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0), 0);
         control.send_order(SessionOrder::Drain(Cause::Promotion));
         let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = Some(SessionOrder::Drain(Cause::Promotion));
@@ -198,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_drain_can_be_withdrawn() {
-        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0), 0);
         let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = SessionOrder::Drain(Cause::Operator);
         control.send_order(drain);

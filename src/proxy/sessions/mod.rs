@@ -6,5 +6,7 @@ pub mod cancel_keys;
 pub mod cancel_limits;
 pub mod control;
 pub mod coverage_watch;
+pub mod drain_watch;
+pub mod owner;
 pub mod rebalancer;
 pub mod registry;

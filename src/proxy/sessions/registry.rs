@@ -1,15 +1,17 @@
 //! All connections of the process, by listener and node; sends orders to sessions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::{Keys, SessionKey};
 use super::control::{SessionControl, SessionOrder};
+use super::owner::Owner;
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::ports::SessionPort;
@@ -53,6 +55,49 @@ struct ListenerTally {
     ended_bytes_to_client: AtomicU64,
 }
 
+/// What operators see of a session.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    /// The listener.
+    pub listener: ListenerIndex,
+    /// The cluster.
+    pub cluster: ClusterIndex,
+    /// The node.
+    pub node: NodeId,
+    /// Address, user, database and application of the client; `None` during the login.
+    pub owner: Option<Owner>,
+    /// How long it has been on the node.
+    pub seconds: u32,
+    /// It is to end between two transactions.
+    pub is_draining: bool,
+    /// Bytes to the server and to the client.
+    pub bytes: [u64; 2],
+}
+
+impl fmt::Display for SessionInfo {
+    /// The client and the age of the session.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Some(owner) => write!(f, "{owner} for {} s", self.seconds),
+            None => write!(f, "a client that is logging in, for {} s", self.seconds),
+        }
+    }
+}
+
+impl SessionInfo {
+    fn of(control: &SessionControl, now: u32) -> SessionInfo {
+        SessionInfo {
+            listener: control.listener,
+            cluster: control.cluster,
+            node: control.node,
+            owner: control.owner().cloned(),
+            seconds: now.saturating_sub(control.since_seconds),
+            is_draining: control.is_draining(),
+            bytes: control.bytes().read(),
+        }
+    }
+}
+
 /// All sessions of the process.
 #[derive(Debug)]
 pub struct Registry {
@@ -65,6 +110,7 @@ pub struct Registry {
     /// File descriptors that the process may have.
     descriptors_max: usize,
     next_id: AtomicU64,
+    started: Instant,
     stop: CancellationToken,
 }
 
@@ -78,6 +124,7 @@ impl Registry {
             keys: Keys::new(listeners),
             descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
+            started: Instant::now(),
             stop: CancellationToken::new(),
         }
     }
@@ -127,11 +174,31 @@ impl Registry {
 
     /// Registers a session on a node: it counts as the node's load, receives orders, and can have a cancel key.
     pub fn guard(self: &Arc<Self>, listener: ListenerIndex, cluster: ClusterIndex, node: NodeId) -> SessionGuard {
-        let control = Arc::new(SessionControl::new(listener, cluster, node));
+        let control = Arc::new(SessionControl::new(listener, cluster, node, self.seconds()));
         let id = self.next_id.fetch_add(1, Relaxed);
         self.nodes[cluster.0].add(node);
         self.controls.lock().insert(id, Arc::clone(&control));
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
+    }
+
+    /// The seconds of the registry's clock.
+    fn seconds(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// The oldest sessions for which `is_wanted` is true, at most `max`, and the number of all of them.
+    pub fn list(&self, max: usize, is_wanted: impl Fn(&SessionInfo) -> bool) -> (Vec<SessionInfo>, usize) {
+        let (now, mut total, mut listed) = (self.seconds(), 0, Vec::new());
+        for control in self.controls.lock().values() {
+            let info = SessionInfo::of(control, now);
+            if is_wanted(&info) {
+                total += 1;
+                if listed.len() < max {
+                    listed.push(info);
+                }
+            }
+        }
+        (listed, total)
     }
 
     /// The number of sessions on a node.
