@@ -13,6 +13,7 @@ use super::exit;
 use crate::admin::status::{Session, Status};
 use crate::config::default_port;
 use crate::probe::rest_client::http_client;
+use crate::probe::rest_error::last_cause;
 
 /// How long to wait for an answer. An answer from the same machine takes milliseconds, and one second more after a
 /// wrong password. Docker's default timeout for a health check is 30 s.
@@ -83,7 +84,7 @@ impl fmt::Display for CliError {
             CliError::PasswordFile(file, error) => write!(f, "cannot read {}: {error}", file.display()),
             CliError::NoUser => write!(f, "a user is required: use --user or set {USER_VARIABLE}"),
             CliError::NoPassword => write!(f, "no password: use --password-file or set {PASSWORD_VARIABLE}"),
-            CliError::NoAnswer(url, error) => write!(f, "{url} does not answer: {error}"),
+            CliError::NoAnswer(url, error) => write!(f, "{url} does not answer: {}", last_cause(error)),
             CliError::Refused(_, why) => f.write_str(why.trim_end()),
             CliError::Unreadable(why) => {
                 write!(f, "cannot read the answer; it may come from an older version of pgvane: {why}")

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::environment::{self, Unreplaced};
 use super::fault::{Fault, Faults};
-use super::units;
+use super::{foreign_words, syntax, units};
 use crate::net::Bind;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -27,15 +27,24 @@ pub struct Document<'text> {
     file: String,
     text: &'text str,
     root: Spanned<DeTable<'text>>,
-    faults: RefCell<Vec<Fault>>,
+    /// Where there are any, nothing else is reported: what the parser could not read would count as missing.
+    syntax_faults: Vec<Fault>,
+    faults: RefCell<Vec<Found>>,
     warnings: RefCell<Vec<Fault>>,
     /// Every key that was asked for, with its table's name: `listener.hold_max`.
     asked: RefCell<BTreeSet<String>>,
 }
 
+/// A fault other than one of the syntax.
+struct Found {
+    fault: Fault,
+    /// The place of a table, and the name of the key that is missing there, if that is the fault.
+    missing: Option<(usize, String)>,
+}
+
 impl<'text> Document<'text> {
-    /// Parses `text` and replaces the environment variables in its strings. Syntax errors are collected like all other
-    /// faults. What could be parsed can be read.
+    /// Parses `text` and replaces the environment variables in its strings. What could be parsed can be read in spite of
+    /// syntax errors.
     pub fn parse(file: &str, text: &'text str) -> Document<'text> {
         let (mut root, errors) = DeTable::parse_recoverable(text);
         let mut unreplaced = Vec::new();
@@ -44,13 +53,11 @@ impl<'text> Document<'text> {
             file: file.to_owned(),
             text,
             root,
+            syntax_faults: syntax::faults(text, &errors),
             faults: RefCell::default(),
             warnings: RefCell::default(),
             asked: RefCell::default(),
         };
-        for error in errors {
-            document.fault(error.span(), error.message().replace('\n', ", "), None);
-        }
         for (span, Unreplaced { message, hint }) in unreplaced {
             document.fault(Some(span), message, Some(hint));
         }
@@ -68,9 +75,13 @@ impl<'text> Document<'text> {
         self.asked.borrow().clone()
     }
 
-    /// Ends the reading. Returns the warnings, as text with file and line. Errors: all faults, in the order of their lines.
+    /// Ends the reading. Returns the warnings, as text with file and line. Errors: all faults, in the order of their lines;
+    /// if there are syntax errors, these alone.
     pub fn finish(self) -> Result<Vec<String>, Faults> {
-        let mut list = self.faults.into_inner();
+        let mut list = self.syntax_faults;
+        if list.is_empty() {
+            list = self.faults.into_inner().into_iter().map(|found| found.fault).collect();
+        }
         list.sort_by_key(|fault| fault.line);
         if !list.is_empty() {
             return Err(Faults { file: self.file, list });
@@ -84,7 +95,7 @@ impl<'text> Document<'text> {
 
     fn fault(&self, span: Option<Range<usize>>, message: String, hint: Option<String>) {
         let line = span.map(|span| self.line(span));
-        self.faults.borrow_mut().push(Fault { line, message, hint });
+        self.faults.borrow_mut().push(Found { fault: Fault { line, message, hint }, missing: None });
     }
 
     fn line(&self, span: Range<usize>) -> usize {
@@ -131,6 +142,15 @@ impl<'d> Section<'d> {
     /// Reports a fault of this table as a whole.
     pub fn fault(&self, message: impl Into<String>, hint: impl Into<String>) {
         self.document.fault(Some(self.span.clone()), message.into(), Some(hint.into()));
+    }
+
+    /// Reports that a key is missing, unless an unknown key of this table turns out to be what was meant.
+    pub fn missing(&self, key: &'static str, message: impl Into<String>, hint: impl Into<String>) {
+        self.mark_known(key);
+        self.fault(message, hint);
+        if let Some(found) = self.document.faults.borrow_mut().last_mut() {
+            found.missing = Some((self.span.start, self.named(key)));
+        }
     }
 
     /// Reports a fault of one key's value, or of the table if the key is absent.
@@ -222,8 +242,7 @@ impl<'d> Section<'d> {
     /// A string that must be there and must not be empty.
     pub fn required_string(&self, key: &'static str, hint: &str) -> Option<String> {
         if !self.has(key) {
-            self.mark_known(key);
-            self.document.fault(Some(self.span.clone()), format!("{} is missing", self.named(key)), Some(hint.into()));
+            self.missing(key, format!("{} is missing", self.named(key)), hint);
             return None;
         }
         let text = self.string(key)?;
@@ -282,8 +301,13 @@ impl<'d> Section<'d> {
     /// A size with its unit, in bytes.
     pub fn size_bytes(&self, key: &'static str) -> Option<u64> {
         let value = self.value(key)?;
-        let DeValue::String(text) = value.get_ref() else {
-            return self.wrong_kind(key, value, "a size with a unit such as \"64MB\"");
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.as_ref(),
+            DeValue::Integer(number) => {
+                let hint = format!("write {key} = \"{}B\", or use another unit: kB, MB, GB or TB", number.as_str());
+                return self.bad_value(key, value, "the unit of the size is missing", hint);
+            }
+            _ => return self.wrong_kind(key, value, "a size with a unit such as \"64MB\""),
         };
         match units::size_bytes(text) {
             Ok(size) => Some(size),
@@ -301,7 +325,10 @@ impl<'d> Section<'d> {
         found.map(|(_, choice)| *choice).or_else(|| {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
             let message = format!("{}: unknown value \"{text}\": expected {}", self.named(key), alternatives(&names));
-            let hint = closest(text, &names).map(|name| format!("did you mean \"{name}\"?"));
+            let hint = match foreign_words::value(key, text, &names) {
+                Some(own) => Some(format!("write \"{own}\"")),
+                None => closest(text, &names).map(|name| format!("did you mean \"{name}\"?")),
+            };
             self.document.fault(Some(value.span()), message, hint);
             None
         })
@@ -412,16 +439,21 @@ impl<'d> Section<'d> {
 
     /// Reports every key that was not asked for as unknown.
     pub fn finish(self) {
-        let known: Vec<&str> = self.known.into_inner().into_iter().collect();
+        let known: Vec<&str> = self.known.borrow().iter().copied().collect();
+        let mut meant: Vec<String> = Vec::new();
         for (key, _) in self.table.iter().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref();
             let place = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
-            let hint = match closest(name, &known) {
-                Some(known) => format!("did you mean \"{known}\"?"),
-                None => format!("known keys: {}", known.join(", ")),
+            let (own, hint) = match (foreign_words::key(&self.path, name), closest(name, &known)) {
+                (Some((own, hint)), _) => (own.map(str::to_owned), hint),
+                (None, Some(known)) => (Some(self.named(known)), format!("did you mean \"{known}\"?")),
+                (None, None) => (None, format!("known keys: {}", known.join(", "))),
             };
+            meant.extend(own);
             self.document.fault(Some(key.span()), format!("unknown key \"{name}\"{place}"), Some(hint));
         }
+        let is_meant = |(at, key): &(usize, String)| *at == self.span.start && meant.contains(key);
+        self.document.faults.borrow_mut().retain(|found| !found.missing.as_ref().is_some_and(is_meant));
     }
 }
 

@@ -102,6 +102,11 @@ fn values(text: &str) -> BTreeMap<String, String> {
     found
 }
 
+/// All keys that exist, each with its table's name in front.
+pub(super) fn keys_asked_for() -> BTreeSet<String> {
+    asked_for(&file("config/pgvane.toml"))
+}
+
 /// The keys that the reader asks for when it is given every key of the reference file.
 fn asked_for(reference_text: &str) -> BTreeSet<String> {
     // with another mode the keys for "terminate" are not asked for

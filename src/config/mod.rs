@@ -9,6 +9,7 @@ mod environment;
 #[cfg(test)]
 mod every_key;
 pub mod fault;
+mod foreign_words;
 mod index;
 mod read;
 mod read_access;
@@ -19,6 +20,7 @@ mod read_secret;
 mod read_sql;
 mod read_tls;
 mod secret;
+mod syntax;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};

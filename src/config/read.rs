@@ -41,10 +41,15 @@ pub(super) fn read(document: &Document<'_>) -> Config {
         places.insert(0, Place { bind: admin.bind.into(), owner: "[admin]".to_owned(), span });
     }
     if !root.has("cluster") {
-        root.fault("no cluster is configured", "add [[cluster]] and, below it, one [[cluster.node]] for each node");
+        root.missing(
+            "cluster",
+            "no cluster is configured",
+            "add [[cluster]] and, below it, one [[cluster.node]] for each node",
+        );
     }
     if !root.has("listener") {
-        root.fault(
+        root.missing(
+            "listener",
             "no listener is configured",
             "add [[listener]] with, for example, bind = \"0.0.0.0:6432\" and target = \"leader\"",
         );
@@ -322,9 +327,31 @@ mod tests {
     }
 
     #[test]
-    fn syntax_errors_are_faults() {
-        let found = faults(&SMALLEST.replace("target = \"leader\"", "target = \"leader\"\nhold_max = = 3"));
-        assert!(!found.is_empty());
+    fn a_key_that_is_written_wrong_is_not_reported_as_missing_too() {
+        for (own, typed, hint) in [
+            ("[[listener]]", "[[listner]]", "did you mean \"listener\"?"),
+            ("[[listener]]", "[[frontend]]", "pgvane's table for this is [[listener]]"),
+            ("[[cluster.node]]", "[[cluster.server]]", "pgvane's table for this is [[cluster.node]]"),
+            ("bind =", "listen =", "pgvane's key for this is \"bind\""),
+            ("target =", "targt =", "did you mean \"target\"?"),
+            ("address =", "host =", "pgvane's key for this is \"address\""),
+        ] {
+            let told = config("test.toml", &SMALLEST.replace(own, typed)).expect_err(typed).to_string();
+            assert!(told.contains(hint) && told.contains("1 error found"), "{typed}: {told}");
+        }
+    }
+
+    #[test]
+    fn postgresql_and_patroni_do_not_share_a_port() {
+        for (node, line) in [
+            ("address = \"10.0.0.1:5432\"\npatroni = \"http://10.0.0.1:5432\"", 5),
+            ("address = \"10.0.0.1:8008\"", 4),
+            ("address = \"[fd00::1]:5432\"\npatroni = \"https://[fd00::1]:5432\"", 5),
+        ] {
+            let found = faults(&SMALLEST.replace("address = \"10.0.0.1:5432\"", node));
+            assert!(found.len() == 1 && found[0].1.contains("for PostgreSQL and for Patroni"), "{node}: {found:?}");
+            assert_eq!(found[0].0, Some(line), "{node}");
+        }
     }
 
     #[test]

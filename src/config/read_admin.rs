@@ -61,7 +61,11 @@ fn user(section: Section<'_>) -> Option<AdminUser> {
     }
     let password = password(&section, PATH);
     if !section.has("password") && !section.has("password_file") {
-        section.fault(format!("{PATH}.password is missing"), "write password_file = \"/etc/pgvane/admin-password\"");
+        section.missing(
+            "password",
+            format!("{PATH}.password is missing"),
+            "write password_file = \"/etc/pgvane/admin-password\"",
+        );
     }
     if password.as_ref().is_some_and(|password| password.reveal().is_empty()) {
         section.fault_at(

@@ -16,7 +16,8 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     let mut cluster = Cluster::named(&section.string("name").unwrap_or_else(|| "main".to_owned()));
     let asks_patroni = section.choice("check", &[("patroni", true), ("sql", false)]).unwrap_or(true);
     let sql = section.section("sql").map(read_sql::sql);
-    cluster.nodes = section.sections("node").into_iter().filter_map(|table| node(table, sql.is_some())).collect();
+    let nodes = section.sections("node").into_iter();
+    cluster.nodes = nodes.filter_map(|table| node(table, asks_patroni, sql.is_some())).collect();
     cluster.scope = section.string("scope");
     set(&mut cluster.interval, section.duration("interval", at_least_ms(50)));
     set(&mut cluster.fast_interval, section.duration("fast_interval", at_least_ms(20)));
@@ -45,7 +46,8 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     }
 
     if !section.has("node") {
-        section.fault(
+        section.missing(
+            "node",
             format!("cluster \"{}\" has no nodes", cluster.name),
             "add [[cluster.node]] with name and address for each node; with discover = true one node is enough",
         );
@@ -128,13 +130,16 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
     tls
 }
 
-fn node(section: Section<'_>, asks_sql: bool) -> Option<Member> {
+fn node(section: Section<'_>, asks_patroni: bool, asks_sql: bool) -> Option<Member> {
     let address =
         section.required_string("address", "write where PostgreSQL listens, for example address = \"10.0.0.1:5432\"");
     let address = address.and_then(|text| host_port(&section, "address", &text));
     let given_url = section.string("patroni");
     if let Some(Err(fault)) = given_url.as_deref().map(patroni_url) {
         section.fault_at("patroni", fault.message, fault.hint.unwrap_or_default());
+    }
+    if let Some(address) = address.as_ref().filter(|_| asks_patroni) {
+        check_ports(&section, address, given_url.as_deref());
     }
     let name = section.string("name");
     let weight = section.integer("weight", 1..10_001).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
@@ -159,6 +164,26 @@ fn node(section: Section<'_>, asks_sql: bool) -> Option<Member> {
     };
     let name = name.unwrap_or_else(|| address.to_string());
     Some(Member { weight, sessions_max, is_backup, kind, check_address, ..Member::new(name, address, patroni_url) })
+}
+
+/// Reports that PostgreSQL and Patroni's REST API are given the same address and port.
+fn check_ports(section: &Section<'_>, address: &HostPort, url: Option<&str>) {
+    let rest_api = match url {
+        None => HostPort::new(address.host(), PATRONI_PORT).map(|rest_api| rest_api.to_string()).unwrap_or_default(),
+        Some(url) => {
+            let Ok(url) = reqwest::Url::parse(url) else { return };
+            format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+        }
+    };
+    if rest_api == address.to_string() {
+        section.fault_at(
+            if url.is_some() { "patroni" } else { "address" },
+            format!("{rest_api} is given for PostgreSQL and for Patroni's REST API"),
+            format!(
+                "write the port of PostgreSQL in address, and that of Patroni in patroni ({PATRONI_PORT} by default)"
+            ),
+        );
+    }
 }
 
 fn host_port(section: &Section<'_>, key: &str, text: &str) -> Option<HostPort> {

@@ -13,12 +13,15 @@ use crate::routing::{Balance, Cause, Reaction, Reactions, Rebalance, Rule, Targe
 pub(super) fn listener(section: Section<'_>, clusters: &[Cluster]) -> Option<Listener> {
     let target = section.choice("target", &Target::ALL.map(|target| (target.label(), target)));
     if !section.has("target") {
-        section.fault("listener.target is missing", "write target = \"leader\" or target = \"replica\"");
+        section.missing("target", "listener.target is missing", "write target = \"leader\" or target = \"replica\"");
     }
     let binds = read_access::binds(&section);
     if !section.has("bind") {
-        section
-            .fault("listener.bind is missing", "write the address to listen on, for example bind = \"0.0.0.0:6432\"");
+        section.missing(
+            "bind",
+            "listener.bind is missing",
+            "write the address to listen on, for example bind = \"0.0.0.0:6432\"",
+        );
     }
     let name = section.string("name");
     let required = target.zip(binds);
@@ -158,6 +161,10 @@ fn reactions(section: Section<'_>, reactions: &mut Reactions) {
 }
 
 fn cluster_of(section: &Section<'_>, clusters: &[Cluster]) -> usize {
+    if clusters.is_empty() {
+        section.mark_known("cluster");
+        return 0; // that is a fault of the file, which is reported once
+    }
     let names = || clusters.iter().map(|cluster| cluster.name.as_str()).collect::<Vec<_>>().join(", ");
     match section.string("cluster") {
         Some(name) => clusters.iter().position(|cluster| cluster.name == name).unwrap_or_else(|| {

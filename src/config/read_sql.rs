@@ -78,11 +78,10 @@ mod tests {
         let told = faults("check = \"sql\"\ndiscover = true", table);
         for line in [
             "test.toml:3: cluster.discover",
-            "test.toml:4: cluster.sql.user is missing",
             "test.toml:5: unknown key \"usr\"",
             "test.toml:7: cluster.sql has both",
             "test.toml:7: cluster.sql.password_file: cannot read /nowhere/p",
-            "did you mean \"verify-full\"?",
+            "hint: write \"verify-full\"",
             "test.toml:9: cluster.sql.client_key_file is missing",
             "test.toml:10: cluster.sql.reconnect: the unit of the duration is missing",
         ] {

@@ -10,6 +10,7 @@ pub mod monitor;
 pub mod node_sessions;
 pub mod patroni;
 pub mod rest_client;
+pub mod rest_error;
 pub mod sql;
 
 pub use handle::ClusterHandle;

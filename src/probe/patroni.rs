@@ -14,7 +14,8 @@ use reqwest::header::DATE;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::rest_client::{PatroniTlsError, RestClient, check_error};
+use super::rest_client::{PatroniTlsError, RestClient};
+use super::rest_error::{check_error, not_patroni};
 use crate::cluster::machine::Discovery;
 use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding};
 use crate::cluster::{HostPort, Member};
@@ -72,7 +73,7 @@ impl Patroni {
     /// read to its end leaves a traceback in Patroni's log.
     pub async fn check(&self, api: &RestApi) -> Result<Report, CheckError> {
         let Answer { status, body, date } = self.get(api, "/primary").await?;
-        let answer: StatusAnswer = parse(&body)?;
+        let answer: StatusAnswer = parse(status, &body)?;
         match status {
             StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {
                 // by the clock of the node, which the time stamps in the answer are of, too
@@ -88,7 +89,7 @@ impl Patroni {
         if status != StatusCode::OK {
             return Err(CheckError::Garbled(format!("HTTP status {status} for /cluster")));
         }
-        let answer: ClusterAnswer = parse(&body)?;
+        let answer: ClusterAnswer = parse(status, &body)?;
         Ok(answer.discovery())
     }
 
@@ -98,7 +99,7 @@ impl Patroni {
         let complete_answer = async {
             let mut response = client.get(&url).await?;
             let mut body = Vec::with_capacity(2048);
-            while let Some(chunk) = response.chunk().await.map_err(|error| check_error(&error))? {
+            while let Some(chunk) = response.chunk().await.map_err(|error| check_error(&error, true))? {
                 if body.len() + chunk.len() > ANSWER_LENGTH_MAX {
                     return Err(CheckError::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
                 }
@@ -119,8 +120,8 @@ struct Answer {
     date: Option<Timestamp>,
 }
 
-fn parse<'body, T: Deserialize<'body>>(body: &'body [u8]) -> Result<T, CheckError> {
-    serde_json::from_slice(body).map_err(|error| CheckError::Garbled(error.to_string()))
+fn parse<'body, T: Deserialize<'body>>(status: StatusCode, body: &'body [u8]) -> Result<T, CheckError> {
+    serde_json::from_slice(body).map_err(|error| not_patroni(status, body, &error))
 }
 
 /// `GET /primary`, the parts of it that we use. Numbers may be missing or null in any of Patroni's states.
@@ -304,7 +305,7 @@ mod tests {
         "patroni": {"version": "4.1.5", "scope": "demo", "name": "node2"}}"#;
 
     fn report(json: &str, holds_lock: bool) -> Report {
-        parse::<StatusAnswer>(json.as_bytes())
+        parse::<StatusAnswer>(StatusCode::OK, json.as_bytes())
             .expect("is a status")
             .report(holds_lock, "2026-11-21 03:34:50Z".parse().expect("is a time"))
     }
@@ -349,6 +350,7 @@ mod tests {
     #[test]
     fn members_have_both_addresses() {
         let answer: ClusterAnswer = parse(
+            StatusCode::OK,
             br#"{"members": [{"name": "node1", "role": "leader", "state": "running", "host": "10.0.0.1",
             "port": 5432, "api_url": "http://10.0.0.1:8008/patroni", "timeline": 1},
             {"name": "node2", "role": "replica", "state": "running", "host": "fd00::2", "port": 5432,
@@ -366,7 +368,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_not_patronis_is_an_error() {
-        assert!(matches!(parse::<StatusAnswer>(b"<html>"), Err(CheckError::Garbled(_))));
-        assert!(matches!(parse::<StatusAnswer>(b"{}"), Err(CheckError::Garbled(_))));
+        assert!(matches!(parse::<StatusAnswer>(StatusCode::OK, b"<html>"), Err(CheckError::Garbled(_))));
+        assert!(matches!(parse::<StatusAnswer>(StatusCode::OK, b"{}"), Err(CheckError::Garbled(_))));
     }
 }

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, fs, io};
+use std::{fmt, fs};
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Identity, Response, Url};
 use tokio::time::Instant;
 
+use super::rest_error::check_error;
 use crate::cluster::node::CheckError;
 use crate::config::PatroniTls;
 use crate::net::Resolver;
@@ -75,7 +76,7 @@ impl RestClient {
             }
             Err(error) => Err(match url.domain().filter(|_| error.is_connect()) {
                 Some(name) => self.addresses.not_connected(name, &error),
-                None => check_error(&error),
+                None => check_error(&error, false),
             }),
         }
     }
@@ -102,11 +103,11 @@ impl RestAddresses {
     /// No address of a name could be connected to. The reason names them.
     fn not_connected(&self, name: &str, error: &reqwest::Error) -> CheckError {
         if innermost_cause(error).is::<ConnectFailure>() {
-            return check_error(error); // there was no address to try
+            return check_error(error, false); // there was no address to try
         }
         self.names.not_connected(name);
         let tried: Vec<String> = self.names.known(name).iter().map(IpAddr::to_string).collect();
-        match check_error(error) {
+        match check_error(error, false) {
             CheckError::Unreachable(why) => CheckError::Unreachable(format!("{why} ({})", tried.join(", "))),
             other => CheckError::Unreachable(format!("{other} ({})", tried.join(", "))),
         }
@@ -129,17 +130,6 @@ fn trust(tls: &PatroniTls) -> Option<RestTrust<'_>> {
     match &tls.ca_file {
         Some(file) => Some(RestTrust::File(file)),
         None => tls.verifies_nothing.then_some(RestTrust::Nothing),
-    }
-}
-
-/// The innermost cause, without what the HTTP client says around it.
-pub(super) fn check_error(error: &reqwest::Error) -> CheckError {
-    let cause = innermost_cause(error);
-    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => CheckError::Refused,
-        Some(io::ErrorKind::TimedOut) => CheckError::TimedOut,
-        _ if error.is_timeout() => CheckError::TimedOut,
-        _ => CheckError::Unreachable(cause.to_string()),
     }
 }
 
