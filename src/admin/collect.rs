@@ -73,6 +73,7 @@ fn cluster(context: &AdminContext, index: ClusterIndex, topology: &Topology, lis
             is_leader: topology.leader() == Some(id),
             sessions,
             excluded,
+            left: left_on(context, index, id, node),
             ports: ports.collect(),
             ..self::node(node, now)
         }

@@ -82,7 +82,7 @@ fn of_clusters(clusters: &[Cluster]) -> MetricRegistry {
                 match port.port {
                     None => reachable.with_label_values(&labels).set(is_reachable),
                     Some(port) => {
-                        port_reachable.with_label_values(&[labels[0], labels[1], &port.to_string()]).set(is_reachable)
+                        port_reachable.with_label_values(&[labels[0], labels[1], &port.to_string()]).set(is_reachable);
                     }
                 }
             }

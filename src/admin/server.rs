@@ -47,7 +47,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, router: Router) {
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                drop(tokio::spawn(serve_connection(stream, peer, router.clone(), Arc::clone(&connections))))
+                drop(tokio::spawn(serve_connection(stream, peer, router.clone(), Arc::clone(&connections))));
             }
             Err(error) => {
                 warn!(%error, "the stats page cannot accept a connection");
