@@ -155,7 +155,7 @@ mod tests {
             let mut blocks = Blocks::default();
             let mut held = Vec::new();
             for (number, line) in text.lines().enumerate() {
-                let line = lexer::line(number, line.as_bytes(), &environment).unwrap().unwrap();
+                let line = lexer::line(number, line.as_bytes(), &environment).expect("is read").expect("is read");
                 if line.word(0).starts_with('.') {
                     blocks.follow(&line, &environment)?;
                 } else if blocks.hold() {
@@ -164,10 +164,13 @@ mod tests {
             }
             Ok::<_, String>(held)
         };
-        assert_eq!(held(".if defined(SITE)\na\n.else\nb\n.endif\nc").unwrap(), ["a", "c"]);
-        assert_eq!(held(".if streq(\"$SITE\",west)\na\n.elif 1\nb\n.elif 1\nc\n.else\nd\n.endif").unwrap(), ["b"]);
-        assert_eq!(held(".if 0\n.if 1\na\n.else\nb\n.endif\n.endif\nc").unwrap(), ["c"]);
-        assert_eq!(held(".if !defined(NONE) && ( 0 || 1 )\na\n.endif").unwrap(), ["a"]);
+        assert_eq!(held(".if defined(SITE)\na\n.else\nb\n.endif\nc").expect("is read"), ["a", "c"]);
+        assert_eq!(
+            held(".if streq(\"$SITE\",west)\na\n.elif 1\nb\n.elif 1\nc\n.else\nd\n.endif").expect("is read"),
+            ["b"]
+        );
+        assert_eq!(held(".if 0\n.if 1\na\n.else\nb\n.endif\n.endif\nc").expect("is read"), ["c"]);
+        assert_eq!(held(".if !defined(NONE) && ( 0 || 1 )\na\n.endif").expect("is read"), ["a"]);
         for text in [".if version_atleast(2.4)\na\n.endif", ".else", ".endif", ".if feature(LUA)", ".alert x", ".fi"] {
             assert!(held(text).is_err(), "{text}");
         }

@@ -270,7 +270,7 @@ mod tests {
             ("   ", &[]),
             ("log-format '%ci:%cp \"%b/%s\" %B # bytes'", &["log-format", "%ci:%cp \"%b/%s\" %B # bytes"]),
         ] {
-            assert_eq!(read(text, &[]).unwrap(), words, "{text}");
+            assert_eq!(read(text, &[]).expect("is read"), words, "{text}");
         }
     }
 
@@ -284,9 +284,12 @@ mod tests {
             (r#"x "${LIST[*]}" "${LIST}" "\$PORT""#, &["x", "a", "b", "a b", "$PORT"]),
             (r#"x "${EMPTY}" y"#, &["x", "", "y"]),
         ] {
-            assert_eq!(read(text, &variables).unwrap(), words, "{text}");
+            assert_eq!(read(text, &variables).expect("is read"), words, "{text}");
         }
-        let unset = line(1, br#"x "${NONE}" "$OTHER""#, &Environment::new(&BTreeMap::new())).unwrap().unwrap().unset;
+        let unset = line(1, br#"x "${NONE}" "$OTHER""#, &Environment::new(&BTreeMap::new()))
+            .expect("is read")
+            .expect("is read")
+            .unset;
         assert_eq!(unset, ["NONE", "OTHER"]);
     }
 
@@ -300,14 +303,17 @@ mod tests {
     #[test]
     fn addresses_are_expanded_without_quotes_but_without_defaults() {
         let mut environment = Environment::new(&BTreeMap::from([("HOST".to_owned(), "10.0.0.1".to_owned())]));
-        assert_eq!(environment.expand_address("${HOST}:5432").unwrap().0, "10.0.0.1:5432");
-        assert_eq!(environment.expand_address("$HOST:5432").unwrap().0, "10.0.0.1:5432");
-        assert_eq!(environment.expand_address("$NONE:5432").unwrap(), (":5432".to_owned(), vec!["NONE".to_owned()]));
+        assert_eq!(environment.expand_address("${HOST}:5432").expect("is read").0, "10.0.0.1:5432");
+        assert_eq!(environment.expand_address("$HOST:5432").expect("is read").0, "10.0.0.1:5432");
+        assert_eq!(
+            environment.expand_address("$NONE:5432").expect("is read"),
+            (":5432".to_owned(), vec!["NONE".to_owned()])
+        );
         assert!(environment.expand_address("10.0.0.1:${PORT-5432}").is_err());
         for (text, host) in
             [("presetenv HOST a", Some("10.0.0.1")), ("setenv HOST b", Some("b")), ("unsetenv HOST", None)]
         {
-            let line = line(1, text.as_bytes(), &environment).unwrap().unwrap();
+            let line = line(1, text.as_bytes(), &environment).expect("is read").expect("is read");
             environment.follow(&line);
             assert_eq!(environment.get("HOST"), host, "{text}");
         }

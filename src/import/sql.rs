@@ -125,7 +125,7 @@ mod tests {
             "00",
             "5800000004"
         ));
-        let dialogue = read(&bytes.unwrap()).unwrap();
+        let dialogue = read(&bytes.expect("is read")).expect("is read");
         assert_eq!((dialogue.user.as_str(), dialogue.database.as_str()), ("probe", "postgres"));
         assert_eq!(dialogue.query.as_deref(), Some("SELECT NOT pg_is_in_recovery();"));
         assert_eq!(question("SELECT NOT pg_is_in_recovery();"), Some(Question::IsPrimary));
