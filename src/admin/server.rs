@@ -13,13 +13,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 use tracing::{info, warn};
 
 use super::protection::normalize;
 use crate::net::{Ipv6Prefix, Peer};
 use crate::proxy::intake::pending::PendingConnections;
+use crate::telemetry::LineLimit;
 
 /// The number of connections at the same time: enough for dashboards, health checks and a few operators. A further
 /// connection takes the place of the oldest one, if that has lasted for a second; otherwise it is closed.
@@ -44,13 +45,17 @@ pub(super) async fn serve(socket: std::net::TcpListener, router: Router) {
         info!(%address, "stats page and metrics");
     }
     let connections = Arc::new(PendingConnections::default());
+    let mut lines = LineLimit::new(1);
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
                 drop(tokio::spawn(serve_connection(stream, peer, router.clone(), Arc::clone(&connections))));
             }
             Err(error) => {
-                warn!(%error, "the stats page cannot accept a connection");
+                if let Some(suppressed) = lines.admit(Instant::now()) {
+                    let suppressed = (suppressed > 0).then_some(suppressed);
+                    warn!(%error, suppressed, "the stats page cannot accept a connection");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

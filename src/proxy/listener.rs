@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::connection::Connection;
@@ -14,6 +15,7 @@ use super::session;
 use super::worker::Workers;
 use crate::net::Bind;
 use crate::net::listen::BoundListener;
+use crate::telemetry::LineLimit;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
 const BREATHER: Duration = Duration::from_millis(100);
@@ -74,6 +76,7 @@ async fn accept(
         Ok(socket) => socket,
         Err(error) => return warn!(%listener, %error, "cannot listen"),
     };
+    let mut lines = LineLimit::new(1);
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -85,7 +88,10 @@ async fn accept(
                 .spawn(thread, socket, |socket, load| session::serve(Connection::accepted(context, peer, load), socket))
         });
         if let Err(error) = handed_on {
-            warn!(%listener, %error, "cannot accept a connection");
+            if let Some(suppressed) = lines.admit(Instant::now()) {
+                let suppressed = (suppressed > 0).then_some(suppressed);
+                warn!(%listener, %error, suppressed, "cannot accept a connection");
+            }
             tokio::time::sleep(BREATHER).await;
         }
     }

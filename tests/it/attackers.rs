@@ -1,7 +1,10 @@
 //! Before strangers in numbers, servers and members that lie, and descriptors that run out.
 
+use std::time::Duration;
+
 use pgvane_loadtest::bench::usage;
 use pgvane_loadtest::wait;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::fake::{FakeCluster, Manner};
 use crate::metrics;
@@ -97,6 +100,28 @@ async fn connections_to_the_stats_page_that_say_nothing_stop_neither_it_nor_the_
     let mut byte = [0];
     let closed = tokio::io::AsyncReadExt::read(&mut first, &mut byte);
     assert!(matches!(tokio::time::timeout(SOON, closed).await, Ok(Ok(0) | Err(_))), "it is not kept for ever");
+}
+
+#[tokio::test]
+async fn while_no_descriptor_is_left_the_log_gets_some_lines_and_clients_wait() {
+    const DESCRIPTORS_MAX: u32 = 300;
+    let cluster = FakeCluster::of(1).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.descriptors_max(DESCRIPTORS_MAX)).await;
+    let limit_to = |current: u32| {
+        let process = i32::try_from(pgvane.process_id()).ok().and_then(Pid::from_raw);
+        let limits = Rlimit { current: Some(current.into()), maximum: Some(DESCRIPTORS_MAX.into()) };
+        prlimit(process, Resource::Nofile, limits).expect("is our child");
+    };
+    limit_to(0);
+    let (writer, admin) = (tokio::spawn(Session::through(pgvane.write_addr)), pgvane.admin_get("/readyz"));
+    let exhausted = tokio::time::sleep(Duration::from_secs(3)); // accepting is tried ten times a second
+    tokio::join!(exhausted, async { drop(admin.await) });
+    limit_to(DESCRIPTORS_MAX);
+    assert_eq!(writer.await.expect("is served").value("who").await, "node1");
+    for text in [" cannot accept a connection listener", "the stats page cannot accept a connection"] {
+        let lines = pgvane.log_text().matches(text).count();
+        assert!((1..=4).contains(&lines), "{lines} lines with {text:?}");
+    }
 }
 
 #[tokio::test]
