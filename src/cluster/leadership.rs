@@ -91,8 +91,18 @@ pub struct Candidate<'a> {
     pub is_believed: bool,
     /// When the first answer of its present, uninterrupted claim to lead arrived.
     pub claims_since: Option<Moment>,
-    /// When the first answer arrived of those that say, without interruption, that its Patroni holds the leader lock.
-    pub lock_since: Option<Moment>,
+    /// When its Patroni said that it holds the leader lock, if it has not been known to have lost it since.
+    pub lock: Option<LockSeen>,
+}
+
+/// When a node's Patroni said that it holds the leader lock. While its Patroni does not answer and its PostgreSQL is not
+/// in recovery, nothing is known to have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockSeen {
+    /// When the first of these answers arrived.
+    pub since: Moment,
+    /// When the newest of these answers was asked for.
+    pub asked_at: Moment,
 }
 
 /// A claim that has not expired.
@@ -102,15 +112,19 @@ struct StandingClaim {
     timeline: Option<u32>,
     claims_since: Moment,
     newest_asked_at: Moment,
+    /// Its Patroni did not answer the newest check; when it last said that it holds the lock.
+    unconfirmed_lock: Option<Moment>,
 }
 
 /// Decides who leads at `now`.
 ///
 /// - A claim is valid for `grace`, counted from when the newest check was sent whose answer made it. Silence alone does
 ///   not end it sooner.
-/// - If another node's Patroni answers that it holds the lock, a claim is not valid in two cases: PostgreSQL alone makes
-///   it, because its Patroni does not answer; or it was last made before that lock was seen. Only one node holds the
-///   lock, and a frozen Patroni cannot demote its primary.
+/// - A claim is not valid if another node's Patroni was first seen to hold the lock after this node's Patroni last said
+///   that it does: only one node holds the lock, and a frozen Patroni cannot demote its primary. An answer of PostgreSQL
+///   says nothing about the lock: it neither extends nor interrupts what Patroni said.
+/// - A claim that PostgreSQL alone makes, because its Patroni does not answer, does not lead if another node's Patroni
+///   has said later, or again, that it holds the lock.
 /// - One valid claim: that node leads.
 /// - Several: the one on a strictly newer timeline leads, provided that each other claim was last made *before*
 ///   the newer one appeared. A promotion begins a new timeline, so the stale claim of an old leader is ignored. If the
@@ -124,7 +138,8 @@ pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, 
         .collect();
     let leaderless_since = || previous.leaderless_since().unwrap_or(now);
 
-    match winner(&standing) {
+    let is_refuted = |claim: &StandingClaim| is_lock_elsewhere(claim, candidates);
+    match winner(&standing).filter(|winner| !is_refuted(winner)) {
         Some(winner) => {
             let since = match previous {
                 Leadership::Led { leader, since, .. } if *leader == winner.id => *since,
@@ -132,7 +147,7 @@ pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, 
             };
             Leadership::Led { leader: winner.id, timeline: winner.timeline, since }
         }
-        None if standing.is_empty() => {
+        None if standing.len() < 2 => {
             Leadership::Vacant { since: leaderless_since(), why: vacancy(previous, candidates) }
         }
         None => Leadership::Contested {
@@ -151,7 +166,16 @@ fn standing_claim(node: &Candidate<'_>, now: Moment, grace: Duration) -> Option<
         timeline: report.timeline,
         claims_since: node.claims_since.unwrap_or(newest_asked_at),
         newest_asked_at,
+        unconfirmed_lock: node.lock.filter(|_| report.patroni_error.is_some()).map(|lock| lock.asked_at),
     })
+}
+
+/// Whether PostgreSQL alone makes this claim, and another node's Patroni has said since that it holds the lock.
+fn is_lock_elsewhere(claim: &StandingClaim, candidates: &[Candidate<'_>]) -> bool {
+    let Some(last_confirmed) = claim.unconfirmed_lock else { return false };
+    let says_so =
+        |node: &Candidate<'_>| says_lock(node.health) && node.lock.is_some_and(|lock| lock.asked_at >= last_confirmed);
+    candidates.iter().filter(|node| node.id != claim.id).any(says_so)
 }
 
 /// Whether another node was seen to hold the leader lock after this node was last known to hold it.
@@ -159,15 +183,17 @@ fn is_without_lock(node: &Candidate<'_>, candidates: &[Candidate<'_>]) -> bool {
     candidates
         .iter()
         .filter(|other| other.id != node.id)
-        .any(|other| has_taken_lock_from(other.health, other.lock_since, node.health))
+        .any(|other| has_taken_lock(other.health, other.lock, node.lock))
 }
 
-/// Whether a node was seen to hold the leader lock after another node last said that it leads.
-pub(super) fn has_taken_lock_from(holder: &Health, lock_since: Option<Moment>, other: &Health) -> bool {
-    let (Health::Answering { .. }, Some(lock_since)) = (holder, lock_since) else { return false };
-    let Some(report) = other.report() else { return false };
-    let is_by_patroni = report.holds_lock && report.patroni_error.is_none();
-    !is_by_patroni || other.answer_asked_at().is_some_and(|asked_at| asked_at < lock_since)
+/// Whether a node was first seen to hold the leader lock after another node's Patroni last said that it holds it.
+pub(super) fn has_taken_lock(holder: &Health, lock: Option<LockSeen>, others: Option<LockSeen>) -> bool {
+    says_lock(holder) && lock.is_some_and(|lock| others.is_none_or(|others| others.asked_at < lock.since))
+}
+
+/// Whether the newest answer is Patroni's, and says that it holds the lock.
+fn says_lock(health: &Health) -> bool {
+    matches!(health, Health::Answering { report, .. } if report.holds_lock)
 }
 
 fn winner(standing: &[StandingClaim]) -> Option<StandingClaim> {
@@ -220,6 +246,12 @@ mod tests {
         (Health::Answering { report, asked_at: at_ms(asked_ms), since: at_ms(0), missed: 0 }, claims)
     }
 
+    /// PostgreSQL says that it is a primary, and its Patroni does not answer.
+    fn by_postgresql_alone(timeline: u32) -> Arc<Report> {
+        let patroni_error = Some(CheckError::TimedOut);
+        Arc::new(Report { holds_lock: false, patroni_error, ..(*leader(timeline)).clone() })
+    }
+
     fn silent(report: Arc<Report>, asked_ms: u64) -> (Health, Option<Moment>) {
         let claims = (report.claim == Claim::Leader).then(|| at_ms(asked_ms));
         let error = CheckError::TimedOut;
@@ -235,18 +267,21 @@ mod tests {
                 health,
                 is_believed: true,
                 claims_since: *claims_since,
-                lock_since: claims_since.or_else(|| lock_seen(health)).filter(|_| has_lock(health)),
+                lock: lock_seen(health, *claims_since),
             })
             .collect();
         decide(previous, &candidates, at_ms(now_ms), GRACE)
     }
 
-    fn has_lock(health: &Health) -> bool {
-        health.report().is_some_and(|report| report.holds_lock && report.patroni_error.is_none())
-    }
-
-    fn lock_seen(health: &Health) -> Option<Moment> {
-        health.answer_asked_at().filter(|_| has_lock(health))
+    /// The lock as its Patroni has reported it; by its first answer only, if PostgreSQL has answered since.
+    fn lock_seen(health: &Health, claims_since: Option<Moment>) -> Option<LockSeen> {
+        let (report, asked_at) = (health.report()?, health.answer_asked_at()?);
+        let since = claims_since.unwrap_or(asked_at);
+        match (report.holds_lock, &report.patroni_error) {
+            (_, Some(_)) => Some(LockSeen { since, asked_at: since }),
+            (true, None) => Some(LockSeen { since, asked_at }),
+            (false, None) => None,
+        }
     }
 
     #[test]
@@ -287,9 +322,7 @@ mod tests {
 
     #[test]
     fn a_claim_by_postgresql_alone_loses_to_the_lock() {
-        let mut alone = (*leader(1)).clone();
-        alone.patroni_error = Some(CheckError::TimedOut);
-        let alone = answering(Arc::new(alone), 0, 5000);
+        let alone = answering(by_postgresql_alone(1), 0, 5000);
         assert_eq!(
             decided(&NO_LEADER, &[alone.clone(), answering(replica(1), 0, 4000)], 5001).leader(),
             Some(NodeId::new(0))
@@ -309,6 +342,18 @@ mod tests {
         );
         let gone = silent(leader(1), 4500);
         assert_eq!(decided(&NO_LEADER, &[alone, gone], 5001).leader(), None, "the other node's answer may be newer");
+    }
+
+    #[test]
+    fn a_new_leader_whose_patroni_does_not_answer_does_not_lose_to_an_older_answer_of_the_leader_before() {
+        let new = answering(by_postgresql_alone(4), 5000, 5500);
+        let before = |asked_ms| answering(leader(3), 0, asked_ms);
+        assert_eq!(decided(&NO_LEADER, &[before(4900), new.clone()], 5501).leader(), Some(NodeId::new(1)));
+        let contested = decided(&NO_LEADER, &[before(5400), new], 5501);
+        assert!(
+            matches!(contested, Leadership::Contested { ref claimants, .. } if claimants.len() == 2),
+            "the node before claims to lead again, and both are primaries: {contested:?}"
+        );
     }
 
     #[test]

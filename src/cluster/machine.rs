@@ -470,7 +470,7 @@ impl Machine {
                 health: &entry.view.health,
                 is_believed: believed(entry),
                 claims_since: entry.claims_since,
-                lock_since: entry.view.lock_since.filter(|_| believed(entry)),
+                lock: entry.view.lock.filter(|_| believed(entry)),
             })
             .collect();
         let next = decide(&self.leadership, &candidates, now, self.settings.leader_grace);

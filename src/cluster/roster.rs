@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::LagMeter;
+use super::leadership::LockSeen;
 use super::moment::Moment;
 use super::node::{Claim, Member, NODES_MAX, NodeId, NodeSet};
 use super::ports::SessionPort;
@@ -77,7 +78,7 @@ impl Entry {
     fn departs(&mut self, now: Moment) {
         self.view.departed = true;
         self.claims_since = None;
-        self.view.lock_since = None;
+        self.view.lock = None;
         self.departed_at = Some(now);
     }
 
@@ -88,14 +89,26 @@ impl Entry {
         if self.claims_since.is_some() {
             self.last_led_at = self.view.health.answer_asked_at();
         }
-        let holds_lock =
-            self.view.foreign.is_none() && self.view.health.report().is_some_and(|report| report.holds_lock);
-        self.view.lock_since = holds_lock.then(|| self.view.lock_since.unwrap_or(now));
+        self.view.lock = self.lock_seen(now).filter(|_| self.view.foreign.is_none());
         let serves_as = claim.filter(|_| matches!(self.view.health, Health::Answering { .. }));
         if serves_as != self.served_as {
             self.served_as = serves_as;
             self.view.serving_since = serves_as.map(|_| now);
         }
+    }
+}
+
+impl Entry {
+    /// What is known of the leader lock after the newest answer. PostgreSQL's answer says nothing about it, unless the
+    /// server is not a primary any more.
+    fn lock_seen(&self, now: Moment) -> Option<LockSeen> {
+        let (report, asked_at) = (self.view.health.report()?, self.view.health.answer_asked_at()?);
+        let known = self.view.lock;
+        if report.holds_lock {
+            return Some(LockSeen { since: known.map_or(now, |known| known.since), asked_at });
+        }
+        let is_unchanged = report.patroni_error.is_some() && matches!(report.claim, Claim::Leader | Claim::LockHolder);
+        known.filter(|_| is_unchanged)
     }
 }
 

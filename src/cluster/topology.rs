@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::Lag;
-use super::leadership::{self, Leadership, Vacancy};
+use super::leadership::{self, Leadership, LockSeen, Vacancy};
 use super::moment::Moment;
 use super::node::{Claim, Member, NodeId};
 use super::ports::Ports;
@@ -52,8 +52,8 @@ pub struct NodeView {
     pub checked_at: Option<Moment>,
     /// When the newest of its finished checks was sent, answered or not.
     pub check_asked_at: Option<Moment>,
-    /// When the first answer arrived of those that say, without interruption, that its Patroni holds the leader lock.
-    pub lock_since: Option<Moment>,
+    /// When its Patroni said that it holds the leader lock, if it has not been known to have lost it since.
+    pub lock: Option<LockSeen>,
 }
 
 /// Whether a running write session may stay where it is.
@@ -103,9 +103,10 @@ impl Topology {
 
     /// Another node that was seen to hold Patroni's leader lock after `id` was last known to hold it.
     fn lock_taken_from(&self, id: NodeId) -> Option<NodeId> {
-        let health = &self.node(id).health;
+        let node = self.node(id);
+        node.health.report()?;
         let mut others = self.members().filter(|(other, node)| *other != id && node.foreign.is_none());
-        others.find(|(_, holder)| holder.has_taken_lock_from(health)).map(|(other, _)| other)
+        others.find(|(_, holder)| holder.has_taken_lock_from(node)).map(|(other, _)| other)
     }
 
     /// Whether a new write that came at `came_at` has to wait for a check of the leader. One check that was sent after
@@ -189,13 +190,13 @@ impl NodeView {
             departed: false,
             checked_at: None,
             check_asked_at: None,
-            lock_since: None,
+            lock: None,
         }
     }
 
-    /// Whether this node was seen to hold the leader lock after another node, of this health, last said that it leads.
-    pub fn has_taken_lock_from(&self, other: &Health) -> bool {
-        leadership::has_taken_lock_from(&self.health, self.lock_since, other)
+    /// Whether this node was first seen to hold the leader lock after another node last said that it holds it.
+    fn has_taken_lock_from(&self, other: &NodeView) -> bool {
+        leadership::has_taken_lock(&self.health, self.lock, other.lock)
     }
 
     /// The claim in the node's newest answer. `None` if it has not answered; out of service if it is foreign.

@@ -26,8 +26,17 @@ pub(super) struct Noted {
     pub(super) claims_since: Option<Moment>,
     /// It is Patroni's answer, not PostgreSQL's.
     pub(super) by_patroni: bool,
-    /// When the first answer arrived of those that say, without interruption, that its Patroni holds the lock.
-    pub(super) lock_since: Option<Moment>,
+    /// When its Patroni said that it holds the lock, unless the node was seen to have lost it since.
+    pub(super) lock: Option<Lock>,
+}
+
+/// When a node's Patroni said that it holds the lock.
+#[derive(Clone, Copy)]
+pub(super) struct Lock {
+    /// When the first of these answers arrived.
+    pub(super) since: Moment,
+    /// When the newest of these answers was asked for.
+    pub(super) asked_at: Moment,
 }
 
 #[derive(Default)]
@@ -68,15 +77,19 @@ impl Oracle {
         }
         let claims_since = (claim == Claim::Leader).then(|| before.and_then(|noted| noted.claims_since).unwrap_or(now));
         let by_patroni = observation.outcome.is_ok();
-        let has_lock = by_patroni && holds_lock(claim);
-        let lock_since = has_lock.then(|| before.and_then(|noted| noted.lock_since).unwrap_or(now));
+        let lock_before = before.and_then(|noted| noted.lock);
+        let lock = match by_patroni {
+            _ if !holds_lock(claim) => None,
+            true => Some(Lock { since: lock_before.map_or(now, |lock| lock.since), asked_at }),
+            false => lock_before, // PostgreSQL knows nothing about the lock
+        };
         let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
         let position = report.position.map_or(0, |Lsn(position)| position);
         let end = leader.and_then(|leader| self.noted.get(&leader.index())).map_or(0, |leader| leader.position);
         let lag = end.saturating_sub(position);
         self.noted.insert(
             id,
-            Noted { asked_at: described_at, claim, is_stranger, position, lag, claims_since, by_patroni, lock_since },
+            Noted { asked_at: described_at, claim, is_stranger, position, lag, claims_since, by_patroni, lock },
         );
     }
 
@@ -133,12 +146,15 @@ impl Oracle {
                 && **id != leader.index()
                 && other.claim == Claim::Leader
                 && is_fresh
-                && (other.by_patroni || !noted.by_patroni)
+                && (other.by_patroni || !noted.by_patroni || !has_taken_lock(noted, other))
                 && other.asked_at >= claims_since
         });
         let lock = self.noted.iter().find(|(id, other)| {
             let answers = topology.node(NodeId::new(**id)).health.last_error().is_none();
-            **id != leader.index() && !other.is_stranger && other.by_patroni && holds_lock(other.claim) && answers
+            // an answer that is older than the leader's own last answer about the lock does not count against it
+            let is_later = noted.lock.is_none_or(|lock| other.asked_at >= lock.asked_at);
+            let says_lock = other.by_patroni && holds_lock(other.claim);
+            **id != leader.index() && !other.is_stranger && says_lock && is_later && answers
         });
         if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
             return Err(format!(
@@ -186,10 +202,7 @@ impl Oracle {
     /// The nodes that were seen to hold the lock after this one last said that it leads.
     fn lock_taken_from(&self, id: NodeId) -> impl Iterator<Item = usize> {
         let noted = self.noted.get(&id.index());
-        let has_taken = move |other: &Noted| {
-            let (Some(since), Some(noted)) = (other.lock_since, noted) else { return false };
-            noted.lock_since.is_none() || noted.asked_at < since
-        };
+        let has_taken = move |other: &Noted| noted.is_some_and(|noted| has_taken_lock(other, noted));
         let others = self.noted.iter().filter(move |(other, of)| **other != id.index() && !of.is_stranger);
         others.filter(move |(_, of)| has_taken(of)).map(|(other, _)| *other)
     }
@@ -234,6 +247,13 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Whether a node was first seen to hold the lock after the other's Patroni last said that it holds it.
+fn has_taken_lock(holder: &Noted, other: &Noted) -> bool {
+    let says_lock = holder.by_patroni && holds_lock(holder.claim);
+    let is_later = |lock: Lock| other.lock.is_none_or(|others| others.asked_at < lock.since);
+    says_lock && holder.lock.is_some_and(is_later)
 }
 
 fn holds_lock(claim: Claim) -> bool {
