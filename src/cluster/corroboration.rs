@@ -22,6 +22,7 @@ pub fn settle(error: CheckError, known: Option<&Report>, leads: bool, answer: &R
         (Claim::Leader, _) => return Err(error),
         // As far as known it holds the lock. It takes no new sessions now; PostgreSQL itself ends the old ones.
         (_, Some(Claim::Leader | Claim::LockHolder)) => Claim::LockHolder,
+        (_, Some(Claim::UnlockedPrimary)) => Claim::UnlockedPrimary,
         _ => Claim::OutOfService,
     };
     let answer = answer.clone();
@@ -90,6 +91,15 @@ mod tests {
         assert_eq!(settled(Some(Claim::Leader), true, Claim::OutOfService), Some(Claim::LockHolder));
         assert_eq!(settled(Some(Claim::Replica), false, Claim::OutOfService), Some(Claim::OutOfService));
         assert_eq!(settled(None, false, Claim::OutOfService), Some(Claim::OutOfService));
+    }
+
+    #[test]
+    fn no_answer_of_a_primary_that_starts_or_stops_takes_its_sessions_away() {
+        let primaries = [Claim::Leader, Claim::LockHolder, Claim::UnlockedPrimary];
+        for (known, leads) in primaries.into_iter().flat_map(|known| [(known, true), (known, false)]) {
+            let claim = settled(Some(known), leads, Claim::OutOfService);
+            assert!(claim.is_some_and(Claim::keeps_writers), "{known:?} became {claim:?}");
+        }
     }
 
     #[test]

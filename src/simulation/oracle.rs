@@ -266,6 +266,7 @@ pub(super) fn worth(answer: Claim, before: Option<Claim>, leads: bool) -> Option
     let had_lock = before.is_some_and(Claim::keeps_writers);
     match answer {
         Claim::Leader => (leads && before == Some(Claim::Leader)).then_some(Claim::Leader),
+        Claim::OutOfService if before == Some(Claim::UnlockedPrimary) => before,
         Claim::OutOfService if had_lock => Some(Claim::LockHolder),
         other => Some(other),
     }
