@@ -161,11 +161,13 @@ impl AdminApi {
         }
     }
 
-    /// Sends POST, for which a user is required. Returns the body if the status is success.
+    /// The same client, for changes: a user is required for these.
+    pub(super) fn for_changes(self) -> Result<AdminApi, CliError> {
+        if self.login.is_some() { Ok(self) } else { Err(CliError::NoUser) }
+    }
+
+    /// Sends POST. Returns the body if the status is success.
     pub(super) async fn post(&self, path: &[&str], query: Option<&str>, body: &str) -> Result<String, CliError> {
-        if self.login.is_none() {
-            return Err(CliError::NoUser);
-        }
         let mut url = self.url(path);
         url.set_query(query);
         send(self.authenticated(self.client.post(url).body(body.to_owned()))).await

@@ -67,7 +67,7 @@ pub(super) async fn drain(args: &DrainArgs, state: AdminState) -> Result<(), Cli
 impl NodeArgs {
     /// Sets the state. Returns the API client, and the name of the node's cluster.
     async fn set_state(&self, state: AdminState, query: Option<&str>) -> Result<(AdminApi, String), CliError> {
-        let api = AdminApi::at(&self.admin_url, Some(&self.identity))?;
+        let api = AdminApi::at(&self.admin_url, Some(&self.identity))?.for_changes()?;
         let (cluster, node) = find(&api, &self.node, self.cluster.as_deref()).await?;
         let path = ["api", "nodes", &cluster, &node.name, "state"];
         api.post(&path, query, state.label()).await?;
