@@ -1,5 +1,5 @@
 //! All that pgvane shows of itself at one moment. The stats page, the metrics that are read when they are scraped, and
-//! `GET /api/status` are made from this, so that they show the same figures. [`super::collect`] fills it in.
+//! `GET /api/status` are made from this, so that they show the same figures. `collect` fills it in.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -3,11 +3,11 @@
 //! Pure: the text of the file and the environment go in, the outcome comes out. What cannot be said in pgvane's words is
 //! refused rather than guessed. The way of a file:
 //!
-//! [`lexer`] (words of a line) → [`section`] (sections, `.if`) → [`proxy`] (a section with what it inherits) →
-//! [`front`] (which sections are for PostgreSQL, and where they lead) → [`role`] (what a check means) → [`members`] (which
-//! servers are one node, which nodes one cluster) → [`listeners`], [`clusters`], [`pages`] → [`write`].
+//! `lexer` (words of a line) → `section` (sections, `.if`) → `proxy` (a section with what it inherits) →
+//! `front` (which sections are for PostgreSQL, and where they lead) → `role` (what a check means) → `members` (which
+//! servers are one node, which nodes one cluster) → `listeners`, `clusters`, `pages` → `write`.
 //!
-//! [`ledger`] holds what becomes of each line, so that none is lost in silence.
+//! `ledger` holds what becomes of each line, so that none is lost in silence.
 
 mod access;
 mod acl;
