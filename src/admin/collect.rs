@@ -103,8 +103,9 @@ fn left_on(context: &AdminContext, cluster: ClusterIndex, id: NodeId, node: &Nod
 }
 
 fn session(context: &AdminContext, info: &SessionInfo) -> Session {
-    let [client, user, database, application_name] =
-        info.owner.as_ref().map(Owner::parts).unwrap_or_default().map(str::to_owned);
+    let client = info.owner.as_ref().map(|owner| owner.client().to_string()).unwrap_or_default();
+    let [user, database, application_name] =
+        info.owner.as_ref().map(Owner::names).unwrap_or_default().map(str::to_owned);
     let state = match (&info.owner, info.is_draining) {
         (None, _) => "login",
         (Some(_), true) => "draining",

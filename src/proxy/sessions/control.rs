@@ -51,10 +51,8 @@ impl SessionOrder {
 /// The part of a session on a node that other tasks read and change.
 #[derive(Debug)]
 pub struct SessionControl {
-    /// Index into the configuration's listeners.
-    pub(super) listener: ListenerIndex,
-    /// Index into the configuration's clusters.
-    pub(super) cluster: ClusterIndex,
+    /// Listener and cluster. Four bytes each, because there may be thousands of sessions.
+    place: [u32; 2],
     pub(super) node: NodeId,
     /// Since when it has been registered, in seconds of the registry's clock.
     pub(super) since_seconds: u32,
@@ -82,9 +80,10 @@ impl SessionControl {
         node: NodeId,
         since_seconds: u32,
     ) -> SessionControl {
+        // no configuration has so many
+        let place = [listener.0, cluster.0].map(|index| u32::try_from(index).unwrap_or(u32::MAX));
         SessionControl {
-            listener,
-            cluster,
+            place,
             node,
             since_seconds,
             owner: OnceLock::new(),
@@ -96,6 +95,16 @@ impl SessionControl {
             waker: Mutex::new(None),
             bytes: ByteCounters::default(),
         }
+    }
+
+    /// The listener that accepted the client.
+    pub(super) fn listener(&self) -> ListenerIndex {
+        ListenerIndex(self.place[0] as usize)
+    }
+
+    /// The cluster of the node.
+    pub(super) fn cluster(&self) -> ClusterIndex {
+        ClusterIndex(self.place[1] as usize)
     }
 
     /// The bytes that the session has moved.

@@ -1,46 +1,83 @@
-//! Whose session it is: the client's address, and the names that the client gave. In one allocation, because there may
-//! be thousands of sessions.
+//! Whose session it is: the client's address, and the names that the client gave. In one small allocation, because there
+//! may be thousands of sessions.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::str;
 
 use crate::net::Peer;
 use crate::protocol::startup::{Who, cut_to_name_length};
 
-/// Separates the parts: names in a startup packet end with a zero byte, so that they contain none.
-const SEPARATOR: char = '\0';
+/// Separates the names. A name in a startup packet ends with a zero byte, so it contains none.
+const SEPARATOR: u8 = 0;
 
-/// The owner of a session.
+/// The kind of address, in the first byte.
+const UNIX: u8 = 0;
+const IPV4: u8 = 4;
+const IPV6: u8 = 6;
+
+/// The owner of a session, as bytes: the kind of address, the address (IP address, port, for IPv6 also the zone), user,
+/// database, application.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner(Box<str>);
+pub struct Owner(Box<[u8]>);
 
 impl Owner {
     /// The client at this address that gave these names.
     pub fn new(client: Peer, who: &Who) -> Owner {
-        let client = client.to_string();
-        let names = [who.user(), who.database(), who.application_name()].map(cut_to_name_length);
-        let [user, database, application_name] = names;
-        Owner([&client, user, database, application_name].join(&SEPARATOR.to_string()).into())
+        let [user, database, application_name] =
+            [who.user(), who.database(), who.application_name()].map(|name| cut_to_name_length(name).as_bytes());
+        let mut bytes = match client {
+            Peer::Unix => vec![UNIX],
+            Peer::Tcp { ip: IpAddr::V4(ip), port, .. } => [&[IPV4][..], &ip.octets(), &port.to_be_bytes()].concat(),
+            Peer::Tcp { ip: IpAddr::V6(ip), port, zone } => {
+                [&[IPV6][..], &ip.octets(), &port.to_be_bytes(), &zone.to_be_bytes()].concat()
+            }
+        };
+        let names = [user, &[SEPARATOR], database, &[SEPARATOR], application_name];
+        bytes.reserve_exact(names.iter().map(|part| part.len()).sum());
+        names.iter().for_each(|part| bytes.extend_from_slice(part));
+        Owner(bytes.into())
     }
 
-    /// Address, user, database and application. The names are empty where encryption hides them.
-    pub fn parts(&self) -> [&str; 4] {
-        let mut parts = self.0.splitn(4, SEPARATOR);
-        std::array::from_fn(|_| parts.next().unwrap_or_default())
+    /// The address of the client.
+    pub fn client(&self) -> Peer {
+        self.read().map_or(Peer::Unix, |(client, _)| client)
     }
 
-    /// The names.
+    /// User, database and application. They are empty where encryption hides them.
+    pub fn names(&self) -> [&str; 3] {
+        let mut names = self.read().map_or(&[][..], |(_, names)| names).splitn(3, |byte| *byte == SEPARATOR);
+        std::array::from_fn(|_| names.next().and_then(|name| str::from_utf8(name).ok()).unwrap_or_default())
+    }
+
+    /// The names, as the log has them.
     pub fn who(&self) -> Who {
-        let [_, user, database, application_name] = self.parts();
+        let [user, database, application_name] = self.names();
         Who::new(user, database, application_name)
+    }
+
+    /// The address, and the bytes of the names. Never `None`: [`Owner::new`] wrote it.
+    fn read(&self) -> Option<(Peer, &[u8])> {
+        let (kind, rest) = self.0.split_first()?;
+        let (ip, rest): (IpAddr, _) = match *kind {
+            UNIX => return Some((Peer::Unix, rest)),
+            IPV4 => rest.split_first_chunk::<4>().map(|(ip, rest)| ((*ip).into(), rest))?,
+            _ => rest.split_first_chunk::<16>().map(|(ip, rest)| ((*ip).into(), rest))?,
+        };
+        let (port, rest) = rest.split_first_chunk().map(|(port, rest)| (u16::from_be_bytes(*port), rest))?;
+        let (zone, names) = match *kind {
+            IPV4 => (0, rest),
+            _ => rest.split_first_chunk().map(|(zone, rest)| (u32::from_be_bytes(*zone), rest))?,
+        };
+        Some((Peer::Tcp { ip, port, zone }, names))
     }
 }
 
 impl fmt::Display for Owner {
     /// `192.0.2.7:12345 user "app" database "shop" application "psql"`; a question mark for what is not known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [client, names @ ..] = self.parts();
-        f.write_str(client)?;
-        for (what, name) in ["user", "database", "application"].into_iter().zip(names) {
+        write!(f, "{}", self.client())?;
+        for (what, name) in ["user", "database", "application"].into_iter().zip(self.names()) {
             if name.is_empty() { write!(f, " {what} ?")? } else { write!(f, " {what} {name:?}")? }
         }
         Ok(())
@@ -49,15 +86,20 @@ impl fmt::Display for Owner {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn address_and_names_come_out_as_they_went_in() {
         let who = Who::new("app", "", "psql");
-        let owner = Owner::new(Peer::Unix, &who);
-        assert_eq!(owner.parts(), ["unix", "app", "", "psql"]);
-        assert_eq!(owner.who(), who);
-        assert_eq!(owner.to_string(), "unix user \"app\" database ? application \"psql\"");
-        assert_eq!(Owner::new(Peer::Unix, &Who::default()).parts(), ["unix", "", "", ""]);
+        let address = |text: &str| Peer::from(text.parse::<SocketAddr>().expect("an address"));
+        for client in [Peer::Unix, address("192.0.2.7:12345"), address("[fe80::7%3]:12345")] {
+            let owner = Owner::new(client, &who);
+            assert_eq!((owner.client(), owner.names()), (client, ["app", "", "psql"]));
+            assert_eq!(owner.who(), who);
+            assert_eq!(owner.to_string(), format!("{client} user \"app\" database ? application \"psql\""));
+        }
+        assert_eq!(Owner::new(Peer::Unix, &Who::default()).names(), ["", "", ""]);
     }
 }

@@ -87,8 +87,8 @@ impl fmt::Display for SessionInfo {
 impl SessionInfo {
     fn of(control: &SessionControl, now: u32) -> SessionInfo {
         SessionInfo {
-            listener: control.listener,
-            cluster: control.cluster,
+            listener: control.listener(),
+            cluster: control.cluster(),
             node: control.node,
             owner: control.owner().cloned(),
             seconds: now.saturating_sub(control.since_seconds),
@@ -242,8 +242,8 @@ impl Registry {
             .collect();
         for control in controls.values() {
             let [to_server, to_client] = control.bytes().read();
-            census[control.listener.0].bytes_to_server += to_server;
-            census[control.listener.0].bytes_to_client += to_client;
+            census[control.listener().0].bytes_to_server += to_server;
+            census[control.listener().0].bytes_to_client += to_client;
         }
         census
     }
@@ -280,7 +280,7 @@ impl Registry {
         for (node_load, sessions) in node_loads.iter_mut().zip(self.nodes[cluster.0].all()) {
             node_load.sessions = sessions;
         }
-        for control in self.controls.lock().values().filter(|control| control.listener == listener) {
+        for control in self.controls.lock().values().filter(|control| control.listener() == listener) {
             let node_load = &mut node_loads[control.node.index()];
             node_load.movable += u32::from(control.is_movable());
             node_load.leaving += u32::from(control.is_about_to_move());
@@ -292,7 +292,7 @@ impl Registry {
     pub fn move_one(&self, listener: ListenerIndex, node: NodeId) {
         let controls = self.controls.lock();
         let is_movable = |control: &&Arc<SessionControl>| {
-            control.listener == listener && control.node == node && control.is_movable()
+            control.listener() == listener && control.node == node && control.is_movable()
         };
         if let Some(control) = controls.values().find(is_movable) {
             control.send_order(SessionOrder::Move);
@@ -302,8 +302,8 @@ impl Registry {
     /// Sends orders to the sessions of a cluster that are on the wrong node by a new topology, and withdraws the drain of
     /// those that are on the right node again.
     pub fn apply(&self, cluster: ClusterIndex, topology: &Topology, rules: &[Rule]) {
-        for control in self.controls.lock().values().filter(|control| control.cluster == cluster) {
-            match order_for(&rules[control.listener.0], topology, control.node) {
+        for control in self.controls.lock().values().filter(|control| control.cluster() == cluster) {
+            match order_for(&rules[control.listener().0], topology, control.node) {
                 Some(order) => control.send_order(order),
                 None => control.withdraw_drain(),
             }
@@ -363,21 +363,21 @@ impl SessionGuard {
     /// counts.
     pub fn set_key(&mut self, key: CancelKey, port: SessionPort) {
         self.replace_key(SessionKey::Unknown); // first, because a server may send the same key again
-        self.registry.keys.add(key.clone(), self.control.cluster, self.control.node, port);
+        self.registry.keys.add(key.clone(), self.control.cluster(), self.control.node, port);
         self.key = SessionKey::Seen(key);
     }
 
     /// Records that pgvane cannot read the session from now on: if it has no key yet, pgvane will not see it.
     pub fn mark_opaque(&mut self) {
         if matches!(self.key, SessionKey::Unknown) {
-            self.registry.keys.add_unseen(self.control.listener, self.control.node);
+            self.registry.keys.add_unseen(self.control.listener(), self.control.node);
             self.replace_key(SessionKey::Unseen);
         }
     }
 
     fn replace_key(&mut self, key: SessionKey) {
         let before = std::mem::replace(&mut self.key, key);
-        self.registry.keys.end(&before, self.control.listener, self.control.node);
+        self.registry.keys.end(&before, self.control.listener(), self.control.node);
     }
 }
 
@@ -385,11 +385,11 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.replace_key(SessionKey::Unknown);
         let registry = &self.registry;
-        registry.nodes[self.control.cluster.0].remove(self.control.node);
+        registry.nodes[self.control.cluster().0].remove(self.control.node);
         // the bytes are added to those of ended sessions under the lock that `census` takes, so none are counted twice
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
-        let tally = &registry.listeners[self.control.listener.0];
+        let tally = &registry.listeners[self.control.listener().0];
         let [to_server, to_client] = self.control.bytes().read();
         tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
