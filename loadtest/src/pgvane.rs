@@ -129,9 +129,19 @@ impl Pgvane {
         self.process.signal(Signal::TERM)
     }
 
-    /// Stops it where it is, as a suspended virtual machine does.
-    pub fn suspend(&self) -> Result<()> {
-        self.process.signal(Signal::STOP)
+    /// Stops it where it is, as a suspended virtual machine does. Returns once no thread of it runs: the signal stops one
+    /// thread, and that one stops the others.
+    pub async fn suspend(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)?;
+        let tasks = format!("/proc/{}/task", self.process_id());
+        wait::until("pgvane's threads to be stopped", Duration::from_secs(10), async || {
+            match runs_one_of(Path::new(&tasks)) {
+                Ok(false) => Ok(()),
+                Ok(true) => Err("a thread that runs".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await
     }
 
     /// Lets it go on.
@@ -329,6 +339,17 @@ async fn readiness(admin: SocketAddr) -> std::result::Result<(), String> {
         Ok(answer) => Err(format!("/readyz: {} {}", answer.status, answer.body.trim_end())),
         Err(error) => Err(format!("/readyz: {error}")),
     }
+}
+
+/// Whether one of the threads in a process's `task` directory is not stopped.
+fn runs_one_of(tasks: &Path) -> std::io::Result<bool> {
+    for task in fs::read_dir(tasks)? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        if !status.lines().any(|line| line.starts_with("State:\tT")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn append(lines: &mut String, line: &str) {

@@ -401,7 +401,7 @@ async fn clients_that_came_while_pgvane_was_suspended_are_served_by_the_node_tha
         cluster[node].postgres.usually(Manner::Challenges);
     }
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
-    pgvane.suspend().expect("it runs");
+    pgvane.suspend().await.expect("it runs");
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = Wire::to(pgvane.write_addr).await; // the kernel accepts for it
