@@ -107,8 +107,9 @@ pub struct LockSeen {
 
 /// A claim that has not expired.
 #[derive(Clone, Copy)]
-struct StandingClaim {
+struct StandingClaim<'a> {
     id: NodeId,
+    node: &'a Candidate<'a>,
     timeline: Option<u32>,
     claims_since: Moment,
     newest_asked_at: Moment,
@@ -129,17 +130,20 @@ struct StandingClaim {
 /// - Several: the one on a strictly newer timeline leads, provided that each other claim was last made *before*
 ///   the newer one appeared. A promotion begins a new timeline, so the stale claim of an old leader is ignored. If the
 ///   old leader keeps claiming, that is a split brain, and then no node leads.
+/// - A claim that the lock of a third node has ended still opposes others: two nodes that claimed the lead at the same
+///   time contradict each other, whatever a third one says. It opposes no node that took the lock itself after that claim,
+///   and none whose newer timeline began after it.
 #[must_use]
 pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, grace: Duration) -> Leadership {
-    let standing: Vec<StandingClaim> = candidates
+    let (lost, valid): (Vec<_>, Vec<_>) = candidates
         .iter()
-        .filter(|node| !is_without_lock(node, candidates))
         .filter_map(|node| standing_claim(node, now, grace))
-        .collect();
+        .partition(|claim| is_without_lock(claim.node, candidates));
     let leaderless_since = || previous.leaderless_since().unwrap_or(now);
 
-    let is_refuted = |claim: &StandingClaim| is_lock_elsewhere(claim, candidates);
-    match winner(&standing).filter(|winner| !is_refuted(winner)) {
+    let best = best_claim(&valid);
+    let opponents: Vec<NodeId> = best.iter().flat_map(|best| opponents(best, &valid, &lost)).collect();
+    match best.filter(|best| opponents.is_empty() && !is_lock_elsewhere(best, candidates)) {
         Some(winner) => {
             let since = match previous {
                 Leadership::Led { leader, since, .. } if *leader == winner.id => *since,
@@ -147,22 +151,25 @@ pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, 
             };
             Leadership::Led { leader: winner.id, timeline: winner.timeline, since }
         }
-        None if standing.len() < 2 => {
+        None if opponents.is_empty() => {
             Leadership::Vacant { since: leaderless_since(), why: vacancy(previous, candidates) }
         }
-        None => Leadership::Contested {
-            since: leaderless_since(),
-            claimants: standing.iter().map(|claim| claim.id).collect(),
-        },
+        None => {
+            let mut claimants: Vec<NodeId> = valid.iter().map(|claim| claim.id).chain(opponents).collect();
+            claimants.sort_unstable();
+            claimants.dedup();
+            Leadership::Contested { since: leaderless_since(), claimants }
+        }
     }
 }
 
-fn standing_claim(node: &Candidate<'_>, now: Moment, grace: Duration) -> Option<StandingClaim> {
+fn standing_claim<'a>(node: &'a Candidate<'a>, now: Moment, grace: Duration) -> Option<StandingClaim<'a>> {
     let report = node.health.report().filter(|_| node.is_believed)?;
     let newest_asked_at = node.health.answer_asked_at()?;
     let stands = report.claim == Claim::Leader && now - newest_asked_at <= grace;
     stands.then(|| StandingClaim {
         id: node.id,
+        node,
         timeline: report.timeline,
         claims_since: node.claims_since.unwrap_or(newest_asked_at),
         newest_asked_at,
@@ -171,7 +178,7 @@ fn standing_claim(node: &Candidate<'_>, now: Moment, grace: Duration) -> Option<
 }
 
 /// Whether PostgreSQL alone makes this claim, and another node's Patroni has said since that it holds the lock.
-fn is_lock_elsewhere(claim: &StandingClaim, candidates: &[Candidate<'_>]) -> bool {
+fn is_lock_elsewhere(claim: &StandingClaim<'_>, candidates: &[Candidate<'_>]) -> bool {
     let Some(last_confirmed) = claim.unconfirmed_lock else { return false };
     let says_so =
         |node: &Candidate<'_>| says_lock(node.health) && node.lock.is_some_and(|lock| lock.asked_at >= last_confirmed);
@@ -196,13 +203,22 @@ fn says_lock(health: &Health) -> bool {
     matches!(health, Health::Answering { report, .. } if report.holds_lock)
 }
 
-fn winner(standing: &[StandingClaim]) -> Option<StandingClaim> {
-    let best = *standing.iter().max_by_key(|claim| claim.timeline)?;
-    let is_outdated = |other: &StandingClaim| {
+/// The claim on the newest timeline.
+fn best_claim<'a>(valid: &[StandingClaim<'a>]) -> Option<StandingClaim<'a>> {
+    valid.iter().max_by_key(|claim| claim.timeline).copied()
+}
+
+/// The nodes whose claims contradict the best one.
+fn opponents(best: &StandingClaim<'_>, valid: &[StandingClaim<'_>], lost: &[StandingClaim<'_>]) -> Vec<NodeId> {
+    let is_outdated = |other: &StandingClaim<'_>| {
         let newer_timeline = matches!((best.timeline, other.timeline), (Some(a), Some(b)) if a > b);
         newer_timeline && other.newest_asked_at < best.claims_since
     };
-    standing.iter().filter(|claim| claim.id != best.id).all(is_outdated).then_some(best)
+    let has_lost_to_best =
+        |other: &StandingClaim<'_>| has_taken_lock(best.node.health, best.node.lock, other.node.lock);
+    let valid = valid.iter().filter(|other| other.id != best.id && !is_outdated(other));
+    let lost = lost.iter().filter(|other| !is_outdated(other) && !has_lost_to_best(other));
+    valid.chain(lost).map(|claim| claim.id).collect()
 }
 
 fn vacancy(previous: &Leadership, candidates: &[Candidate<'_>]) -> Vacancy {
@@ -379,6 +395,24 @@ mod tests {
             Some(NodeId::new(0)),
             "its claim is newer than the lock"
         );
+    }
+
+    #[test]
+    fn nodes_that_contradict_each_other_stay_contested_when_a_third_one_holds_the_lock() {
+        let mut report = (*replica(1)).clone();
+        (report.claim, report.holds_lock) = (Claim::LockHolder, true);
+        let third = answering(Arc::new(report), 5000, 5000);
+        let claimed_before = answering(leader(3), 0, 4000);
+        let claims_still = answering(leader(3), 0, 6000);
+        let contested = decided(&NO_LEADER, &[claimed_before.clone(), claims_still, third.clone()], 6001);
+        let all = [NodeId::new(0), NodeId::new(1)];
+        assert!(matches!(contested, Leadership::Contested { ref claimants, .. } if *claimants == all), "{contested:?}");
+        let took_it_since = answering(leader(3), 6000, 6000);
+        let led = decided(&NO_LEADER, &[claimed_before.clone(), took_it_since, third.clone()], 6001);
+        assert_eq!(led.leader(), Some(NodeId::new(1)), "the lock came to it after the other claim");
+        let promoted_since = answering(leader(4), 4500, 6000);
+        let led = decided(&NO_LEADER, &[claimed_before, promoted_since, third], 6001);
+        assert_eq!(led.leader(), Some(NodeId::new(1)), "its timeline began after the other claim");
     }
 
     #[test]

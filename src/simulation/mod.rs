@@ -6,7 +6,9 @@
 //! - a leader's newest answer says that it leads, and is not older than the grace (a lock holder led; a claim never
 //!   expired; silence renewed the answer's age);
 //! - no node leads while another keeps claiming to lead (a repeated claim was ignored like a stale one);
-//! - a node of another cluster never leads (foreign nodes were accepted; the first answer decided which cluster it is);
+//! - a node of another cluster does not lead once more than half of the nodes have answered at the same time (foreign
+//!   nodes were accepted; the first answer decided which cluster it is). Before that, it can be the only node that
+//!   answers, and only the configured `scope` can tell it from a cluster whose other nodes are down;
 //! - knowledge never goes backwards (late answers were accepted);
 //! - no write goes to a leader that is suspected (a doubted leader got writes; an earlier check ended the doubt);
 //! - no read goes to a node that is not a replica, or lags (nodes out of service got reads; lag was ignored);

@@ -50,6 +50,8 @@ pub(super) struct Oracle {
     pub(super) suspected: Option<(NodeId, Moment)>,
     /// Before the first leader there are no sessions that could be misplaced.
     pub(super) somebody_has_led: bool,
+    /// More than half of the nodes have answered at the same time, and all these belong to one cluster.
+    pub(super) knows_cluster: bool,
 }
 
 impl Oracle {
@@ -106,6 +108,12 @@ impl Oracle {
 
     /// The rules. An error names the one that is broken.
     pub(super) fn judge(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
+        let answers = |id: &usize| topology.node(NodeId::new(*id)).health.last_error().is_none();
+        let own = self.noted.iter().filter(|(id, noted)| !noted.is_stranger && answers(id)).count();
+        self.knows_cluster |= own * 2 > topology.nodes.len();
+        if !self.knows_cluster && self.noted.values().any(|noted| noted.is_stranger) {
+            return Ok(()); // the node of another cluster may have been the only one that answered
+        }
         self.judge_lead(topology, now)?;
         self.somebody_has_led |= topology.leader().is_some();
         if self.somebody_has_led {
