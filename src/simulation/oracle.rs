@@ -106,15 +106,19 @@ impl Oracle {
         self.noted.get(&id.index()).map(|noted| noted.claim)
     }
 
-    /// The rules. An error names the one that is broken.
-    pub(super) fn judge(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
+    /// The rules of who leads. An error names the one that is broken.
+    pub(super) fn judge_lead(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
         let answers = |id: &usize| topology.node(NodeId::new(*id)).health.last_error().is_none();
         let own = self.noted.iter().filter(|(id, noted)| !noted.is_stranger && answers(id)).count();
         self.knows_cluster |= own * 2 > topology.nodes.len();
-        if !self.knows_cluster && self.noted.values().any(|noted| noted.is_stranger) {
-            return Ok(()); // the node of another cluster may have been the only one that answered
+        if self.may_know_a_stranger_only() { Ok(()) } else { self.judge_leader(topology, now) }
+    }
+
+    /// The rules of everything else. An error names the one that is broken.
+    pub(super) fn judge(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
+        if self.may_know_a_stranger_only() {
+            return Ok(());
         }
-        self.judge_lead(topology, now)?;
         self.somebody_has_led |= topology.leader().is_some();
         if self.somebody_has_led {
             self.judge_sessions(topology)?;
@@ -130,7 +134,12 @@ impl Oracle {
         Ok(())
     }
 
-    pub(super) fn judge_lead(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+    /// The node of another cluster may be the only one that has answered yet.
+    fn may_know_a_stranger_only(&self) -> bool {
+        !self.knows_cluster && self.noted.values().any(|noted| noted.is_stranger)
+    }
+
+    fn judge_leader(&self, topology: &Topology, now: Moment) -> Result<(), String> {
         let Some(leader) = topology.leader() else { return Ok(()) };
         let Some(noted) = self.noted.get(&leader.index()) else {
             return Err(format!("{leader:?} leads and has never answered"));
@@ -176,7 +185,7 @@ impl Oracle {
     }
 
     /// Sessions are misplaced only for a cause that the answers of this node, or of another, prove.
-    pub(super) fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
+    fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
         for (id, view) in topology.members() {
             let noted = self.noted.get(&id.index());
             let leads = topology.leader() == Some(id);
@@ -228,7 +237,7 @@ impl Oracle {
         }
     }
 
-    pub(super) fn judge_routes(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+    fn judge_routes(&self, topology: &Topology, now: Moment) -> Result<(), String> {
         let rule = |target| Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
         let routed = |target, turn| {
             route(
