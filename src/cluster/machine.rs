@@ -429,9 +429,9 @@ impl Machine {
         let before = self.identity.system_identifier().map(str::to_owned);
         self.identity.reconsider(&votes);
         self.identity_is_settled = self.identity.is_settled(&votes);
-        if let (Some(from), Some(to)) = (before, self.identity.system_identifier())
-            && from != to
-        {
+        let after = self.identity.system_identifier();
+        let has_changed = before.is_some() && before.as_deref() != after;
+        if let (true, Some(from), Some(to)) = (has_changed, before, after) {
             actions.push(Action::Tell(Change::Rebuilt { from, to: to.to_owned() }));
         }
         let wrong_addresses = self.roster.wrong_addresses();
@@ -443,7 +443,10 @@ impl Machine {
         };
         let foreign: Vec<Option<String>> = self.roster.present().map(|(id, entry)| why_foreign(id, entry)).collect();
         for ((_, entry), why) in self.roster.present_mut().zip(foreign) {
-            entry.has_belonged |= why.is_none() && self.identity_is_settled && entry.view.health.report().is_some();
+            let belongs = why.is_none() && self.identity_is_settled && entry.view.health.report().is_some();
+            // what still has the former identifier belonged to that, and not to the cluster as it is known now
+            let belonged_to_former = has_changed && why.is_some();
+            entry.has_belonged = belongs || (entry.has_belonged && !belonged_to_former);
             entry.view.foreign = why;
             entry.review(now);
         }
@@ -648,16 +651,20 @@ mod tests {
     const LEADER: NodeId = NodeId::new(0);
     const REPLICA: NodeId = NodeId::new(1);
 
-    /// A machine of two nodes, and a clock; each check is answered at once, as set for its node.
+    /// A machine of a few nodes, and a clock; each check is answered at once, as set for its node.
     struct TestCluster {
         machine: Machine,
         now: Moment,
-        says: [Result<Arc<Report>, CheckError>; 2],
+        says: Vec<Result<Arc<Report>, CheckError>>,
         asked: Vec<(NodeId, Moment)>,
     }
 
     impl TestCluster {
         fn new(first: Result<Arc<Report>, CheckError>, second: Result<Arc<Report>, CheckError>) -> TestCluster {
+            TestCluster::of(vec![first, second])
+        }
+
+        fn of(says: Vec<Result<Arc<Report>, CheckError>>) -> TestCluster {
             let settings = Settings {
                 interval: Duration::from_secs(1),
                 fast_interval: Duration::from_millis(100),
@@ -666,8 +673,12 @@ mod tests {
                 scope: None,
                 seed: 7,
             };
-            let machine = Machine::new(settings, vec![member("a"), member("b")], at_ms(0));
-            TestCluster { machine, now: at_ms(0), says: [first, second], asked: Vec::new() }
+            let machine = Machine::new(
+                settings,
+                ["a", "b", "c"][..says.len()].iter().map(|name| member(name)).collect(),
+                at_ms(0),
+            );
+            TestCluster { machine, now: at_ms(0), says, asked: Vec::new() }
         }
 
         fn feed(&mut self, event: Event) {
@@ -775,5 +786,26 @@ mod tests {
         bench.feed(Event::Tick);
         bench.machine.handle(Event::Suspicion(REPLICA, Suspicion::ConnectionLost), bench.now);
         assert!(bench.machine.topology().doubted_at.is_none());
+    }
+
+    #[test]
+    fn a_node_of_another_cluster_that_led_alone_does_not_lead_again_after_the_others_were_heard() {
+        let other = Arc::new(Report { system_identifier: Some("9".into()), ..(*leader(7)).clone() });
+        let silent = || Err(CheckError::Refused);
+        let mut bench = TestCluster::of(vec![Ok(Arc::clone(&other)), silent(), silent()]);
+        bench.feed(Event::Tick);
+        let a_while = Duration::from_secs(40);
+        bench.checks_in(a_while);
+        assert_eq!(bench.machine.topology().leader(), Some(NodeId::new(0)), "nothing else is known");
+        (bench.says[1], bench.says[2]) = (Ok(leader(3)), Ok(replica(3)));
+        bench.checks_in(a_while);
+        assert_eq!(bench.machine.topology().leader(), Some(NodeId::new(1)), "two of three are of one cluster");
+        (bench.says[1], bench.says[2]) = (silent(), silent());
+        bench.checks_in(a_while);
+        assert_eq!(bench.machine.topology().leader(), None);
+        let made_again = Arc::new(Report { system_identifier: Some("10".into()), ..(*leader(1)).clone() });
+        (bench.says[0], bench.says[1]) = (silent(), Ok(made_again));
+        bench.checks_in(a_while);
+        assert_eq!(bench.machine.topology().leader(), Some(NodeId::new(1)), "it was created again");
     }
 }
