@@ -89,6 +89,7 @@ pub struct App {
     workers: Arc<Workers>,
     registry: Arc<Registry>,
     metrics: MetricRegistry,
+    proxy_metrics: ProxyMetrics,
 }
 
 impl App {
@@ -151,6 +152,7 @@ impl App {
             workers,
             registry,
             metrics,
+            proxy_metrics,
         })
     }
 
@@ -199,6 +201,7 @@ impl App {
                 names: self.names,
                 registry: Arc::clone(&self.registry),
                 metrics: self.metrics,
+                listener_metrics: self.proxy_metrics,
                 started: Instant::now(),
                 is_stopping: stop.clone(),
             };

@@ -13,17 +13,20 @@ use crate::cluster::leadership::Leadership;
 use crate::cluster::node::{Report, SyncStanding};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, Moment, NodeId};
-use crate::config::{self, ClusterIndex, size_text};
+use crate::config::{self, Check, ClusterIndex, size_text};
 use crate::probe::ClusterHandle;
+use crate::proxy::end::EndClass;
 use crate::proxy::sessions::owner::Owner;
-use crate::proxy::sessions::registry::{Census, SessionInfo};
+use crate::proxy::sessions::registry::SessionInfo;
+use crate::proxy::sessions::tally::ListenerCensus;
 use crate::routing::{Coverage, Excluded, Rule};
 
 impl Status {
     /// The state now.
     pub(super) fn of(context: &AdminContext) -> Status {
         let topologies: Vec<Arc<Topology>> = context.clusters.iter().map(ClusterHandle::topology_full).collect();
-        let listeners = context.config.listeners.iter().zip(context.registry.census());
+        let census = context.registry.census();
+        let listeners = context.config.listeners.iter().zip(census.listeners);
         let listeners: Vec<Listener> = listeners
             .map(|(settings, census)| listener(context, settings, &topologies[settings.cluster.0], census))
             .collect();
@@ -35,7 +38,9 @@ impl Status {
             unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             name_lookups: name_lookups(context),
             clusters: clusters
-                .map(|(index, topology)| cluster(context, ClusterIndex(index), topology, &listeners))
+                .map(|(index, topology)| {
+                    cluster(context, ClusterIndex(index), topology, &listeners, &census.node_bytes[index])
+                })
                 .collect(),
             listeners,
         }
@@ -47,18 +52,23 @@ fn name_lookups(context: &AdminContext) -> NameLookups {
     NameLookups { answered: counts.answered, not_found: counts.not_found, failed: counts.failed }
 }
 
-fn cluster(context: &AdminContext, index: ClusterIndex, topology: &Topology, listeners: &[Listener]) -> Cluster {
+fn cluster(
+    context: &AdminContext,
+    index: ClusterIndex,
+    topology: &Topology,
+    listeners: &[Listener],
+    bytes: &[[u64; 2]],
+) -> Cluster {
     let view = &context.clusters[index.0];
     let now = view.now();
-    let loads = context.registry.loads(index);
     let (lead, since) = lead(topology);
     let grace = context.config.clusters[index.0].leader_grace;
     let grace_left = topology.leader().filter(|_| lead == Lead::Silent).and_then(|leader| {
         let age = now - topology.node(leader).health.answer_asked_at()?;
         Some(grace.saturating_sub(age))
     });
+    let is_asked_by_http = matches!(context.config.clusters[index.0].check, Check::Patroni { .. });
     let nodes = topology.members().map(|(id, node)| {
-        let sessions = loads.get(id.index()).copied().unwrap_or(0);
         let ports = std::iter::once(None).chain(context.config.own_ports(index).into_iter().map(Some));
         let ports = ports.map(|port| {
             let failure = node.ports.failure(port);
@@ -71,11 +81,12 @@ fn cluster(context: &AdminContext, index: ClusterIndex, topology: &Topology, lis
         let excluded = exclusions_of(&node.member.name, view.name(), listeners);
         Node {
             is_leader: topology.leader() == Some(id),
-            sessions,
             excluded,
             left: left_on(context, index, id, node),
             ports: ports.collect(),
-            ..self::node(node, now)
+            bytes_to_server: bytes[id.index()][0],
+            bytes_to_client: bytes[id.index()][1],
+            ..figures(self::node(node, now), view, (id, node), is_asked_by_http)
         }
     });
     Cluster {
@@ -89,6 +100,33 @@ fn cluster(context: &AdminContext, index: ClusterIndex, topology: &Topology, lis
         notes: notes(topology).into_iter().chain(context.config.clusters[index.0].warning()).collect(),
         nodes: nodes.collect(),
         changes: view.history().records(),
+    }
+}
+
+/// Adds what has been counted and recorded of a node.
+fn figures(node: Node, view: &ClusterHandle, (id, seen): (NodeId, &NodeView), is_asked_by_http: bool) -> Node {
+    let (counts, record, now) = (view.sessions().counts(id), view.records().of(id), view.now());
+    let check_result = record.last_check.as_ref().map(|check| match (&check.error, seen.health.report()) {
+        (None, Some(report)) if is_asked_by_http => if report.holds_lock { "200" } else { "503" }.to_owned(),
+        (None, _) => "ok".to_owned(),
+        (Some(_), _) => "failed".to_owned(),
+    });
+    Node {
+        sessions: counts.sessions,
+        sessions_highest: counts.sessions_highest,
+        sessions_total: counts.established,
+        sessions_per_second: counts.per_second,
+        sessions_per_second_highest: counts.per_second_highest,
+        connect_failures: counts.failed,
+        sessions_lost: counts.lost,
+        health_seconds: (now - record.health_since).as_secs_f64(),
+        role_seconds: (now - record.role_since).as_secs_f64(),
+        downtime_seconds: record.downtime(now).as_secs_f64(),
+        downs: record.downs,
+        check_seconds: record.last_check.as_ref().map(|check| check.took.as_secs_f64()),
+        check_result,
+        checks_failed: record.checks_failed,
+        ..node
     }
 }
 
@@ -204,9 +242,9 @@ fn node(view: &NodeView, now: Moment) -> Node {
         address: view.member.address.to_string(),
         role: view.role_label().to_owned(),
         health: view.health.label().to_owned(),
-        check_error: view.health.last_error().map(ToString::to_string),
         silent_seconds: answer_age.filter(|_| view.health.silent_since().is_some()),
         answer_age_seconds: answer_age,
+        check_error: view.health.last_error().map(ToString::to_string),
         state: view.admin.label().to_owned(),
         postgresql: report.map(|report| report.state.clone()),
         timeline: report.and_then(|report| report.timeline),
@@ -219,6 +257,9 @@ fn node(view: &NodeView, now: Moment) -> Node {
             SyncStanding::Quorum => Some("quorum".to_owned()),
         }),
         tags: report.map(|report| report.tags.clone()).unwrap_or_default(),
+        sessions_max: (view.member.sessions_max < u32::MAX).then_some(view.member.sessions_max),
+        weight: view.member.weight,
+        weight_configured: view.member.weight,
         is_backup: view.member.is_backup,
         pending_restart: report.is_some_and(|report| report.pending_restart),
         patroni_error: report.and_then(|report| report.patroni_error.as_ref()).map(ToString::to_string),
@@ -235,9 +276,17 @@ fn why_writes_wait(topology: &Topology) -> Option<String> {
     topology.why_no_leader().or(by_operator)
 }
 
-fn listener(context: &AdminContext, settings: &config::Listener, topology: &Topology, census: Census) -> Listener {
+fn listener(
+    context: &AdminContext,
+    settings: &config::Listener,
+    topology: &Topology,
+    census: ListenerCensus,
+) -> Listener {
     let coverage = Coverage::of(topology, &settings.rule);
     let cluster = context.config.clusters[settings.cluster.0].name.clone();
+    let metrics = context.listener_metrics.listener(&settings.name);
+    let ended = |class| metrics.end_counts().filter(|(kind, _)| kind.class() == class).map(|(_, count)| count).sum();
+    let per_client = settings.sessions_max_per_client;
     Listener {
         name: settings.name.clone(),
         bind: settings.binds.to_string(),
@@ -247,9 +296,22 @@ fn listener(context: &AdminContext, settings: &config::Listener, topology: &Topo
         fallback: coverage.fallback.map(|leader| name(topology, leader)),
         excluded: coverage.excluded.into_iter().map(|one| exclusion(one, &settings.rule, topology)).collect(),
         sessions: census.sessions,
+        sessions_highest: census.sessions_highest,
+        sessions_total: metrics.sessions.get(),
         sessions_max: settings.sessions_max,
+        sessions_max_per_client: (per_client < usize::MAX).then_some(per_client),
+        connection_rate_max_per_client: settings.connection_rate_max_per_client.map(|rate| rate.to_string()),
+        connects_per_second: census.per_second,
+        connects_per_second_highest: census.per_second_highest,
         pending: census.pending,
+        pending_max: settings.pending_connections_max,
         held: census.held,
+        held_highest: census.held_highest,
+        held_max: settings.hold_sessions_max,
+        retries: metrics.retries.get(),
+        denied: ended(EndClass::Denied),
+        failed: ended(EndClass::Failed),
+        ends: metrics.end_counts().filter(|(_, n)| *n > 0).map(|(kind, n)| (kind.label().to_owned(), n)).collect(),
         bytes_to_server: census.bytes_to_server,
         bytes_to_client: census.bytes_to_client,
     }

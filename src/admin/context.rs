@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::net::Resolver;
 use crate::probe::ClusterHandle;
+use crate::proxy::metrics::ProxyMetrics;
 use crate::proxy::sessions::registry::Registry;
 use crate::telemetry::MetricRegistry;
 
@@ -24,6 +25,8 @@ pub struct AdminContext {
     pub registry: Arc<Registry>,
     /// All counters and histograms.
     pub metrics: MetricRegistry,
+    /// Those of the listeners, by name.
+    pub listener_metrics: ProxyMetrics,
     /// When the program began to accept connections.
     pub started: Instant,
     /// Becomes true when the program begins to stop.

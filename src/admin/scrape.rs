@@ -8,6 +8,7 @@ use crate::telemetry::{MetricRegistry, lines_lost, registry};
 pub(super) fn render(registered: &MetricRegistry, status: &Status) -> String {
     let mut families = registered.gather();
     families.extend(of_clusters(&status.clusters).gather());
+    families.extend(of_node_figures(&status.clusters).gather());
     families.extend(of_listeners(&status.listeners).gather());
     families.extend(of_choices(status).gather());
     families.extend(of_names(status).gather());
@@ -95,6 +96,51 @@ fn of_clusters(clusters: &[Cluster]) -> MetricRegistry {
     registry
 }
 
+fn of_node_figures(clusters: &[Cluster]) -> MetricRegistry {
+    let (registry, node) = (MetricRegistry::default(), ["cluster", "node"]);
+    let gauge = |name: &str, help: &str| registry.gauge(name, help, &node);
+    let counter = |name: &str, help: &str| registry.counter(name, help, &node);
+    let highest = gauge("pgvane_node_sessions_highest", "The most sessions on the node at the same time.");
+    let limit = gauge("pgvane_node_sessions_max", "The limit of sessions on the node (sessions_max), if it has one.");
+    let weight = gauge("pgvane_node_weight", "The node's share of new sessions, relative to the other nodes.");
+    let check = gauge("pgvane_node_check_seconds", "Duration of the node's last check.");
+    let total = counter("pgvane_node_sessions_total", "Sessions that were opened on the node.");
+    let failures = counter(
+        "pgvane_node_connect_failures_total",
+        "Attempts to open a session that failed because of the node. Most are retried on another node.",
+    );
+    let lost =
+        counter("pgvane_node_sessions_lost_total", "Sessions that broke because the connection to the node was lost.");
+    let downs = counter("pgvane_node_downs_total", "How often the node stopped answering its checks.");
+    let downtime = counter(
+        "pgvane_node_downtime_seconds_total",
+        "Time for which the node has not answered its checks, in full seconds.",
+    );
+    let unanswered = counter("pgvane_node_checks_failed_total", "Checks of the node that got no answer.");
+    let help = "Bytes relayed to the node and from it, including those of open sessions.";
+    let bytes = registry.counter("pgvane_node_bytes_total", help, &["cluster", "node", "direction"]);
+    for cluster in clusters {
+        for of_node in &cluster.nodes {
+            let labels = [cluster.name.as_str(), of_node.name.as_str()];
+            highest.with_label_values(&labels).set(f64::from(of_node.sessions_highest));
+            if let Some(max) = of_node.sessions_max {
+                limit.with_label_values(&labels).set(f64::from(max));
+            }
+            weight.with_label_values(&labels).set(f64::from(of_node.weight));
+            check.with_label_values(&labels).set(of_node.check_seconds.unwrap_or(0.0));
+            total.with_label_values(&labels).inc_by(of_node.sessions_total);
+            failures.with_label_values(&labels).inc_by(of_node.connect_failures);
+            lost.with_label_values(&labels).inc_by(of_node.sessions_lost);
+            downs.with_label_values(&labels).inc_by(of_node.downs.into());
+            downtime.with_label_values(&labels).inc_by(of_node.downtime_seconds as u64);
+            unanswered.with_label_values(&labels).inc_by(of_node.checks_failed);
+            bytes.with_label_values(&[labels[0], labels[1], "to_server"]).inc_by(of_node.bytes_to_server);
+            bytes.with_label_values(&[labels[0], labels[1], "to_client"]).inc_by(of_node.bytes_to_client);
+        }
+    }
+    registry
+}
+
 fn of_choices(status: &Status) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let fallback = registry.gauge(
@@ -154,6 +200,10 @@ fn of_listeners(listeners: &[Listener]) -> MetricRegistry {
         gauge("pgvane_connections_pending", "Current connections that have not sent a complete startup packet yet.");
     let held = gauge("pgvane_sessions_held", "Current connections that wait for a node.");
     let limit = gauge("pgvane_sessions_max", "The limit of concurrent connections of the listener (sessions_max).");
+    let highest = gauge("pgvane_sessions_highest", "The most connections of the listener at the same time.");
+    let held_highest = gauge("pgvane_sessions_held_highest", "The most connections that waited at the same time.");
+    let rate = gauge("pgvane_connects_per_second", "Connections accepted in the last full second.");
+    let rate_highest = gauge("pgvane_connects_per_second_highest", "Connections accepted in the busiest second.");
     let bytes = registry.counter(
         "pgvane_bytes_total",
         "Bytes relayed, including those of open sessions.",
@@ -165,6 +215,10 @@ fn of_listeners(listeners: &[Listener]) -> MetricRegistry {
         pending.with_label_values(&[name]).set(listener.pending as f64);
         held.with_label_values(&[name]).set(listener.held as f64);
         limit.with_label_values(&[name]).set(listener.sessions_max as f64);
+        highest.with_label_values(&[name]).set(listener.sessions_highest as f64);
+        held_highest.with_label_values(&[name]).set(listener.held_highest as f64);
+        rate.with_label_values(&[name]).set(f64::from(listener.connects_per_second));
+        rate_highest.with_label_values(&[name]).set(f64::from(listener.connects_per_second_highest));
         bytes.with_label_values(&[name, "to_server"]).inc_by(listener.bytes_to_server);
         bytes.with_label_values(&[name, "to_client"]).inc_by(listener.bytes_to_client);
     }

@@ -149,8 +149,45 @@ pub struct Node {
     pub excluded: Vec<String>,
     /// The ports on which clients get sessions: PostgreSQL's, and those that listeners name.
     pub ports: Vec<NodePort>,
-    /// Current sessions on it.
+    /// Current sessions on it, including those that are logging in.
     pub sessions: u32,
+    /// The most sessions at the same time since the start.
+    pub sessions_highest: u32,
+    /// Sessions since the start.
+    pub sessions_total: u64,
+    /// The maximum number of its sessions (`sessions_max`); no limit if `None`.
+    pub sessions_max: Option<u32>,
+    /// Sessions that began in the last full second.
+    pub sessions_per_second: u32,
+    /// Sessions that began in the busiest second since the start.
+    pub sessions_per_second_highest: u32,
+    /// Bytes relayed to it since the start.
+    pub bytes_to_server: u64,
+    /// Bytes relayed from it since the start.
+    pub bytes_to_client: u64,
+    /// Attempts to open a session that failed because of the node, since the start. Clients see these only if no other
+    /// node can serve them.
+    pub connect_failures: u64,
+    /// Sessions that broke because the connection to the node was lost, since the start.
+    pub sessions_lost: u64,
+    /// Its share of new sessions, relative to the weights of the other nodes.
+    pub weight: u32,
+    /// The weight in the configuration.
+    pub weight_configured: u32,
+    /// How long its health has been what it is.
+    pub health_seconds: f64,
+    /// How long its role has been what it is.
+    pub role_seconds: f64,
+    /// For how long it has not answered its checks since the start, altogether.
+    pub downtime_seconds: f64,
+    /// How often it stopped answering its checks since the start.
+    pub downs: u32,
+    /// How long its last check took.
+    pub check_seconds: Option<f64>,
+    /// The result of its last check: `200` or `503`, Patroni's HTTP status; `ok`, an answer of PostgreSQL; `failed`.
+    pub check_result: Option<String>,
+    /// Checks that got no answer, since the start.
+    pub checks_failed: u64,
     /// The oldest of these sessions, if an operator has taken the node out of service: at most [`LEFT_MAX`].
     pub left: Vec<Session>,
 }
@@ -228,12 +265,38 @@ pub struct Listener {
     pub excluded: Vec<Exclusion>,
     /// Current connections, including held ones.
     pub sessions: usize,
+    /// The most connections at the same time since the start.
+    pub sessions_highest: usize,
+    /// Connections accepted since the start.
+    pub sessions_total: u64,
     /// The limit of concurrent connections.
     pub sessions_max: usize,
+    /// The limit of concurrent connections of one client; no limit if `None`.
+    pub sessions_max_per_client: Option<usize>,
+    /// How fast one client may connect, as `connection_rate_max_per_client` has it; no limit if `None`.
+    pub connection_rate_max_per_client: Option<String>,
+    /// Connections accepted in the last full second.
+    pub connects_per_second: u32,
+    /// Connections accepted in the busiest second since the start.
+    pub connects_per_second_highest: u32,
     /// Current connections whose startup packet is not complete.
     pub pending: usize,
+    /// The limit of connections whose startup packet is not complete.
+    pub pending_max: usize,
     /// Current connections that wait for a node.
     pub held: usize,
+    /// The most connections that waited for a node at the same time since the start.
+    pub held_highest: usize,
+    /// The limit of connections that wait for a node.
+    pub held_max: usize,
+    /// Failed attempts to reach a node that were retried, so that the client did not see them.
+    pub retries: u64,
+    /// Connections that an access list or a limit refused, since the start: a part of `ends`.
+    pub denied: u64,
+    /// Connections that got no session, or whose session broke, since the start: a part of `ends`.
+    pub failed: u64,
+    /// How many connections have ended for which reason since the start; reasons that have not occurred are left out.
+    pub ends: BTreeMap<String, u64>,
     /// Bytes relayed to servers since the start.
     pub bytes_to_server: u64,
     /// Bytes relayed to clients since the start.

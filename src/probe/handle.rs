@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Clock;
 use super::history::History;
+use super::node_records::NodeRecords;
 use super::node_sessions::NodeSessions;
 use crate::cluster::machine::Event;
 use crate::cluster::ports::SessionPort;
@@ -33,6 +34,7 @@ pub struct ClusterHandle {
     /// When the monitor last attended to its checks, in microseconds of the clock.
     pub(super) attended_at: Arc<AtomicU64>,
     pub(super) sessions: Arc<NodeSessions>,
+    pub(super) records: Arc<NodeRecords>,
     pub(super) sends_proxy_header: bool,
     pub(super) dialer: NodeDialer,
     pub(super) current: Arc<ArcSwap<Topology>>,
@@ -115,6 +117,11 @@ impl ClusterHandle {
     /// The sessions on each node.
     pub fn sessions(&self) -> &Arc<NodeSessions> {
         &self.sessions
+    }
+
+    /// What is recorded of each node besides the topology.
+    pub fn records(&self) -> &NodeRecords {
+        &self.records
     }
 
     /// Reports something that makes a node's role doubtful. All nodes are checked at once, unless this kind of

@@ -7,6 +7,7 @@ pub mod handle;
 pub mod history;
 pub mod metrics;
 pub mod monitor;
+pub mod node_records;
 pub mod node_sessions;
 pub mod patroni;
 pub mod rest_client;
@@ -15,4 +16,4 @@ pub mod sql;
 
 pub use handle::ClusterHandle;
 pub use monitor::Monitor;
-pub use node_sessions::NodeSessions;
+pub use node_sessions::{NodeCounts, NodeSessions};

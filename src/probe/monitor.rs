@@ -17,6 +17,7 @@ use super::discovery::Discoverer;
 use super::handle::{AdminCommand, COMMANDS_MAX, ClusterHandle, EVENTS_MAX};
 use super::history::History;
 use super::metrics::ClusterMetrics;
+use super::node_records::NodeRecords;
 use super::node_sessions::NodeSessions;
 use super::patroni::RestApi;
 use crate::cluster::health::Thresholds;
@@ -51,6 +52,7 @@ pub struct Monitor {
     clock: Clock,
     attended_at: Arc<AtomicU64>,
     sessions: Arc<NodeSessions>,
+    records: Arc<NodeRecords>,
     current: Arc<ArcSwap<Topology>>,
     announce: watch::Sender<u64>,
     events: mpsc::Receiver<Event>,
@@ -95,11 +97,14 @@ impl Monitor {
         let history = Arc::new(History::new(metrics.clone()));
         let clock = Clock::start();
         let (attended_at, sessions) = (Arc::default(), Arc::<NodeSessions>::default());
+        let records = Arc::<NodeRecords>::default();
+        records.take_in(&current.load(), Moment::START);
         let handle = ClusterHandle {
             name: Arc::clone(&name),
             clock,
             attended_at: Arc::clone(&attended_at),
             sessions: Arc::clone(&sessions),
+            records: Arc::clone(&records),
             sends_proxy_header: cluster.sends_proxy_header,
             dialer: NodeDialer { names: Arc::clone(names), discover_allow: cluster.discover_allow() },
             history: Arc::clone(&history),
@@ -116,6 +121,7 @@ impl Monitor {
             clock,
             attended_at,
             sessions,
+            records,
             current,
             announce,
             events,
@@ -174,6 +180,7 @@ impl Monitor {
         match result {
             Ok(TaskResult::Checked { observation, took }) => {
                 self.metrics.check_ended(observation.outcome.is_ok(), took);
+                self.records.check_ended(observation.node, took, observation.outcome.as_ref().err().cloned());
                 self.step(Event::Checked(observation));
             }
             Ok(TaskResult::Discovered(Ok(discovery))) => {
@@ -196,6 +203,8 @@ impl Monitor {
                 Action::Check { node, asked_at } => self.check(node, asked_at),
                 Action::Publish(topology) => {
                     let generation = topology.generation;
+                    let replaced = self.records.take_in(&topology, self.now());
+                    replaced.into_iter().for_each(|node| self.sessions.forget(node));
                     self.current.store(topology);
                     self.announce.send_replace(generation);
                 }

@@ -45,6 +45,7 @@ impl Connection {
     /// A connection that has just been accepted.
     pub fn accepted(context: Arc<ListenerContext>, peer: Peer, load: Load) -> Connection {
         context.metrics.sessions.inc();
+        context.registry.accepted(context.index);
         Connection {
             permit: SessionPermit::none(context, peer),
             who: Who::default(),
@@ -210,6 +211,9 @@ impl Connection {
         self.is_closed = true;
         let context = self.context();
         context.metrics.ended(end.kind());
+        if let Some(node) = self.node.filter(|_| end.is_loss_of_server()) {
+            context.cluster.sessions().lost(node);
+        }
         let topology = context.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
         let (listener, peer, reason) = (&context.settings.name, self.permit.peer, end.kind().label());

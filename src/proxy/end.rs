@@ -142,6 +142,19 @@ pub enum End {
     Lost,
 }
 
+/// What ends of connections mean to operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndClass {
+    /// Nothing went wrong: the client left, or it was a cancel request.
+    Normal,
+    /// pgvane refused the client: an access list, or a limit.
+    Denied,
+    /// There was no session, or it broke.
+    Failed,
+    /// pgvane ended a session: the node was not the right one any more, or an operator wanted it.
+    Ended,
+}
+
 /// What became of a cancel request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray, IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
@@ -173,6 +186,46 @@ impl EndKind {
     /// Its name in metrics and logs.
     pub fn label(self) -> &'static str {
         self.into()
+    }
+}
+
+impl EndKind {
+    /// What it means to operators.
+    pub fn class(self) -> EndClass {
+        match self {
+            EndKind::ClientClosed | EndKind::ClientLeftEarly | EndKind::ClientLeftHeld | EndKind::Cancel => {
+                EndClass::Normal
+            }
+            EndKind::TlsRequired
+            | EndKind::AddressNotAllowed
+            | EndKind::UserNotAllowed
+            | EndKind::DatabaseNotAllowed
+            | EndKind::NamesHidden
+            | EndKind::PendingFull
+            | EndKind::HoldFull
+            | EndKind::SessionsFull
+            | EndKind::DescriptorsFull
+            | EndKind::ClientFull
+            | EndKind::ClientTooFast => EndClass::Denied,
+            EndKind::ClientFailed
+            | EndKind::StartupTimedOut
+            | EndKind::NotPostgres
+            | EndKind::TlsFailed
+            | EndKind::ChannelBinding
+            | EndKind::ProxyHeader
+            | EndKind::ServerClosed
+            | EndKind::ServerFailed
+            | EndKind::ClientUnresponsive
+            | EndKind::ServerUnresponsive
+            | EndKind::NoNode
+            | EndKind::NodesFull
+            | EndKind::LoginBroken
+            | EndKind::WrongNode
+            | EndKind::Lost => EndClass::Failed,
+            EndKind::Cut | EndKind::Drained | EndKind::DrainTimedOut | EndKind::Rebalanced | EndKind::Stopped => {
+                EndClass::Ended
+            }
+        }
     }
 }
 
@@ -222,6 +275,11 @@ impl End {
             (_, Some(failure)) => End::NoNode(format!("{why}; last failure: {failure}")),
             (_, None) => End::NoNode(why.to_string()),
         }
+    }
+
+    /// Whether a running session broke because its connection to the server was lost.
+    pub fn is_loss_of_server(&self) -> bool {
+        matches!(self, End::ServerFailed(_) | End::ServerUnresponsive(_) | End::ServerClosed(None))
     }
 
     /// Whether it is logged at level `info`; other ends are logged at `debug`.

@@ -11,7 +11,7 @@ use crate::tls::Version;
 
 /// The metrics of all listeners. All series of a listener exist from the start with the value zero, so that a rate has no
 /// gap at its beginning.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ProxyMetrics {
     sessions: IntCounterVec,
     ends: IntCounterVec,
@@ -123,6 +123,11 @@ impl ListenerMetrics {
     /// Counts the end of a connection.
     pub fn ended(&self, kind: EndKind) {
         self.ends[kind as usize].inc();
+    }
+
+    /// The number of connections that have ended in each way so far.
+    pub fn end_counts(&self) -> impl Iterator<Item = (EndKind, u64)> + '_ {
+        EndKind::VARIANTS.iter().zip(&self.ends).map(|(kind, count)| (*kind, count.get()))
     }
 
     /// Counts a cancel request.

@@ -12,6 +12,7 @@
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`page`]: what the stats page and its JSON say when something is wrong
+//! - [`figures`]: what is counted of listeners and nodes
 //! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
@@ -30,6 +31,7 @@ mod cluster;
 mod command_line;
 mod fake;
 mod faults;
+mod figures;
 mod fuzz;
 mod garbage;
 mod layout;

@@ -177,6 +177,7 @@ impl<'a> Admission<'a> {
         debug!(listener = %self.context.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.context.metrics.retries.inc();
         if failure.way != Way::Open {
+            self.context.cluster.sessions().failed(node);
             let listener = &self.context.settings;
             let suspicion = failure.suspicion.map(|suspicion| listener.suspicion(suspicion, &member));
             self.context.cluster.failed(node, listener.rule.port, &failure.why, suspicion);
@@ -235,6 +236,7 @@ impl<'a> Admission<'a> {
     }
 
     fn note_success(&self, node: NodeId, topology: &Topology) {
+        self.context.cluster.sessions().established(node);
         let port = self.context.settings.rule.port;
         if topology.node(node).ports.failure(port).is_some() {
             self.context.cluster.served(node, port);

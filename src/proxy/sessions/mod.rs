@@ -10,3 +10,4 @@ pub mod drain_watch;
 pub mod owner;
 pub mod rebalancer;
 pub mod registry;
+pub mod tally;

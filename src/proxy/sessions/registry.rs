@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::cancel_keys::{Keys, SessionKey};
 use super::control::{SessionControl, SessionOrder};
 use super::owner::Owner;
+use super::tally::{Census, ListenerTally};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::ports::SessionPort;
@@ -29,31 +30,6 @@ const DESCRIPTORS_RESERVED: usize = 160;
 
 /// How often it is looked for peers that do not acknowledge any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// A listener's numbers at one moment.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Census {
-    /// Connections whose startup packet is not complete.
-    pub pending: usize,
-    /// Connections, including held ones.
-    pub sessions: usize,
-    /// Connections that wait for a node.
-    pub held: usize,
-    /// Bytes relayed to servers since the start.
-    pub bytes_to_server: u64,
-    /// Bytes relayed to clients since the start.
-    pub bytes_to_client: u64,
-}
-
-#[derive(Debug, Default)]
-struct ListenerTally {
-    pending: PendingConnections,
-    refused: PendingConnections,
-    sessions: AtomicUsize,
-    held: AtomicUsize,
-    ended_bytes_to_server: AtomicU64,
-    ended_bytes_to_client: AtomicU64,
-}
 
 /// What operators see of a session.
 #[derive(Debug, Clone)]
@@ -157,19 +133,25 @@ impl Registry {
         self.descriptors_max
     }
 
+    /// Counts a connection that has been accepted; for the rate only.
+    pub fn accepted(&self, listener: ListenerIndex) {
+        self.listeners[listener.0].accepted.count();
+    }
+
     /// Counts a new connection, unless the listener has reached `sessions_max`; returns false then.
     pub fn enter(&self, listener: ListenerIndex, sessions_max: usize) -> bool {
-        count_up_to(&self.listeners[listener.0].sessions, sessions_max)
+        self.listeners[listener.0].sessions.raise(sessions_max)
     }
 
     /// Removes a counted connection from the count.
     pub fn leave(&self, listener: ListenerIndex) {
-        self.listeners[listener.0].sessions.fetch_sub(1, Relaxed);
+        self.listeners[listener.0].sessions.lower();
     }
 
     /// Counts a connection as held, unless `held_max` are held.
     pub fn hold(self: &Arc<Self>, listener: ListenerIndex, held_max: usize) -> Option<Held> {
-        count_up_to(&self.listeners[listener.0].held, held_max).then(|| Held { registry: Arc::clone(self), listener })
+        let is_held = self.listeners[listener.0].held.raise(held_max);
+        is_held.then(|| Held { registry: Arc::clone(self), listener })
     }
 
     /// Registers a session on a node: it counts as the node's load, receives orders, and can have a cancel key.
@@ -218,32 +200,29 @@ impl Registry {
 
     /// The number of a listener's connections that wait for a node.
     pub fn held(&self, listener: ListenerIndex) -> usize {
-        self.listeners[listener.0].held.load(Relaxed)
+        self.listeners[listener.0].held.now()
     }
 
     /// The number of connections on all listeners.
     pub fn sessions(&self) -> usize {
-        self.listeners.iter().map(|tally| tally.sessions.load(Relaxed)).sum()
+        self.listeners.iter().map(|tally| tally.sessions.now()).sum()
     }
 
-    /// The numbers of every listener, in order of the listeners.
-    pub fn census(&self) -> Vec<Census> {
+    /// The numbers of every listener and node.
+    pub fn census(&self) -> Census {
         let controls = self.controls.lock(); // locked to the end, see `SessionGuard::drop`
-        let mut census: Vec<Census> = self
-            .listeners
-            .iter()
-            .map(|tally| Census {
-                pending: tally.pending.count(),
-                sessions: tally.sessions.load(Relaxed),
-                held: tally.held.load(Relaxed),
-                bytes_to_server: tally.ended_bytes_to_server.load(Relaxed),
-                bytes_to_client: tally.ended_bytes_to_client.load(Relaxed),
-            })
-            .collect();
+        let ended = |nodes: &Arc<NodeSessions>| (0..NODES_MAX).map(|id| nodes.ended_bytes(NodeId::new(id))).collect();
+        let mut census = Census {
+            listeners: self.listeners.iter().map(ListenerTally::census).collect(),
+            node_bytes: self.nodes.iter().map(ended).collect(),
+        };
         for control in controls.values() {
             let [to_server, to_client] = control.bytes().read();
-            census[control.listener().0].bytes_to_server += to_server;
-            census[control.listener().0].bytes_to_client += to_client;
+            let listener = &mut census.listeners[control.listener().0];
+            listener.bytes_to_server += to_server;
+            listener.bytes_to_client += to_client;
+            let node = &mut census.node_bytes[control.cluster().0][control.node.index()];
+            *node = [node[0] + to_server, node[1] + to_client];
         }
         census
     }
@@ -321,11 +300,6 @@ pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<Sessi
     }
 }
 
-/// Adds one to `count`, unless it has reached `max`; returns false then.
-fn count_up_to(count: &AtomicUsize, max: usize) -> bool {
-    count.fetch_update(Relaxed, Relaxed, |current| (current < max).then_some(current + 1)).is_ok()
-}
-
 /// A held connection; the drop removes it from the count.
 #[derive(Debug)]
 pub struct Held {
@@ -335,7 +309,7 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.registry.listeners[self.listener.0].held.fetch_sub(1, Relaxed);
+        self.registry.listeners[self.listener.0].held.lower();
     }
 }
 
@@ -391,6 +365,7 @@ impl Drop for SessionGuard {
         controls.remove(&self.id);
         let tally = &registry.listeners[self.control.listener().0];
         let [to_server, to_client] = self.control.bytes().read();
+        registry.nodes[self.control.cluster().0].add_ended_bytes(self.control.node, [to_server, to_client]);
         tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
     }
@@ -472,9 +447,10 @@ mod tests {
         let registry = registry();
         let guard = registry.guard(ListenerIndex(1), ClusterIndex(0), NodeId::new(0));
         guard.control().bytes().add_to_client(5);
-        assert_eq!(registry.census()[1].bytes_to_client, 5);
+        let counted = || (registry.census().listeners[1].bytes_to_client, registry.census().node_bytes[0][0]);
+        assert_eq!(counted(), (5, [0, 5]));
         drop(guard);
-        assert_eq!(registry.census()[1].bytes_to_client, 5);
+        assert_eq!(counted(), (5, [0, 5]));
     }
 
     #[test]

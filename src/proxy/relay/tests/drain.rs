@@ -95,7 +95,7 @@ async fn a_withdrawn_drain_sends_on_what_it_held_back() {
     relay.set_draining(false);
     run_until(&mut relay, bytes, |_| arrived(server.socket()) == 2 * query().len()).await.expect("passes it on");
     reads(&mut server, &[query(), query()].concat()).await;
-    assert_eq!(registry.census()[0].bytes_to_server, 3 * query().len() as u64);
+    assert_eq!(registry.census().listeners[0].bytes_to_server, 3 * query().len() as u64);
 }
 
 #[tokio::test]

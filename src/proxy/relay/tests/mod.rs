@@ -74,7 +74,7 @@ async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let outcome = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {})).await;
-        let census = registry.census()[0];
+        let census = registry.census().listeners[0];
         if matches!(outcome, Outcome::ServerClosed(_)) {
             relay.finish_for_client().await;
         }
