@@ -1,5 +1,7 @@
 //! Before members that discovery finds: that come, go, move to other addresses, and are invented.
 
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use pgvane_loadtest::pgvane::Pgvane;
@@ -78,6 +80,25 @@ async fn invented_members_get_no_sessions(identifier: &Value) {
     for stranger in &strangers {
         assert_eq!(stranger.postgres.seen().connections, 0, "{}", stranger.name);
     }
+}
+
+#[tokio::test]
+async fn a_member_whose_rest_api_is_outside_the_allowed_networks_is_left_out_and_never_asked() {
+    let cluster = FakeCluster::of(1).await;
+    let elsewhere = TcpListener::bind("127.0.0.2:0").expect("all of 127.0.0.0/8 is this machine");
+    elsewhere.set_nonblocking(true).expect("can be set");
+    let stranger = FakeNode::replica("stranger").await;
+    let mut listed = stranger.as_member();
+    listed["api_url"] = format!("http://{}/patroni", elsewhere.local_addr().expect("is bound")).into();
+    cluster[0].patroni.tells_members(&json!([cluster[0].as_member(), listed]));
+    let allow = "discover_allow = [\"127.0.0.1/32\"]";
+    let pgvane = cluster.pgvane(|pgvane| pgvane.cluster(DISCOVERS).cluster(allow)).await;
+    pgvane.wait_for_log("127.0.0.2 is not within discover_allow", 0, SOON).await.expect("it says so");
+    metrics::wait_for_more(&pgvane, CHECKS, 10.0).await;
+    let asked = elsewhere.accept().map(|(_, from)| from);
+    assert_eq!(asked.expect_err("nobody connects to it").kind(), ErrorKind::WouldBlock);
+    let known = metrics::all(&pgvane).await;
+    assert!(!known.keys().any(|series| series.contains("stranger")), "{known:?}");
 }
 
 #[tokio::test]
