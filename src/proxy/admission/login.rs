@@ -199,6 +199,9 @@ impl Login<'_> {
         if answer != b'N' && self.listener.access.restricts_names() {
             return Some(LoginOutcome::End(End::NamesHidden));
         }
+        if answer != b'N' {
+            self.guard.mark_opaque(); // before the client knows it: a cancel request may come at once
+        }
         self.guard.control().bytes().add_to_client(1);
         match self.client.answer_negotiation(answer, self.listener.startup_timeout).await {
             Err(end) => return Some(LoginOutcome::End(end)),
