@@ -224,3 +224,22 @@ fn the_reference_file_as_it_is_has_every_default() {
     let shortest = format!("[[cluster]]\n{nodes}{listeners}");
     assert_eq!(config(&file("config/pgvane.toml")), config(&shortest));
 }
+
+/// Every key that the reader asks for has a place in `settings`, where it is said what a reload does with it.
+#[test]
+fn for_every_key_it_is_said_what_a_reload_does_with_it() {
+    let source = file("src/config/settings.rs");
+    // tables, and keys whose values are those of another key
+    let elsewhere = ["cluster.sql.password_file", "admin.users.password_file"];
+    let asked = asked_for(&file("config/pgvane.toml"));
+    let is_table = |key: &str| {
+        let inside = |other: &String| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+        asked.iter().any(inside)
+    };
+    let untold: Vec<&String> = asked
+        .iter()
+        .filter(|key| !is_table(key) && !elsewhere.contains(&key.as_str()))
+        .filter(|key| !source.contains(&format!("\"{key}\"")))
+        .collect();
+    assert!(untold.is_empty(), "src/config/settings.rs does not say what a reload does with {untold:?}");
+}

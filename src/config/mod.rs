@@ -4,6 +4,7 @@
 //! does a `None` mean "default".
 
 mod account;
+pub mod diff;
 mod document;
 mod environment;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod read_secret;
 mod read_sql;
 mod read_tls;
 mod secret;
+mod settings;
 mod syntax;
 mod units;
 

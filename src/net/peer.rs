@@ -19,6 +19,12 @@ impl Ipv6Prefix {
     }
 }
 
+impl fmt::Display for Ipv6Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 impl Default for Ipv6Prefix {
     /// 64: one machine can use every address of such a network.
     fn default() -> Ipv6Prefix {
