@@ -22,6 +22,7 @@ use pgvane::protocol::framing::Framing;
 use pgvane::protocol::message::SSL_REQUEST;
 use pgvane::protocol::{login, opening};
 use pgvane::proxy::relay::Relay;
+use pgvane::proxy::sessions::origin::Origin;
 use pgvane::proxy::sessions::registry::Registry;
 use pgvane::routing::{Rule, Situation, Target, route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -182,7 +183,10 @@ async fn relayed(mode: RelayMode) -> (TcpStream, TcpStream) {
     let ((client, client_inside), (server, server_inside)) = (connected().await, connected().await);
     tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-        let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+        let guard = registry.guard(
+            &Origin::shared((ListenerIndex(0), "bench"), ClusterIndex(0), Rule::new(Target::Any)),
+            NodeId::new(0),
+        );
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside.into(), server_inside.into(), framing, nothing(), nothing());
         poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {})).await

@@ -25,7 +25,7 @@ impl Status {
     /// The state now.
     pub(super) fn of(context: &AdminContext) -> Status {
         let topologies: Vec<Arc<Topology>> = context.clusters.iter().map(ClusterHandle::topology_full).collect();
-        let census = context.registry.census();
+        let census = context.census();
         let listeners = context.config.listeners.iter().zip(census.listeners);
         let listeners: Vec<Listener> = listeners
             .map(|(settings, census)| listener(context, settings, &topologies[settings.cluster.0], census))
@@ -37,6 +37,7 @@ impl Status {
             is_stopping: *context.is_stopping.borrow(),
             unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             name_lookups: name_lookups(context),
+            reload: context.reloads.record(),
             clusters: clusters
                 .map(|(index, topology)| {
                     cluster(context, ClusterIndex(index), topology, &listeners, &census.node_bytes[index])
@@ -136,11 +137,12 @@ fn left_on(context: &AdminContext, cluster: ClusterIndex, id: NodeId, node: &Nod
     if max == 0 {
         return Vec::new();
     }
-    let (left, _) = context.registry.list(max, |session| session.cluster == cluster && session.node == id);
-    left.into_iter().map(|info| session(context, &info)).collect()
+    let number = context.cluster_numbers[cluster.0];
+    let (left, _) = context.registry.list(max, |session| session.origin.cluster == number && session.node == id);
+    left.iter().map(session).collect()
 }
 
-fn session(context: &AdminContext, info: &SessionInfo) -> Session {
+fn session(info: &SessionInfo) -> Session {
     let client = info.owner.as_ref().map(|owner| owner.client().to_string()).unwrap_or_default();
     let [user, database, application_name] =
         info.owner.as_ref().map(Owner::names).unwrap_or_default().map(str::to_owned);
@@ -151,7 +153,7 @@ fn session(context: &AdminContext, info: &SessionInfo) -> Session {
     };
     let [bytes_to_server, bytes_to_client] = info.bytes;
     Session {
-        listener: context.config.listeners[info.listener.0].name.clone(),
+        listener: info.origin.listener_name.clone(),
         client,
         user,
         database,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::Config;
+use super::reloads::Reloads;
+use crate::config::{ClusterIndex, Config, ListenerIndex};
 use crate::net::Resolver;
 use crate::probe::ClusterHandle;
 use crate::proxy::metrics::ProxyMetrics;
 use crate::proxy::sessions::registry::Registry;
+use crate::proxy::sessions::tally::Census;
 use crate::telemetry::MetricRegistry;
 
 /// Everything that the HTTP handlers read and change.
@@ -21,19 +23,34 @@ pub struct AdminContext {
     pub clusters: Vec<ClusterHandle>,
     /// Looks up the nodes' names.
     pub names: Arc<Resolver>,
+    /// The number of each cluster in the registry, in the configuration's order. It is not the position after a reload.
+    pub cluster_numbers: Vec<ClusterIndex>,
+    /// The number of each listener in the registry, in the configuration's order.
+    pub listener_numbers: Vec<ListenerIndex>,
     /// All sessions.
     pub registry: Arc<Registry>,
     /// All counters and histograms.
     pub metrics: MetricRegistry,
     /// Those of the listeners, by name.
-    pub listener_metrics: ProxyMetrics,
+    pub listener_metrics: Arc<ProxyMetrics>,
     /// When the program began to accept connections.
     pub started: Instant,
     /// Becomes true when the program begins to stop.
     pub is_stopping: watch::Receiver<bool>,
+    /// Reloads of the configuration.
+    pub reloads: Arc<Reloads>,
 }
 
 impl AdminContext {
+    /// The numbers of each listener and of each cluster's nodes, in the configuration's order.
+    pub(super) fn census(&self) -> Census {
+        let all = self.registry.census();
+        Census {
+            listeners: self.listener_numbers.iter().map(|number| all.listeners[number.0]).collect(),
+            node_bytes: self.cluster_numbers.iter().map(|number| all.node_bytes[number.0].clone()).collect(),
+        }
+    }
+
     /// Why a load balancer should not send connections here; `None` if it should.
     pub(super) fn why_not_ready(&self) -> Option<String> {
         if *self.is_stopping.borrow() {

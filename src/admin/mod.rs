@@ -6,6 +6,8 @@ mod collect;
 mod context;
 pub mod host;
 mod protection;
+mod reload;
+pub mod reloads;
 mod scrape;
 mod server;
 mod stats;
@@ -22,6 +24,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use tokio::sync::watch;
 
 use self::answer::json;
 pub use self::context::AdminContext;
@@ -30,25 +33,31 @@ use self::status::Status;
 use self::users::Users;
 use crate::probe::history::Record;
 
-/// Serves the admin port until it is dropped. It needs a runtime of its own: a slow page must not delay the checks.
-pub async fn serve(socket: std::net::TcpListener, context: AdminContext) {
+/// Serves the admin port until it is dropped; each request is answered by the newest of the `routers`. It needs a runtime of
+/// its own: a slow page must not delay the checks.
+pub async fn serve(socket: std::net::TcpListener, routers: watch::Receiver<Router>) {
+    server::serve(socket, routers).await;
+}
+
+/// What answers requests by this configuration.
+pub fn router(context: AdminContext) -> Router {
     let admin = context.config.admin.clone().unwrap_or_default();
     let users = Arc::new(Users::new(admin.users.clone()));
     let protection = Arc::new(Protection::new(Arc::clone(&users), &admin));
-    let router = Router::new()
+    Router::new()
         .route("/", get(stats_page))
         .route("/stats", get(stats_page))
         .route("/metrics", get(metrics))
         .route("/api/events", get(events))
         .route("/api/status", get(status))
         .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
+        .route("/api/reload", post(reload::reload))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
         .layer(DefaultBodyLimit::max(actions::BODY_LENGTH_MAX))
         .layer(Extension(users))
         .layer(axum::middleware::from_fn_with_state(protection, protection::protect))
-        .with_state(Arc::new(context));
-    server::serve(socket, router).await;
+        .with_state(Arc::new(context))
 }
 
 async fn stats_page(State(context): State<Arc<AdminContext>>) -> Response {

@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
-use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 use tracing::{info, warn};
@@ -36,7 +37,7 @@ const CONNECTION_MAX: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped. An error on a connection ends that connection only.
-pub(super) async fn serve(socket: std::net::TcpListener, router: Router) {
+pub(super) async fn serve(socket: std::net::TcpListener, routers: watch::Receiver<Router>) {
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return warn!(%error, "the stats page cannot be served"),
@@ -49,7 +50,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, router: Router) {
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                drop(tokio::spawn(serve_connection(stream, peer, router.clone(), Arc::clone(&connections))));
+                drop(tokio::spawn(serve_connection(stream, peer, routers.clone(), Arc::clone(&connections))));
             }
             Err(error) => {
                 if let Some(suppressed) = lines.admit(Instant::now()) {
@@ -63,14 +64,20 @@ pub(super) async fn serve(socket: std::net::TcpListener, router: Router) {
 }
 
 /// Serves one connection until it ends.
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, connections: Arc<PendingConnections>) {
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    routers: watch::Receiver<Router>,
+    connections: Arc<PendingConnections>,
+) {
     let client = Peer::from(peer).source(Ipv6Prefix::default());
     let Some(place) = connections.enter(client, CONNECTIONS_MAX) else { return };
-    let router = router.layer(Extension(ConnectInfo(peer)));
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         normalize(&mut request);
-        router.clone().oneshot(request)
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let router = routers.borrow().clone();
+        router.oneshot(request)
     });
     let requests = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

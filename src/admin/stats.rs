@@ -2,6 +2,7 @@
 
 use askama::Template;
 
+use super::reloads::ReloadRecord;
 use super::status::{self, Lead, Status};
 use super::words::{seconds, span};
 use crate::config::size_text;
@@ -17,6 +18,7 @@ pub(super) struct Page {
     version: String,
     uptime: String,
     is_stopping: bool,
+    reload: ReloadRecord,
     /// The configuration has users, so the page has buttons to set the nodes' states.
     has_actions: bool,
     /// The host names that cannot be resolved at present.
@@ -89,6 +91,7 @@ impl Page {
             version: status.version,
             uptime: span(std::time::Duration::from_secs(status.uptime_seconds)),
             is_stopping: status.is_stopping,
+            reload: status.reload,
             has_actions,
             unresolved_names: status.unresolved_names,
             clusters: status.clusters.into_iter().map(cluster).collect(),

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::reloads::ReloadRecord;
 use crate::net::resolver::Unresolved;
 use crate::probe::history::Record;
 
@@ -24,6 +25,8 @@ pub struct Status {
     pub unresolved_names: Vec<UnresolvedName>,
     /// How many lookups of host names had which outcome since the start.
     pub name_lookups: NameLookups,
+    /// Reloads of the configuration.
+    pub reload: ReloadRecord,
     /// The clusters, in the configuration's order.
     pub clusters: Vec<Cluster>,
     /// The listeners, in the configuration's order.

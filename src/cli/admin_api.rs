@@ -19,6 +19,9 @@ use crate::probe::rest_error::last_cause;
 /// wrong password. Docker's default timeout for a health check is 30 s.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The same for a change: a reload reads files, and their disk can be slow. pgvane itself gives up after ten seconds.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(12);
+
 /// The environment variable with the user's name, if --user is not given.
 const USER_VARIABLE: &str = "PGVANE_ADMIN_USER";
 
@@ -120,6 +123,7 @@ impl CliError {
             | CliError::AmbiguousNode(..) => exit::USAGE,
             CliError::PasswordFile(..) => exit::NO_INPUT,
             CliError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => exit::NO_PERMISSION,
+            CliError::Refused(StatusCode::UNPROCESSABLE_ENTITY, _) => exit::CONFIG,
             CliError::NoAnswer(..)
             | CliError::Refused(..)
             | CliError::Unreadable(_)
@@ -170,7 +174,8 @@ impl AdminApi {
     pub(super) async fn post(&self, path: &[&str], query: Option<&str>, body: &str) -> Result<String, CliError> {
         let mut url = self.url(path);
         url.set_query(query);
-        send(self.authenticated(self.client.post(url).body(body.to_owned()))).await
+        let request = self.client.post(url).timeout(CHANGE_TIMEOUT).body(body.to_owned());
+        send(self.authenticated(request)).await
     }
 
     fn authenticated(&self, request: RequestBuilder) -> RequestBuilder {

@@ -7,12 +7,14 @@ mod healthcheck;
 mod import;
 mod memory;
 mod node;
+mod reload;
 mod run;
 mod status;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -20,8 +22,10 @@ use self::admin_api::{AdminUrl, CliError, Identity};
 use self::exit::failed;
 use self::import::ImportArgs;
 use self::node::{DrainArgs, NodeArgs};
+use self::reload::ReloadArgs;
+use crate::app::ReadError;
 use crate::cluster::AdminState;
-use crate::config::Config;
+use crate::config::{Config, Faults};
 
 /// Routes every PostgreSQL connection to the right node of a Patroni cluster.
 #[derive(Debug, Parser)]
@@ -66,6 +70,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read the configuration file again; running sessions stay
+    Reload(ReloadArgs),
     /// Send no new sessions to a node, and close each of its sessions between two transactions
     Drain(DrainArgs),
     /// The same as drain, for a node that will be shut down
@@ -101,10 +107,11 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(source) => match source.config() {
-            Ok(config) => run::run(config),
+            Ok(config) => run::run(config, Arc::new(move || source.read())),
             Err(code) => code,
         },
-        Command::Check { file, connect } => match read(&file) {
+        Command::Reload(args) => block_on(reload::reload(&args)),
+        Command::Check { file, connect } => match read(&file).map_err(failed_to_read) {
             Ok(config) => {
                 check::report(&file.display().to_string(), &config);
                 if connect { on_one_thread(check::connect_to_all(&config)) } else { ExitCode::SUCCESS }
@@ -139,23 +146,41 @@ fn on_one_thread(command: impl Future<Output = ExitCode>) -> ExitCode {
 }
 
 impl Source {
-    fn config(self) -> Result<Config, ExitCode> {
-        match self.config {
-            Some(file) => read(&file),
-            None => {
-                let config = Config::from_patroni_urls(&self.patroni).map_err(|faults| failed(exit::USAGE, faults));
-                config.map(|config| match self.admin {
-                    Some(bind) => config.with_admin_at(bind),
-                    None => config,
-                })
-            }
+    /// The configuration, or the exit code if there is none: why has been printed.
+    fn config(&self) -> Result<Config, ExitCode> {
+        match &self.config {
+            Some(file) => read(file).map_err(failed_to_read),
+            None => self.patroni_config().map_err(|faults| failed(exit::USAGE, faults)),
         }
+    }
+
+    /// The configuration, read again.
+    fn read(&self) -> Result<Config, ReadError> {
+        match &self.config {
+            Some(file) => read(file),
+            None => self.patroni_config().map_err(ReadError::Faults),
+        }
+    }
+
+    fn patroni_config(&self) -> Result<Config, Faults> {
+        let config = Config::from_patroni_urls(&self.patroni)?;
+        Ok(match self.admin {
+            Some(bind) => config.with_admin_at(bind),
+            None => config,
+        })
     }
 }
 
-fn read(file: &Path) -> Result<Config, ExitCode> {
+fn read(file: &Path) -> Result<Config, ReadError> {
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| failed(exit::NO_INPUT, format!("cannot read {name}: {error}")))?;
-    Config::from_toml(&name, &text).map_err(|faults| failed(exit::CONFIG, faults))
+    let text =
+        std::fs::read_to_string(file).map_err(|error| ReadError::File(format!("cannot read {name}: {error}")))?;
+    Config::from_toml(&name, &text).map_err(ReadError::Faults)
+}
+
+fn failed_to_read(error: ReadError) -> ExitCode {
+    match error {
+        ReadError::File(why) => failed(exit::NO_INPUT, why),
+        ReadError::Faults(faults) => failed(exit::CONFIG, faults),
+    }
 }

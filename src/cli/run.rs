@@ -1,6 +1,7 @@
 //! `pgvane run`: starts the runtime and the program, and handles signals.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -8,13 +9,14 @@ use tracing::{debug, error, info, warn};
 
 use super::exit::{self, failed};
 use super::memory;
-use crate::app::App;
+use crate::admin::reloads::Reloads;
+use crate::app::{App, ReadConfig};
 use crate::config::Config;
 use crate::net::descriptors;
 use crate::telemetry::logging;
 
-/// Runs until SIGTERM or SIGINT. SIGHUP reloads certificates.
-pub(super) fn run(config: Config) -> ExitCode {
+/// Runs until SIGTERM or SIGINT. SIGHUP reloads the configuration, which `read` reads again.
+pub(super) fn run(config: Config, read: ReadConfig) -> ExitCode {
     memory::disable_fastbins();
     let _log = match logging::start(&config.log) {
         Ok(guard) => guard,
@@ -34,12 +36,14 @@ pub(super) fn run(config: Config) -> ExitCode {
         Err(error) => return failed(exit::FAILURE, format!("cannot start: {error}")),
     };
     runtime.block_on(async {
-        let (stop, reload) = match stop_on_signals().and_then(|stop| Ok((stop, reload_on_signal()?))) {
-            Ok(receivers) => receivers,
+        let (reloads, requests) = Reloads::new();
+        let reloading = reload_on_signal(Arc::clone(&reloads));
+        let stop = match reloading.and_then(|()| stop_on_signals()) {
+            Ok(stop) => stop,
             Err(error) => return failed(exit::FAILURE, format!("cannot handle signals: {error}")),
         };
-        match App::build(config).await {
-            Ok(app) => match app.run(stop, reload).await {
+        match App::build(config, read, (reloads, requests)) {
+            Ok(app) => match app.run(stop).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(ended) => {
                     error!("{ended}");
@@ -69,15 +73,14 @@ fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
     Ok(receiver)
 }
 
-/// Changes with each SIGHUP.
-fn reload_on_signal() -> std::io::Result<watch::Receiver<()>> {
+/// Asks for a reload with each SIGHUP.
+fn reload_on_signal(reloads: Arc<Reloads>) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let (sender, receiver) = watch::channel(());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            info!(signal = "SIGHUP", "received a signal to reload certificates");
-            sender.send_replace(());
+            info!(signal = "SIGHUP", "received a signal to reload the configuration");
+            reloads.request("SIGHUP");
         }
     });
-    Ok(receiver)
+    Ok(())
 }

@@ -30,7 +30,7 @@ const SUSPICION_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// A lock holder that is being promoted is checked this many times per fast interval: its next answer ends the outage.
 const PROMOTION_HASTE: u32 = 4;
 
-/// The settings of the machine; they do not change.
+/// The settings of the machine.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Time between checks of a node in normal operation.
@@ -70,6 +70,21 @@ pub enum Event {
     Discovered(Discovery, NodeSet),
     /// An operator has set the administrative state of a node.
     Administered(NodeId, AdminState),
+    /// The configuration has changed.
+    Reconfigured(Reconfigured),
+}
+
+/// A changed configuration of a cluster.
+#[derive(Debug, Clone)]
+pub struct Reconfigured {
+    /// The new settings; the seed stays as it was.
+    pub settings: Settings,
+    /// The nodes that the operator names now.
+    pub members: Vec<Member>,
+    /// Whether members that the operator does not name are found. If not, only the named ones stay.
+    pub discovers: bool,
+    /// Which nodes have sessions.
+    pub busy: NodeSet,
 }
 
 /// The cluster as its DCS describes it.
@@ -287,6 +302,15 @@ impl Machine {
             Event::Administered(node, state) => {
                 self.noting_changes(now, &mut actions, |machine| machine.roster.administer(node, state, now))
             }
+            Event::Reconfigured(changed) => {
+                let mut left_out = Vec::new();
+                let is_news = self.noting_changes(now, &mut actions, |machine| {
+                    left_out = machine.reconfigure(changed, now);
+                    true
+                });
+                actions.extend(left_out.into_iter().map(|name| Action::Tell(Change::NoRoom { name })));
+                is_news
+            }
         };
         let lead_changed = self.reconsider_lead(now, &mut actions);
         if let Some((id, asked_at)) = ended {
@@ -420,6 +444,21 @@ impl Machine {
         let taken = self.roster.take_list(discovery.members, busy, now);
         *left_out = taken.left_out;
         taken.is_news || switchover_has_changed
+    }
+
+    /// Takes over a changed configuration. What is known of the nodes stays. Returns the names of nodes for which there is
+    /// no room.
+    fn reconfigure(&mut self, changed: Reconfigured, now: Moment) -> Vec<String> {
+        let Reconfigured { settings, members, discovers, busy } = changed;
+        self.settings = Settings { seed: self.settings.seed, ..settings };
+        self.identity.scope.clone_from(&self.settings.scope);
+        let taken = self.roster.take_named(members, discovers, busy, now);
+        for id in taken.moved {
+            // what is known of it was said at another address: a new write session waits for an answer from the new one
+            self.doubt(id, now);
+        }
+        self.hurry_checks(now);
+        taken.left_out
     }
 
     // ---- what follows from it ------------------------------------------------------------------------------

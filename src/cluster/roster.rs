@@ -201,6 +201,68 @@ impl Roster {
         taken
     }
 
+    /// Applies a changed list of the nodes that the operator names; `busy` nodes have sessions.
+    ///
+    /// A node with the same name is the same node, even at another address, and so is a node at the same address or with
+    /// the same REST API under another name: it keeps its number, its sessions and its administrative state. A node that
+    /// is not named any more leaves, unless members are discovered: then it is one of those.
+    pub(super) fn take_named(
+        &mut self,
+        members: Vec<Member>,
+        discovers: bool,
+        busy: NodeSet,
+        now: Moment,
+    ) -> NamedTaken {
+        let mut taken = NamedTaken::default();
+        let mut unmatched = Vec::new();
+        self.present_mut().for_each(|(_, entry)| entry.is_static = false);
+        for member in members {
+            match self.entry_named(&member) {
+                Some(id) => taken.moved.extend(self.rename(id, member, now).then_some(id)),
+                None => unmatched.push(member),
+            }
+        }
+        let mut new = Vec::new();
+        for member in unmatched {
+            let known = self.present().find(|(_, entry)| !entry.is_static && is_same_node(&entry.view, &member));
+            match known.map(|(id, _)| id) {
+                Some(id) => taken.moved.extend(self.rename(id, member, now).then_some(id)),
+                None => new.push(member),
+            }
+        }
+        if !discovers {
+            let unnamed = self.present_mut().filter(|(_, entry)| !entry.is_static);
+            unnamed.for_each(|(_, entry)| entry.departs(now));
+        }
+        let named_before = |entry: &&mut Entry| !entry.is_static && !entry.view.member.is_discovered;
+        for entry in self.present_mut().map(|(_, entry)| entry).filter(named_before) {
+            entry.view.member = Arc::new(Member { is_discovered: true, ..Member::clone(&entry.view.member) });
+        }
+        for member in new {
+            if let Admitted::NoRoom(member) = self.admit(member, true, busy, now) {
+                taken.left_out.push(member.name);
+            }
+        }
+        taken
+    }
+
+    fn entry_named(&self, member: &Member) -> Option<NodeId> {
+        let named = self.present().find(|(_, entry)| entry.view.member.name == member.name);
+        named.map(|(id, _)| id)
+    }
+
+    /// Gives a node the name and the addresses by which the operator names it. True if it has other addresses now.
+    fn rename(&mut self, id: NodeId, member: Member, now: Moment) -> bool {
+        let entry = self.entry_mut(id);
+        entry.is_static = true;
+        let moves = !is_same_place(&member, &entry.view.member);
+        if moves {
+            entry.timetable.hurry(now);
+        }
+        entry.view.member = Arc::new(member);
+        moves
+    }
+
     /// Removes discovered members that are the same as a known node: by the name that a node reports, or because both
     /// report the same system identifier and the same postmaster start.
     pub(super) fn remove_duplicates(&mut self, now: Moment) {
@@ -292,6 +354,15 @@ pub(super) struct ListTaken {
     pub(super) left_out: Vec<String>,
 }
 
+/// The result of applying a list of nodes that the operator names.
+#[derive(Debug, Default)]
+pub(super) struct NamedTaken {
+    /// Nodes that have other addresses now.
+    pub(super) moved: Vec<NodeId>,
+    /// The names of nodes for which there is no room.
+    pub(super) left_out: Vec<String>,
+}
+
 enum Admitted {
     New,
     Known,
@@ -330,6 +401,7 @@ fn is_same_place(a: &Member, b: &Member) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::HostPort;
     use crate::cluster::fixtures::{at_ms, member, replica};
     use crate::cluster::node::Report;
 
@@ -471,5 +543,52 @@ mod tests {
             !roster.take_list(vec![member("node1")], NodeSet::default(), at_ms(3)).is_news,
             "and is not taken in again"
         );
+    }
+
+    fn named_at(name: &str, host: &str) -> Member {
+        Member {
+            address: HostPort::new(host, 5432).expect("is a host"),
+            patroni_url: format!("http://{host}:8008"),
+            ..member(name)
+        }
+    }
+
+    fn names(roster: &mut Roster, members: &[Member], discovers: bool) -> Vec<NodeId> {
+        roster.take_named(members.to_vec(), discovers, NodeSet::default(), at_ms(100)).moved
+    }
+
+    #[test]
+    fn a_changed_list_keeps_what_is_known_of_nodes_that_stay_and_removes_the_others() {
+        let mut roster = roster(&["a", "b"]);
+        roster.administer(NodeId::new(1), AdminState::Maint, at_ms(1));
+        let heavier = Member { weight: 7, ..member("b") };
+        assert_eq!(names(&mut roster, &[heavier, member("c")], false), []);
+        assert_eq!(present(&roster), ["b", "c"]);
+        let entry = roster.entry(NodeId::new(1));
+        assert_eq!((entry.view.member.weight, entry.view.admin), (7, AdminState::Maint));
+        names(&mut roster, &[member("a"), member("b"), member("c")], false);
+        assert_eq!(present(&roster), ["a", "b", "c"], "it is back, under its own number");
+    }
+
+    #[test]
+    fn a_node_at_another_address_or_with_another_name_is_the_same_node() {
+        let mut roster = roster(&["a", "b"]);
+        assert_eq!(names(&mut roster, &[named_at("a", "other"), member("b")], false), [NodeId::new(0)]);
+        assert_eq!(names(&mut roster, &[named_at("renamed", "other"), member("b")], false), []);
+        assert_eq!(present(&roster), ["renamed", "b"]);
+        assert_eq!(roster.all().len(), 2);
+    }
+
+    #[test]
+    fn a_node_that_is_not_named_any_more_stays_where_members_are_discovered() {
+        let mut roster = roster(&["a", "b"]);
+        names(&mut roster, &[member("a")], true);
+        assert_eq!(present(&roster), ["a", "b"]);
+        roster.take_list(vec![member("a")], NodeSet::default(), at_ms(200));
+        assert_eq!(present(&roster), ["a"], "discovery does not list it, and it does not answer");
+        names(&mut roster, &[member("a"), member("c")], true);
+        roster.take_list(vec![member("a"), member("c"), member("d")], NodeSet::default(), at_ms(300));
+        names(&mut roster, &[member("d")], false);
+        assert_eq!(present(&roster), ["d"], "without discovery only the named ones stay");
     }
 }

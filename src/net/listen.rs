@@ -36,8 +36,11 @@ impl BoundListener {
     /// Listens. For TCP it opens `sockets` sockets, one for each thread that accepts; the kernel distributes new
     /// connections among them (`SO_REUSEPORT`). Accepted TCP connections have the `options`.
     ///
+    /// With `beside_own`, this process listens on an address that contains this one already (`0.0.0.0` contains all), and
+    /// goes on with that for a moment.
+    ///
     /// Errors: those of the kernel: the port is in use or needs privileges; see also `unix_listener::listen`.
-    pub fn open(bind: &Bind, options: TcpOptions, sockets: usize) -> io::Result<Vec<BoundListener>> {
+    pub fn open(bind: &Bind, options: TcpOptions, sockets: usize, beside_own: bool) -> io::Result<Vec<BoundListener>> {
         let address = match bind {
             Bind::Tcp(address) => *address,
             Bind::Unix(unix) => {
@@ -48,6 +51,9 @@ impl BoundListener {
         // the first socket shares its port only after it listens: so a second program that listens on the port gets an
         // error, whether it starts before, at the same moment or later
         let first = tcp_socket(address, options)?;
+        if beside_own {
+            first.set_reuse_port(true)?;
+        }
         first.bind(&address.into())?;
         first.listen(BACKLOG)?;
         first.set_reuse_port(true)?;
@@ -86,6 +92,14 @@ fn tcp_socket(address: SocketAddr, options: TcpOptions) -> io::Result<NewSocket>
 }
 
 impl Listener {
+    /// Sets the options of the connections that it will accept. Errors: those of the kernel.
+    pub fn set_options(&self, options: TcpOptions) -> io::Result<()> {
+        match self {
+            Listener::Tcp(listener) => options.apply(&SockRef::from(listener)),
+            Listener::Unix(..) => Ok(()),
+        }
+    }
+
     /// Waits for a connection. Cancel safe. Errors: the process has no file descriptors left, or the connection was
     /// reset.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
@@ -126,17 +140,30 @@ mod tests {
         let other = tcp_socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), OPTIONS).expect("a socket");
         other.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a port");
         let address = other.local_addr().expect("is bound").as_socket().expect("of TCP");
-        let _bound = BoundListener::open(&Bind::Tcp(address), OPTIONS, 2).expect("nobody listens there");
+        let _bound = BoundListener::open(&Bind::Tcp(address), OPTIONS, 2, false).expect("nobody listens there");
         assert_eq!(other.listen(BACKLOG).expect_err("somebody does").kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_narrower_address_can_be_opened_before_the_wider_one_is_closed() {
+        let wide = BoundListener::open(&Bind::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))), OPTIONS, 1, false);
+        let wide = wide.expect("a port");
+        let narrow = Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port(&wide).port())));
+        let refused = BoundListener::open(&narrow, OPTIONS, 1, false).expect_err("its own port");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        let beside = BoundListener::open(&narrow, OPTIONS, 1, true).expect("is allowed");
+        let client = TcpStream::connect(port(&beside)).expect("connects");
+        let BoundListener::Tcp(listener) = &beside[0] else { panic!("listens by TCP") };
+        assert_eq!(listener.accept().expect("the narrower one gets it").1, client.local_addr().expect("is bound"));
     }
 
     #[test]
     fn several_sockets_share_a_port_that_no_other_program_gets() {
         let bind = |port| Bind::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let bound = BoundListener::open(&bind(0), OPTIONS, 3).expect("a port");
+        let bound = BoundListener::open(&bind(0), OPTIONS, 3, false).expect("a port");
         let address = port(&bound);
         assert_eq!(bound.len(), 3);
-        let taken = BoundListener::open(&bind(address.port()), OPTIONS, 3);
+        let taken = BoundListener::open(&bind(address.port()), OPTIONS, 3, false);
         assert_eq!(taken.expect_err("is taken").kind(), io::ErrorKind::AddrInUse);
 
         let _clients: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(address).expect("connects")).collect();

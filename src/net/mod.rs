@@ -11,7 +11,7 @@ pub mod resolver;
 mod socket;
 mod stream;
 pub mod tcp_info;
-mod unix_listener;
+pub mod unix_listener;
 
 pub use bind::{Bind, Binds, UnixBind};
 pub use encrypted::Encrypted;

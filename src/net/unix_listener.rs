@@ -30,12 +30,17 @@ pub fn listen(unix: &UnixBind, backlog: i32) -> io::Result<(UnixListener, Socket
     let created = fs::symlink_metadata(&unix.path)?;
     let file = SocketFile { path: unix.path.clone(), device_and_inode: (created.dev(), created.ino()) };
     // no client can connect before `listen`, so the permissions until then do not matter
+    set_permissions(unix)?;
+    socket.listen(backlog)?;
+    Ok((socket.into(), file))
+}
+
+/// Gives the file of a socket its owner, its group and its mode. Errors: those of the kernel.
+pub fn set_permissions(unix: &UnixBind) -> io::Result<()> {
     if unix.owner.is_some() || unix.group.is_some() {
         chown(&unix.path, unix.owner, unix.group)?;
     }
-    fs::set_permissions(&unix.path, fs::Permissions::from_mode(unix.mode))?;
-    socket.listen(backlog)?;
-    Ok((socket.into(), file))
+    fs::set_permissions(&unix.path, fs::Permissions::from_mode(unix.mode))
 }
 
 fn remove_stale_socket(path: &Path) -> io::Result<()> {

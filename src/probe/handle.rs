@@ -11,9 +11,11 @@ use super::clock::Clock;
 use super::history::History;
 use super::node_records::NodeRecords;
 use super::node_sessions::NodeSessions;
+use super::reconfigure::{ClusterChange, Reconfiguration};
 use crate::cluster::machine::Event;
 use crate::cluster::ports::SessionPort;
 use crate::cluster::{AdminState, Member, Moment, NodeId, Suspicion, Topology};
+use crate::config;
 use crate::net::dial::{Destination, NodeDialer, TcpOptions};
 
 /// The number of events that may wait for the monitor. Suspicions lead to the same check, so those that do not fit can
@@ -41,6 +43,7 @@ pub struct ClusterHandle {
     pub(super) changes: watch::Receiver<u64>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) commands: mpsc::Sender<AdminCommand>,
+    pub(super) changed: mpsc::Sender<Reconfiguration>,
     pub(super) history: Arc<History>,
 }
 
@@ -53,6 +56,19 @@ pub(super) struct AdminCommand {
 }
 
 impl ClusterHandle {
+    /// The handle of the same cluster with a changed configuration, for new sessions.
+    pub fn with(&self, cluster: &config::Cluster) -> ClusterHandle {
+        let dialer = NodeDialer { discover_allow: cluster.discover_allow(), ..self.dialer.clone() };
+        ClusterHandle { sends_proxy_header: cluster.sends_proxy_header, dialer, ..self.clone() }
+    }
+
+    /// Has the monitor take over a changed configuration, and returns once the topology shows it. False if the monitor has
+    /// ended, as it does when the process stops.
+    pub async fn reconfigure(&self, change: ClusterChange) -> bool {
+        let (is_published, published) = oneshot::channel();
+        self.changed.send(Reconfiguration { change, is_published }).await.is_ok() && published.await.is_ok()
+    }
+
     /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.name

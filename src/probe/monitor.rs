@@ -20,8 +20,8 @@ use super::metrics::ClusterMetrics;
 use super::node_records::NodeRecords;
 use super::node_sessions::NodeSessions;
 use super::patroni::RestApi;
-use crate::cluster::health::Thresholds;
-use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Settings};
+use super::reconfigure::{ClusterChange, Reconfiguration, settings};
+use crate::cluster::machine::{Action, Change, Discovery, Event, Machine, Reconfigured};
 use crate::cluster::node::{CheckError, NODES_MAX, Observation};
 use crate::cluster::{Moment, NodeId, Topology};
 use crate::config;
@@ -57,6 +57,7 @@ pub struct Monitor {
     announce: watch::Sender<u64>,
     events: mpsc::Receiver<Event>,
     commands: mpsc::Receiver<AdminCommand>,
+    changed: mpsc::Receiver<Reconfiguration>,
     metrics: ClusterMetrics,
     history: Arc<History>,
     discovery_due: Instant,
@@ -80,19 +81,12 @@ impl Monitor {
     ) -> Result<(Monitor, ClusterHandle), CheckerError> {
         let checker = Checker::new(cluster, names)?;
         let discovery = cluster.discovery.clone().zip(checker.patroni().cloned());
-        let settings = Settings {
-            interval: cluster.interval,
-            fast_interval: cluster.fast_interval,
-            leader_grace: cluster.leader_grace,
-            thresholds: Thresholds { rise: cluster.rise, fall: cluster.fall },
-            scope: cluster.scope.clone(),
-            seed: u64::from(std::process::id()),
-        };
-        let machine = Machine::new(settings, cluster.nodes.clone(), Moment::START);
+        let machine = Machine::new(settings(cluster), cluster.nodes.clone(), Moment::START);
         let current = Arc::new(ArcSwap::from_pointee(machine.topology()));
         let (announce, changes) = watch::channel(0);
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);
         let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (change_sender, changed) = mpsc::channel(1);
         let name: Arc<str> = cluster.name.as_str().into();
         let history = Arc::new(History::new(metrics.clone()));
         let clock = Clock::start();
@@ -112,6 +106,7 @@ impl Monitor {
             changes,
             events: event_sender,
             commands: command_sender,
+            changed: change_sender,
         };
         let monitor = Monitor {
             name,
@@ -126,6 +121,7 @@ impl Monitor {
             announce,
             events,
             commands,
+            changed,
             metrics,
             history,
             discovery_due: Instant::now(),
@@ -136,10 +132,10 @@ impl Monitor {
 
     /// Runs until it is dropped.
     pub async fn run(mut self) {
-        let discovers = self.discovery.is_some();
         self.step(Event::Tick);
         self.attend();
         loop {
+            let discovers = self.discovery.is_some();
             let wakeup = self.machine.next_wakeup().map(|moment| self.clock.instant(moment));
             let at_the_latest = Instant::now() + ATTENTION_INTERVAL;
             let wakeup = wakeup.map_or(at_the_latest, |wakeup| wakeup.min(at_the_latest));
@@ -149,6 +145,10 @@ impl Monitor {
                     self.step(Event::Administered(command.node, command.state));
                     let _ = command.is_published.send(()); // the caller may have gone
                 }
+                Some(Reconfiguration { change, is_published }) = self.changed.recv() => {
+                    self.reconfigure(change);
+                    let _ = is_published.send(());
+                }
                 Some(event) = self.events.recv() => self.step(event),
                 Some(result) = self.running.join_next() => self.take(result),
                 () = tokio::time::sleep_until(wakeup) => self.step(Event::Tick),
@@ -156,6 +156,21 @@ impl Monitor {
             }
             self.attend();
         }
+    }
+
+    /// Takes over a changed configuration. Checks that are on their way end as they began.
+    fn reconfigure(&mut self, change: ClusterChange) {
+        let ClusterChange { settings, members, discovery, checker, names } = change;
+        if let Some(checker) = checker {
+            self.checker = checker;
+        }
+        let discovery = discovery.zip(self.checker.patroni().cloned());
+        self.discovery = discovery.map(|(settings, patroni)| Discoverer::new(settings, patroni, names));
+        self.discovery_due = Instant::now();
+        let (discovers, busy) = (self.discovery.is_some(), self.sessions.busy());
+        self.step(Event::Reconfigured(Reconfigured { settings, members, discovers, busy }));
+        let topology = self.current.load();
+        self.checker.keep_only(|node| !topology.node(node).departed);
     }
 
     fn now(&self) -> Moment {

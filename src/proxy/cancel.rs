@@ -42,7 +42,7 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
     let deadline = Instant::now() + DELIVERY_MAX;
     let location = context.registry.keys().look_up(&key, context.index, context.settings.cluster);
     debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
-    let (limits, source) = (&context.cancel_limits, context.settings.client_of(peer));
+    let (limits, source) = (&context.kept.cancel_limits, context.settings.client_of(peer));
     let outcome = match location {
         KeyLocation::On(node, port) => match limits.delivery(&key, source, deadline).await {
             Some(_permit) => send_to(context, vec![node], port, request, deadline, CancelOutcome::Delivered).await,

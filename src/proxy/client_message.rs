@@ -135,6 +135,7 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             terminated(cause.reason(), Some("The transaction did not end within drain_timeout."))
         }
         End::Rebalanced => terminated("another server has fewer sessions", Some(NOTHING_WAS_OPEN)),
+        End::ListenerRemoved => terminated("the proxy does not serve this port any more", None),
         End::Stopped => terminated("the proxy is stopping", None),
         End::ServerClosed(None) | End::ServerFailed(_) | End::ServerUnresponsive(_) => with_detail(
             fatal(

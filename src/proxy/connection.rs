@@ -220,7 +220,7 @@ impl Connection {
         let names = [self.who.user(), self.who.database(), self.who.application_name()];
         let [user, database, application_name] = names.map(cut_to_name_length);
         let seconds = self.started.elapsed().as_secs_f64();
-        let admitted = end.is_trouble().then(|| context.log_limit.admit(end.kind())).flatten();
+        let admitted = end.is_trouble().then(|| context.kept.log_limit.admit(end.kind())).flatten();
         if let Some(suppressed) = admitted {
             let suppressed = (suppressed > 0).then_some(suppressed);
             info!(

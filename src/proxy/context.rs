@@ -10,6 +10,7 @@ use super::intake::tls::Encryption;
 use super::log_limit::LogLimit;
 use super::metrics::ListenerMetrics;
 use super::sessions::cancel_limits::CancelLimits;
+use super::sessions::origin::Origin;
 use super::sessions::registry::Registry;
 use crate::cluster::{NodeId, Suspicion};
 use crate::config::{self, ListenerIndex};
@@ -19,10 +20,13 @@ use crate::probe::ClusterHandle;
 /// Everything that the sessions of one listener share.
 #[derive(Debug)]
 pub struct ListenerContext {
-    /// Index into the configuration's listeners.
+    /// The listener's number: it stays the same when a reload changes the listener.
     pub index: ListenerIndex,
-    /// The listener's settings.
+    /// The listener's settings. `cluster` is the number of the cluster, which is not its position in the file after a
+    /// reload.
     pub settings: config::Listener,
+    /// Listener, cluster and rule, for sessions to keep.
+    pub origin: Arc<Origin>,
     /// How long a draining session may finish its transaction.
     pub drain_timeout: Duration,
     /// The nodes.
@@ -35,6 +39,15 @@ pub struct ListenerContext {
     pub encryption: Arc<Encryption>,
     /// Socket options of both sides.
     pub tcp: TcpOptions,
+    /// What stays the same when a reload changes the listener.
+    pub kept: Arc<Kept>,
+    /// Whether connections to nodes begin with a PROXY header that names the client.
+    pub sends_proxy_header: bool,
+}
+
+/// What a listener's sessions share, whatever its settings are.
+#[derive(Debug, Default)]
+pub struct Kept {
     /// Bounds the cancel requests that are sent to servers.
     pub cancel_limits: CancelLimits,
     /// Bounds how often the same end is logged.
@@ -43,13 +56,20 @@ pub struct ListenerContext {
     pub per_client: PerClient,
     /// How fast each client connects.
     pub connection_rates: ConnectionRates,
-    /// Whether connections to nodes begin with a PROXY header that names the client.
-    pub sends_proxy_header: bool,
     turn: AtomicU64,
 }
 
+/// The socket options of a listener's connections, on both sides.
+pub fn tcp_options(settings: &config::Listener) -> TcpOptions {
+    TcpOptions {
+        keepalive: settings.tcp_keepalive,
+        unacknowledged_max: settings.tcp_user_timeout,
+        ends_with_shut_window: false,
+    }
+}
+
 impl ListenerContext {
-    /// The context of the listener at `index`.
+    /// The context of the listener with this number.
     pub fn new(
         index: ListenerIndex,
         settings: config::Listener,
@@ -59,11 +79,7 @@ impl ListenerContext {
         metrics: ListenerMetrics,
         encryption: Arc<Encryption>,
     ) -> ListenerContext {
-        let tcp = TcpOptions {
-            keepalive: settings.tcp_keepalive,
-            unacknowledged_max: settings.tcp_user_timeout,
-            ends_with_shut_window: false,
-        };
+        let tcp = tcp_options(&settings);
         ListenerContext {
             index,
             drain_timeout,
@@ -73,11 +89,8 @@ impl ListenerContext {
             metrics,
             encryption,
             tcp,
-            cancel_limits: CancelLimits::default(),
-            log_limit: LogLimit::default(),
-            per_client: PerClient::default(),
-            connection_rates: ConnectionRates::default(),
-            turn: AtomicU64::new(0),
+            kept: Arc::default(),
+            origin: Origin::shared((index, &settings.name), settings.cluster, settings.rule.clone()),
             settings,
         }
     }
@@ -88,8 +101,13 @@ impl ListenerContext {
         self.cluster.suspect(node, suspicion);
     }
 
+    /// The same, going on from the context that the listener had before a reload.
+    pub fn after(self, previous: &ListenerContext) -> ListenerContext {
+        ListenerContext { kept: Arc::clone(&previous.kept), ..self }
+    }
+
     /// Counts the listener's choices of a node.
     pub fn next_turn(&self) -> u64 {
-        self.turn.fetch_add(1, Relaxed)
+        self.kept.turn.fetch_add(1, Relaxed)
     }
 }

@@ -131,6 +131,9 @@ pub enum End {
     /// The session was ended between two transactions, so that its client connects to a server with fewer sessions.
     #[error("ended between two transactions because another server has fewer sessions")]
     Rebalanced,
+    /// A reload has removed the listener, and the session did not end within `drain_timeout`.
+    #[error("ended after drain_timeout because the listener was removed from the configuration")]
+    ListenerRemoved,
     /// pgvane is stopping.
     #[error("pgvane is stopping")]
     Stopped,
@@ -222,9 +225,12 @@ impl EndKind {
             | EndKind::LoginBroken
             | EndKind::WrongNode
             | EndKind::Lost => EndClass::Failed,
-            EndKind::Cut | EndKind::Drained | EndKind::DrainTimedOut | EndKind::Rebalanced | EndKind::Stopped => {
-                EndClass::Ended
-            }
+            EndKind::Cut
+            | EndKind::Drained
+            | EndKind::DrainTimedOut
+            | EndKind::Rebalanced
+            | EndKind::ListenerRemoved
+            | EndKind::Stopped => EndClass::Ended,
         }
     }
 }
@@ -285,7 +291,9 @@ impl End {
     /// Whether it is logged at level `info`; other ends are logged at `debug`.
     pub fn is_trouble(&self) -> bool {
         match self {
-            End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::Stopped => false,
+            End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::ListenerRemoved | End::Stopped => {
+                false
+            }
             End::Cancel(outcome) => matches!(outcome, CancelOutcome::Limited | CancelOutcome::Failed),
             End::ClientFailed(_)
             | End::StartupTimedOut

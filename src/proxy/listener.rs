@@ -1,4 +1,4 @@
-//! Accepts the connections of one listener: on TCP ports and on the files of Unix sockets.
+//! Accepts connections at one place, a TCP port or the file of a Unix socket, for the listener that has it now.
 
 use std::io;
 use std::sync::Arc;
@@ -6,21 +6,26 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
-use tracing::{info, warn};
+use tokio::time::{Instant, timeout};
+use tracing::warn;
 
 use super::connection::Connection;
 use super::context::ListenerContext;
 use super::session;
 use super::worker::Workers;
-use crate::net::Bind;
-use crate::net::listen::BoundListener;
+use crate::net::dial::TcpOptions;
+use crate::net::listen::{BoundListener, Listener as Listening};
+use crate::net::unix_listener::set_permissions;
+use crate::net::{Bind, Peer, Socket};
 use crate::telemetry::LineLimit;
 
 /// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
 const BREATHER: Duration = Duration::from_millis(100);
 
-/// Why a listener cannot listen.
+/// How long a place that is about to be closed waits for the next of the connections that the kernel has taken already.
+const QUEUED_WITHIN: Duration = Duration::from_millis(20);
+
+/// Why pgvane cannot listen at a place.
 #[derive(Debug)]
 pub struct BindError {
     /// Where.
@@ -29,70 +34,125 @@ pub struct BindError {
     pub error: io::Error,
 }
 
-/// A listener whose ports are open. Nothing is accepted before [`Listener::run`].
-pub struct Listener {
-    bound: Vec<BoundListener>,
-    context: Arc<ListenerContext>,
+/// A place that is open. Nothing is accepted there before [`OpenPlace::accept`].
+pub struct OpenPlace {
+    bind: Bind,
+    sockets: Vec<BoundListener>,
 }
 
-impl Listener {
-    /// Opens its ports, for so many threads to accept at each.
+/// A place at which connections are accepted.
+pub struct Place {
+    bind: Bind,
+    /// The listener that has it. Dropping it closes the place.
+    context: watch::Sender<Arc<ListenerContext>>,
+    accepting: JoinSet<()>,
+}
+
+impl OpenPlace {
+    /// Opens a place, for so many threads to accept at; `beside_own` as in [`BoundListener::open`].
     ///
-    /// Errors: the first place where it cannot listen. None of the others stays open then.
-    pub fn bind(context: ListenerContext, threads: usize) -> Result<Listener, BindError> {
-        let mut bound = Vec::new();
-        for bind in context.settings.binds.iter() {
-            let sockets = BoundListener::open(bind, context.tcp, threads);
-            bound.extend(sockets.map_err(|error| BindError { address: bind.clone(), error })?);
-        }
-        Ok(Listener { bound, context: Arc::new(context) })
+    /// Errors: it is in use, or pgvane may not listen there.
+    pub fn open(bind: &Bind, options: TcpOptions, threads: usize, beside_own: bool) -> Result<OpenPlace, BindError> {
+        let sockets = BoundListener::open(bind, options, threads, beside_own);
+        let sockets = sockets.map_err(|error| BindError { address: bind.clone(), error })?;
+        Ok(OpenPlace { bind: bind.clone(), sockets })
     }
 
-    /// Accepts until `stop` says so; then the ports are closed. Accepting and the sessions have the workers' threads;
-    /// sessions run on there.
-    pub async fn run(self, workers: Arc<Workers>, stop: watch::Receiver<bool>) {
-        let ListenerContext { index, settings, .. } = &*self.context;
-        info!(listener = %settings.name, address = %settings.binds, "listening");
+    /// Accepts for this listener from now on. Accepting and the sessions have the workers' threads.
+    pub fn accept(self, context: Arc<ListenerContext>, workers: &Arc<Workers>) -> Place {
+        let first = context.index.0;
+        let context = watch::Sender::new(context);
         let mut accepting = JoinSet::new();
-        for (number, bound) in self.bound.into_iter().enumerate() {
-            let thread = index.0 + number;
-            let accepted = accept(bound, thread, Arc::clone(&self.context), Arc::clone(&workers), stop.clone());
+        for (number, socket) in self.sockets.into_iter().enumerate() {
+            let thread = first + number;
+            let accepted = accept(socket, thread, context.subscribe(), Arc::clone(workers));
             accepting.spawn_on(accepted, workers.runtime(thread));
         }
-        accepting.join_all().await;
+        Place { bind: self.bind, context, accepting }
     }
 }
 
-/// Accepts on one thread.
+impl Place {
+    /// Where it is.
+    pub fn bind(&self) -> &Bind {
+        &self.bind
+    }
+
+    /// The name of the listener that has it.
+    pub fn listener(&self) -> String {
+        self.context.borrow().settings.name.clone()
+    }
+
+    /// Accepts for another listener, or for one whose settings have changed, from the next connection on. `bind` is the
+    /// same place; the file of a Unix socket gets its new permissions.
+    pub fn hand_to(&mut self, context: Arc<ListenerContext>, bind: &Bind) {
+        if let (Some(unix), true) = (bind.unix(), self.bind != *bind)
+            && let Err(error) = set_permissions(unix)
+        {
+            warn!(listener = %context.settings.name, address = %bind, %error, "cannot set the permissions of the socket");
+        }
+        self.bind = bind.clone();
+        self.context.send_replace(context);
+    }
+
+    /// Closes it. Connections that the kernel has taken already are still served.
+    pub async fn close(self) {
+        drop(self.context);
+        self.accepting.join_all().await;
+    }
+}
+
+/// Accepts on one thread, until the sender of `contexts` is dropped.
 async fn accept(
-    bound: BoundListener,
+    socket: BoundListener,
     thread: usize,
-    context: Arc<ListenerContext>,
+    mut contexts: watch::Receiver<Arc<ListenerContext>>,
     workers: Arc<Workers>,
-    mut stop: watch::Receiver<bool>,
 ) {
-    let listener = &context.settings.name;
-    let socket = match bound.watch() {
+    let socket = match socket.watch() {
         Ok(socket) => socket,
-        Err(error) => return warn!(%listener, %error, "cannot listen"),
+        Err(error) => return warn!(listener = %contexts.borrow().settings.name, %error, "cannot listen"),
     };
     let mut lines = LineLimit::new(1);
     loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        let handed_on = accepted.and_then(|(socket, peer)| {
-            let context = Arc::clone(&context);
-            workers
-                .spawn(thread, socket, |socket, load| session::serve(Connection::accepted(context, peer, load), socket))
-        });
-        if let Err(error) = handed_on {
-            if let Some(suppressed) = lines.admit(Instant::now()) {
-                let suppressed = (suppressed > 0).then_some(suppressed);
-                warn!(%listener, %error, suppressed, "cannot accept a connection");
+        tokio::select! {
+            accepted = socket.accept() => {
+                let context = Arc::clone(&contexts.borrow());
+                if let Err(error) = serve(accepted, thread, &context, &workers) {
+                    if let Some(suppressed) = lines.admit(Instant::now()) {
+                        let suppressed = (suppressed > 0).then_some(suppressed);
+                        warn!(listener = %context.settings.name, %error, suppressed, "cannot accept a connection");
+                    }
+                    tokio::time::sleep(BREATHER).await;
+                }
             }
-            tokio::time::sleep(BREATHER).await;
+            changed = contexts.changed() => match changed {
+                Ok(()) => set_options(&socket, &contexts.borrow_and_update()),
+                Err(_) => break,
+            }
         }
     }
+    let context = Arc::clone(&contexts.borrow());
+    while let Ok(accepted) = timeout(QUEUED_WITHIN, socket.accept()).await {
+        if serve(accepted, thread, &context, &workers).is_err() {
+            return;
+        }
+    }
+}
+
+fn set_options(socket: &Listening, context: &ListenerContext) {
+    if let Err(error) = socket.set_options(context.tcp) {
+        warn!(listener = %context.settings.name, %error, "cannot set tcp_keepalive and tcp_user_timeout");
+    }
+}
+
+fn serve(
+    accepted: io::Result<(Socket, Peer)>,
+    thread: usize,
+    context: &Arc<ListenerContext>,
+    workers: &Workers,
+) -> io::Result<()> {
+    let (socket, peer) = accepted?;
+    let context = Arc::clone(context);
+    workers.spawn(thread, socket, |socket, load| session::serve(Connection::accepted(context, peer, load), socket))
 }

@@ -28,16 +28,16 @@ impl SessionPermit {
     /// Takes the permit. Errors: the listener or the client has reached a limit. To be called once.
     pub fn acquire(&mut self) -> Result<(), End> {
         let context = Arc::clone(&self.context);
-        let ListenerContext { index, settings, registry, per_client, connection_rates, .. } = &*context;
+        let ListenerContext { index, settings, registry, kept, .. } = &*context;
         if let Some(client) = settings.client_of(self.peer) {
             if let Some(rate) = settings.connection_rate_max_per_client
-                && !connection_rates.admit(client, rate)
+                && !kept.connection_rates.admit(client, rate)
             {
                 return Err(End::ClientTooFast { host: self.peer.host(), rate });
             }
             let max = settings.sessions_max_per_client;
             if max < usize::MAX {
-                if !per_client.enter(client, max) {
+                if !kept.per_client.enter(client, max) {
                     return Err(End::ClientFull { host: self.peer.host(), max });
                 }
                 self.counted_by = Some(settings.client_ipv6_prefix); // the drop gives it back, also after an error below
@@ -60,7 +60,7 @@ impl Drop for SessionPermit {
             self.context.registry.leave(self.context.index);
         }
         if let Some(client) = self.counted_by.and_then(|prefix| self.peer.source(prefix)) {
-            self.context.per_client.leave(client);
+            self.context.kept.per_client.leave(client);
         }
     }
 }

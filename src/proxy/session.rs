@@ -147,6 +147,7 @@ impl Session {
             relay.set_draining(order.is_some());
             match order {
                 Some(SessionOrder::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
+                Some(SessionOrder::ListenerRemoved) => return Poll::Ready(End::ListenerRemoved),
                 Some(SessionOrder::Stop) => return Poll::Ready(End::Stopped),
                 Some(SessionOrder::Drain(_)) => {
                     deadline.get_or_insert_with(|| Box::pin(sleep(context.drain_timeout)));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::IsTerminal;
 
+use parking_lot::Mutex;
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -15,6 +16,11 @@ use crate::config::Log;
 
 /// The environment variable that overrides the configured level.
 pub const LEVEL_VARIABLE: &str = "PGVANE_LOG";
+
+/// Changes the filter of the log that has been started.
+static SET_FILTER: Mutex<Option<SetFilter>> = Mutex::new(None);
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send>;
 
 /// Keeps the log's thread running; dropping it writes the lines that are waiting, for a second at most.
 #[must_use]
@@ -33,15 +39,36 @@ pub fn start(log: &Log) -> Result<LogGuard, String> {
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    let started = if log.is_json {
-        lines.json().flatten_event(true).try_init()
+    if log.is_json {
+        let lines = lines.json().flatten_event(true).with_filter_reloading();
+        let filter = lines.reload_handle();
+        init(&lines.try_init(), move |new| filter.reload(new).is_ok());
     } else if is_read_by_journald() {
-        lines.event_format(ForJournald(Format::default().with_target(false).with_ansi(false).without_time())).try_init()
+        let plain = Format::default().with_target(false).with_ansi(false).without_time();
+        let lines = lines.event_format(ForJournald(plain)).with_filter_reloading();
+        let filter = lines.reload_handle();
+        init(&lines.try_init(), move |new| filter.reload(new).is_ok());
     } else {
-        lines.try_init()
-    };
-    drop(started);
+        let lines = lines.with_filter_reloading();
+        let filter = lines.reload_handle();
+        init(&lines.try_init(), move |new| filter.reload(new).is_ok());
+    }
     Ok(LogGuard { _worker: worker })
+}
+
+/// Remembers how to change the level of a log that has been started.
+fn init<E>(started: &Result<(), E>, set: impl Fn(EnvFilter) -> bool + Send + 'static) {
+    if started.is_ok() {
+        *SET_FILTER.lock() = Some(Box::new(set));
+    }
+}
+
+/// Changes the level. False if `PGVANE_LOG` overrides it, or logging has not been started here.
+pub fn set_level(log: &Log) -> bool {
+    match filter(log) {
+        Ok(new) if std::env::var_os(LEVEL_VARIABLE).is_none() => SET_FILTER.lock().as_ref().is_some_and(|set| set(new)),
+        _ => false,
+    }
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, String> {

@@ -448,6 +448,7 @@ impl Login<'_> {
             Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) => {
                 NodeFailure::no_longer_eligible(cause).into()
             }
+            Some(SessionOrder::ListenerRemoved) => LoginOutcome::End(End::ListenerRemoved),
             Some(SessionOrder::Stop) => LoginOutcome::End(End::Stopped),
             Some(SessionOrder::Move) | None => NodeFailure::new("is to get fewer sessions", None).into(),
         }

@@ -128,7 +128,7 @@ impl<'a> Admission<'a> {
         let context = self.context;
         let listener = &context.settings;
         let member = &topology.node(node).member;
-        let mut guard = context.registry.guard(context.index, listener.cluster, node);
+        let mut guard = context.registry.guard(&context.origin, node);
 
         let tls = context.encryption.to_servers();
         let patience = [listener.connect_timeout, listener.login_timeout];
@@ -143,7 +143,7 @@ impl<'a> Admission<'a> {
         };
         // from here on orders reach the guard; one that came before it was taken is seen in the picture itself
         if let Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) =
-            order_for(&listener.rule, &context.cluster.topology(), node)
+            order_for(&listener.rule, &listener.rule.reactions, &context.cluster.topology(), node)
         {
             return Err(NodeFailure::no_longer_eligible(cause).into());
         }

@@ -97,7 +97,7 @@ impl Encryption {
     }
 
     /// Loads the files again if they have changed; with `at_once`, in any case. Blocks while it reads them.
-    fn check_files(&self, at_once: bool) {
+    pub fn check_files(&self, at_once: bool) {
         if let ToClients::Terminate { acceptor, .. } = &self.to_clients {
             match acceptor.check(at_once) {
                 FileCheck::Unchanged => {}
@@ -132,28 +132,26 @@ impl Encryption {
     }
 }
 
-/// Checks the certificate files every two seconds and loads changed ones; loads all at once when `reread` changes.
-/// Never returns.
-pub async fn reload_changed(mut all: Vec<Arc<Encryption>>, mut reread: watch::Receiver<()>) {
-    all.retain(|encryption| !encryption.is_constant());
-    if all.is_empty() {
-        return std::future::pending().await; // no files can change
-    }
+/// Checks the certificate files of the listeners every two seconds and loads changed ones. Never returns.
+pub async fn reload_changed(listeners: watch::Receiver<Vec<Arc<Encryption>>>) {
     let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let at_once = tokio::select! {
-            _ = ticks.tick() => false,
-            changed = reread.changed() => match changed {
-                Ok(()) => true,
-                Err(_) => return std::future::pending().await, // the program stops
-            },
-        };
-        let all = all.clone();
-        // a disk can be slow, and a network file system very slow
-        let check = move || all.iter().for_each(|encryption| encryption.check_files(at_once));
-        if let Err(error) = tokio::task::spawn_blocking(check).await {
-            error!(%error, "checking the certificate files failed");
-        }
+        ticks.tick().await;
+        let all = listeners.borrow().clone();
+        check_all(all, false).await;
+    }
+}
+
+/// Checks the certificate files of these listeners, see [`Encryption::check_files`].
+pub async fn check_all(mut all: Vec<Arc<Encryption>>, at_once: bool) {
+    all.retain(|encryption| !encryption.is_constant());
+    if all.is_empty() {
+        return; // no files can change
+    }
+    // a disk can be slow, and a network file system very slow
+    let check = move || all.iter().for_each(|encryption| encryption.check_files(at_once));
+    if let Err(error) = tokio::task::spawn_blocking(check).await {
+        error!(%error, "checking the certificate files failed");
     }
 }

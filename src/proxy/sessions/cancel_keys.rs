@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use super::slots::Slots;
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::ports::SessionPort;
@@ -46,7 +47,7 @@ pub enum SessionKey {
 pub struct Keys {
     seen: Mutex<Seen>,
     /// The number of sessions whose keys pgvane cannot read, by listener and node number.
-    unseen: Vec<[AtomicU32; NODES_MAX]>,
+    unseen: Slots<[AtomicU32; NODES_MAX]>,
 }
 
 #[derive(Debug, Default)]
@@ -59,10 +60,13 @@ struct Seen {
 }
 
 impl Keys {
-    /// An empty set of keys for this number of listeners.
-    pub fn new(listeners: usize) -> Keys {
-        let unseen = (0..listeners).map(|_| std::array::from_fn(|_| AtomicU32::new(0))).collect();
-        Keys { seen: Mutex::default(), unseen }
+    /// An empty set of keys.
+    pub fn empty() -> Keys {
+        Keys { seen: Mutex::default(), unseen: Slots::empty() }
+    }
+
+    fn unseen(&self, listener: ListenerIndex) -> &[AtomicU32; NODES_MAX] {
+        self.unseen.get_or_init(listener.0, || std::array::from_fn(|_| AtomicU32::new(0)))
     }
 
     /// Adds the key of a session that uses this port of the node.
@@ -72,7 +76,7 @@ impl Keys {
 
     /// Adds a session whose key pgvane cannot read.
     pub fn add_unseen(&self, listener: ListenerIndex, node: NodeId) {
-        self.unseen[listener.0][node.index()].fetch_add(1, Relaxed);
+        self.unseen(listener)[node.index()].fetch_add(1, Relaxed);
     }
 
     /// Removes the key of a session that has ended.
@@ -80,7 +84,7 @@ impl Keys {
         match key {
             SessionKey::Unknown => {}
             SessionKey::Seen(key) => self.end_seen(key),
-            SessionKey::Unseen => _ = self.unseen[listener.0][node.index()].fetch_sub(1, Relaxed),
+            SessionKey::Unseen => _ = self.unseen(listener)[node.index()].fetch_sub(1, Relaxed),
         }
     }
 
@@ -101,7 +105,7 @@ impl Keys {
             _ => {}
         }
         drop(seen);
-        let counts = self.unseen[listener.0].iter().enumerate();
+        let counts = self.unseen(listener).iter().enumerate();
         let among: Vec<_> =
             counts.filter(|(_, count)| count.load(Relaxed) > 0).map(|(number, _)| NodeId::new(number)).collect();
         if among.is_empty() { KeyLocation::Nowhere } else { KeyLocation::Among(among) }
@@ -122,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_session_is_found_from_every_listener_of_its_cluster_while_it_runs() {
-        let keys = Keys::new(3);
+        let keys = Keys::empty();
         let pooler = NonZeroU16::new(6432);
         keys.add(key(7), ClusterIndex(0), NodeId::new(2), pooler);
         for listener in [0, 1] {
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_may_belong_to_a_session_on_its_listener_whose_key_was_not_seen() {
-        let keys = Keys::new(2);
+        let keys = Keys::empty();
         keys.add_unseen(ListenerIndex(0), NodeId::new(1));
         keys.add_unseen(ListenerIndex(0), NodeId::new(4));
         keys.add_unseen(ListenerIndex(0), NodeId::new(4));
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_key_that_was_seen_is_not_taken_for_one_that_was_not() {
-        let keys = Keys::new(1);
+        let keys = Keys::empty();
         keys.add_unseen(ListenerIndex(0), NodeId::new(1));
         let newest = i32::try_from(ENDED_MAX).expect("fits") + 10;
         for process_id in 0..=newest {

@@ -1,11 +1,12 @@
 //! The shared part of a running session: its node, its counters and its orders.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use super::origin::Origin;
 use super::owner::Owner;
 use crate::cluster::NodeId;
 use crate::config::{ClusterIndex, ListenerIndex};
@@ -19,6 +20,8 @@ pub enum SessionOrder {
     Move,
     /// End as soon as no transaction is open, at the latest at the deadline.
     Drain(Cause),
+    /// End now: a reload has removed the listener, and its `drain_timeout` is over.
+    ListenerRemoved,
     /// End now: pgvane is stopping.
     Stop,
     /// End now.
@@ -31,7 +34,8 @@ impl SessionOrder {
         match self {
             SessionOrder::Move => 0x10,
             SessionOrder::Drain(cause) => 0x20 | cause.rank(),
-            SessionOrder::Stop => 0x30,
+            SessionOrder::ListenerRemoved => 0x30,
+            SessionOrder::Stop => 0x31,
             SessionOrder::Cut(cause) => 0x40 | cause.rank(),
         }
     }
@@ -41,6 +45,7 @@ impl SessionOrder {
         match byte & 0xf0 {
             0x10 => Some(SessionOrder::Move),
             0x20 => cause.map(SessionOrder::Drain),
+            0x30 if byte == 0x30 => Some(SessionOrder::ListenerRemoved),
             0x30 => Some(SessionOrder::Stop),
             0x40 => cause.map(SessionOrder::Cut),
             _ => None,
@@ -51,8 +56,8 @@ impl SessionOrder {
 /// The part of a session on a node that other tasks read and change.
 #[derive(Debug)]
 pub struct SessionControl {
-    /// Listener and cluster. Four bytes each, because there may be thousands of sessions.
-    place: [u32; 2],
+    /// The listener that accepted the client, its cluster and its rule.
+    pub(super) origin: Arc<Origin>,
     pub(super) node: NodeId,
     /// Since when it has been registered, in seconds of the registry's clock.
     pub(super) since_seconds: u32,
@@ -74,16 +79,9 @@ pub struct SessionControl {
 
 impl SessionControl {
     /// The control of a session without orders.
-    pub(super) fn new(
-        listener: ListenerIndex,
-        cluster: ClusterIndex,
-        node: NodeId,
-        since_seconds: u32,
-    ) -> SessionControl {
-        // no configuration has so many
-        let place = [listener.0, cluster.0].map(|index| u32::try_from(index).unwrap_or(u32::MAX));
+    pub(super) fn new(origin: Arc<Origin>, node: NodeId, since_seconds: u32) -> SessionControl {
         SessionControl {
-            place,
+            origin,
             node,
             since_seconds,
             owner: OnceLock::new(),
@@ -99,12 +97,12 @@ impl SessionControl {
 
     /// The listener that accepted the client.
     pub(super) fn listener(&self) -> ListenerIndex {
-        ListenerIndex(self.place[0] as usize)
+        self.origin.listener
     }
 
     /// The cluster of the node.
     pub(super) fn cluster(&self) -> ClusterIndex {
-        ClusterIndex(self.place[1] as usize)
+        self.origin.cluster
     }
 
     /// The bytes that the session has moved.
@@ -217,10 +215,15 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::routing::{Rule, Target};
+
+    fn origin() -> Arc<Origin> {
+        Origin::shared((ListenerIndex(0), "test"), ClusterIndex(0), Rule::new(Target::Any))
+    }
 
     #[tokio::test]
     async fn a_session_gets_the_highest_order_once() {
-        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0), 0);
+        let control = &SessionControl::new(origin(), NodeId::new(0), 0);
         control.send_order(SessionOrder::Drain(Cause::Promotion));
         let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = Some(SessionOrder::Drain(Cause::Promotion));
@@ -235,13 +238,15 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_drain_can_be_withdrawn() {
-        let control = &SessionControl::new(ListenerIndex(0), ClusterIndex(0), NodeId::new(0), 0);
+        let control = &SessionControl::new(origin(), NodeId::new(0), 0);
         let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = SessionOrder::Drain(Cause::Operator);
         control.send_order(drain);
         let (heard, ()) = tokio::join!(biased; ordered(Some(drain)), async { control.withdraw_drain() });
         assert_eq!(heard, None);
-        for order in [SessionOrder::Move, SessionOrder::Stop, SessionOrder::Cut(Cause::Operator)] {
+        for order in
+            [SessionOrder::Move, SessionOrder::ListenerRemoved, SessionOrder::Stop, SessionOrder::Cut(Cause::Operator)]
+        {
             control.send_order(order);
             control.withdraw_drain();
             assert_eq!(ordered(None).await, Some(order));
@@ -251,13 +256,24 @@ mod tests {
     #[test]
     fn orders_convert_to_a_byte_and_back_and_keep_their_rank() {
         for cause in Cause::ALL {
-            let by_rank =
-                [SessionOrder::Move, SessionOrder::Drain(cause), SessionOrder::Stop, SessionOrder::Cut(cause)];
+            let by_rank = [
+                SessionOrder::Move,
+                SessionOrder::Drain(cause),
+                SessionOrder::ListenerRemoved,
+                SessionOrder::Stop,
+                SessionOrder::Cut(cause),
+            ];
             for order in by_rank {
                 assert_eq!(SessionOrder::from_byte(order.to_byte()), Some(order));
             }
             assert!(by_rank.is_sorted_by_key(|order| order.to_byte()));
         }
         assert_eq!(SessionOrder::from_byte(0), None);
+    }
+
+    /// Each session has one in an `Arc`. The allocator gives 104 bytes and then 120.
+    #[test]
+    fn the_control_of_a_session_with_its_two_counts_fits_into_104_bytes() {
+        assert!(size_of::<SessionControl>() + 2 * size_of::<usize>() <= 104, "{}", size_of::<SessionControl>());
     }
 }

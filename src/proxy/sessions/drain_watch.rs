@@ -25,7 +25,8 @@ pub async fn log_sessions_left(index: ClusterIndex, view: ClusterHandle, registr
         ticks.tick().await;
         let topology = view.topology_full();
         for (id, node) in topology.members().filter(|(_, node)| node.admin != AdminState::Ready) {
-            let is_here = |session: &super::registry::SessionInfo| session.cluster == index && session.node == id;
+            let is_here =
+                |session: &super::registry::SessionInfo| session.origin.cluster == index && session.node == id;
             let (clients, sessions) = describe(&registry, is_here);
             if sessions > 0 {
                 let (node, state) = (&node.member.name, node.admin.label());

@@ -1,13 +1,15 @@
 //! The running sessions: the [`registry`] has all of them and sends them orders through their [`control`]s;
 //! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes;
-//! [`coverage_watch`] logs which replicas get no new sessions.
+//! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster.
 
 pub mod cancel_keys;
 pub mod cancel_limits;
 pub mod control;
 pub mod coverage_watch;
 pub mod drain_watch;
+pub mod origin;
 pub mod owner;
 pub mod rebalancer;
 pub mod registry;
+pub mod slots;
 pub mod tally;

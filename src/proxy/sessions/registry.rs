@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::{Keys, SessionKey};
 use super::control::{SessionControl, SessionOrder};
+use super::origin::Origin;
 use super::owner::Owner;
+use super::slots::Slots;
 use super::tally::{Census, ListenerTally};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
@@ -22,7 +24,7 @@ use crate::net::descriptors;
 use crate::probe::NodeSessions;
 use crate::protocol::CancelKey;
 use crate::proxy::intake::pending::PendingConnections;
-use crate::routing::{NodeLoad, Reaction, Rule, why_misplaced};
+use crate::routing::{NodeLoad, Reaction, Reactions, Rule, why_misplaced};
 
 /// Descriptors that sessions leave alone: 64 connections to the stats page, the checks, the pipes of 16 streams at rest, and
 /// what the process itself needs.
@@ -34,10 +36,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// What operators see of a session.
 #[derive(Debug, Clone)]
 pub struct SessionInfo {
-    /// The listener.
-    pub listener: ListenerIndex,
-    /// The cluster.
-    pub cluster: ClusterIndex,
+    /// Its listener and cluster.
+    pub origin: Arc<Origin>,
     /// The node.
     pub node: NodeId,
     /// Address, user, database and application of the client; `None` during the login.
@@ -63,8 +63,7 @@ impl fmt::Display for SessionInfo {
 impl SessionInfo {
     fn of(control: &SessionControl, now: u32) -> SessionInfo {
         SessionInfo {
-            listener: control.listener(),
-            cluster: control.cluster(),
+            origin: Arc::clone(&control.origin),
             node: control.node,
             owner: control.owner().cloned(),
             seconds: now.saturating_sub(control.since_seconds),
@@ -77,9 +76,9 @@ impl SessionInfo {
 /// All sessions of the process.
 #[derive(Debug)]
 pub struct Registry {
-    listeners: Vec<ListenerTally>,
+    listeners: Slots<ListenerTally>,
     /// Sessions on each node, by cluster and node number.
-    nodes: Vec<Arc<NodeSessions>>,
+    nodes: Slots<Arc<NodeSessions>>,
     /// In the order in which they were registered.
     controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
     keys: Keys,
@@ -91,13 +90,13 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry for this number of listeners; `nodes` are the clusters' session counters.
-    pub fn new(listeners: usize, nodes: Vec<Arc<NodeSessions>>) -> Registry {
+    /// A registry without listeners and clusters.
+    pub fn empty() -> Registry {
         Registry {
-            listeners: (0..listeners).map(|_| ListenerTally::default()).collect(),
-            nodes,
+            listeners: Slots::empty(),
+            nodes: Slots::empty(),
             controls: Mutex::default(),
-            keys: Keys::new(listeners),
+            keys: Keys::empty(),
             descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
             started: Instant::now(),
@@ -105,14 +104,42 @@ impl Registry {
         }
     }
 
+    /// A registry for this number of listeners; `nodes` are the clusters' session counters.
+    pub fn new(listeners: usize, nodes: Vec<Arc<NodeSessions>>) -> Registry {
+        let registry = Registry::empty();
+        (0..listeners).for_each(|listener| registry.set_reactions(ListenerIndex(listener), Reactions::default()));
+        for (cluster, sessions) in nodes.into_iter().enumerate() {
+            registry.add_cluster(ClusterIndex(cluster), sessions);
+        }
+        registry
+    }
+
+    /// Adds a cluster with the counters of its sessions. A number is given to one cluster only.
+    pub fn add_cluster(&self, cluster: ClusterIndex, sessions: Arc<NodeSessions>) {
+        self.nodes.get_or_init(cluster.0, || sessions);
+    }
+
+    /// Sets what happens to the running sessions of a listener, and adds the listener if it is new.
+    pub fn set_reactions(&self, listener: ListenerIndex, reactions: Reactions) {
+        *self.tally(listener).reactions.lock() = reactions;
+    }
+
+    fn tally(&self, listener: ListenerIndex) -> &ListenerTally {
+        self.listeners.get_or_init(listener.0, ListenerTally::default)
+    }
+
+    fn on_nodes(&self, cluster: ClusterIndex) -> &Arc<NodeSessions> {
+        self.nodes.get_or_init(cluster.0, Arc::default)
+    }
+
     /// The connections of a listener whose startup packet is not complete.
     pub fn pending(&self, listener: ListenerIndex) -> &PendingConnections {
-        &self.listeners[listener.0].pending
+        &self.tally(listener).pending
     }
 
     /// The connections of a listener that will be refused because of their address, and have not been told yet.
     pub fn refused(&self, listener: ListenerIndex) -> &PendingConnections {
-        &self.listeners[listener.0].refused
+        &self.tally(listener).refused
     }
 
     /// Whether there are descriptors for another session: two for each session, one for each connection that is pending, and
@@ -124,7 +151,8 @@ impl Registry {
 
     /// How many connections of a listener may be pending: not more than there are descriptors for.
     pub fn pending_max(&self, configured: usize) -> usize {
-        let share = self.descriptors_max.saturating_sub(DESCRIPTORS_RESERVED) / (4 * self.listeners.len().max(1));
+        let share =
+            self.descriptors_max.saturating_sub(DESCRIPTORS_RESERVED) / (4 * self.listeners.iter().count().max(1));
         configured.min(share.max(1))
     }
 
@@ -135,30 +163,31 @@ impl Registry {
 
     /// Counts a connection that has been accepted; for the rate only.
     pub fn accepted(&self, listener: ListenerIndex) {
-        self.listeners[listener.0].accepted.count();
+        self.tally(listener).accepted.count();
     }
 
     /// Counts a new connection, unless the listener has reached `sessions_max`; returns false then.
     pub fn enter(&self, listener: ListenerIndex, sessions_max: usize) -> bool {
-        self.listeners[listener.0].sessions.raise(sessions_max)
+        self.tally(listener).sessions.raise(sessions_max)
     }
 
     /// Removes a counted connection from the count.
     pub fn leave(&self, listener: ListenerIndex) {
-        self.listeners[listener.0].sessions.lower();
+        self.tally(listener).sessions.lower();
     }
 
     /// Counts a connection as held, unless `held_max` are held.
     pub fn hold(self: &Arc<Self>, listener: ListenerIndex, held_max: usize) -> Option<Held> {
-        let is_held = self.listeners[listener.0].held.raise(held_max);
+        let is_held = self.tally(listener).held.raise(held_max);
         is_held.then(|| Held { registry: Arc::clone(self), listener })
     }
 
     /// Registers a session on a node: it counts as the node's load, receives orders, and can have a cancel key.
-    pub fn guard(self: &Arc<Self>, listener: ListenerIndex, cluster: ClusterIndex, node: NodeId) -> SessionGuard {
-        let control = Arc::new(SessionControl::new(listener, cluster, node, self.seconds()));
+    pub fn guard(self: &Arc<Self>, origin: &Arc<Origin>, node: NodeId) -> SessionGuard {
+        let control = Arc::new(SessionControl::new(Arc::clone(origin), node, self.seconds()));
+        let cluster = origin.cluster;
         let id = self.next_id.fetch_add(1, Relaxed);
-        self.nodes[cluster.0].add(node);
+        self.on_nodes(cluster).add(node);
         self.controls.lock().insert(id, Arc::clone(&control));
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
@@ -185,12 +214,12 @@ impl Registry {
 
     /// The number of sessions on a node.
     pub fn load(&self, cluster: ClusterIndex, node: NodeId) -> u32 {
-        self.nodes[cluster.0].on(node)
+        self.on_nodes(cluster).on(node)
     }
 
     /// The number of sessions on each node of a cluster.
     pub fn loads(&self, cluster: ClusterIndex) -> Vec<u32> {
-        self.nodes[cluster.0].all()
+        self.on_nodes(cluster).all()
     }
 
     /// The cancel keys of the sessions.
@@ -200,7 +229,7 @@ impl Registry {
 
     /// The number of a listener's connections that wait for a node.
     pub fn held(&self, listener: ListenerIndex) -> usize {
-        self.listeners[listener.0].held.now()
+        self.tally(listener).held.now()
     }
 
     /// The number of connections on all listeners.
@@ -256,7 +285,7 @@ impl Registry {
     /// The load of each node of a cluster, with the sessions of one listener that can move or are about to.
     pub fn node_loads(&self, listener: ListenerIndex, cluster: ClusterIndex) -> [NodeLoad; NODES_MAX] {
         let mut node_loads = [NodeLoad::default(); NODES_MAX];
-        for (node_load, sessions) in node_loads.iter_mut().zip(self.nodes[cluster.0].all()) {
+        for (node_load, sessions) in node_loads.iter_mut().zip(self.on_nodes(cluster).all()) {
             node_load.sessions = sessions;
         }
         for control in self.controls.lock().values().filter(|control| control.listener() == listener) {
@@ -280,20 +309,33 @@ impl Registry {
 
     /// Sends orders to the sessions of a cluster that are on the wrong node by a new topology, and withdraws the drain of
     /// those that are on the right node again.
-    pub fn apply(&self, cluster: ClusterIndex, topology: &Topology, rules: &[Rule]) {
+    pub fn apply(&self, cluster: ClusterIndex, topology: &Topology) {
         for control in self.controls.lock().values().filter(|control| control.cluster() == cluster) {
-            match order_for(&rules[control.listener().0], topology, control.node) {
+            let reactions = *self.tally(control.listener()).reactions.lock();
+            match order_for(&control.origin.rule, &reactions, topology, control.node) {
                 Some(order) => control.send_order(order),
                 None => control.withdraw_drain(),
             }
         }
     }
+
+    /// Ends the sessions of a listener that was removed.
+    pub fn end_listener(&self, listener: ListenerIndex) {
+        for control in self.controls.lock().values().filter(|control| control.listener() == listener) {
+            control.send_order(SessionOrder::ListenerRemoved);
+        }
+    }
+
+    /// The number of a listener's connections.
+    pub fn sessions_of(&self, listener: ListenerIndex) -> usize {
+        self.tally(listener).sessions.now()
+    }
 }
 
 /// The order for a session of this rule that is on `node`; `None` if it can stay.
-pub fn order_for(rule: &Rule, topology: &Topology, node: NodeId) -> Option<SessionOrder> {
+pub fn order_for(rule: &Rule, reactions: &Reactions, topology: &Topology, node: NodeId) -> Option<SessionOrder> {
     let cause = why_misplaced(rule, topology, node)?;
-    match rule.reactions.to(cause) {
+    match reactions.to(cause) {
         Reaction::Keep => None,
         Reaction::Drain => Some(SessionOrder::Drain(cause)),
         Reaction::Cut => Some(SessionOrder::Cut(cause)),
@@ -309,7 +351,7 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.registry.listeners[self.listener.0].held.lower();
+        self.registry.tally(self.listener).held.lower();
     }
 }
 
@@ -359,13 +401,13 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.replace_key(SessionKey::Unknown);
         let registry = &self.registry;
-        registry.nodes[self.control.cluster().0].remove(self.control.node);
+        registry.on_nodes(self.control.cluster()).remove(self.control.node);
         // the bytes are added to those of ended sessions under the lock that `census` takes, so none are counted twice
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
-        let tally = &registry.listeners[self.control.listener().0];
+        let tally = registry.tally(self.control.listener());
         let [to_server, to_client] = self.control.bytes().read();
-        registry.nodes[self.control.cluster().0].add_ended_bytes(self.control.node, [to_server, to_client]);
+        registry.on_nodes(self.control.cluster()).add_ended_bytes(self.control.node, [to_server, to_client]);
         tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
     }
@@ -377,6 +419,11 @@ mod tests {
 
     use super::super::cancel_keys::KeyLocation;
     use super::*;
+    use crate::routing::Target;
+
+    fn from(listener: usize) -> Arc<Origin> {
+        Origin::shared((ListenerIndex(listener), "test"), ClusterIndex(0), Rule::new(Target::Any))
+    }
 
     fn registry() -> Arc<Registry> {
         Arc::new(Registry::new(2, vec![Arc::default()]))
@@ -396,7 +443,7 @@ mod tests {
     fn a_session_counts_as_load_and_keeps_its_key_until_it_ends() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
+        let mut guard = registry.guard(&from(0), NodeId::new(2));
         guard.set_key(key.clone(), None);
         assert_eq!(registry.load(ClusterIndex(0), NodeId::new(2)), 1);
         assert_eq!(
@@ -419,7 +466,7 @@ mod tests {
     fn the_last_key_counts_also_if_it_is_named_twice() {
         let registry = registry();
         let [first, last] = [7, 8].map(|pid| CancelKey::new(pid, &SecretKey::I32(9)));
-        let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
+        let mut guard = registry.guard(&from(0), NodeId::new(2));
         for key in [&first, &last, &last] {
             guard.set_key(key.clone(), None);
         }
@@ -432,7 +479,7 @@ mod tests {
     fn an_opaque_session_may_have_any_key_while_it_lasts() {
         let registry = registry();
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(2));
+        let mut guard = registry.guard(&from(0), NodeId::new(2));
         guard.mark_opaque();
         assert_eq!(
             registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)),
@@ -445,7 +492,7 @@ mod tests {
     #[test]
     fn bytes_stay_counted_after_a_session_has_ended() {
         let registry = registry();
-        let guard = registry.guard(ListenerIndex(1), ClusterIndex(0), NodeId::new(0));
+        let guard = registry.guard(&from(1), NodeId::new(0));
         guard.control().bytes().add_to_client(5);
         let counted = || (registry.census().listeners[1].bytes_to_client, registry.census().node_bytes[0][0]);
         assert_eq!(counted(), (5, [0, 5]));
@@ -456,9 +503,8 @@ mod tests {
     #[test]
     fn the_oldest_session_whose_transactions_are_visible_is_moved() {
         let registry = registry();
-        let guards: Vec<SessionGuard> = (0..4)
-            .map(|listener| registry.guard(ListenerIndex(listener / 3), ClusterIndex(0), NodeId::new(2)))
-            .collect();
+        let guards: Vec<SessionGuard> =
+            (0..4).map(|listener| registry.guard(&from(listener / 3), NodeId::new(2))).collect();
         let node_load = || registry.node_loads(ListenerIndex(0), ClusterIndex(0))[2];
         assert_eq!(
             node_load(),

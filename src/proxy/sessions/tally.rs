@@ -2,13 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use parking_lot::Mutex;
+
 use crate::proxy::intake::pending::PendingConnections;
+use crate::routing::Reactions;
 use crate::telemetry::RateMeter;
 
 /// The numbers at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
-    /// Of every listener, in the configuration's order.
+    /// Of every listener, by its number.
     pub listeners: Vec<ListenerCensus>,
     /// Bytes relayed to and from every node since the start, by cluster and by the node's number.
     pub node_bytes: Vec<Vec<[u64; 2]>>,
@@ -47,6 +50,8 @@ pub(super) struct ListenerTally {
     pub(super) accepted: RateMeter,
     pub(super) ended_bytes_to_server: AtomicU64,
     pub(super) ended_bytes_to_client: AtomicU64,
+    /// What happens to running sessions, by the newest configuration.
+    pub(super) reactions: Mutex<Reactions>,
 }
 
 impl ListenerTally {

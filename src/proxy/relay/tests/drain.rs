@@ -19,7 +19,7 @@ async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
 #[tokio::test]
 async fn a_session_that_drains_before_its_client_has_the_startup_response_ends_once_it_has_it() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+    let guard = registry.guard(&origin(), NodeId::new(0));
     let [(mut client, client_inside), (server_inside, _server)] =
         [connected(Way::Tcp).await, connected(Way::Tcp).await];
     let ready = message(b'Z', b"I");
@@ -51,7 +51,7 @@ async fn reads(stream: &mut Stream, expected: &[u8]) {
 #[tokio::test]
 async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+    let guard = registry.guard(&origin(), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
     let bytes = guard.control().bytes();
@@ -65,7 +65,7 @@ async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
 #[tokio::test]
 async fn a_request_that_comes_between_transactions_is_not_sent_on() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+    let guard = registry.guard(&origin(), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
     relay.set_draining(true);
@@ -81,7 +81,7 @@ async fn a_request_that_comes_between_transactions_is_not_sent_on() {
 #[tokio::test]
 async fn a_withdrawn_drain_sends_on_what_it_held_back() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+    let guard = registry.guard(&origin(), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
     client.send(&query()).await.expect("goes");
     let bytes = guard.control().bytes();
@@ -108,7 +108,7 @@ async fn bulk_data_reaches_its_end_in_a_draining_session() {
         ),
     ] {
         let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-        let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+        let guard = registry.guard(&origin(), NodeId::new(0));
         let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
         client.send(&begin).await.expect("goes");
         let counters = guard.control().bytes();
@@ -255,7 +255,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (answered, done) = runtime.block_on(async {
             let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-            let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+            let guard = registry.guard(&origin(), NodeId::new(0));
             let (client, server, mut relay) = session(ways).await;
             let client = tokio::spawn(Pipeliner { depth, length, is_extended, chunk }.work(client));
             let server = tokio::spawn(serve(server));

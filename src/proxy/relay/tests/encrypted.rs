@@ -12,7 +12,7 @@ async fn bytes_that_rustls_buffers_are_sent_on() {
         SockRef::from(client.socket()).set_recv_buffer_size(4096).expect("a socket option");
         SockRef::from(client_inside.socket()).set_send_buffer_size(4096).expect("a socket option");
         let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-        let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+        let guard = registry.guard(&origin(), NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let answer = message(b'D', &bytes(50_000, 9));
@@ -50,7 +50,7 @@ async fn a_slow_encrypted_client_gets_everything_and_costs_no_polls() {
     let ((mut client, client_inside), (server_inside, mut server)) =
         tokio::join!(connected(Way::Tls), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+    let guard = registry.guard(&origin(), NodeId::new(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, framing, nothing(), nothing());
     let large = large_result().repeat(6);

@@ -19,7 +19,9 @@ use self::rest::{arrived, run_to_end, run_until};
 use super::*;
 use crate::cluster::NodeId;
 use crate::config::{ClusterIndex, ListenerIndex};
+use crate::proxy::sessions::origin::Origin;
 use crate::proxy::sessions::registry::Registry;
+use crate::routing::{Rule, Target};
 use crate::tls::world::World;
 use crate::tls::{Acceptor, Negotiation, ServerTls, SslMode, TlsSettings};
 
@@ -64,13 +66,18 @@ struct Ended {
     spliced: u64,
 }
 
+/// Where the sessions of these tests come from.
+fn origin() -> Arc<Origin> {
+    Origin::shared((ListenerIndex(0), "test"), ClusterIndex(0), Rule::new(Target::Any))
+}
+
 /// A running relay, and the client's and the server's ends of its connections.
 async fn running(mode: RelayMode, ways: [Way; 2]) -> (Stream, Stream, JoinHandle<Ended>) {
     let [client, server] = ways.map(connected);
     let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
     let ended = tokio::spawn(async move {
         let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-        let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+        let guard = registry.guard(&origin(), NodeId::new(0));
         let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
         let mut relay = Relay::new(mode, client_inside, server_inside, framing, nothing(), nothing());
         let outcome = poll_fn(|cx| relay.poll(cx, guard.control().bytes(), |_| {})).await;
@@ -318,7 +325,7 @@ async fn after_a_stream_the_session_is_idle_owns_nothing_and_can_be_drained() {
     let ((mut client, client_inside), (mut server, server_inside)) =
         tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+    let guard = registry.guard(&origin(), NodeId::new(0));
     let (nothing, framing) = (BytesMut::new, Some(Framing::default()));
     let mut relay = Relay::new(RelayMode::Splice, client_inside, server_inside, framing, nothing(), nothing());
     let large = large_result();
@@ -356,7 +363,7 @@ async fn a_farewell_leaves_the_close_to_the_server() {
     let ((mut client, client_inside), (mut server, server_inside)) =
         tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-    let guard = registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(0));
+    let guard = registry.guard(&origin(), NodeId::new(0));
     let mut framing = Framing::default();
     framing.follow(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
