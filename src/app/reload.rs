@@ -88,7 +88,8 @@ impl Parts {
     /// Ends a reload: applies what was loaded, or says why not.
     pub(super) async fn reload(&mut self, outcome: Outcome) {
         let Outcome { request, loaded } = outcome;
-        let at = Timestamp::now();
+        let now = Timestamp::now();
+        let at = Timestamp::from_second(now.as_second()).unwrap_or(now); // whole seconds are easier to read
         let applied = match loaded {
             Ok(loaded) => self.take_over(loaded).await,
             Err(refused) => Err(refused),

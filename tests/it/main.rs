@@ -14,6 +14,7 @@
 //! - [`page`]: what the stats page and its JSON say when something is wrong
 //! - [`figures`]: what is counted of listeners and nodes
 //! - [`operators`]: nodes taken out of service, and who may do that
+//! - [`reload`]: a configuration that changes while pgvane runs
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
@@ -41,6 +42,7 @@ mod metrics;
 mod neighbours;
 mod operators;
 mod page;
+mod reload;
 mod sql;
 mod stage;
 mod tls;
