@@ -1,8 +1,8 @@
 //! The running program: starts from a configuration, changes with it, runs until it is stopped, and drains.
 //!
-//! [`parts`] are what runs: clusters, listeners, places to accept at. They are made from nothing at the start, and from what
-//! runs already at a reload, in two steps: [`load`] and `Parts::open` do what can fail and change nothing; `Parts::apply`
-//! cannot fail. [`reload`] says how a reload goes, [`background`] are the tasks.
+//! `parts` are what runs: clusters, listeners, places to accept at. They are made from nothing at the start, and from what
+//! runs already at a reload, in two steps: `load` and `Parts::open` do what can fail and change nothing; `Parts::apply`
+//! cannot fail. `reload` says how a reload goes, `background` are the tasks.
 
 mod background;
 mod error;
