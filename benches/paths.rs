@@ -25,6 +25,7 @@ use pgvane::proxy::relay::Relay;
 use pgvane::proxy::sessions::origin::Origin;
 use pgvane::proxy::sessions::registry::Registry;
 use pgvane::routing::{Rule, Situation, Target, route};
+use pgvane_loadtest::messages::message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -129,13 +130,6 @@ fn opening_packets(criterion: &mut Criterion) {
     criterion.bench_function("opening/ssl", |bencher| {
         bencher.iter(|| opening::read(black_box(SSL_REQUEST)).expect("is an SSLRequest"));
     });
-}
-
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    bytes.extend((body.len() as u32 + 4).to_be_bytes());
-    bytes.extend(body);
-    bytes
 }
 
 fn logins(criterion: &mut Criterion) {

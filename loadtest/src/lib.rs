@@ -8,8 +8,9 @@
 //! - [`namespace`]: a network namespace for a proxy, which can be disconnected from single nodes
 //! - [`name_server`]: names for the nodes, and a name server that fails on demand
 //! - [`writer`], [`reader`] and [`crowd`]: clients that record every answer and every failure with its time
+//! - [`fake`]: a Patroni and a PostgreSQL that misbehave on demand
 //! - [`mod@bench`]: what the proxies cost, with a server that only sends short answers
-//! - [`scratch`], [`process`], [`ports`], [`wait`], [`http`], [`login`], [`tls`], [`programs`]: what all of them use
+//! - [`scratch`], [`process`], [`ports`], [`wait`], [`messages`], [`http`], [`login`], [`tls`], [`programs`]: what all of them use
 //!
 //! Everything a lab starts runs inside its own temporary directory and ends with it, even if the test that made it
 //! panics or is killed.
@@ -18,10 +19,12 @@ pub mod bench;
 pub mod crowd;
 pub mod error;
 pub mod failure;
+pub mod fake;
 pub mod haproxy;
 pub mod http;
 pub mod lab;
 pub mod login;
+pub mod messages;
 pub mod name_server;
 pub mod namespace;
 pub mod pgbouncer;

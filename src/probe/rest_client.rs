@@ -190,30 +190,16 @@ fn with_causes(error: &(dyn Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use pgvane_loadtest::fake::FakePatroni;
 
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// A REST API that answers one line, and the number of its port.
-    async fn rest_api() -> u16 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-        let port = listener.local_addr().expect("is bound").port();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = stream.read(&mut [0; 1024]).await;
-                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n{}").await;
-            }
-        });
-        port
-    }
-
     /// A client that knows the name `pg1`, which has these addresses.
-    fn client(addresses: &[Ipv4Addr], within: &[&str]) -> RestClient {
+    fn client(addresses: &[IpAddr], within: &[&str]) -> RestClient {
         let addresses: Vec<SocketAddr> = addresses.iter().map(|ip| (*ip, 0).into()).collect();
         let names = Resolver::with_lookup(Box::new(move |_| {
             let addresses = addresses.clone();
@@ -225,10 +211,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_address_that_answers_comes_first_the_next_time() {
-        let port = rest_api().await;
-        let nobody = Ipv4Addr::new(127, 0, 0, 9);
-        let client = client(&[nobody, Ipv4Addr::LOCALHOST], &[]);
-        client.get(&format!("http://pg1:{port}/primary")).await.expect("the second one answers");
+        let patroni = FakePatroni::start("pg1").await;
+        let port = patroni.address().port();
+        let client = client(&[Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()], &[]);
+        client.get(&format!("http://pg1:{port}/primary")).await.expect("the fake listens on IPv4 only");
         let names = &client.addresses.names;
         let known = names.addresses("pg1", ANY_PORT, Instant::now() + TIMEOUT).await.expect("is known");
         assert_eq!(known[0].ip(), Ipv4Addr::LOCALHOST);
@@ -236,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_reason_names_the_addresses_that_were_tried() {
-        let client = client(&[Ipv4Addr::new(127, 0, 0, 8), Ipv4Addr::new(127, 0, 0, 9)], &[]);
+        let client = client(&[8, 9].map(|last| Ipv4Addr::new(127, 0, 0, last).into()), &[]);
         let error = client.get("http://pg1:1/primary").await.expect_err("nobody listens there");
         assert_eq!(error.to_string(), "unreachable: connection refused (127.0.0.8, 127.0.0.9)");
         let error = client.get("http://127.0.0.9:1/primary").await.expect_err("nobody listens there");
@@ -245,8 +231,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_api_whose_name_has_another_address_than_is_allowed_is_not_asked() {
-        let port = rest_api().await;
-        let client = client(&[Ipv4Addr::LOCALHOST], &["10.0.0.0/8"]);
+        let patroni = FakePatroni::start("pg1").await;
+        let port = patroni.address().port();
+        let client = client(&[Ipv4Addr::LOCALHOST.into()], &["10.0.0.0/8"]);
         for host in ["pg1", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433"] {
             let error = client.get(&format!("http://{host}:{port}/primary")).await.expect_err("it is a stranger");
             assert!(error.to_string().ends_with("is not within discover_allow"), "{host}: {error}");

@@ -242,17 +242,11 @@ fn is_command_tag(tag: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use pgvane_loadtest::messages::message;
     use proptest::prelude::*;
 
     use super::*;
     use crate::protocol::error_response::{Fatal, SqlState};
-
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![kind];
-        bytes.extend((body.len() as u32 + 4).to_be_bytes());
-        bytes.extend(body);
-        bytes
-    }
 
     /// A session after its login.
     fn ready() -> Framing {

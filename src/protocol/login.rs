@@ -85,16 +85,10 @@ fn meaning(kind: u8, body: &[u8]) -> ServerMessage {
 
 #[cfg(test)]
 mod tests {
+    use pgvane_loadtest::messages::message;
     use proptest::prelude::*;
 
     use super::*;
-
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![kind];
-        bytes.extend((body.len() as u32 + 4).to_be_bytes());
-        bytes.extend(body);
-        bytes
-    }
 
     fn server_message(kind: u8, body: &[u8]) -> ServerMessage {
         match next(&message(kind, body)) {

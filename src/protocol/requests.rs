@@ -185,16 +185,10 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
+    use pgvane_loadtest::messages::message;
     use proptest::prelude::*;
 
     use super::*;
-
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![kind];
-        bytes.extend((body.len() as u32 + 4).to_be_bytes());
-        bytes.extend(body);
-        bytes
-    }
 
     /// Messages without a body worth mentioning, by their kinds.
     fn messages(kinds: &[u8]) -> Vec<u8> {

@@ -77,14 +77,11 @@ pub fn choice(answer: &[u8]) -> Choice {
 
 #[cfg(test)]
 mod tests {
+    use pgvane_loadtest::messages::message;
     use proptest::prelude::*;
 
     use super::*;
     use crate::protocol::message::TERMINATE;
-
-    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-        [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat()
-    }
 
     fn offer(names: &[&str]) -> Vec<u8> {
         let list: String = names.iter().map(|name| format!("{name}\0")).collect();

@@ -7,17 +7,17 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::fake::{Behaviour, STARTING_UP};
+use pgvane_loadtest::messages::{PROTOCOL_3_0, PROTOCOL_3_2, cancel_request, gss_request, ssl_request, startup};
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::process::Process;
 use pgvane_loadtest::{ports, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::fake::{FakeCluster, Manner};
+use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{
-    Message, PROTOCOL_3_2, SOON, Session, Wire, cancel_request, gss_request, plain_startup, ssl_request, startup,
-};
+use crate::wire::{Message, SOON, Session, Wire, plain_startup};
 
 /// Other hosts, as far as pgvane can tell: all of 127.0.0.0/8 is this host's.
 const FRIEND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);
@@ -148,7 +148,7 @@ async fn names_are_looked_at_after_encryption_was_refused_too() {
 #[tokio::test]
 async fn encryption_that_would_hide_the_names_is_refused_with_a_reason() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Encrypts);
+    cluster[0].postgres.usually(Behaviour::EchoesInsteadOfTls);
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(NAMES)).await;
 
     let mut client = Wire::to(pgvane.write_addr).await;
@@ -362,7 +362,7 @@ async fn haproxy_says_who_its_clients_are() {
 #[tokio::test]
 async fn the_clients_address_is_put_behind_its_name_and_all_else_is_left() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.next(&[Manner::Refuses("57P03"), Manner::Refuses("57P03")]);
+    cluster[0].postgres.next(&[STARTING_UP, STARTING_UP]);
     let pgvane = proxied(&cluster, "application_name_add_host = true").await;
     let said = |name: &str| {
         startup(
@@ -406,10 +406,8 @@ async fn a_unix_socket_serves_and_is_gone_when_pgvane_is() {
     assert_eq!(fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o750);
     let mut session = Wire::by(&file).await.log_in(&plain_startup()).await;
     assert_eq!(session.value("who").await, "node1");
-    let startup_heard = startup(
-        crate::wire::PROTOCOL_3_0,
-        &[("user", "trusting"), ("database", "app"), ("application_name", "app - unix")],
-    );
+    let startup_heard =
+        startup(PROTOCOL_3_0, &[("user", "trusting"), ("database", "app"), ("application_name", "app - unix")]);
     assert_eq!(cluster[0].postgres.seen().startups, [startup_heard]);
     let mut canceller = Wire::by(&file).await;
     canceller.send(&cancel_request(&session.key)).await;

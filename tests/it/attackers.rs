@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use pgvane_loadtest::bench::usage;
+use pgvane_loadtest::fake::Behaviour;
+use pgvane_loadtest::messages::{PROTOCOL_3_0, startup};
 use pgvane_loadtest::wait;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::fake::{FakeCluster, Manner};
+use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{PROTOCOL_3_0, SOON, Session, Wire, plain_startup, startup};
+use crate::wire::{SOON, Session, Wire, plain_startup};
 
 const HELD: &str = "pgvane_sessions_held{listener=\"write\"}";
 
@@ -34,7 +36,7 @@ async fn who_is_no_client_is_closed_on_without_a_word() {
 #[tokio::test]
 async fn a_server_that_is_never_ready_and_never_silent_costs_a_bounded_memory() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Babbles);
+    cluster[0].postgres.usually(Behaviour::SendsNoticesForever);
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("1s")).await;
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&plain_startup()).await;
@@ -63,7 +65,7 @@ async fn a_startup_packet_that_asks_for_replication_twice_opens_no_database_that
 async fn a_server_that_asks_for_the_password_of_the_checks_in_plaintext_or_as_md5_does_not_get_it() {
     for md5 in [false, true] {
         let cluster = FakeCluster::of(1).await;
-        cluster[0].postgres.usually(Manner::WantsPassword { md5 });
+        cluster[0].postgres.usually(Behaviour::AsksForPassword { md5 });
         let sql = "check = \"sql\"\n[cluster.sql]\nuser = \"pgvane\"\npassword = \"open sesame\"";
         let _pgvane = cluster.spawn_pgvane(|pgvane| pgvane.cluster(sql));
         let ended = wait::until("the end of a login", SOON, || async {
@@ -74,7 +76,7 @@ async fn a_server_that_asks_for_the_password_of_the_checks_in_plaintext_or_as_md
         ended.await.unwrap_or_else(|error| panic!("{error}"));
         let seen = cluster[0].postgres.seen();
         assert!(!seen.startups.is_empty(), "it has logged in");
-        assert!(seen.proofs.is_empty(), "md5 {md5}: it was sent {:?}", String::from_utf8_lossy(&seen.proofs[0]));
+        assert!(seen.passwords.is_empty(), "md5 {md5}: it was sent {:?}", String::from_utf8_lossy(&seen.passwords[0]));
     }
 }
 

@@ -5,12 +5,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::fake::Behaviour;
+use pgvane_loadtest::messages::{cancel_request, ssl_request};
 use pgvane_loadtest::pgvane::Pgvane;
 use tokio::task::JoinSet;
 
-use crate::fake::{FakeCluster, Manner};
+use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{Session, Wire, cancel_request, ssl_request};
+use crate::wire::{Session, Wire};
 
 const READ_SESSIONS: &str = "pgvane_sessions{listener=\"read\"}";
 
@@ -99,7 +101,7 @@ async fn a_cancel_for_no_session_that_runs_goes_nowhere() {
 async fn a_cancel_that_may_belong_to_an_encrypted_session_goes_to_every_node_that_has_one() {
     let cluster = FakeCluster::of(3).await;
     for node in [0, 1, 2] {
-        cluster[node].postgres.usually(Manner::Encrypts);
+        cluster[node].postgres.usually(Behaviour::EchoesInsteadOfTls);
     }
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
     cancel(pgvane.read_addr, &long_key()).await;
@@ -128,12 +130,12 @@ async fn a_cancel_that_may_belong_to_an_encrypted_session_goes_to_every_node_tha
 #[tokio::test]
 async fn a_session_whose_key_was_seen_is_not_taken_for_an_encrypted_one_even_if_it_has_ended() {
     let cluster = FakeCluster::of(3).await;
-    cluster[1].postgres.usually(Manner::Encrypts);
-    cluster[2].postgres.usually(Manner::Encrypts);
+    cluster[1].postgres.usually(Behaviour::EchoesInsteadOfTls);
+    cluster[2].postgres.usually(Behaviour::EchoesInsteadOfTls);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
     let _encrypted = [encrypted_session(pgvane.read_addr).await, encrypted_session(pgvane.read_addr).await];
-    cluster[1].postgres.usually(Manner::Serves);
-    cluster[2].postgres.usually(Manner::Serves);
+    cluster[1].postgres.usually(Behaviour::Serves);
+    cluster[2].postgres.usually(Behaviour::Serves);
     let Session { wire, key } = Session::through(pgvane.read_addr).await;
     cancel(pgvane.read_addr, &key).await;
     assert_eq!(cancels(&cluster).iter().sum::<usize>(), 1, "one node, and not both");
@@ -148,7 +150,7 @@ async fn a_session_whose_key_was_seen_is_not_taken_for_an_encrypted_one_even_if_
 #[tokio::test]
 async fn made_up_keys_do_not_flood_the_nodes_nor_delay_others() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.next(&[Manner::Encrypts]);
+    cluster[0].postgres.next(&[Behaviour::EchoesInsteadOfTls]);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let _encrypted = encrypted_session(pgvane.write_addr).await;
     let session = Session::through(pgvane.write_addr).await;
@@ -179,7 +181,7 @@ async fn made_up_keys_do_not_flood_the_nodes_nor_delay_others() {
 #[tokio::test]
 async fn a_steady_stream_of_made_up_keys_keeps_no_request_of_another_client_from_the_node() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.next(&[Manner::Encrypts]);
+    cluster[0].postgres.next(&[Behaviour::EchoesInsteadOfTls]);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let _encrypted = encrypted_session(pgvane.write_addr).await;
     let port = pgvane.write_addr;

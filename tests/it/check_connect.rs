@@ -39,7 +39,7 @@ async fn a_check_that_connects_says_where_each_listener_would_send_its_sessions(
 #[tokio::test]
 async fn a_check_that_connects_names_the_port_that_nobody_can_reach_and_the_node_that_is_silent() {
     let mut cluster = FakeCluster::of(3).await;
-    cluster.postgres_of(1).closes();
+    cluster.postgres_of(1).closes().await;
     cluster[2].patroni.freezes();
     let answer = check(cluster.directory(), &cluster.addresses()).await;
     answer.ended_with(FAILURE);

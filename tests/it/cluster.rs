@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use pgvane_loadtest::crowd;
 use pgvane_loadtest::failure::FailureClass;
 use pgvane_loadtest::login::Login;
+use pgvane_loadtest::messages::{message, query};
 use pgvane_loadtest::reader::Reader;
 use pgvane_loadtest::tokio_postgres::Client;
 use pgvane_loadtest::wait;
@@ -23,7 +24,7 @@ use tokio::net::TcpStream;
 
 use crate::metrics;
 use crate::stage::{Load, PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
-use crate::wire::{Message, SOON, Session, in_time, message, query};
+use crate::wire::{Message, SOON, Session, in_time};
 
 // ---- every day ------------------------------------------------------------------------------------------------------
 

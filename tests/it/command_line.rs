@@ -190,7 +190,7 @@ async fn healthcheck_answers_by_its_exit_code() {
     asked(&[]).await.expect("asked").ended_with(OK);
     asked(&["--ready"]).await.expect("asked").ended_with(OK);
 
-    cluster[0].patroni.leaves();
+    cluster[0].patroni.closes().await;
     let unready = || async {
         let answer = asked(&["--ready"]).await.expect("asked");
         if answer.code == Some(FAILURE) { Ok(answer) } else { Err(format!("exit code {:?}", answer.code)) }
@@ -213,7 +213,7 @@ async fn a_start_without_a_file_finds_the_nodes_and_opens_the_default_ports() {
         return told.expect("standard error is open");
     }
     let cluster = FakeCluster::of(2).await;
-    cluster[1].patroni.tells_members(&json!([cluster[0].as_member(), cluster[1].as_member()]));
+    cluster[1].patroni.lists_members(&json!([cluster[0].as_member(), cluster[1].as_member()]));
 
     let mut command = Command::new(binary::pgvane());
     let nobody = ports::free().expect("a port");

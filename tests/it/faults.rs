@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::fake::{
+    Behaviour, LONG_ANSWER, STARTING_UP, TOO_MANY_CLIENTS, TOO_MANY_CLIENTS_TEXT, WRONG_PASSWORD,
+};
+use pgvane_loadtest::messages::{PROTOCOL_3_2, cancel_request, gss_request, message, query, ssl_request, startup};
 use pgvane_loadtest::wait;
 use serde_json::json;
 
-use crate::fake::{FakeCluster, LONG_ANSWER, Manner};
+use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{
-    Message, PROTOCOL_3_2, SOON, Session, Wire, cancel_request, gss_request, plain_startup, query, ssl_request, startup,
-};
+use crate::wire::{Message, SOON, Session, Wire, plain_startup};
 
 const HAS_LEADER: &str = "pgvane_cluster_has_leader{cluster=\"main\"}";
 const CONTESTED: &str = "pgvane_cluster_contested{cluster=\"main\"}";
@@ -23,7 +25,7 @@ const RETRIES: &str = "pgvane_connect_retries_total{listener=\"write\"}";
 #[tokio::test]
 async fn a_leader_that_is_starting_up_is_only_a_pause() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.next(&[Manner::Refuses("57P03"), Manner::Refuses("57P03")]);
+    cluster[0].postgres.next(&[STARTING_UP, STARTING_UP]);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
 
     let unheard_of = startup(PROTOCOL_3_2, &[("user", "trusting"), ("_pq_.unheard_of", "1"), ("database", "app")]);
@@ -42,7 +44,7 @@ async fn a_leader_that_is_starting_up_is_only_a_pause() {
 #[tokio::test]
 async fn a_leader_whose_port_is_closed_is_only_a_pause() {
     let mut cluster = FakeCluster::of(1).await;
-    cluster.postgres_of(0).closes();
+    cluster.postgres_of(0).closes().await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
 
     let client = tokio::spawn(Session::through(pgvane.write_addr));
@@ -55,7 +57,7 @@ async fn a_leader_whose_port_is_closed_is_only_a_pause() {
 #[tokio::test]
 async fn a_leader_that_accepts_and_says_nothing_is_only_a_pause() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.next(&[Manner::KeepsSilent]);
+    cluster[0].postgres.next(&[Behaviour::AnswersNothing]);
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener("login_timeout = \"200ms\"")).await;
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
 }
@@ -63,7 +65,7 @@ async fn a_leader_that_accepts_and_says_nothing_is_only_a_pause() {
 #[tokio::test]
 async fn a_leader_that_closes_at_once_is_only_a_pause() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.next(&[Manner::HangsUp, Manner::HangsUp]);
+    cluster[0].postgres.next(&[Behaviour::ClosesAtOnce, Behaviour::ClosesAtOnce]);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
 }
@@ -72,7 +74,7 @@ async fn a_leader_that_closes_at_once_is_only_a_pause() {
 #[tokio::test]
 async fn a_refusing_leader_is_tried_again_soon_however_often_checks_are_answered() {
     let cluster = FakeCluster::of(3).await;
-    cluster[0].postgres.next(&[Manner::Refuses("57P03"); 4]);
+    cluster[0].postgres.next(&[STARTING_UP; 4]);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
 
     let arrived = Instant::now();
@@ -133,7 +135,7 @@ async fn a_leader_in_recovery_whose_patroni_is_frozen_is_left_unseen_while_no_pr
 #[tokio::test]
 async fn a_leader_in_recovery_after_a_proof_ends_the_login_with_a_reason_unless_patroni_knows_better() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Challenges);
+    cluster[0].postgres.usually(Behaviour::AsksForScram);
     cluster[0].postgres.is_in_recovery(true);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     cluster[0].patroni.freezes();
@@ -142,7 +144,7 @@ async fn a_leader_in_recovery_after_a_proof_ends_the_login_with_a_reason_unless_
     client.send(&plain_startup()).await;
     let challenge = client.message().await.expect("the server wants a proof");
     assert_eq!(&challenge.body[..4], [0, 0, 0, 10]);
-    client.send(&crate::wire::message(b'p', b"any proof will do")).await;
+    client.send(&message(b'p', b"any proof will do")).await;
     let rest = client.messages_until(b'E').await;
     drop(client);
 
@@ -172,13 +174,13 @@ async fn what_a_login_says_of_recovery_does_not_outvote_a_patroni_that_was_asked
 #[tokio::test]
 async fn a_proof_asked_for_by_the_right_leader_is_no_obstacle() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Challenges);
+    cluster[0].postgres.usually(Behaviour::AsksForScram);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
 
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&plain_startup()).await;
     client.message().await.expect("the server wants a proof");
-    let mut session = client.log_in(&crate::wire::message(b'p', b"any proof will do")).await;
+    let mut session = client.log_in(&message(b'p', b"any proof will do")).await;
     assert_eq!(session.value("who").await, "node1");
 }
 
@@ -186,7 +188,7 @@ async fn a_proof_asked_for_by_the_right_leader_is_no_obstacle() {
 #[tokio::test]
 async fn a_wrong_password_casts_no_doubt_on_the_leader() {
     let cluster = FakeCluster::of(1).await.rarely_checked();
-    cluster[0].postgres.usually(Manner::Refuses("28P01"));
+    cluster[0].postgres.usually(WRONG_PASSWORD);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let checks = metrics::value(&pgvane, CHECKS).await;
     for _ in 0..5 {
@@ -227,7 +229,7 @@ async fn a_replica_that_says_at_login_that_it_leads_is_left_for_another_and_chec
 #[tokio::test]
 async fn a_replica_that_says_after_a_proof_that_it_leads_ends_the_login_with_a_reason() {
     let cluster = FakeCluster::of(2).await.rarely_checked();
-    cluster[1].postgres.usually(Manner::Challenges);
+    cluster[1].postgres.usually(Behaviour::AsksForScram);
     cluster[1].postgres.is_in_recovery(false);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"")).await;
     cluster[1].patroni.freezes();
@@ -235,7 +237,7 @@ async fn a_replica_that_says_after_a_proof_that_it_leads_ends_the_login_with_a_r
     let mut client = Wire::to(pgvane.read_addr).await;
     client.send(&plain_startup()).await;
     client.message().await.expect("the server wants a proof");
-    client.send(&crate::wire::message(b'p', b"any proof will do")).await;
+    client.send(&message(b'p', b"any proof will do")).await;
     let rest = client.messages_until(b'E').await;
     drop(client);
     let end = rest.last().expect("an error");
@@ -279,7 +281,7 @@ async fn a_server_that_vanishes_after_an_error_of_its_own_is_checked_at_once() {
     let mut session = Session::through(pgvane.write_addr).await;
     assert_eq!(session.ask("fail").await[0].sqlstate().as_deref(), Some("22012"));
     assert_eq!(metrics::value(&pgvane, CHECKS).await, checks);
-    session.wire.send(&query("vanish")).await;
+    session.wire.send(&query("close")).await;
     assert_eq!(session.wire.fatal().await.sqlstate().as_deref(), Some("08006"));
     metrics::wait_for_more(&pgvane, CHECKS, checks).await;
 }
@@ -361,7 +363,7 @@ async fn a_newer_timeline_outdoes_a_leader_that_has_fallen_silent() {
     let pgvane = cluster.pgvane(|pgvane| pgvane.cluster("leader_grace = \"1h\"")).await;
     let session = Session::through(pgvane.write_addr).await;
 
-    cluster[0].patroni.leaves();
+    cluster[0].patroni.closes().await;
     cluster[1].postgres.is_in_recovery(false);
     cluster[1].patroni.leads(2);
 
@@ -418,8 +420,8 @@ async fn silence_of_every_patroni_ends_no_session_and_only_readiness() {
         (Session::through(pgvane.write_addr).await, Session::through(pgvane.read_addr).await);
     assert_eq!(pgvane.admin_get("/readyz").await.expect("is served").status, 200);
 
-    cluster[0].patroni.leaves();
-    cluster[1].patroni.leaves();
+    cluster[0].patroni.closes().await;
+    cluster[1].patroni.closes().await;
     let unready = || async {
         let answer = pgvane.admin_get("/readyz").await.map_err(|error| error.to_string())?;
         if answer.status == 503 { Ok(answer.body) } else { Err(answer.body) }
@@ -439,7 +441,7 @@ async fn silence_of_every_patroni_ends_no_session_and_only_readiness() {
 #[tokio::test]
 async fn a_replica_without_a_free_connection_is_passed_over() {
     let cluster = FakeCluster::of(3).await;
-    cluster[1].postgres.usually(Manner::Refuses("53300"));
+    cluster[1].postgres.usually(TOO_MANY_CLIENTS);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
     for _ in 0..6 {
         assert_eq!(Session::through(pgvane.read_addr).await.value("who").await, "node3");
@@ -450,19 +452,19 @@ async fn a_replica_without_a_free_connection_is_passed_over() {
 #[tokio::test]
 async fn if_no_replica_has_a_free_connection_the_client_reads_the_servers_own_words() {
     let cluster = FakeCluster::of(2).await;
-    cluster[1].postgres.usually(Manner::Refuses("53300"));
+    cluster[1].postgres.usually(TOO_MANY_CLIENTS);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"").hold_max("300ms")).await;
     let mut client = Wire::to(pgvane.read_addr).await;
     client.send(&plain_startup()).await;
     let end = client.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("53300"));
-    assert_eq!(end.field(b'M').as_deref(), Some("not now, says the server"));
+    assert_eq!(end.field(b'M').as_deref(), Some(TOO_MANY_CLIENTS_TEXT));
 }
 
 #[tokio::test]
 async fn on_the_write_port_a_full_leader_says_so_at_once() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Refuses("53300"));
+    cluster[0].postgres.usually(TOO_MANY_CLIENTS);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&plain_startup()).await;
@@ -493,7 +495,7 @@ async fn a_client_refused_encryption_goes_on_in_plain_text() {
 #[tokio::test]
 async fn after_an_agreed_encryption_every_byte_passes_both_ways_unchanged() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Encrypts);
+    cluster[0].postgres.usually(Behaviour::EchoesInsteadOfTls);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&ssl_request()).await;
@@ -504,7 +506,7 @@ async fn after_an_agreed_encryption_every_byte_passes_both_ways_unchanged() {
 #[tokio::test]
 async fn tls_begun_without_asking_passes_both_ways_unchanged() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Encrypts);
+    cluster[0].postgres.usually(Behaviour::EchoesInsteadOfTls);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let client = Wire::to(pgvane.write_addr).await;
     let hello = [&[0x16, 3, 1, 2, 0], noise(300_000).as_slice()].concat();
@@ -514,8 +516,8 @@ async fn tls_begun_without_asking_passes_both_ways_unchanged() {
 #[tokio::test]
 async fn a_leader_that_is_not_there_costs_an_encrypted_client_no_more_than_a_pause() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::Encrypts);
-    cluster[0].postgres.next(&[Manner::HangsUp, Manner::HangsUp]);
+    cluster[0].postgres.usually(Behaviour::EchoesInsteadOfTls);
+    cluster[0].postgres.next(&[Behaviour::ClosesAtOnce, Behaviour::ClosesAtOnce]);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&ssl_request()).await;
@@ -712,7 +714,7 @@ async fn a_server_that_vanishes_is_named_as_the_reason() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut session = Session::through(pgvane.write_addr).await;
-    session.wire.send(&query("vanish")).await;
+    session.wire.send(&query("close")).await;
     let end = session.wire.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("08006"));
     assert!(end.field(b'M').is_some_and(|text| text.starts_with("pgvane:")), "whose words these are: {end:?}");

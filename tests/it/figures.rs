@@ -82,7 +82,7 @@ async fn sessions_bytes_and_rates_are_counted_for_each_listener_and_node() {
 #[tokio::test]
 async fn a_node_that_refuses_connections_is_counted_and_one_that_is_silent_has_downtime() {
     let mut cluster = FakeCluster::of(3).await;
-    cluster.postgres_of(1).closes();
+    cluster.postgres_of(1).closes().await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"")).await;
     let look = || async {
         drop(Session::through(pgvane.read_addr).await);
@@ -93,7 +93,7 @@ async fn a_node_that_refuses_connections_is_counted_and_one_that_is_silent_has_d
     assert!(status["listeners"][1]["retries"].as_u64() > Some(0), "{status:#}");
     assert_eq!(node(&status, 1)["sessions_total"], 0, "{status:#}");
 
-    cluster[2].patroni.leaves();
+    cluster[2].patroni.closes().await;
     let silent = wait_for_status(&pgvane, "downtime of node3", |status| {
         node(status, 2)["downtime_seconds"].as_f64() > Some(0.3)
     })

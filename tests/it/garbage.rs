@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pgvane_loadtest::messages::{PROTOCOL_3_0, cancel_request, gss_request, ssl_request, startup};
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::wait;
 use socket2::SockRef;
@@ -17,9 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{
-    PROTOCOL_3_0, SOON, Session, cancel_request, gss_request, in_time, plain_startup, ssl_request, startup,
-};
+use crate::wire::{SOON, Session, in_time, plain_startup};
 
 /// Where visitors come from: anywhere that is allowed, by way of a proxy, and from where nobody may.
 const CLIENT: Ipv4Addr = Ipv4Addr::LOCALHOST;

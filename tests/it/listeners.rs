@@ -5,16 +5,18 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::fake::{Behaviour, FakePostgres};
 use pgvane_loadtest::lab::Node;
+use pgvane_loadtest::messages::{cancel_request, ssl_request};
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::ports;
 use pgvane_loadtest::wait;
 use serde_json::json;
 
-use crate::fake::{FakeCluster, FakePostgres, Manner};
+use crate::fake::FakeCluster;
 use crate::metrics;
 use crate::stage::{leader_and_replicas, sound_cluster};
-use crate::wire::{SOON, Session, Wire, cancel_request, plain_startup, ssl_request};
+use crate::wire::{SOON, Session, Wire, plain_startup};
 
 // ---- bind -----------------------------------------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ async fn sessions_and_their_cancels_use_the_listeners_own_port_of_the_node() {
 async fn a_cancel_for_an_encrypted_session_goes_to_the_listeners_own_port() {
     let cluster = FakeCluster::of(1).await;
     let pooler = FakePostgres::start("pooler").await;
-    pooler.usually(Manner::Encrypts);
+    pooler.usually(Behaviour::EchoesInsteadOfTls);
     let (address, listener) = pooled(pooler.address().port(), "");
     let _pgvane = cluster.pgvane(|pgvane| pgvane.more(&listener)).await;
     let mut unseen = Wire::to(address).await;
@@ -115,7 +117,7 @@ async fn a_closed_pooler_port_costs_the_listeners_that_do_not_use_it_nothing() {
     const REACHABLE: &str = "pgvane_node_reachable{cluster=\"main\",node=\"node2\"}";
     let cluster = FakeCluster::of(2).await;
     let mut pooler = FakePostgres::start("pooler").await;
-    pooler.closes();
+    pooler.closes().await;
     let port = pooler.address().port();
     let port_reachable = format!("pgvane_node_port_reachable{{cluster=\"main\",node=\"node2\",port=\"{port}\"}}");
     let bind = ports::free().expect("a port");
@@ -241,7 +243,7 @@ async fn preferred_replicas_come_first_then_the_others_then_backups_then_the_lea
         .await;
     assert_eq!(four_readers(pgvane.read_addr).await, only(&["node2"]));
     for (closed, then) in [(1, "node3"), (2, "node4"), (3, "node1")] {
-        cluster.postgres_of(closed).closes();
+        cluster.postgres_of(closed).closes().await;
         assert_eq!(four_readers(pgvane.read_addr).await, only(&[then]));
     }
     cluster.postgres_of(1).opens().await;

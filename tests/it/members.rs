@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use pgvane_loadtest::fake::FakePostgres;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::wait;
 use serde_json::{Value, json};
 
-use crate::fake::{FakeCluster, FakeNode, FakePostgres};
+use crate::fake::{FakeCluster, FakeNode};
 use crate::metrics;
 use crate::wire::{SOON, Session};
 
@@ -70,7 +71,7 @@ async fn invented_members_get_no_sessions(identifier: &Value) {
         strangers.push(stranger);
     }
     let listed = strangers.iter().chain([&cluster[0]]).map(FakeNode::as_member);
-    cluster[0].patroni.tells_members(&listed.collect());
+    cluster[0].patroni.lists_members(&listed.collect());
     let pgvane = cluster.pgvane(|pgvane| pgvane.cluster(DISCOVERS)).await;
     let mut writer = Session::through(pgvane.write_addr).await;
     metrics::wait_for_more(&pgvane, CHECKS, 25.0).await;
@@ -90,7 +91,7 @@ async fn a_member_whose_rest_api_is_outside_the_allowed_networks_is_left_out_and
     let stranger = FakeNode::replica("stranger").await;
     let mut listed = stranger.as_member();
     listed["api_url"] = format!("http://{}/patroni", elsewhere.local_addr().expect("is bound")).into();
-    cluster[0].patroni.tells_members(&json!([cluster[0].as_member(), listed]));
+    cluster[0].patroni.lists_members(&json!([cluster[0].as_member(), listed]));
     let allow = "discover_allow = [\"127.0.0.1/32\"]";
     let pgvane = cluster.pgvane(|pgvane| pgvane.cluster(DISCOVERS).cluster(allow)).await;
     pgvane.wait_for_log("127.0.0.2 is not within discover_allow", 0, SOON).await.expect("it says so");
@@ -107,14 +108,14 @@ async fn a_writer_on_a_leader_whose_address_has_changed_ends_when_another_node_l
     let cluster = named_replica().await;
     let leader = FakeNode::replica("node2").await;
     leader.leads(1);
-    cluster[0].patroni.tells_members(&json!([cluster[0].as_member(), leader.as_member()]));
+    cluster[0].patroni.lists_members(&json!([cluster[0].as_member(), leader.as_member()]));
     let pgvane = cluster.pgvane(|pgvane| pgvane.cluster(DISCOVERS).hold_max("15s")).await;
     let mut writer = Session::through(pgvane.write_addr).await;
     assert_eq!(writer.value("who").await, "node2");
 
     let elsewhere = FakePostgres::start("node2, elsewhere").await;
     let moved = member_at("node2", &elsewhere, &leader);
-    cluster[0].patroni.tells_members(&json!([cluster[0].as_member(), moved]));
+    cluster[0].patroni.lists_members(&json!([cluster[0].as_member(), moved]));
     writes_reach(&pgvane, "node2, elsewhere", LISTED_WITHIN).await;
     assert_eq!(writer.value("who").await, "node2", "it is the same node");
 
@@ -134,7 +135,7 @@ async fn after_more_members_than_there_are_numbers_a_new_leader_still_gets_the_w
             "api_url": format!("http://127.0.9.{number}:1/patroni")})
     };
     let listed = (1..=127).map(gone).chain([cluster[0].as_member()]);
-    cluster[0].patroni.tells_members(&listed.collect());
+    cluster[0].patroni.lists_members(&listed.collect());
     let pgvane = cluster.pgvane(|pgvane| pgvane.cluster(DISCOVERS).hold_max("1s")).await;
     let known = wait::until("the members", SOON, || async {
         let count = metrics::all(&pgvane).await.keys().filter(|series| series.starts_with("pgvane_node_up")).count();
@@ -144,6 +145,6 @@ async fn after_more_members_than_there_are_numbers_a_new_leader_still_gets_the_w
 
     let leader = FakeNode::replica("node2").await;
     leader.leads(2);
-    cluster[0].patroni.tells_members(&json!([cluster[0].as_member(), leader.as_member()]));
+    cluster[0].patroni.lists_members(&json!([cluster[0].as_member(), leader.as_member()]));
     writes_reach(&pgvane, "node2", NUMBERED_WITHIN).await;
 }

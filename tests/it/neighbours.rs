@@ -6,6 +6,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::fake::{Behaviour, LONG_ANSWER, MANY_ROWS, PAUSE};
+use pgvane_loadtest::messages::{message, query};
 use pgvane_loadtest::namespace::{self, Cut, Namespace};
 use pgvane_loadtest::pgvane::Pgvane;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -14,9 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::fake::{FakeCluster, LONG_ANSWER, MANY_ROWS, Manner, PAUSE};
+use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{SOON, Session, Wire, message, plain_startup, query};
+use crate::wire::{SOON, Session, Wire, plain_startup};
 
 const CHECKS: &str = "pgvane_checks_total{cluster=\"main\",outcome=\"answered\"}";
 const HELD: &str = "pgvane_sessions_held{listener=\"write\"}";
@@ -80,7 +82,7 @@ async fn a_stranger_that_speaks_tls_to_a_server_without_is_no_suspicion() {
     let cluster = FakeCluster::of(1).await.rarely_checked();
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let checks = metrics::value(&pgvane, CHECKS).await;
-    cluster[0].postgres.next(&[Manner::HangsUp; 5]);
+    cluster[0].postgres.next(&[Behaviour::ClosesAtOnce; 5]);
     for _ in 0..5 {
         let mut stranger = Wire::to(pgvane.write_addr).await;
         stranger.send(&[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await;
@@ -139,7 +141,7 @@ async fn a_cluster_that_is_made_again_is_followed_leader_first() {
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("15s")).await;
     Session::through(pgvane.write_addr).await;
     let (log, checks) = (pgvane.log_text().len(), metrics::value(&pgvane, CHECKS).await);
-    cluster[1].patroni.leaves();
+    cluster[1].patroni.closes().await;
     cluster[0].patroni.says(200, json!({"role": "primary", "database_system_identifier": "7999999999999999999"}));
     metrics::wait_for_more(&pgvane, CHECKS, checks + 4.0).await;
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
@@ -168,7 +170,7 @@ async fn nodes_with_each_others_patroni_are_told_and_get_no_writes() {
 #[tokio::test]
 async fn messages_of_a_login_arrive_in_one_piece_as_they_were_sent() {
     let cluster = FakeCluster::of(1).await;
-    cluster[0].postgres.usually(Manner::ReadsWholeMessages);
+    cluster[0].postgres.usually(Behaviour::RefusesPartialMessages);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     for _ in 0..100 {
         let mut client = Wire::to(pgvane.write_addr).await;
@@ -182,8 +184,8 @@ async fn messages_of_a_login_arrive_in_one_piece_as_they_were_sent() {
 async fn a_login_goes_on_at_another_node_after_the_first_answer_of_the_client() {
     let cluster = FakeCluster::of(3).await;
     for node in [1, 2] {
-        cluster[node].postgres.usually(Manner::Challenges);
-        cluster[node].postgres.next(&[Manner::VanishesAfterProof]);
+        cluster[node].postgres.usually(Behaviour::AsksForScram);
+        cluster[node].postgres.next(&[Behaviour::ClosesAfterScram]);
     }
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"")).await;
     let mut client = Wire::to(pgvane.read_addr).await;
@@ -191,7 +193,7 @@ async fn a_login_goes_on_at_another_node_after_the_first_answer_of_the_client() 
     client.message().await.expect("the server wants a proof");
     let mut session = client.log_in(&proof()).await;
     assert!(session.value("who").await.starts_with("node"), "both failed it once");
-    let proofs: Vec<Vec<u8>> = [1, 2].into_iter().flat_map(|node| cluster[node].postgres.seen().proofs).collect();
+    let proofs: Vec<Vec<u8>> = [1, 2].into_iter().flat_map(|node| cluster[node].postgres.seen().passwords).collect();
     assert_eq!(proofs.len(), 3, "it was sent to each of them, and to one again");
     assert!(proofs.iter().all(|seen| *seen == proof()[5..]), "byte for byte");
 }
@@ -199,12 +201,12 @@ async fn a_login_goes_on_at_another_node_after_the_first_answer_of_the_client() 
 #[tokio::test]
 async fn a_login_on_a_node_that_froze_ends_when_another_leads() {
     let cluster = FakeCluster::of(2).await;
-    cluster[0].postgres.usually(Manner::FreezesAfterProof);
+    cluster[0].postgres.usually(Behaviour::HangsAfterScram);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut client = Wire::to(pgvane.write_addr).await;
     client.send(&plain_startup()).await;
     client.message().await.expect("the server wants a proof");
-    cluster[1].postgres.usually(Manner::Challenges);
+    cluster[1].postgres.usually(Behaviour::AsksForScram);
     client.send(&proof()).await;
     cluster.switch_over(0, 1);
     let mut session = client.log_in(b"").await;
@@ -214,7 +216,7 @@ async fn a_login_on_a_node_that_froze_ends_when_another_leads() {
 #[tokio::test]
 async fn a_replica_that_froze_costs_a_reader_two_seconds_and_the_next_one_nothing() {
     let cluster = FakeCluster::of(3).await;
-    cluster[1].postgres.usually(Manner::KeepsSilent);
+    cluster[1].postgres.usually(Behaviour::AnswersNothing);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
     for _ in 0..3 {
         let came = Instant::now();
@@ -245,7 +247,7 @@ async fn a_closed_port_of_the_leaders_postgresql_is_told_to_operators() {
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("300ms")).await;
     const REACHABLE: &str = "pgvane_node_reachable{cluster=\"main\",node=\"node1\"}";
     let log = pgvane.log_text().len();
-    cluster.postgres_of(0).closes();
+    cluster.postgres_of(0).closes().await;
     for _ in 0..3 {
         let mut client = Wire::to(pgvane.write_addr).await;
         client.send(&plain_startup()).await;
@@ -398,7 +400,7 @@ async fn goes_on_serving(cluster: &FakeCluster, pgvane: &Pgvane) {
 async fn clients_that_came_while_pgvane_was_suspended_are_served_by_the_node_that_leads_now() {
     let cluster = FakeCluster::of(2).await;
     for node in [0, 1] {
-        cluster[node].postgres.usually(Manner::Challenges);
+        cluster[node].postgres.usually(Behaviour::AsksForScram);
     }
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     pgvane.suspend().await.expect("it runs");

@@ -44,7 +44,7 @@ async fn a_dead_leader_is_not_green_and_the_page_says_for_how_long_it_has_been_s
     let pgvane = cluster.pgvane(|pgvane| pgvane.cluster("leader_grace = \"1h\"")).await;
     assert!(row_of(&page(&pgvane).await, "node1").contains("badge serves\">leader<"));
 
-    cluster[0].patroni.leaves();
+    cluster[0].patroni.closes().await;
     let status = wait_for_status(&pgvane, "a silent leader", |status| status["clusters"][0]["lead"] == "silent").await;
     let node = &status["clusters"][0]["nodes"][0];
     assert_eq!((&node["health"], &node["check_error"]), (&"silent".into(), &"connection refused".into()), "{node:#}");

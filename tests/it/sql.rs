@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgvane_loadtest::failure::FailureClass;
 use pgvane_loadtest::lab::{Frozen, Lab};
+use pgvane_loadtest::messages::{PROTOCOL_3_0, startup};
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use pgvane_loadtest::reader::Reader;
 use pgvane_loadtest::wait;
@@ -11,7 +12,7 @@ use pgvane_loadtest::writer::{Writer, longest_gap};
 
 use crate::binary;
 use crate::certificates::Certificates;
-use crate::wire::{PROTOCOL_3_0, Wire, startup};
+use crate::wire::Wire;
 
 /// No single step takes this long unless something is wrong; longer than a switchover.
 const SOON: Duration = Duration::from_secs(60);

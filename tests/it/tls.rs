@@ -9,16 +9,16 @@ mod binding;
 mod renewal;
 mod servers;
 
+use pgvane_loadtest::fake::{Behaviour, LONG_ANSWER, STARTING_UP};
+use pgvane_loadtest::messages::{cancel_request, gss_request, message, query, ssl_request, startup};
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::certificates::{Certificates, POSTGRESQL};
-use crate::fake::{FakeCluster, LONG_ANSWER, Manner};
+use crate::fake::FakeCluster;
 use crate::metrics;
-use crate::wire::{
-    SOON, Session, Wire, cancel_request, gss_request, message, plain_startup, query, ssl_request, startup,
-};
+use crate::wire::{SOON, Session, Wire, plain_startup};
 
 /// The listener's key for termination with the certificate in `pgvane.pem`, and more settings.
 fn terminate(files: &Certificates, more: &str) -> String {
@@ -83,7 +83,7 @@ async fn a_session_that_has_to_end_is_told_so_in_private() {
     let mut pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "").top("drain_timeout = \"200ms\"")).await;
     let log_in = async || encrypted(&pgvane, &files).await.log_in(&plain_startup()).await;
     let (cut, mut vanishing) = (log_in().await, log_in().await);
-    vanishing.wire.send(&query("vanish")).await;
+    vanishing.wire.send(&query("close")).await;
     assert_eq!(vanishing.wire.fatal().await.sqlstate().as_deref(), Some("08006"));
     cluster.switch_over(0, 1);
     let end = cut.wire.fatal().await;
@@ -95,7 +95,7 @@ async fn a_session_that_has_to_end_is_told_so_in_private() {
     assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
     assert!(end.field(b'M').is_some_and(|text| text.contains("the proxy is stopping")), "{end:?}");
     pgvane.wait(SOON).await.expect("it ends");
-    cluster.postgres_of(0).closes();
+    cluster.postgres_of(0).closes().await;
 }
 
 /// The node is left for another before the client hears of it, and the role is looked at in the login: both need that
@@ -103,7 +103,7 @@ async fn a_session_that_has_to_end_is_told_so_in_private() {
 #[tokio::test]
 async fn a_login_is_followed_inside_tls() {
     let (cluster, files) = (FakeCluster::of(2).await.rarely_checked(), certificates());
-    cluster[0].postgres.next(&[Manner::Refuses("57P03")]);
+    cluster[0].postgres.next(&[STARTING_UP]);
     let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "").hold_max("300ms")).await;
     let mut session = encrypted(&pgvane, &files).await.log_in(&plain_startup()).await;
     assert_eq!(session.value("who").await, "node1");
@@ -227,7 +227,7 @@ async fn a_port_without_tls_says_so() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener("tls = \"disable\"")).await;
     // a server that would agree is not asked
-    cluster[0].postgres.usually(Manner::Serves);
+    cluster[0].postgres.usually(Behaviour::Serves);
     let mut client = Wire::to(pgvane.write_addr).await;
     for question in [ssl_request(), gss_request()] {
         client.send(&question).await;

@@ -1,5 +1,4 @@
-//! PostgreSQL's protocol byte by byte: a client that sends what no client library would, and the messages that both
-//! it and the fake server are made of. Formats: PostgreSQL's documentation, "Message Formats".
+//! A client that sends PostgreSQL's protocol byte by byte, also what no client library would send.
 
 use std::fmt;
 use std::future::Future;
@@ -8,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use pgvane_loadtest::messages::{PROTOCOL_3_0, query, ssl_request, startup};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -15,14 +15,6 @@ use tokio_rustls::TlsConnector;
 
 /// No single step of a test takes this long unless something is wrong; longer than any hold or timeout in them.
 pub const SOON: Duration = Duration::from_secs(20);
-
-/// A protocol version as the startup packet carries it: major in the upper half, minor in the lower.
-pub const PROTOCOL_3_0: u32 = 3 << 16;
-pub const PROTOCOL_3_2: u32 = PROTOCOL_3_0 | 2;
-
-const CANCEL_REQUEST: u32 = 80_877_102;
-const SSL_REQUEST: u32 = 80_877_103;
-const GSS_REQUEST: u32 = 80_877_104;
 
 /// One message after the opening.
 #[derive(Clone, PartialEq, Eq)]
@@ -52,63 +44,9 @@ impl Message {
     }
 }
 
-pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 4).expect("tests send no gigabytes");
-    [&[kind], &length.to_be_bytes()[..], body].concat()
-}
-
-pub fn query(text: &str) -> Vec<u8> {
-    message(b'Q', &[text.as_bytes(), b"\0"].concat())
-}
-
-pub fn fatal(sqlstate: &str, text: &str) -> Vec<u8> {
-    message(b'E', format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0\0").as_bytes())
-}
-
-/// An error after which the session goes on.
-pub fn error(sqlstate: &str, text: &str) -> Vec<u8> {
-    message(b'E', format!("SERROR\0VERROR\0C{sqlstate}\0M{text}\0\0").as_bytes())
-}
-
-pub fn parameter_status(name: &str, value: &str) -> Vec<u8> {
-    message(b'S', format!("{name}\0{value}\0").as_bytes())
-}
-
-pub fn ready(transaction: u8) -> Vec<u8> {
-    message(b'Z', &[transaction])
-}
-
-/// `DataRow` with one column.
-pub fn row(value: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(value.len()).expect("tests send no gigabytes");
-    message(b'D', &[&1u16.to_be_bytes()[..], &length.to_be_bytes(), value].concat())
-}
-
-pub fn startup(version: u32, parameters: &[(&str, &str)]) -> Vec<u8> {
-    let listed: String = parameters.iter().map(|(name, value)| format!("{name}\0{value}\0")).collect();
-    opening(version, &[listed.as_bytes(), b"\0"].concat())
-}
-
 /// What most tests begin with.
 pub fn plain_startup() -> Vec<u8> {
     startup(PROTOCOL_3_0, &[("user", "trusting"), ("database", "app")])
-}
-
-pub fn ssl_request() -> Vec<u8> {
-    opening(SSL_REQUEST, b"")
-}
-
-pub fn gss_request() -> Vec<u8> {
-    opening(GSS_REQUEST, b"")
-}
-
-pub fn cancel_request(key: &[u8]) -> Vec<u8> {
-    opening(CANCEL_REQUEST, key)
-}
-
-fn opening(code: u32, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 8).expect("tests send no gigabytes");
-    [&length.to_be_bytes()[..], &code.to_be_bytes(), body].concat()
 }
 
 /// A connection to a port that speaks, or should speak, PostgreSQL's protocol. Every step has a deadline.
@@ -117,7 +55,7 @@ pub struct Wire {
     stream: Box<dyn Connection>,
 }
 
-/// By TCP or on a file, in clear or encrypted.
+/// Over TCP or a Unix socket, in plaintext or encrypted.
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
 
 impl<C: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Connection for C {}

@@ -13,8 +13,9 @@ use std::thread;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::net::{RecvFlags, recv};
 
-use super::{ANSWER, COPY_IN_BEGIN, COPY_IN_END, COPY_OUT_BEGIN, COPY_OUT_END, copy_data, message};
+use super::{ANSWER, COPY_IN_BEGIN, COPY_IN_END, COPY_OUT_BEGIN, COPY_OUT_END, copy_data};
 use crate::error::Doing;
+use crate::messages::message;
 use crate::{Result, ports};
 
 /// PostgreSQL sends small rows in pieces of this size: `PQ_SEND_BUFFER_SIZE` in `src/backend/libpq/pqcomm.c`.

@@ -3,7 +3,6 @@
 //! In reading order:
 //!
 //! - [`backend`]: a null PostgreSQL, so that what is measured is the proxy
-//! - [`patroni`]: the REST answers of a node that leads, for pgvane's checks
 //! - [`proxy`]: each proxy with its configuration, started and stopped
 //! - [`load`]: the clients, on raw sockets
 //! - [`usage`]: what a process uses, from `/proc`
@@ -14,11 +13,12 @@
 
 pub mod backend;
 pub mod load;
-pub mod patroni;
 pub mod plot;
 pub mod proxy;
 pub mod report;
 pub mod usage;
+
+use crate::messages::message;
 
 /// Answer to a simple query: a row description, one row, the command tag, `ReadyForQuery`.
 pub const ANSWER: &[u8] = b"T\0\0\0\x21\0\x01?column?\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\0\
@@ -34,15 +34,6 @@ pub const COPY_IN_END: &[u8] = b"C\0\0\0\x0bCOPY 1\0Z\0\0\0\x05I";
 pub const COPY_OUT_BEGIN: &[u8] = b"H\0\0\0\x07\0\0\0";
 /// `CopyInResponse`: text, no columns.
 pub const COPY_IN_BEGIN: &[u8] = b"G\0\0\0\x07\0\0\0";
-
-/// A message of the protocol.
-pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 4).expect("messages are small");
-    let mut bytes = vec![kind];
-    bytes.extend(length.to_be_bytes());
-    bytes.extend(body);
-    bytes
-}
 
 /// `CopyData` messages of `row_length` bytes each, headers included; about `length` bytes.
 pub fn copy_data(length: usize, row_length: usize) -> Vec<u8> {

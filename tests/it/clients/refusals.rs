@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::programs::Postgresql;
@@ -15,7 +16,6 @@ use tokio::process::{Child, ChildStdout};
 
 use super::program::{Encryption, Visit};
 use crate::binary;
-use crate::fake::FakePatroni;
 use crate::metrics;
 use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster_of};
 use crate::wire::{SOON, Session, in_time};

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::process::Command;
 
 use pgvane_loadtest::lab::{Lab, Node};
+use pgvane_loadtest::messages::{PROTOCOL_3_0, cancel_request, query, startup};
 use pgvane_loadtest::pgvane::Pgvane;
 use tokio::sync::MappedMutexGuard;
 
 use crate::binary;
 use crate::metrics;
 use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster};
-use crate::wire::{Message, PROTOCOL_3_0, SOON, Session, Wire, cancel_request, query, startup};
+use crate::wire::{Message, SOON, Session, Wire};
 
 /// A host of its own, as far as the servers can tell.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 7);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use pgvane_loadtest::failure::{Failure, FailureClass};
 use pgvane_loadtest::http;
 use pgvane_loadtest::lab::Lab;
+use pgvane_loadtest::messages::query;
 use pgvane_loadtest::namespace::{self, Cut, Namespace};
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::reader::{Reader, Visit};
@@ -128,7 +129,7 @@ async fn a_replica_out_of_reach_is_passed_over_and_found_again() {
         assert!((1.0..=4.0).contains(&tries), "{cut:?}: a node out of reach was tried {tries} times");
 
         if cut == Cut::Loud {
-            on_it.wire.send(&crate::wire::query("select 1")).await;
+            on_it.wire.send(&query("select 1")).await;
             let end = on_it.wire.fatal().await;
             assert_eq!(end.sqlstate().as_deref(), Some("08006"), "{end:?}");
             host.heal().expect("is whole again");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use pgvane_loadtest::messages::ssl_request;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::wait;
 
@@ -41,7 +42,7 @@ async fn a_new_certificate_is_shown_to_new_clients_and_old_sessions_go_on() {
 async fn is_read(pgvane: &Pgvane, files: &Certificates, name: &str) {
     let look = || async {
         let mut client = Wire::to(pgvane.write_addr).await;
-        client.send(&crate::wire::ssl_request()).await;
+        client.send(&ssl_request()).await;
         assert_eq!(client.bytes(1).await, b"S");
         match client.begins_tls(&files.client(&[])).await {
             Ok(_) => Err("the old one is shown".to_owned()),

@@ -2,6 +2,7 @@
 
 use pgvane_loadtest::lab::Lab;
 use pgvane_loadtest::login::Login;
+use pgvane_loadtest::messages::{message, query};
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::programs::{self, Postgresql};
 use pgvane_loadtest::wait;
@@ -10,7 +11,7 @@ use tokio::process::Command;
 use super::{certificates, encrypted, terminate, terminating};
 use crate::metrics;
 use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster_of};
-use crate::wire::{SOON, Session, in_time, message, plain_startup, query};
+use crate::wire::{SOON, Session, in_time, plain_startup};
 
 /// The leader's certificate, which it has signed itself.
 async fn leaders_certificate(lab: &Lab) -> String {

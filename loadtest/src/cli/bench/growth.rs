@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pgvane_loadtest::Result;
 use pgvane_loadtest::bench::load::{self, Session};
-use pgvane_loadtest::bench::patroni::{self, Role};
 use pgvane_loadtest::bench::report::{Measure, Report};
 use pgvane_loadtest::bench::usage;
+use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
 
@@ -29,11 +29,11 @@ impl Bench<'_> {
             Measure::new(format!("idle session, of {IDLE}"), "kB").not_compared(),
             Measure::new("checks", "CPU ms per s").not_compared(),
         ];
-        let replicas = patroni::start(Role::Replica)?;
+        let replicas = FakePatroni::start_without_name().await;
         for _ in 0..self.options.rounds {
             for nodes in self.options.nodes.clone() {
                 let column = format!("{nodes} nodes");
-                let pgvane = self.in_front_of(nodes, replicas).await?;
+                let pgvane = self.in_front_of(nodes, replicas.address()).await?;
                 let (server, pid) = (pgvane.read_addr, pgvane.process_id());
 
                 let before = usage::cpu_time(pid)?;
@@ -74,7 +74,7 @@ impl Bench<'_> {
             let last = u8::try_from(number + 1).expect("no more nodes than a network of 256 addresses has");
             SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), self.backend.port())
         };
-        let rest = |number| if number == 0 { self.rest } else { replicas };
+        let rest = |number| if number == 0 { self.leader.address() } else { replicas };
         let nodes: Vec<Node> = (0..nodes).map(|n| Node::elsewhere(&format!("null{n}"), address(n), rest(n))).collect();
         Pgvane::builder(&self.pgvane, &nodes).start(self.scratch.directory()).await
     }

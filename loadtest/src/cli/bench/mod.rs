@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use pgvane_loadtest::bench::load::{self, RoundTrips, Session};
-use pgvane_loadtest::bench::patroni::{self, Role};
 use pgvane_loadtest::bench::proxy::{Proxy, Running};
 use pgvane_loadtest::bench::report::{Measure, Report};
 use pgvane_loadtest::bench::{backend, plot, usage};
+use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::scratch::Scratch;
 use pgvane_loadtest::{Error, Result, wait};
 use serde_json::json;
@@ -89,7 +89,8 @@ struct Bench<'a> {
     /// The one that is asked whether its costs grow.
     pgvane: PathBuf,
     backend: SocketAddr,
-    rest: SocketAddr,
+    /// The REST API of the null backend.
+    leader: FakePatroni,
     scratch: Scratch,
     report: Report,
 }
@@ -105,13 +106,15 @@ async fn measure(options: &Options) -> Result<()> {
         Proxy::Pgvane { binary, .. } => Some(binary.clone()),
         _ => None,
     });
+    let leader = FakePatroni::start_without_name().await;
+    leader.leads(1);
     let mut bench = Bench {
         options,
         amounts,
         pgvane: pgvane.expect("the command line asks for one"),
         proxies,
         backend: backend::start()?,
-        rest: patroni::start(Role::Leader)?,
+        leader,
         scratch: Scratch::new()?,
         report: Report::default(),
     };
@@ -159,7 +162,7 @@ impl Bench<'_> {
     async fn all(&mut self) -> Result<()> {
         let mut running = Vec::new();
         for proxy in &self.proxies {
-            let started = proxy.start(self.scratch.directory(), self.backend, self.rest).await?;
+            let started = proxy.start(self.scratch.directory(), self.backend, self.leader.address()).await?;
             running.push((proxy.name().to_owned(), started));
         }
         for sessions in self.options.sessions.clone() {
@@ -310,7 +313,7 @@ impl Bench<'_> {
         let mut memory = Measure::new(name, "kB");
         for _ in 0..self.options.rounds {
             for proxy in &self.proxies {
-                let running = proxy.start(self.scratch.directory(), self.backend, self.rest).await?;
+                let running = proxy.start(self.scratch.directory(), self.backend, self.leader.address()).await?;
                 let (server, pid) = (running.address, running.pid);
                 let before = usage::resident_bytes(pid)?;
                 let open = off_the_runtime(move || {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pgvane_loadtest::bench::usage;
 use pgvane_loadtest::lab::{Frozen, Lab, Switchover};
 use pgvane_loadtest::login::Login;
+use pgvane_loadtest::messages::{PROTOCOL_3_0, query, startup};
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::tls::{self, Endpoint};
 use pgvane_loadtest::{Error, Result};
@@ -210,7 +211,7 @@ async fn non_reading_client(server: Endpoint) -> std::io::Result<Box<dyn Send>> 
 }
 
 async fn query_much(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
-    stream.write_all(&message(None, b"\0\x03\0\0user\0trusting\0database\0app\0\0")).await?;
+    stream.write_all(&startup(PROTOCOL_3_0, &[("user", "trusting"), ("database", "app")])).await?;
     let mut answer = Vec::new();
     // ReadyForQuery outside a transaction is the end of the login.
     while !answer.ends_with(b"Z\0\0\0\x05I") {
@@ -218,14 +219,8 @@ async fn query_much(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
     }
-    stream.write_all(&message(Some(b'Q'), b"select repeat('x', 1000) from generate_series(1, 1000000)\0")).await?;
+    stream.write_all(&query("select repeat('x', 1000) from generate_series(1, 1000000)")).await?;
     stream.flush().await
-}
-
-/// A message of PostgreSQL's protocol, with its length.
-fn message(kind: Option<u8>, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 4).expect("a short message");
-    kind.into_iter().chain(length.to_be_bytes()).chain(body.iter().copied()).collect()
 }
 
 async fn connect_from(client: Ipv4Addr, server: SocketAddr) -> Result<TcpStream> {

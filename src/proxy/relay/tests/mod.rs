@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use pgvane_loadtest::messages::message;
 use proptest::prelude::*;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf, split};
@@ -262,13 +263,6 @@ proptest! {
         let (_, is_told) = if is_client { played.at_server } else { played.at_client };
         prop_assert!(is_told);
     }
-}
-
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    bytes.extend((body.len() as u32 + 4).to_be_bytes());
-    bytes.extend(body);
-    bytes
 }
 
 /// A result of many rows, the last one of which has a `ReadyForQuery` in its data.

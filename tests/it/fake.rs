@@ -1,13 +1,8 @@
-//! Stand-ins for a node's two servers, for faults that the real ones do not produce on demand.
-
-mod patroni;
-mod postgres;
-
-pub use patroni::FakePatroni;
-pub use postgres::{FakePostgres, LONG_ANSWER, MANY_ROWS, Manner, PAUSE};
+//! A cluster of fakes, for faults that a real one does not produce on demand.
 
 use std::ops::Index;
 
+use pgvane_loadtest::fake::{FakePatroni, FakePostgres};
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use pgvane_loadtest::scratch::Scratch;
