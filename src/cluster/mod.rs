@@ -2,7 +2,7 @@
 //!
 //! In reading order: a server's [`host_port`]; a node's [`node::Report`] and the [`node::Observation`] that carries it; the three-valued
 //! [`health`] of one node and its [`lag`]; [`corroboration`] for a node whose Patroni does not answer; its
-//! [`admin_state`]; its [`ports`] as clients find them; the [`identity`] of the cluster; its [`leadership`]; the [`schedule`] of checks; the [`machine`]
+//! [`admin_state`]; its [`ports`] as clients find them; the [`identity`] of the cluster; its [`leadership`]; the [`schedule`] of checks and the [`rate`] of unplanned ones; the [`machine`]
 //! that uses all of these; and the [`topology`] that it publishes.
 
 pub mod admin_state;
@@ -16,6 +16,7 @@ pub mod machine;
 pub mod moment;
 pub mod node;
 pub mod ports;
+pub mod rate;
 mod roster;
 pub mod schedule;
 pub mod suspicion;

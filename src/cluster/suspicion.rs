@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::moment::Moment;
+use super::rate::{RateLimit, RateUse};
 
 /// Suspicions of one kind that may come together.
 const BURST: u32 = 3;
@@ -44,32 +45,14 @@ impl Suspicion {
     }
 }
 
-/// The rates of one node's suspicions.
+/// How often each kind of suspicion has come up of one node.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SuspicionRates([Rate; Suspicion::COUNT]);
+pub(super) struct SuspicionRates([RateUse<Moment>; Suspicion::COUNT]);
 
 impl SuspicionRates {
     /// Whether a suspicion of this kind may cause a check now; counts it if so.
     pub(super) fn admits(&mut self, suspicion: Suspicion, now: Moment, interval: Duration) -> bool {
-        self.0[suspicion as usize].admits(now, interval)
-    }
-}
-
-/// A burst, and then one for each interval.
-#[derive(Debug, Clone, Default)]
-struct Rate {
-    /// When the last admitted one would have been due if all came at even intervals.
-    even: Option<Moment>,
-}
-
-impl Rate {
-    fn admits(&mut self, now: Moment, interval: Duration) -> bool {
-        let due = self.even.map_or(now, |even| now.max(even + interval));
-        let is_admitted = due - now <= interval * (BURST - 1);
-        if is_admitted {
-            self.even = Some(due);
-        }
-        is_admitted
+        self.0[suspicion as usize].admits(now, RateLimit { interval, burst: BURST })
     }
 }
 

@@ -22,6 +22,7 @@ use crate::proxy::context::ListenerContext;
 use crate::proxy::end::{CancelOutcome, End};
 use crate::proxy::intake::handshake::CancelRequest;
 use crate::proxy::sessions::cancel_keys::KeyLocation;
+use crate::proxy::sessions::cancel_limits::Servers;
 
 /// A cancel request that arrives later could cancel the session's next query.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
@@ -44,11 +45,11 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
     debug!(listener = %context.settings.name, ?key, ?location, "cancel request");
     let (limits, source) = (&context.kept.cancel_limits, context.settings.client_of(peer));
     let outcome = match location {
-        KeyLocation::On(node, port) => match limits.delivery(&key, source, deadline).await {
+        KeyLocation::On(node, port) => match limits.permit(&key, source, Servers::One, deadline).await {
             Some(_permit) => send_to(context, vec![node], port, request, deadline, CancelOutcome::Delivered).await,
             None => CancelOutcome::Limited,
         },
-        KeyLocation::Among(nodes) => match limits.fan_out(&key, source, deadline).await {
+        KeyLocation::Among(nodes) => match limits.permit(&key, source, Servers::Several, deadline).await {
             Some(_permit) => {
                 let port = context.settings.rule.port;
                 send_to(context, nodes, port, request, deadline, CancelOutcome::FannedOut).await

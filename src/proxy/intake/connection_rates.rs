@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use crate::cluster::rate::{RateLimit, RateUse};
 use crate::config::ConnectionRate;
 
-/// The most clients that are remembered, 60 bytes each. While there are more that have just connected, further ones are
-/// not limited: a limit for each client cannot stop so many in any case.
+/// The maximum number of clients that are remembered, 60 bytes each. While more than that have just connected, other
+/// clients are not limited: a limit for each client cannot stop so many in any case.
 const CLIENTS_MAX: usize = 100_000;
 
-/// Clients that may be remembered before those are looked for that need not be.
+/// With fewer clients than this, it is not worth looking for those that need not be remembered.
 const SWEEP_FROM: usize = 1024;
 
 /// What the clients of one listener have used of their rates.
@@ -21,9 +22,8 @@ pub struct ConnectionRates(Mutex<Clients>);
 
 #[derive(Debug, Default)]
 struct Clients {
-    /// When each client may again connect as often as one that has never come.
-    recovered_at: HashMap<IpAddr, Instant>,
-    /// The number of clients from which on it is worth looking for those that have recovered.
+    used: HashMap<IpAddr, RateUse<Instant>>,
+    /// The number of clients from which it is worth looking for those that need not be remembered.
     sweep_at: usize,
 }
 
@@ -36,32 +36,26 @@ impl ConnectionRates {
     fn admit_at(&self, client: IpAddr, rate: ConnectionRate, now: Instant) -> bool {
         let mut clients = self.0.lock();
         clients.make_room(now);
-        let known = clients.recovered_at.get(&client).copied();
-        let recovered_at = known.map_or(now, |at| at.max(now)) + rate.interval();
-        if recovered_at > now + rate.within {
-            return false;
+        let limit = RateLimit { interval: rate.within / rate.count.get(), burst: rate.count.get() };
+        if let Some(used) = clients.used.get_mut(&client) {
+            return used.admits(now, limit);
         }
-        if known.is_some() || clients.recovered_at.len() < CLIENTS_MAX {
-            clients.recovered_at.insert(client, recovered_at);
+        let mut used = RateUse::default();
+        let is_admitted = used.admits(now, limit);
+        if clients.used.len() < CLIENTS_MAX {
+            clients.used.insert(client, used);
         }
-        true
+        is_admitted
     }
 }
 
 impl Clients {
-    /// Forgets clients that have recovered, each time their number has doubled.
+    /// Forgets clients that may connect again as often as new ones, each time the number of clients has doubled.
     fn make_room(&mut self, now: Instant) {
-        if self.recovered_at.len() >= self.sweep_at.max(SWEEP_FROM) {
-            self.recovered_at.retain(|_, recovered_at| *recovered_at > now);
-            self.sweep_at = (self.recovered_at.len() * 2).min(CLIENTS_MAX);
+        if self.used.len() >= self.sweep_at.max(SWEEP_FROM) {
+            self.used.retain(|_, used| !used.is_free(now));
+            self.sweep_at = (self.used.len() * 2).min(CLIENTS_MAX);
         }
-    }
-}
-
-impl ConnectionRate {
-    /// The time in which one connection is earned again.
-    fn interval(self) -> Duration {
-        self.within / self.count.get()
     }
 }
 
@@ -69,6 +63,7 @@ impl ConnectionRate {
 mod tests {
     use std::net::Ipv4Addr;
     use std::num::NonZeroU32;
+    use std::time::Duration;
 
     use super::*;
 
@@ -77,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_connects_as_often_as_it_may_and_earns_more_with_time() {
+    fn a_client_connects_as_often_as_the_rate_allows_and_more_often_with_time() {
         let (rates, start) = (ConnectionRates::default(), Instant::now());
         let [one, other] = [7, 8].map(|last| IpAddr::from([192, 0, 2, last]));
         let admitted = |client, after_ms, tries: u32| {
@@ -86,14 +81,14 @@ mod tests {
         };
         assert_eq!(admitted(one, 0, 100), 6, "all at once");
         assert_eq!(admitted(other, 0, 1), 1, "another client has its own rate");
-        assert_eq!(admitted(one, 499, 100), 0, "those that were refused have cost it nothing");
+        assert_eq!(admitted(one, 499, 100), 0, "refused connections are not counted");
         assert_eq!(admitted(one, 500, 100), 1);
         assert_eq!(admitted(one, 1500, 100), 2);
-        assert_eq!(admitted(one, 60_000, 100), 6, "not more than that, however long it was quiet");
+        assert_eq!(admitted(one, 60_000, 100), 6, "not more than that, however long it has not connected");
     }
 
     #[test]
-    fn clients_that_have_recovered_are_forgotten() {
+    fn clients_that_may_connect_like_new_ones_are_forgotten() {
         let (rates, start) = (ConnectionRates::default(), Instant::now());
         for second in 0..20_u32 {
             for number in 0..1000 {
@@ -101,6 +96,6 @@ mod tests {
                 assert!(rates.admit_at(client, rate(1, 1), start + Duration::from_secs(second.into())));
             }
         }
-        assert!(rates.0.lock().recovered_at.len() <= 3000, "{}", rates.0.lock().recovered_at.len());
+        assert!(rates.0.lock().used.len() <= 3000, "{}", rates.0.lock().used.len());
     }
 }

@@ -1,6 +1,6 @@
 //! Before it is known what a client wants: [`pending`] bounds such connections, [`proxy_protocol`] learns where they come
 //! from, [`handshake`] reads their first packet and agrees on TLS where [`tls`] says so; [`access`], [`per_client`] and
-//! [`connection_rates`] say whether they may have a session. [`rate_limit`] bounds what any stranger can cause.
+//! [`connection_rates`] say whether they may have a session.
 
 pub mod access;
 pub mod connection_rates;
@@ -9,5 +9,4 @@ pub mod handshake;
 pub mod pending;
 pub mod per_client;
 pub mod proxy_protocol;
-pub mod rate_limit;
 pub mod tls;

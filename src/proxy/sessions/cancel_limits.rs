@@ -3,7 +3,7 @@
 //!
 //! A known key: one request at a time is under way, and one more waits for it, because it may be meant for the session's
 //! next query. A third would do nothing that the second does not. An unknown key goes to several servers, so these
-//! requests have a rate. What a source has used up costs nobody else a turn.
+//! requests have a rate. A source that has used up its share takes no turn from the others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::cluster::rate::{RateLimit, RateUse};
 use crate::protocol::CancelKey;
-use crate::proxy::intake::rate_limit::RateLimiter;
 
 /// Requests that are under way at a time on one listener.
 const UNDER_WAY_MAX: usize = 256;
@@ -24,12 +24,10 @@ const OF_A_SOURCE_MAX: usize = 128;
 /// Requests for one key that are under way or wait.
 const OF_A_KEY_MAX: usize = 2;
 
-/// Requests for unknown keys that go to several servers in a second, in the long run.
-const FAN_OUTS_PER_SECOND: u32 = 50;
-/// How many of these may come together.
-const FAN_OUT_BURST: u32 = 100;
-/// The part of both that one source may use.
-const SHARE_OF_A_SOURCE: u32 = 2;
+/// Requests for unknown keys that go to several servers: 50 in a second in the long run, and 100 at once.
+const TO_SEVERAL: RateLimit = RateLimit { interval: Duration::from_millis(20), burst: 100 };
+/// Half of that for each source.
+const TO_SEVERAL_OF_A_SOURCE: RateLimit = RateLimit { interval: Duration::from_millis(40), burst: 50 };
 /// Sources whose use is remembered. One that is forgotten starts with a full burst.
 const SOURCES_MAX: usize = 1024;
 
@@ -39,7 +37,7 @@ pub struct CancelLimits {
     under_way: Semaphore,
     keys: Mutex<HashMap<CancelKey, KeyInUse>>,
     sources: Mutex<HashMap<Option<IpAddr>, Source>>,
-    fan_outs: RateLimiter,
+    to_several: Mutex<RateUse<Instant>>,
 }
 
 /// A key for which a request is under way.
@@ -53,8 +51,17 @@ struct KeyInUse {
 #[derive(Debug)]
 struct Source {
     requests: usize,
-    fan_outs: RateLimiter,
+    to_several: RateUse<Instant>,
     used_at: Instant,
+}
+
+/// How many servers a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Servers {
+    /// The one that has the session with this key.
+    One,
+    /// All that may have it, because the key is unknown.
+    Several,
 }
 
 /// The right to send one request. Dropping it lets the next one go.
@@ -80,45 +87,38 @@ impl Default for CancelLimits {
             under_way: Semaphore::new(UNDER_WAY_MAX),
             keys: Mutex::default(),
             sources: Mutex::default(),
-            fan_outs: RateLimiter::new(Duration::from_secs(1) / FAN_OUTS_PER_SECOND, FAN_OUT_BURST),
+            to_several: Mutex::default(),
         }
     }
 }
 
 impl CancelLimits {
-    /// Waits until a request for a known key may be sent. `None` if there are too many, or the deadline has come.
+    /// Waits until a request for this key may be sent to so many servers. `None` if there are too many requests, or if
+    /// its turn is not before the deadline.
     ///
-    /// Cancel safe: a caller that gives up uses nothing.
-    pub async fn delivery(
+    /// Cancel safe: a caller that gives up uses nothing but a turn.
+    pub async fn permit(
         &self,
         key: &CancelKey,
         source: Option<IpAddr>,
+        to: Servers,
         deadline: Instant,
     ) -> Option<CancelPermit<'_>> {
         let counted = self.count(key, source)?;
-        self.permit(counted, deadline).await
-    }
-
-    /// Waits until a request for an unknown key may be sent to several servers. `None` as for [`Self::delivery`], and if
-    /// its turn is after the deadline.
-    pub async fn fan_out(
-        &self,
-        key: &CancelKey,
-        source: Option<IpAddr>,
-        deadline: Instant,
-    ) -> Option<CancelPermit<'_>> {
-        let counted = self.count(key, source)?;
-        let now = Instant::now();
-        let of_the_source = self.sources.lock().get(&counted.source)?.fan_outs.next_turn(now, deadline)?;
-        sleep_until(of_the_source).await;
-        sleep_until(self.fan_outs.next_turn(Instant::now(), deadline)?).await;
-        self.permit(counted, deadline).await
-    }
-
-    async fn permit<'a>(&'a self, counted: Counted<'a>, deadline: Instant) -> Option<CancelPermit<'a>> {
+        if to == Servers::Several {
+            let turn_of_source = self.next_turn_of(source, deadline)?;
+            sleep_until(turn_of_source).await;
+            let turn_of_all = self.to_several.lock().next_turn(Instant::now(), TO_SEVERAL, deadline)?;
+            sleep_until(turn_of_all).await;
+        }
         let turn = timeout_at(deadline, Arc::clone(&counted.turn).lock_owned()).await.ok()?;
         let under_way = timeout_at(deadline, self.under_way.acquire()).await.ok()?.ok()?;
         Some(CancelPermit { _under_way: under_way, _turn: turn, _counted: counted })
+    }
+
+    fn next_turn_of(&self, source: Option<IpAddr>, deadline: Instant) -> Option<Instant> {
+        let mut sources = self.sources.lock();
+        sources.get_mut(&source)?.to_several.next_turn(Instant::now(), TO_SEVERAL_OF_A_SOURCE, deadline)
     }
 
     fn count(&self, key: &CancelKey, source: Option<IpAddr>) -> Option<Counted<'_>> {
@@ -143,9 +143,7 @@ impl CancelLimits {
 
 impl Source {
     fn new(now: Instant) -> Source {
-        let rate = FAN_OUTS_PER_SECOND / SHARE_OF_A_SOURCE;
-        let fan_outs = RateLimiter::new(Duration::from_secs(1) / rate, FAN_OUT_BURST / SHARE_OF_A_SOURCE);
-        Source { requests: 0, fan_outs, used_at: now }
+        Source { requests: 0, to_several: RateUse::default(), used_at: now }
     }
 }
 
@@ -202,12 +200,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_request_for_a_key_is_under_way_one_waits_and_more_are_dropped() {
         let limits = CancelLimits::default();
-        let first = limits.delivery(&key(1), peer(1), soon()).await.expect("the first");
+        let first = limits.permit(&key(1), peer(1), Servers::One, soon()).await.expect("the first");
         let same = key(1);
-        let mut second = pin!(limits.delivery(&same, peer(2), soon()));
+        let mut second = pin!(limits.permit(&same, peer(2), Servers::One, soon()));
         assert!(!is_ready(second.as_mut()), "it waits for the first");
-        assert!(limits.delivery(&key(1), peer(3), soon()).await.is_none(), "a third would do nothing more");
-        let other = limits.delivery(&key(2), peer(1), soon()).await;
+        assert!(limits.permit(&key(1), peer(3), Servers::One, soon()).await.is_none(), "a third would do nothing more");
+        let other = limits.permit(&key(2), peer(1), Servers::One, soon()).await;
         assert!(other.is_some(), "another key does not wait");
         drop(first);
         assert!(second.await.is_some());
@@ -216,12 +214,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_source_that_makes_up_keys_leaves_turns_for_the_others() {
+    async fn a_source_that_invents_keys_leaves_turns_for_the_others() {
         let limits = CancelLimits::default();
-        let made_up: Vec<_> = (0..1000).map(key).collect();
+        let invented: Vec<_> = (0..1000).map(key).collect();
         let mut of_the_flood = Vec::new();
-        for key in &made_up {
-            let mut request = Box::pin(limits.fan_out(key, peer(1), soon()));
+        for key in &invented {
+            let mut request = Box::pin(limits.permit(key, peer(1), Servers::Several, soon()));
             if !is_ready(request.as_mut()) {
                 of_the_flood.push(request);
             }
@@ -229,7 +227,7 @@ mod tests {
         assert!(of_the_flood.len() <= OF_A_SOURCE_MAX);
         let started = Instant::now();
         for pid in 2000..2012 {
-            assert!(limits.fan_out(&key(pid), peer(2), soon()).await.is_some());
+            assert!(limits.permit(&key(pid), peer(2), Servers::Several, soon()).await.is_some());
         }
         assert!(started.elapsed() < Duration::from_millis(500), "twelve within {:?}", started.elapsed());
     }
@@ -239,7 +237,7 @@ mod tests {
         let limits = CancelLimits::default();
         for number in 0..5000_u32 {
             let from: Option<IpAddr> = Some(std::net::Ipv4Addr::from_bits(number).into());
-            assert!(limits.delivery(&key(1), from, soon()).await.is_some());
+            assert!(limits.permit(&key(1), from, Servers::One, soon()).await.is_some());
         }
         assert!(limits.sources.lock().len() <= SOURCES_MAX);
     }
