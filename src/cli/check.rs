@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::exit;
@@ -42,17 +42,18 @@ pub(super) async fn connect_to_all(config: &Config) -> ExitCode {
     let metrics = ProbeMetrics::new(&MetricRegistry::with_build_info());
     let names = Resolver::system();
     let mut clusters = Vec::new();
+    let mut monitors = JoinSet::new(); // its tasks end with it
     for cluster in &config.clusters {
         match Monitor::new(cluster, metrics.cluster(&cluster.name), &names) {
             Ok((monitor, handle)) => {
-                let running = Running(tokio::spawn(monitor.run()).abort_handle());
-                clusters.push((handle, cluster, running));
+                monitors.spawn(monitor.run());
+                clusters.push((handle, cluster));
             }
             Err(error) => return exit::failed(exit::CONFIG, error),
         }
     }
     let mut is_well = true;
-    for (handle, settings, _running) in &clusters {
+    for (handle, settings) in &clusters {
         let patience = settings.timeout * 2 + settings.interval;
         first_checks(handle, patience, settings.discovery.is_some()).await;
         let topology = handle.topology_full();
@@ -61,21 +62,12 @@ pub(super) async fn connect_to_all(config: &Config) -> ExitCode {
         is_well &= all_answer;
     }
     for listener in &config.listeners {
-        let (handle, ..) = &clusters[listener.cluster.0];
+        let (handle, _) = &clusters[listener.cluster.0];
         let (text, is_served) = listener_report(listener, handle).await;
         print!("{text}");
         is_well &= is_served;
     }
     if is_well { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILURE) }
-}
-
-/// A monitor's task, which ends with this.
-struct Running(AbortHandle);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// Waits until every node has been checked; with discovery also until the members that it finds have been.
@@ -85,8 +77,7 @@ async fn first_checks(handle: &ClusterHandle, patience: Duration, discovers: boo
     loop {
         let topology = handle.topology_full();
         let all_checked = topology.members().all(|(_, node)| node.checked_at.is_some());
-        let is_led = topology.leader().is_some() || topology.why_no_leader().is_some();
-        if all_checked && is_led && topology.members().next().is_some() && Instant::now() >= settled_at {
+        if all_checked && topology.members().next().is_some() && Instant::now() >= settled_at {
             return;
         }
         if Instant::now() >= deadline {
@@ -171,7 +162,7 @@ async fn reach(listener: &Listener, handle: &ClusterHandle, member: &Member) -> 
         unacknowledged_max: listener.tcp_user_timeout,
         ends_with_shut_window: true,
     };
-    let to = handle.destination(member, listener.rule.port, options, &preamble);
+    let to = handle.dialer().destination(member, listener.rule.port, options, &preamble);
     let socket = connect(&to, Instant::now() + listener.connect_timeout).await.map_err(|error| error.to_string())?;
     let tls = ServerTls::new(&listener.server_tls).map_err(|error| error.to_string())?;
     match timeout(listener.login_timeout, tls.negotiate(socket.into(), to.address.host())).await {

@@ -128,7 +128,7 @@ pub struct NodeDialer {
 
 impl NodeDialer {
     /// How to connect to a node, for sessions that use this port of it.
-    pub fn to<'a>(
+    pub fn destination<'a>(
         &'a self,
         member: &'a Member,
         port: SessionPort,

@@ -14,9 +14,9 @@ use super::node_sessions::NodeSessions;
 use super::reconfigure::{ClusterChange, Reconfiguration};
 use crate::cluster::machine::Event;
 use crate::cluster::ports::SessionPort;
-use crate::cluster::{AdminState, Member, Moment, NodeId, Suspicion, Topology};
+use crate::cluster::{AdminState, Moment, NodeId, Suspicion, Topology};
 use crate::config;
-use crate::net::dial::{Destination, NodeDialer, TcpOptions};
+use crate::net::dial::NodeDialer;
 
 /// The number of events that may wait for the monitor. Suspicions lead to the same check, so those that do not fit can
 /// be dropped.
@@ -79,15 +79,9 @@ impl ClusterHandle {
         self.sends_proxy_header
     }
 
-    /// How to connect to a node, for sessions that use this port of it.
-    pub fn destination<'a>(
-        &'a self,
-        member: &'a Member,
-        port: SessionPort,
-        options: TcpOptions,
-        preamble: &'a [u8],
-    ) -> Destination<'a> {
-        self.dialer.to(member, port, options, preamble)
+    /// How its nodes are connected to.
+    pub fn dialer(&self) -> &NodeDialer {
+        &self.dialer
     }
 
     /// The present moment, on the clock of the topologies.

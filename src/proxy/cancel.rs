@@ -76,7 +76,7 @@ async fn send_to(
         let (request, options, tls) = (request.clone(), context.tcp, context.encryption.to_servers());
         deliveries.spawn(async move {
             let delivered = async {
-                let to = cluster.destination(&member, port, options, &request.preamble);
+                let to = cluster.dialer().destination(&member, port, options, &request.preamble);
                 let mut server = reach(&to, &tls, [DELIVERY_MAX; 2]).await.map_err(io::Error::other)?;
                 server.send(&request.packet).await?;
                 // the server closes after it has signalled the backend; libpq waits for that, and so does pgvane

@@ -195,9 +195,9 @@ async fn a_listeners_own_port_takes_the_place_of_the_addresss() {
     for host in ["127.0.0.1", "pg1"] {
         let address = HostPort::new(host, 1).expect("is a host");
         let member = Member { address, ..member("a") };
-        let to = dialer.to(&member, NonZeroU16::new(port), OPTIONS, b"");
+        let to = dialer.destination(&member, NonZeroU16::new(port), OPTIONS, b"");
         connect(&to, Instant::now() + DEADLINE).await.expect("the pooler listens");
-        assert_eq!(dialer.to(&member, None, OPTIONS, b"").port, 1, "no port of its own");
+        assert_eq!(dialer.destination(&member, None, OPTIONS, b"").port, 1, "no port of its own");
     }
 }
 
@@ -207,6 +207,6 @@ fn only_discovered_nodes_have_to_be_within_discover_allow() {
     let dialer = NodeDialer { names: Resolver::system(), discover_allow: Arc::clone(&allow) };
     let configured = member("a");
     let discovered = Member { is_discovered: true, ..member("a") };
-    assert_eq!(dialer.to(&discovered, None, OPTIONS, b"").within, &*allow);
-    assert!(dialer.to(&configured, None, OPTIONS, b"").within.is_empty());
+    assert_eq!(dialer.destination(&discovered, None, OPTIONS, b"").within, &*allow);
+    assert!(dialer.destination(&configured, None, OPTIONS, b"").within.is_empty());
 }

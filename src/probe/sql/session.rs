@@ -98,7 +98,7 @@ pub(super) async fn log_in(access: Access, member: Arc<Member>) -> Result<Sessio
 
 async fn attempt(access: &Access, tls: &ServerTls, member: &Member) -> Result<Session, LoginFailure> {
     let deadline = Instant::now() + access.connect_timeout;
-    let to = access.dialer.to(member, None, TCP, &access.preamble);
+    let to = access.dialer.destination(member, None, TCP, &access.preamble);
     let tcp = connect(&to, deadline).await.map_err(LoginFailure::of_connect)?;
     let stream = tls.negotiate(tcp.into(), to.address.host()).await.map_err(LoginFailure::of_negotiation)?;
     let is_encrypted = stream.is_encrypted();

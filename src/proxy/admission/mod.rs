@@ -132,7 +132,7 @@ impl<'a> Admission<'a> {
 
         let tls = context.encryption.to_servers();
         let patience = [listener.connect_timeout, listener.login_timeout];
-        let to = context.cluster.destination(member, listener.rule.port, context.tcp, self.preamble);
+        let to = context.cluster.dialer().destination(member, listener.rule.port, context.tcp, self.preamble);
         let mut server = tokio::select! {
             reached = reach(&to, &tls, patience) => reached.map_err(|failure| {
                 let suspicion = failure.is_passing().then_some(Suspicion::ConnectFailed);
@@ -141,7 +141,7 @@ impl<'a> Admission<'a> {
             })?,
             () = self.client.closed() => return Err(LoginOutcome::End(End::ClientLeftHeld)),
         };
-        // from here on orders reach the guard; one that came before it was taken is seen in the picture itself
+        // from here on orders reach the guard; one that came before it was taken is seen in the topology itself
         if let Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) =
             order_for(&listener.rule, &listener.rule.reactions, &context.cluster.topology(), node)
         {
