@@ -40,7 +40,7 @@ impl fmt::Display for ReachFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReachFailure::Connect(failure) => write!(f, "{failure}"),
-            ReachFailure::Encryption(failure) => write!(f, "cannot be spoken to in private: {failure}"),
+            ReachFailure::Encryption(failure) => write!(f, "TLS negotiation failed: {failure}"),
             ReachFailure::Silent => f.write_str("accepts connections and does not answer"),
         }
     }

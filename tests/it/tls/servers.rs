@@ -55,7 +55,7 @@ async fn the_way_to_the_server_is_encrypted_and_verified_as_the_settings_say() {
     let end = client.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P03"));
     let detail = end.field(b'D').expect("there is a reason");
-    assert!(detail.contains("cannot be spoken to in private: TLS: invalid peer certificate"), "{detail}");
+    assert!(detail.contains("TLS negotiation failed: TLS: invalid peer certificate"), "{detail}");
     let log = pgvane.log_text();
     assert!(!log.contains("no leader"), "a certificate says nothing of a node's role:\n{log}");
 }
