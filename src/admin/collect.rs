@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::AdminContext;
+use super::process::Process;
+use super::servers::servers;
 use super::status::{
     Cluster, Exclusion, LEFT_MAX, Lead, Listener, NameLookups, Node, NodePort, Session, Status, UnresolvedName,
 };
@@ -28,13 +30,19 @@ impl Status {
         let census = context.census();
         let listeners = context.config.listeners.iter().zip(census.listeners);
         let listeners: Vec<Listener> = listeners
-            .map(|(settings, census)| listener(context, settings, &topologies[settings.cluster.0], census))
+            .zip(&census.servers)
+            .map(|((settings, census), nodes)| {
+                let topology = &topologies[settings.cluster.0];
+                let servers = servers(settings, &context.config.clusters[settings.cluster.0], topology, nodes);
+                Listener { servers, ..listener(context, settings, topology, census) }
+            })
             .collect();
         let clusters = topologies.iter().enumerate();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: context.started.elapsed().as_secs(),
             is_stopping: *context.is_stopping.borrow(),
+            process: Process::of(context),
             unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             name_lookups: name_lookups(context),
             reload: context.reloads.record(),
@@ -316,6 +324,8 @@ fn listener(
         ends: metrics.end_counts().filter(|(_, n)| *n > 0).map(|(kind, n)| (kind.label().to_owned(), n)).collect(),
         bytes_to_server: census.bytes_to_server,
         bytes_to_client: census.bytes_to_client,
+        balance: settings.rule.balance.label().to_owned(),
+        servers: Vec::new(), // see `Status::of`
     }
 }
 

@@ -48,6 +48,7 @@ impl AdminContext {
         Census {
             listeners: self.listener_numbers.iter().map(|number| all.listeners[number.0]).collect(),
             node_bytes: self.cluster_numbers.iter().map(|number| all.node_bytes[number.0].clone()).collect(),
+            servers: self.listener_numbers.iter().map(|number| all.servers[number.0].clone()).collect(),
         }
     }
 

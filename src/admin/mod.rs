@@ -4,12 +4,15 @@ mod actions;
 mod answer;
 mod collect;
 mod context;
+mod haproxy;
 pub mod host;
+pub mod process;
 mod protection;
 mod reload;
 pub mod reloads;
 mod scrape;
 mod server;
+pub mod servers;
 mod stats;
 pub mod status;
 mod users;
@@ -19,8 +22,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -45,24 +48,37 @@ pub fn router(context: AdminContext) -> Router {
     let users = Arc::new(Users::new(admin.users.clone()));
     let protection = Arc::new(Protection::new(Arc::clone(&users), &admin));
     Router::new()
-        .route("/", get(stats_page))
-        .route("/stats", get(stats_page))
+        .route("/", get(stats))
+        .route("/stats", get(stats))
         .route("/metrics", get(metrics))
+        .route("/metrics/haproxy", get(haproxy_metrics))
         .route("/api/events", get(events))
         .route("/api/status", get(status))
         .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
         .route("/api/reload", post(reload::reload))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
+        .fallback(stats)
         .layer(DefaultBodyLimit::max(actions::BODY_LENGTH_MAX))
         .layer(Extension(users))
         .layer(axum::middleware::from_fn_with_state(protection, protection::protect))
         .with_state(Arc::new(context))
 }
 
-async fn stats_page(State(context): State<Arc<AdminContext>>) -> Response {
+/// The stats page, or the same as HAProxy's CSV or JSON.
+async fn stats(State(context): State<Arc<AdminContext>>, method: Method, uri: Uri) -> Response {
+    match haproxy::uri::wanted(&uri, None) {
+        Some(wanted) if method == Method::GET || method == Method::HEAD => {
+            let status = Status::of(&context);
+            haproxy::answer(wanted, &status).unwrap_or_else(|| stats_page(&context, status))
+        }
+        _ => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn stats_page(context: &AdminContext, status: Status) -> Response {
     let has_actions = context.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty());
-    match stats::Page::of(Status::of(&context), has_actions).render() {
+    match stats::Page::of(status, has_actions).render() {
         Ok(html) => ([(header::CACHE_CONTROL, "no-store")], Html(html)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -71,6 +87,16 @@ async fn stats_page(State(context): State<Arc<AdminContext>>) -> Response {
 async fn metrics(State(context): State<Arc<AdminContext>>) -> Response {
     let text = scrape::render(&context.metrics, &Status::of(&context));
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
+}
+
+async fn haproxy_metrics(State(context): State<Arc<AdminContext>>, RawQuery(query): RawQuery) -> Response {
+    match haproxy::metrics::Scopes::read(&query.unwrap_or_default()) {
+        Ok(scopes) => {
+            let text = haproxy::metrics::render(&Status::of(&context), scopes);
+            ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
+        }
+        Err(why) => (StatusCode::BAD_REQUEST, why + "\n").into_response(),
+    }
 }
 
 async fn events(State(context): State<Arc<AdminContext>>) -> Response {

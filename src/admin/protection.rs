@@ -50,7 +50,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
 
 /// Paths for programs. They need no login and may be asked under any name: Prometheus and health checks use names that
 /// pgvane does not know, and the answers contain no secrets.
-const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+const PROBES: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/metrics/haproxy"];
 
 /// Decides which requests are handled.
 pub(super) struct Protection {

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::process::Process;
 use super::reloads::ReloadRecord;
+use super::servers::Server;
 use crate::net::resolver::Unresolved;
 use crate::probe::history::Record;
 
@@ -21,6 +23,8 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// pgvane is stopping and does not accept new connections.
     pub is_stopping: bool,
+    /// What is true of the whole process.
+    pub process: Process,
     /// The nodes' host names that cannot be resolved at present.
     pub unresolved_names: Vec<UnresolvedName>,
     /// How many lookups of host names had which outcome since the start.
@@ -304,6 +308,10 @@ pub struct Listener {
     pub bytes_to_server: u64,
     /// Bytes relayed to clients since the start.
     pub bytes_to_client: u64,
+    /// How it chooses among nodes: `balance` in the configuration.
+    pub balance: String,
+    /// The nodes as it uses them.
+    pub servers: Vec<Server>,
 }
 
 /// A replica that gets no new sessions of a listener.

@@ -214,6 +214,9 @@ impl Connection {
         if let Some(node) = self.node.filter(|_| end.is_loss_of_server()) {
             context.cluster.sessions().lost(node);
         }
+        if let Some(node) = self.node {
+            context.registry.servers(context.index).aborted(node, end);
+        }
         let topology = context.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
         let (listener, peer, reason) = (&context.settings.name, self.permit.peer, end.kind().label());

@@ -26,6 +26,15 @@ pub struct Choice {
 }
 
 impl Balance {
+    /// Its name in the configuration file.
+    pub fn label(self) -> &'static str {
+        match self {
+            Balance::LeastConnections => "least-connections",
+            Balance::RoundRobin => "round-robin",
+            Balance::Random => "random",
+        }
+    }
+
     /// Picks from `pool`; `turn` counts the listener's choices. `None` only if the pool is empty.
     pub fn pick(self, pool: &[Choice], turn: u64) -> Option<NodeId> {
         let count = u64::try_from(pool.len()).ok().filter(|count| *count > 0)?;

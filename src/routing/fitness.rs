@@ -29,7 +29,7 @@ pub(super) fn for_reads(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness
 }
 
 /// The same without the administrative state.
-fn by_state(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness {
+pub(super) fn by_state(topology: &Topology, id: NodeId, rule: &Rule) -> Fitness {
     let node = topology.node(id);
     if let Some(unfit) = role_unfit(topology, id, rule).or_else(|| condition_unfit(node, rule)) {
         return unfit;

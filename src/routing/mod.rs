@@ -6,6 +6,7 @@ mod fitness;
 mod pools;
 mod rebalance;
 mod rule;
+mod server_state;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub use fitness::why_misplaced;
 use pools::Pools;
 pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
+pub use server_state::{ServerState, server_state};
 
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{Moment, NodeId};

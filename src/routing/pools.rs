@@ -80,10 +80,15 @@ fn rank(node: &NodeView, rule: &Rule) -> usize {
 
 /// The leader, where it serves in place of standbys.
 pub(super) fn stand_in(topology: &Topology, rule: &Rule) -> Option<NodeId> {
-    let may = |leader: &NodeId| {
-        rule.target.is_standbys() && rule.falls_back_to_leader && topology.node(*leader).admin == AdminState::Ready
-    };
-    topology.leader().or_else(|| standby_leader(topology)).filter(may)
+    let leader = topology.leader().or_else(|| standby_leader(topology))?;
+    let is_ready = topology.node(leader).admin == AdminState::Ready;
+    (is_ready && stands_in(topology, rule, leader)).then_some(leader)
+}
+
+/// Whether a node is the leader that serves in place of standbys, whatever its administrative state.
+pub(super) fn stands_in(topology: &Topology, rule: &Rule, id: NodeId) -> bool {
+    let leader = topology.leader().or_else(|| standby_leader(topology));
+    rule.target.is_standbys() && rule.falls_back_to_leader && leader == Some(id)
 }
 
 /// The node that leads a standby cluster. Such a cluster has no leader that takes writes.

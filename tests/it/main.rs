@@ -11,6 +11,7 @@
 //! - [`listeners`]: what a listener's settings do: addresses, ports, choice of nodes, waiting
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
+//! - [`haproxy_outputs`]: the CSV, JSON and metrics of HAProxy, for programs that read HAProxy
 //! - [`page`]: what the stats page and its JSON say when something is wrong
 //! - [`figures`]: what is counted of listeners and nodes
 //! - [`operators`]: nodes taken out of service, and who may do that
@@ -35,6 +36,7 @@ mod faults;
 mod figures;
 mod fuzz;
 mod garbage;
+mod haproxy_outputs;
 mod layout;
 mod listeners;
 mod members;

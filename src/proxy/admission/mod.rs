@@ -128,6 +128,7 @@ impl<'a> Admission<'a> {
         let context = self.context;
         let listener = &context.settings;
         let member = &topology.node(node).member;
+        context.registry.servers(context.index).is_node(node, &member.name);
         let mut guard = context.registry.guard(&context.origin, node);
 
         let tls = context.encryption.to_servers();
@@ -176,6 +177,7 @@ impl<'a> Admission<'a> {
         let name = &member.name;
         debug!(listener = %self.context.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.context.metrics.retries.inc();
+        self.context.registry.servers(self.context.index).failed(node);
         if failure.way != Way::Open {
             self.context.cluster.sessions().failed(node);
             let listener = &self.context.settings;

@@ -1,6 +1,7 @@
 //! The running sessions: the [`registry`] has all of them and sends them orders through their [`control`]s;
 //! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes;
-//! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster.
+//! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster;
+//! [`server_counts`] counts what happens on each node of a listener.
 
 pub mod cancel_keys;
 pub mod cancel_limits;
@@ -11,5 +12,6 @@ pub mod origin;
 pub mod owner;
 pub mod rebalancer;
 pub mod registry;
+pub mod server_counts;
 pub mod slots;
 pub mod tally;

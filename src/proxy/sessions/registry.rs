@@ -13,6 +13,7 @@ use super::cancel_keys::{Keys, SessionKey};
 use super::control::{SessionControl, SessionOrder};
 use super::origin::Origin;
 use super::owner::Owner;
+use super::server_counts::ServerCounts;
 use super::slots::Slots;
 use super::tally::{Census, ListenerTally};
 use crate::cluster::NodeId;
@@ -188,8 +189,14 @@ impl Registry {
         let cluster = origin.cluster;
         let id = self.next_id.fetch_add(1, Relaxed);
         self.on_nodes(cluster).add(node);
+        self.servers(origin.listener).chosen(node, self.seconds());
         self.controls.lock().insert(id, Arc::clone(&control));
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
+    }
+
+    /// What is counted of the nodes of a listener.
+    pub fn servers(&self, listener: ListenerIndex) -> &ServerCounts {
+        &self.tally(listener).servers
     }
 
     /// The seconds of the registry's clock.
@@ -244,6 +251,7 @@ impl Registry {
         let mut census = Census {
             listeners: self.listeners.iter().map(ListenerTally::census).collect(),
             node_bytes: self.nodes.iter().map(ended).collect(),
+            servers: self.listeners.iter().map(|tally| tally.servers.read(self.seconds())).collect(),
         };
         for control in controls.values() {
             let [to_server, to_client] = control.bytes().read();
@@ -252,6 +260,9 @@ impl Registry {
             listener.bytes_to_client += to_client;
             let node = &mut census.node_bytes[control.cluster().0][control.node.index()];
             *node = [node[0] + to_server, node[1] + to_client];
+            let server = &mut census.servers[control.listener().0][control.node.index()];
+            server.bytes_to_server += to_server;
+            server.bytes_to_client += to_client;
         }
         census
     }
@@ -408,6 +419,7 @@ impl Drop for SessionGuard {
         let tally = registry.tally(self.control.listener());
         let [to_server, to_client] = self.control.bytes().read();
         registry.on_nodes(self.control.cluster()).add_ended_bytes(self.control.node, [to_server, to_client]);
+        tally.servers.ended(&self.control);
         tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
     }

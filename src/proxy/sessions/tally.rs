@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use super::server_counts::{ServerCensus, ServerCounts};
 use crate::proxy::intake::pending::PendingConnections;
 use crate::routing::Reactions;
 use crate::telemetry::RateMeter;
@@ -15,6 +16,8 @@ pub struct Census {
     pub listeners: Vec<ListenerCensus>,
     /// Bytes relayed to and from every node since the start, by cluster and by the node's number.
     pub node_bytes: Vec<Vec<[u64; 2]>>,
+    /// The counts of every listener's nodes, by the listener's number and by the node's number.
+    pub servers: Vec<Vec<ServerCensus>>,
 }
 
 /// A listener's numbers at one moment.
@@ -50,6 +53,7 @@ pub(super) struct ListenerTally {
     pub(super) accepted: RateMeter,
     pub(super) ended_bytes_to_server: AtomicU64,
     pub(super) ended_bytes_to_client: AtomicU64,
+    pub(super) servers: ServerCounts,
     /// What happens to running sessions, by the newest configuration.
     pub(super) reactions: Mutex<Reactions>,
 }
