@@ -92,6 +92,8 @@ impl Run {
     fn feed(&mut self, event: Event) -> Result<(), String> {
         let now = self.world.now;
         match &event {
+            // an answer of a node that has gone says nothing about the one that comes again under its number
+            Event::Checked(observation) if self.topology.node(observation.node).departed => {}
             Event::Checked(observation) => self.oracle.note(observation, self.topology.leader(), now),
             Event::Administered(node, state) => drop(self.oracle.administered.insert(node.index(), *state)),
             _ => {}
