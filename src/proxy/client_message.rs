@@ -172,8 +172,17 @@ fn terminated(reason: &str, detail: Option<&str>) -> Option<Fatal> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::io;
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use strum::VariantArray;
+
     use super::*;
-    use crate::routing::NoRoute;
+    use crate::config::ConnectionRate;
+    use crate::proxy::end::EndKind;
+    use crate::routing::{Cause, NoRoute};
 
     #[test]
     fn refusals_say_why_and_what_to_do() {
@@ -183,5 +192,82 @@ mod tests {
         let detail = fatal.detail.expect("says why");
         assert_eq!(detail, "no leader: no node claims to lead; last failure: node1: connection refused.");
         assert!(fatal.hint.is_some());
+    }
+
+    const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
+
+    /// Ends of every kind that a client is told of, for the example values of the documentation.
+    fn ends_that_are_told() -> Vec<End> {
+        let host = || "192.0.2.7".to_owned();
+        let rate = ConnectionRate { count: NonZeroU32::MIN.saturating_add(49), within: Duration::from_secs(1) };
+        let broken = "the server closed the connection during the login";
+        let mut ends = vec![
+            End::NoNode("no leader".into()),
+            End::HoldFull { max: 1000, are_nodes_full: false },
+            End::HoldFull { max: 1000, are_nodes_full: true },
+            End::NodesFull,
+            End::SessionsFull(1000),
+            End::ClientFull { host: host(), max: 100 },
+            End::ClientTooFast { host: host(), rate },
+            End::DescriptorsFull(1024),
+            End::AddressNotAllowed(host()),
+            End::UserNotAllowed("app".into()),
+            End::DatabaseNotAllowed("shop".into()),
+            End::NamesHidden,
+            End::TlsRequired,
+            End::ChannelBinding,
+            End::ProxyHeader(ProxyFault::NoHeader(host())),
+            End::LoginBroken(broken.into()),
+            End::WrongNode(Cause::LostLead),
+            End::DrainTimedOut(Cause::Operator),
+            End::Rebalanced,
+            End::Stopped,
+            End::ServerClosed(None),
+            End::ServerFailed(io::ErrorKind::ConnectionReset.into()),
+            End::ServerUnresponsive(Duration::from_secs(90)),
+            End::NotPostgres(NotPostgres::Version { major: 2, minor: 0 }),
+            End::NotPostgres(NotPostgres::NoUser),
+            End::NotPostgres(NotPostgres::ProxyHeader),
+            End::NotPostgres(NotPostgres::AskedAgain),
+            End::NotPostgres(NotPostgres::DataBeforeTls),
+            End::NotPostgres(NotPostgres::Malformed("…".into())),
+        ];
+        ends.extend(Cause::ALL.into_iter().flat_map(|cause| [End::Cut(cause), End::Drained(cause)]));
+        ends
+    }
+
+    #[test]
+    fn the_documentation_lists_every_message_and_every_reason() {
+        for end in ends_that_are_told() {
+            let listener = ["write", "read"].map(|listener| client_message(&end, listener).expect("a client is told"));
+            let is_listed = |fatal: &Fatal| {
+                let code = fatal.sqlstate.code();
+                TROUBLESHOOTING.contains(&format!("| {code} `{}`", fatal.message))
+            };
+            assert!(listener.iter().any(is_listed), "docs/troubleshooting.md does not list {:?}", listener[0]);
+        }
+        for kind in EndKind::VARIANTS {
+            let reason = format!("`{}`", kind.label());
+            assert!(TROUBLESHOOTING.contains(&reason), "docs/troubleshooting.md does not list {reason}");
+        }
+    }
+
+    #[test]
+    fn every_end_is_told_to_the_client_or_is_known_not_to_be() {
+        let told: HashSet<EndKind> = ends_that_are_told().iter().map(EndKind::from).collect();
+        let not_told = [
+            EndKind::ClientClosed,
+            EndKind::ClientFailed,
+            EndKind::ClientLeftEarly,
+            EndKind::StartupTimedOut,
+            EndKind::TlsFailed,
+            EndKind::PendingFull,
+            EndKind::ClientLeftHeld,
+            EndKind::ClientUnresponsive,
+            EndKind::Cancel,
+            EndKind::Lost,
+        ];
+        let all: HashSet<EndKind> = EndKind::VARIANTS.iter().copied().collect();
+        assert_eq!(told.union(&not_told.into()).copied().collect::<HashSet<_>>(), all);
     }
 }
