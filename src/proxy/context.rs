@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::intake::connection_rates::ConnectionRates;
 use super::intake::per_client::PerClient;
 use super::intake::tls::Encryption;
+use super::intake::tls_answers::TlsAnswers;
 use super::log_limit::LogLimit;
 use super::metrics::ListenerMetrics;
 use super::sessions::cancel_limits::CancelLimits;
@@ -56,6 +57,8 @@ pub struct Kept {
     pub per_client: PerClient,
     /// How fast each client connects.
     pub connection_rates: ConnectionRates,
+    /// What the nodes answer when a client asks for TLS.
+    pub tls_answers: TlsAnswers,
     turn: AtomicU64,
 }
 

@@ -48,4 +48,5 @@ mod reload;
 mod sql;
 mod stage;
 mod tls;
+mod waiting;
 mod wire;

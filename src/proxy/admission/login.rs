@@ -24,6 +24,7 @@ use crate::protocol::login::{Next, ServerMessage, is_whole_message, next};
 use crate::protocol::sasl::{self, Choice};
 use crate::proxy::end::End;
 use crate::proxy::intake::handshake::{Asked, CancelRequest, Client, SessionOpening};
+use crate::proxy::intake::tls_answers::TlsAnswers;
 use crate::proxy::metrics::ListenerMetrics;
 use crate::proxy::sessions::control::SessionOrder;
 use crate::proxy::sessions::registry::SessionGuard;
@@ -119,6 +120,8 @@ pub struct Login<'a> {
     pub cluster: &'a ClusterHandle,
     /// The listener's counters.
     pub metrics: &'a ListenerMetrics,
+    /// What the nodes answer when a client asks for TLS.
+    pub tls_answers: &'a TlsAnswers,
     /// How long the node may take for its first answer.
     pub answer_timeout: Duration,
 }
@@ -196,6 +199,17 @@ impl Login<'_> {
             order = ordered(self.guard) => return Some(self.obey(order, false)),
             () = self.client.closed() => return Some(LoginOutcome::End(End::ClientLeftEarly)),
         };
+        if *self.client.opening() == SessionOpening::Ssl {
+            self.tls_answers.record(answer);
+        }
+        if self.client.expects_tls() {
+            if answer == b'S' {
+                self.guard.mark_opaque();
+                return Some(encrypted());
+            }
+            let failure = NodeFailure::new("refuses TLS, and the client was told that TLS begins", None);
+            return Some(NodeFailure { way: Way::Open, ..failure }.into());
+        }
         if answer != b'N' && self.listener.access.restricts_names() {
             return Some(LoginOutcome::End(End::NamesHidden));
         }

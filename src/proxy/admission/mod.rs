@@ -18,7 +18,8 @@ use crate::cluster::{Moment, NodeId, Suspicion};
 use crate::net::Stream;
 use crate::proxy::context::ListenerContext;
 use crate::proxy::end::End;
-use crate::proxy::intake::handshake::{CancelRequest, Client};
+use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
+use crate::proxy::intake::tls_answers::ANSWER_AFTER;
 use crate::proxy::sessions::control::SessionOrder;
 use crate::proxy::sessions::registry::{Held, SessionGuard, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
@@ -93,6 +94,9 @@ impl<'a> Admission<'a> {
     /// Finds a node, within `hold_max` and the timeouts of the last attempt.
     pub async fn run(&mut self) -> Result<Admitted, Refused> {
         loop {
+            if self.tls_answer_due().is_some_and(|due| Instant::now() >= due) {
+                Box::pin(self.answer_tls_request()).await?;
+            }
             let topology = self.context.cluster.topology_full();
             match self.route(&topology) {
                 Ok(node) => match Box::pin(self.attempt(node, &topology)).await {
@@ -108,6 +112,30 @@ impl<'a> Admission<'a> {
                 Err(no_route) => Box::pin(self.hold(topology.generation, &no_route)).await?,
             }
         }
+    }
+
+    /// When the client is to be told what the nodes answer to its request for TLS; `None` if it is not.
+    fn tls_answer_due(&self) -> Option<Instant> {
+        let answer = self.context.kept.tls_answers.usual()?;
+        // what is encrypted to the node hides the names
+        let is_allowed = answer == b'N' || !self.context.settings.access.restricts_names();
+        (is_allowed && self.client.awaits_tls_answer()).then(|| self.started + ANSWER_AFTER)
+    }
+
+    async fn answer_tls_request(&mut self) -> Result<(), Refused> {
+        let Some(answer) = self.context.kept.tls_answers.usual() else { return Ok(()) };
+        let settings = &self.context.settings;
+        debug!(listener = %settings.name, answer = %char::from(answer), "answering a request for TLS before a node does");
+        match self.client.answer_in_advance(answer, settings.startup_timeout).await {
+            Ok(Some(request)) => return Err(Refused::IsCancel(request)),
+            // it was refused TLS and uses it nevertheless
+            Ok(None) if *self.client.opening() == SessionOpening::DirectTls => {
+                return Err(Refused::End(End::ClientLeftEarly));
+            }
+            Ok(None) => {}
+            Err(end) => return Err(Refused::End(end)),
+        }
+        self.client.check_access(settings).map_err(Refused::End)
     }
 
     fn route(&self, topology: &Topology) -> Result<NodeId, NoRoute> {
@@ -151,8 +179,17 @@ impl<'a> Admission<'a> {
         let cluster = &context.cluster;
         let (metrics, answer_timeout) = (&context.metrics, self.answer_timeout(topology));
         let (client, server_stream, guard_ref) = (&mut *self.client, &mut server, &mut guard);
-        let mut login =
-            Login { client, server: server_stream, guard: guard_ref, listener, cluster, metrics, answer_timeout };
+        let tls_answers = &context.kept.tls_answers;
+        let mut login = Login {
+            client,
+            server: server_stream,
+            guard: guard_ref,
+            listener,
+            cluster,
+            metrics,
+            tls_answers,
+            answer_timeout,
+        };
         // boxed, so that neither this future nor the login is larger than a kilobyte: see `session::begin`
         match Box::pin(login.run()).await {
             LoginOutcome::Ready(ready) => Ok(Admitted { server, guard, ready }),
@@ -208,6 +245,7 @@ impl<'a> Admission<'a> {
         // again each time: those held since the leader became doubtful were so before the loss was on record
         self.context.cluster.history().held(self.context.registry.held(self.context.index));
         let may_try_again = matches!(no_route, NoRoute::AllTried | NoRoute::AllFull);
+        let tls_answer_due = self.tls_answer_due();
         let retry_at = *self.retry_at.get_or_insert_with(|| Instant::now() + self.retry_wait);
         tokio::select! {
             () = self.context.cluster.newer_than(seen) => {
@@ -222,6 +260,7 @@ impl<'a> Admission<'a> {
             }
             // one session ends, one connection is woken; those that it does not help look again at `retry_at`
             () = self.context.cluster.sessions().session_ended(), if *no_route == NoRoute::AllFull => {}
+            () = tokio::time::sleep_until(tls_answer_due.unwrap_or(deadline)), if tls_answer_due.is_some() => {}
             () = tokio::time::sleep_until(deadline) => {}
             () = self.client.closed() => return Err(Refused::End(End::ClientLeftHeld)),
         }

@@ -77,6 +77,8 @@ pub struct Client {
     acceptor: Option<Arc<Acceptor>>,
     /// The first proof that it was asked for.
     asked: Option<Asked>,
+    /// It has been told that TLS begins, and no node has agreed to that yet.
+    expects_tls: bool,
 }
 
 /// A node's first question for a proof, and the client's answer if it has given one. Another node that asks the same can be
@@ -145,6 +147,7 @@ impl Client {
             opening_length: 0,
             acceptor,
             asked: None,
+            expects_tls: false,
         }
     }
 
@@ -300,6 +303,28 @@ impl Client {
         timeout(patience, self.read_opening()).await.unwrap_or(Err(End::StartupTimedOut))
     }
 
+    /// Whether it has asked for TLS and waits for the answer.
+    pub fn awaits_tls_answer(&self) -> bool {
+        // bytes that came with the request are the node's to judge
+        self.opening == SessionOpening::Ssl && !self.expects_tls && self.inbox.len() == self.opening_length
+    }
+
+    /// Whether it has been told that TLS begins, so that it goes to a node that agrees, or nowhere.
+    pub fn expects_tls(&self) -> bool {
+        self.expects_tls
+    }
+
+    /// Gives the client the answer that a node will probably give. Otherwise like [`Client::answer_negotiation`].
+    pub async fn answer_in_advance(&mut self, answer: u8, patience: Duration) -> Result<Option<CancelRequest>, End> {
+        if answer == REFUSED {
+            return self.answer_negotiation(answer, patience).await;
+        }
+        // the request stays the present packet: the node is still to be asked
+        self.expects_tls = true;
+        self.stream.send(&[answer]).await.map_err(End::ClientFailed)?;
+        Ok(None)
+    }
+
     async fn answer(&mut self, answer: u8) -> Result<(), End> {
         self.inbox.advance(self.opening_length);
         self.opening_length = 0;
@@ -342,8 +367,11 @@ impl Client {
     /// Tells the client why it gets no session. libpq shows an error only after it has sent its startup packet, so requests
     /// for encryption are answered with `N` first.
     ///
-    /// A client that uses direct TLS cannot be told. Ends within a few seconds.
+    /// A client that uses direct TLS, or that has been told that TLS begins, cannot be told. Ends within a few seconds.
     pub async fn refuse(mut self, fatal: &Fatal) {
+        if self.expects_tls {
+            return;
+        }
         let is_encrypted = self.stream.is_encrypted(); // then the startup packet is the next one
         for _ in 0..NEGOTIATIONS_MAX {
             if is_encrypted || !matches!(self.opening, SessionOpening::Ssl | SessionOpening::Gss) {

@@ -10,3 +10,4 @@ pub mod pending;
 pub mod per_client;
 pub mod proxy_protocol;
 pub mod tls;
+pub mod tls_answers;
