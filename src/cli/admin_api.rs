@@ -66,6 +66,10 @@ pub(super) enum CliError {
     Unreadable(String),
     /// The runtime or the HTTP client cannot be created.
     NoClient(String),
+    /// The command needs a terminal, and there is none.
+    NoTerminal,
+    /// The terminal failed.
+    Terminal(io::Error),
     /// No cluster has this node. Holds the names of the known nodes.
     UnknownNode(String, Vec<String>),
     /// Several clusters have a node of this name. Holds the names of these clusters.
@@ -93,6 +97,10 @@ impl fmt::Display for CliError {
                 write!(f, "cannot read the answer; it may come from an older version of pgvane: {why}")
             }
             CliError::NoClient(why) => f.write_str(why),
+            CliError::NoTerminal => {
+                f.write_str("standard input or output is not a terminal: use pgvane status, or pgvane status --json")
+            }
+            CliError::Terminal(error) => write!(f, "the terminal failed: {error}"),
             CliError::UnknownNode(node, known) => {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 write!(f, "unknown node \"{node}\"; known nodes: {known}")
@@ -117,6 +125,7 @@ impl CliError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             CliError::InvalidUrl(_)
+            | CliError::NoTerminal
             | CliError::NoUser
             | CliError::NoPassword
             | CliError::UnknownNode(..)
@@ -128,6 +137,7 @@ impl CliError {
             | CliError::Refused(..)
             | CliError::Unreadable(_)
             | CliError::NoClient(_)
+            | CliError::Terminal(_)
             | CliError::SessionsLeft(..) => exit::FAILURE,
         }
     }

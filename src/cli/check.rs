@@ -1,35 +1,83 @@
 //! `pgvane check`: what is wrong in a configuration file and, with `--connect`, at the nodes that it names.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::check_found::{ClusterFound, FileFound, RouteFound, Unreachable};
 use super::exit;
 use crate::cluster::{Member, Moment, NodeId, Topology};
-use crate::config::{Config, Listener};
+use crate::config::{Config, Faults, Listener};
 use crate::net::Resolver;
 use crate::net::dial::{TcpOptions, connect};
 use crate::probe::metrics::ProbeMetrics;
 use crate::probe::{ClusterHandle, Monitor};
 use crate::protocol::proxy_header;
-use crate::routing::{NoRoute, Situation, Target, route};
+use crate::routing::{NoRoute, Situation, route};
 use crate::telemetry::MetricRegistry;
 use crate::tls::ServerTls;
 
 /// How long the discovered members have for their first check, besides the cluster's own timeouts.
 const DISCOVERY_MAX: Duration = Duration::from_secs(3);
 
-/// Prints the warnings on standard error, and what the file has on standard output. `file` is its name for messages.
-pub(super) fn report(file: &str, config: &Config) {
-    for warning in config.warnings() {
-        eprintln!("warning: {warning}");
+/// The file, and what else to look at.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Configuration file
+    file: PathBuf,
+    /// Also ask the nodes and connect to their PostgreSQL, and say where each listener would send its sessions
+    #[arg(long)]
+    connect: bool,
+    /// Say what each listener does, in one sentence each
+    #[arg(long)]
+    explain: bool,
+    /// Print JSON on standard output, also for a faulty file
+    #[arg(long)]
+    json: bool,
+}
+
+impl CheckArgs {
+    /// The configuration file.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
     }
-    let (clusters, listeners) = (config.clusters.len(), config.listeners.len());
-    println!("{file}: valid ({clusters} cluster(s), {listeners} listener(s))");
+
+    /// Whether everything is to be printed as JSON, faults too.
+    pub(super) fn as_json(&self) -> bool {
+        self.json
+    }
+}
+
+/// Prints the faults of a file as JSON.
+pub(super) fn print_faults(faults: &Faults) -> ExitCode {
+    print_json(&FileFound::faulty(faults));
+    ExitCode::from(exit::CONFIG)
+}
+
+/// Prints what is found in a valid file and, with `--connect`, at its nodes: warnings on standard error, all else on
+/// standard output; with `--json` everything on standard output.
+pub(super) async fn run(args: &CheckArgs, config: &Config) -> ExitCode {
+    let found = FileFound::valid(&args.file.display().to_string(), config, args.explain);
+    if !args.json {
+        found.print();
+    }
+    match (args.connect, args.json) {
+        (true, as_json) => return connect_to_all(config, found, as_json).await,
+        (false, true) => print_json(&found),
+        (false, false) => {}
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_json(found: &FileFound) {
+    let text = serde_json::to_string_pretty(found).unwrap_or_default() + "\n";
+    let _ = io::stdout().write_all(text.as_bytes()); // the reader may close the pipe early, as `head` does
 }
 
 /// Asks the nodes as a running pgvane would, connects to their PostgreSQL as its listeners would, and prints what it
@@ -38,7 +86,7 @@ pub(super) fn report(file: &str, config: &Config) {
 ///
 /// The exit code is a failure if a node does not answer, if its PostgreSQL cannot be reached, or if a listener has no
 /// node.
-pub(super) async fn connect_to_all(config: &Config) -> ExitCode {
+async fn connect_to_all(config: &Config, mut found: FileFound, as_json: bool) -> ExitCode {
     let metrics = ProbeMetrics::new(&MetricRegistry::with_build_info());
     let names = Resolver::system();
     let mut clusters = Vec::new();
@@ -56,16 +104,24 @@ pub(super) async fn connect_to_all(config: &Config) -> ExitCode {
     for (handle, settings) in &clusters {
         let patience = settings.timeout * 2 + settings.interval;
         first_checks(handle, patience, settings.discovery.is_some()).await;
-        let topology = handle.topology_full();
-        let (text, all_answer) = nodes(handle.name(), &topology);
-        print!("{text}");
-        is_well &= all_answer;
+        let cluster = ClusterFound::of(handle.name(), &handle.topology_full());
+        is_well &= cluster.all_answer();
+        if !as_json {
+            print!("{cluster}");
+        }
+        found.clusters.push(cluster);
     }
     for listener in &config.listeners {
         let (handle, _) = &clusters[listener.cluster.0];
-        let (text, is_served) = listener_report(listener, handle).await;
-        print!("{text}");
-        is_well &= is_served;
+        let found_of = found_by(listener, handle).await;
+        is_well &= found_of.is_well();
+        if !as_json {
+            print!("{found_of}");
+        }
+        found.routes.push(found_of);
+    }
+    if as_json {
+        print_json(&found);
     }
     if is_well { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILURE) }
 }
@@ -88,50 +144,26 @@ async fn first_checks(handle: &ClusterHandle, patience: Duration, discovers: boo
     }
 }
 
-/// The nodes of a cluster, and whether all of them answer.
-fn nodes(name: &str, topology: &Topology) -> (String, bool) {
-    let mut text = format!("cluster {name}:\n");
-    let mut all_answer = true;
-    for (_, node) in topology.members() {
-        let found = if node.member.is_discovered { " (found by discovery)" } else { "" };
-        let _ = writeln!(text, "  {} at {}{found}: {}", node.member.name, node.member.address, node.standing());
-        all_answer &= node.health.report().is_some() && node.foreign.is_none();
-    }
-    if topology.members().next().is_none() {
-        text.push_str("  no members were found\n");
-        all_answer = false;
-    }
-    (text, all_answer)
-}
-
-/// Where a listener's sessions would go, and which nodes' PostgreSQL it cannot reach; and whether all is well.
-async fn listener_report(listener: &Listener, handle: &ClusterHandle) -> (String, bool) {
+/// Where a listener's sessions would go, and which nodes' PostgreSQL it cannot reach.
+async fn found_by(listener: &Listener, handle: &ClusterHandle) -> RouteFound {
     let topology = handle.topology_full();
-    let mut text = format!("listener {} on {}: ", listener.name, listener.binds);
     let (chosen, reason) = destinations(listener, &topology, handle);
-    let name = |id: &NodeId| topology.node(*id).member.name.clone();
-    match chosen.as_slice() {
-        [] => {
-            let hold_max = listener.hold_max;
-            let _ = writeln!(text, "sessions wait, at most for hold_max ({hold_max:?}): {reason}");
-        }
-        [one] if topology.leader() == Some(*one) && listener.rule.target != Target::Leader => {
-            let _ = writeln!(text, "sessions go to {}, the leader", name(one));
-        }
-        all => {
-            let names: Vec<String> = all.iter().map(name).collect();
-            let kind = if listener.rule.target == Target::Leader { ", the leader" } else { "" };
-            let _ = writeln!(text, "sessions go to {}{kind}", names.join(", "));
-        }
-    }
-    let mut is_well = !chosen.is_empty();
+    let mut unreachable = Vec::new();
     for (_, node) in topology.members() {
         if let Err(why) = reach(listener, handle, &node.member).await {
-            let _ = writeln!(text, "  PostgreSQL of {}: {why}", node.member.name);
-            is_well = false;
+            unreachable.push(Unreachable { node: node.member.name.clone(), why });
         }
     }
-    (text, is_well)
+    let name = |id: &NodeId| topology.node(*id).member.name.clone();
+    RouteFound {
+        listener: listener.name.clone(),
+        bind: listener.binds.to_string(),
+        goes_to: chosen.iter().map(name).collect(),
+        is_leader: chosen.len() == 1 && topology.leader() == chosen.first().copied(),
+        waits_because: chosen.is_empty().then_some(reason),
+        hold_max_seconds: listener.hold_max.as_secs_f64(),
+        unreachable,
+    }
 }
 
 /// The nodes that sessions would go to one after the other; why there is none, if so.

@@ -2,27 +2,34 @@
 
 mod admin_api;
 mod check;
+mod check_found;
 mod exit;
+mod explain;
 mod healthcheck;
 mod import;
 mod memory;
 mod node;
 mod reload;
 mod run;
+mod shell;
 mod status;
+mod top;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::admin_api::{AdminUrl, CliError, Identity};
+use self::check::CheckArgs;
 use self::exit::failed;
 use self::import::ImportArgs;
 use self::node::{DrainArgs, NodeArgs};
 use self::reload::ReloadArgs;
+use self::shell::Shell;
+use self::top::TopArgs;
 use crate::app::ReadError;
 use crate::cluster::AdminState;
 use crate::config::{Config, Faults};
@@ -40,13 +47,7 @@ enum Command {
     /// Run the proxy
     Run(Source),
     /// Check a configuration file and report every fault in it
-    Check {
-        /// Configuration file
-        file: PathBuf,
-        /// Also ask the nodes and connect to their PostgreSQL, and say where each listener would send its sessions
-        #[arg(long)]
-        connect: bool,
-    },
+    Check(CheckArgs),
     /// Write a configuration from a haproxy.cfg: the result on standard output, a report on standard error
     ///
     /// The report names every line that is not in the result and every line that means something else in pgvane. A file
@@ -70,6 +71,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the nodes, listeners and sessions of a running pgvane, live on the terminal; q quits
+    Top(TopArgs),
     /// Read the configuration file again; running sessions stay
     Reload(ReloadArgs),
     /// Send no new sessions to a node, and close each of its sessions between two transactions
@@ -78,6 +81,18 @@ enum Command {
     Maint(DrainArgs),
     /// Send sessions to a node again
     Ready(NodeArgs),
+    /// Print a script that makes a shell complete the commands and options of pgvane
+    ///
+    /// bash: pgvane completions bash > /etc/bash_completion.d/pgvane
+    /// zsh: pgvane completions zsh > "${fpath[1]}/_pgvane"
+    /// fish: pgvane completions fish > ~/.config/fish/completions/pgvane.fish
+    #[command(verbatim_doc_comment)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page: pgvane man > /usr/local/share/man/man1/pgvane.1
+    Man,
 }
 
 /// Where the configuration comes from.
@@ -111,19 +126,28 @@ pub fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Reload(args) => block_on(reload::reload(&args)),
-        Command::Check { file, connect } => match read(&file).map_err(failed_to_read) {
-            Ok(config) => {
-                check::report(&file.display().to_string(), &config);
-                if connect { on_one_thread(check::connect_to_all(&config)) } else { ExitCode::SUCCESS }
-            }
-            Err(code) => code,
+        Command::Check(args) => match read(args.file()) {
+            Ok(config) => on_one_thread(check::run(&args, &config)),
+            Err(ReadError::Faults(faults)) if args.as_json() => check::print_faults(&faults),
+            Err(error) => failed_to_read(error),
         },
+        Command::Top(args) => block_on(top::run(&args)),
+        Command::Completions { shell } => printed(shell::completions(shell, Cli::command())),
+        Command::Man => printed(shell::man(Cli::command())),
         Command::Import(args) => import::run(&args),
         Command::Healthcheck { admin_url, ready } => block_on(healthcheck::ask(&admin_url, ready)),
         Command::Status { admin_url, identity, json } => block_on(status::show(&admin_url, &identity, json)),
         Command::Drain(args) => block_on(node::drain(&args, AdminState::Drain)),
         Command::Maint(args) => block_on(node::drain(&args, AdminState::Maint)),
         Command::Ready(args) => block_on(node::ready(&args)),
+    }
+}
+
+/// The exit code of a command that only prints.
+fn printed(outcome: std::io::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(exit::FAILURE, format!("cannot write to standard output: {error}")),
     }
 }
 

@@ -18,6 +18,7 @@
 //! - [`reload`]: a configuration that changes while pgvane runs
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
+//! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`layout`]: the order of the source: imports run down, and the pure parts know no sockets and clocks
 //! - [`binary`], [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
@@ -47,6 +48,7 @@ mod page;
 mod reload;
 mod sql;
 mod stage;
+mod terminal;
 mod tls;
 mod waiting;
 mod wire;
