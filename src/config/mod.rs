@@ -8,6 +8,8 @@ pub mod diff;
 mod document;
 mod environment;
 #[cfg(test)]
+mod every_change;
+#[cfg(test)]
 mod every_key;
 pub mod fault;
 mod foreign_words;
