@@ -14,6 +14,7 @@
 //! - no read goes to a node that is not a replica, or lags (nodes out of service got reads; lag was ignored);
 //! - an administrative state takes a node's new sessions away, and decides nothing else (a drained leader got writes; a
 //!   leader in maintenance lost the lead);
+//! - a reload changes the lead only if the node that leads is not named any more (its knowledge was not kept);
 //! - sessions are misplaced only for a cause that the answers of the nodes prove (silence, or a restart under the lock,
 //!   cut writers);
 //! - without faults, the machine finds the leader in time (one check in fifty was never followed by another).
@@ -32,7 +33,7 @@ use self::oracle::{GRACE, Oracle};
 use self::world::World;
 use crate::cluster::fixtures::member;
 use crate::cluster::health::Thresholds;
-use crate::cluster::machine::{Action, Discovery, Event, Machine, Settings};
+use crate::cluster::machine::{Action, Discovery, Event, Machine, Reconfigured, Settings};
 use crate::cluster::node::{Observation, Report};
 use crate::cluster::{AdminState, HostPort, Member, Moment, NodeId, NodeSet, Suspicion, Topology};
 
@@ -50,6 +51,8 @@ const BROKEN_MAX: usize = 20;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
+const THRESHOLDS: Thresholds = Thresholds { rise: 2, fall: 3 };
+
 /// In a world without faults: two checks in a row that time out, an interval after each, and the answer.
 const CONVERGENCE_MAX: Duration = Duration::from_secs(7);
 
@@ -62,6 +65,8 @@ struct Run {
     wrong_since: Option<Moment>,
     /// A client causes suspicions all the time.
     is_careless: bool,
+    /// The configuration has members discovered.
+    discovers: bool,
     /// Print the events and topologies.
     is_verbose: bool,
 }
@@ -73,20 +78,13 @@ impl Run {
         // (with a node of another cluster, the operator has named all: that node must not be the only one named)
         let has_stranger = world.nodes.iter().any(|node| node.is_stranger);
         let named = if has_stranger { world.nodes.len() } else { 1 + world.any_node() };
-        let settings = Settings {
-            interval: INTERVAL,
-            fast_interval: Duration::from_millis(100),
-            leader_grace: GRACE,
-            thresholds: Thresholds { rise: 2, fall: 3 },
-            scope: None,
-            seed,
-        };
-        let members = (0..named).map(|id| member(&format!("node{id}"))).collect();
-        let machine = Machine::new(settings, members, Moment::START);
+        let members = (0..named).map(named_member).collect();
+        let machine = Machine::new(settings(THRESHOLDS, seed), members, Moment::START);
         let topology = Arc::new(machine.topology());
         let is_verbose = from_environment("PGVANE_SIM_SEED").is_some();
         let is_careless = world.dice.one_in(4);
-        Run { world, machine, oracle: Oracle::default(), topology, wrong_since: None, is_careless, is_verbose }
+        let oracle = Oracle::default();
+        Run { world, machine, oracle, topology, wrong_since: None, is_careless, discovers: true, is_verbose }
     }
 
     fn feed(&mut self, event: Event) -> Result<(), String> {
@@ -155,12 +153,16 @@ impl Run {
             let due = self.world.in_transit.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
             let event = match due.then(|| self.world.in_transit.pop_first()).flatten() {
                 Some((_, observation)) => Event::Checked(observation),
-                None if self.world.dice.one_in(500) => {
+                None if self.discovers && self.world.dice.one_in(500) => {
                     Event::Discovered(self.list(every.is_some()), NodeSet::default())
                 }
                 None if self.world.dice.one_in(if self.is_careless { 2 } else { 200 }) => self.some_suspicion(),
                 None if self.world.dice.one_in(200) => {
                     self.administer()?;
+                    continue;
+                }
+                None if every.is_some() && self.world.dice.one_in(1_000) => {
+                    self.reload()?;
                     continue;
                 }
                 None => Event::Tick,
@@ -216,6 +218,38 @@ impl Run {
         Ok(())
     }
 
+    /// An operator changes the configuration: which nodes it names, whether it has others discovered, how it counts answers.
+    /// A node that leads goes on leading, unless it is not a member any more.
+    fn reload(&mut self) -> Result<(), String> {
+        let count = self.world.nodes.len();
+        // all, if there is a node of another cluster: see `new`
+        let names_all = self.world.nodes.iter().any(|node| node.is_stranger);
+        let mut named: Vec<usize> = (0..count).filter(|_| names_all || !self.world.dice.one_in(3)).collect();
+        if named.is_empty() {
+            named.push(self.world.any_node());
+        }
+        self.discovers = names_all || !self.world.dice.one_in(3);
+        let [rise, fall] = [3, 4].map(|max| 1 + self.world.dice.roll(max) as u32);
+        self.feed(Event::Tick)?;
+        let before = self.topology.leader().map(|leader| self.real(leader));
+        let stays = before.filter(|leader| self.discovers || named.contains(leader));
+        self.reconfigure(&named, Thresholds { rise, fall })?;
+        let after = self.topology.leader().map(|leader| self.real(leader));
+        if stays.is_some() && after != stays {
+            return Err(format!("a reload names {named:?}, and {after:?} leads in place of {before:?}"));
+        }
+        Ok(())
+    }
+
+    fn reconfigure(&mut self, named: &[usize], thresholds: Thresholds) -> Result<(), String> {
+        self.feed(Event::Reconfigured(Reconfigured {
+            settings: settings(thresholds, 0),
+            members: named.iter().copied().map(named_member).collect(),
+            discovers: self.discovers,
+            busy: NodeSet::default(),
+        }))
+    }
+
     fn judge_convergence(&mut self) -> Result<(), String> {
         let (now, truth) = (self.world.now, self.world.true_leader());
         let belief = self.topology.leader().map(|leader| self.real(leader));
@@ -228,6 +262,21 @@ impl Run {
             return Err(format!("{truth:?} leads for {:?}, and the machine believes {belief:?}", now - since));
         }
         Ok(())
+    }
+}
+
+fn named_member(id: usize) -> Member {
+    member(&format!("node{id}"))
+}
+
+fn settings(thresholds: Thresholds, seed: u64) -> Settings {
+    Settings {
+        interval: INTERVAL,
+        fast_interval: Duration::from_millis(100),
+        leader_grace: GRACE,
+        thresholds,
+        scope: None,
+        seed,
     }
 }
 
@@ -249,6 +298,9 @@ fn simulate(seed: u64) -> Result<Topology, String> {
     let pace = run.world.dice.ms(500, 20_000);
     let outcome = run.until(troubled_until, Some(pace)).and_then(|()| {
         run.world.end_all_faults();
+        run.discovers = true;
+        let all: Vec<usize> = (0..run.world.nodes.len()).collect();
+        run.reconfigure(&all, THRESHOLDS)?;
         let whole = Event::Discovered(run.list(false), NodeSet::default());
         run.feed(whole)?;
         run.until(run.world.now + PEACE, None)
