@@ -6,6 +6,7 @@ use super::error::StartError;
 use crate::config::{Cluster, Config, Listener};
 use crate::net::Resolver;
 use crate::probe::metrics::ProbeMetrics;
+use crate::probe::reconfigure::reads_files;
 use crate::probe::{ClusterChange, ClusterHandle, Monitor};
 use crate::proxy::context::ListenerContext;
 use crate::proxy::intake::tls::Encryption;
@@ -31,7 +32,7 @@ pub(super) struct Loaded {
 
 /// A cluster, compared with those that run.
 pub(super) enum LoadedCluster {
-    /// It runs, and its settings or nodes change, or not.
+    /// It runs, and its settings, nodes or certificates may change, or not.
     Known(Option<Box<ClusterChange>>),
     /// It does not run yet.
     New(Box<Monitor>, ClusterHandle),
@@ -49,7 +50,7 @@ impl Loader {
     fn cluster(&self, cluster: &Cluster) -> Result<LoadedCluster, StartError> {
         let known = self.current.iter().flat_map(|config| &config.clusters).find(|known| known.name == cluster.name);
         match known {
-            Some(known) if known == cluster => Ok(LoadedCluster::Known(None)),
+            Some(known) if known == cluster && !reads_files(cluster) => Ok(LoadedCluster::Known(None)),
             Some(known) => {
                 let change = ClusterChange::between(known, cluster, &self.names).map_err(StartError::Check)?;
                 Ok(LoadedCluster::Known(Some(Box::new(change))))
