@@ -34,6 +34,9 @@ pub struct Reload {
     pub changes: Vec<String>,
     /// What differs in the file and takes effect with the next start only.
     pub needs_restart: Vec<String>,
+    /// What the operator must know of the new configuration, as `pgvane check` says it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// A reload that was refused, so that nothing was changed.

@@ -3,12 +3,14 @@
 //! `parts` are what runs: clusters, listeners, places to accept at. They are made from nothing at the start, and from what
 //! runs already at a reload, in two steps: `load` and `Parts::open` do what can fail and change nothing; `Parts::apply`
 //! cannot fail. `reload` says how a reload goes, `background` are the tasks.
+//! `service_manager` hears of all that.
 
 mod background;
 mod error;
 mod load;
 mod parts;
 mod reload;
+mod service_manager;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ pub use self::error::{StartError, TaskEnded};
 use self::parts::{Opened, Parts};
 use self::reload::Reloader;
 pub use self::reload::{ReadConfig, ReadError};
+use self::service_manager::ServiceManager;
 use crate::admin::reloads::{ReloadRequest, Reloads};
 use crate::config::Config;
 use crate::proxy::sessions::drain_watch::describe;
@@ -62,15 +65,25 @@ impl App {
         let App { mut parts, opened, mut requests, read } = self;
         parts.watch_stop(stop.clone());
         parts.apply(opened).await;
+        let manager = ServiceManager::from_environment();
+        parts.background.spawn("watchdog", manager.keep_alive(Arc::clone(&parts.workers)));
+        manager.ready("connections are accepted");
         let mut reloader = Reloader::new(read);
         let ended = loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break None,
                 ended = parts.background.any_ends() => break Some(ended),
-                Some(request) = requests.recv(), if !reloader.is_busy() => reloader.begin(request, parts.loader()),
-                loaded = reloader.loaded() => parts.reload(loaded).await,
+                Some(request) = requests.recv(), if !reloader.is_busy() => {
+                    manager.reloading();
+                    reloader.begin(request, parts.loader());
+                }
+                loaded = reloader.loaded() => {
+                    let outcome = parts.reload(loaded).await;
+                    manager.ready(&outcome);
+                }
             }
         };
+        manager.stopping();
         parts.close_all().await;
         let drain_timeout = if ended.is_some() { Duration::ZERO } else { parts.config().drain_timeout };
         drain(parts.workers.sessions(), &parts.registry, drain_timeout, &mut stop).await;

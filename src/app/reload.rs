@@ -85,8 +85,8 @@ fn refused_by_file(error: ReadError) -> Refused {
 }
 
 impl Parts {
-    /// Ends a reload: applies what was loaded, or says why not.
-    pub(super) async fn reload(&mut self, outcome: Outcome) {
+    /// Ends a reload: applies what was loaded, or says why not. Returns how it ended, for people.
+    pub(super) async fn reload(&mut self, outcome: Outcome) -> String {
         let Outcome { request, loaded } = outcome;
         let now = Timestamp::now();
         let at = Timestamp::from_second(now.as_second()).unwrap_or(now); // whole seconds are easier to read
@@ -105,8 +105,12 @@ impl Parts {
                 for change in &needs_restart {
                     warn!(change, "this change takes effect when pgvane is started again");
                 }
+                let warnings = self.config().warnings();
+                for warning in &self.config().file_warnings {
+                    warn!("{warning}");
+                }
                 info!(by = request.by, changes = changes.len(), "configuration reloaded");
-                Ok(Reload { at, by: request.by.clone(), changes, needs_restart })
+                Ok(Reload { at, by: request.by.clone(), changes, needs_restart, warnings })
             }
             Err(refused) => {
                 let reason = refused.to_string();
@@ -115,9 +119,14 @@ impl Parts {
             }
         };
         self.reloads.ended(at, &request.by, &reload);
+        let told = match &reload {
+            Ok(reload) => format!("connections are accepted; configuration of {}", reload.at),
+            Err(why) => format!("connections are accepted; the configuration of {at} was not accepted: {why}"),
+        };
         if let Some(answer) = request.answer {
             let _ = answer.send(reload); // who asked may have gone
         }
+        told
     }
 
     async fn take_over(&mut self, mut loaded: Loaded) -> Result<Vec<Difference>, Refused> {

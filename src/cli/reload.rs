@@ -19,6 +19,7 @@ pub(super) async fn reload(args: &ReloadArgs) -> Result<(), CliError> {
     let api = AdminApi::at(&args.admin_url, Some(&args.identity))?.for_changes()?;
     let text = api.post(&["api", "reload"], None, "").await?;
     let reload: Reload = serde_json::from_str(&text).map_err(|error| CliError::Unreadable(error.to_string()))?;
+    reload.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if reload.changes.is_empty() && reload.needs_restart.is_empty() {
         println!("reloaded: nothing has changed, and the certificates were loaded again");
         return Ok(());

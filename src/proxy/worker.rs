@@ -83,6 +83,13 @@ impl Workers {
         Ok(())
     }
 
+    /// Waits until every thread has run something: until none of them hangs. Cancel safe.
+    pub async fn all_react(&self) {
+        for worker in &self.workers {
+            let _ = worker.runtime.spawn(std::future::ready(())).await; // the thread ends
+        }
+    }
+
     /// All sessions, for waiting until they have ended.
     pub fn sessions(&self) -> &TaskTracker {
         &self.sessions

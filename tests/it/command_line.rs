@@ -33,7 +33,7 @@ fn help_and_version_are_no_failures() {
     assert_eq!(version.out, format!("pgvane {}\n", env!("CARGO_PKG_VERSION")));
     let help = pgvane(&["--help"]);
     help.ended_with(OK);
-    for command in ["run", "check", "import", "healthcheck", "status", "drain", "maint", "ready"] {
+    for command in ["run", "check", "import", "healthcheck", "status", "reload", "drain", "maint", "ready"] {
         assert!(help.out.contains(&format!("\n  {command} ")), "the command {command} is not in\n{}", help.out);
         pgvane(&[command, "--help"]).ended_with(OK);
     }

@@ -16,6 +16,8 @@
 //! - [`figures`]: what is counted of listeners and nodes
 //! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`reload`]: a configuration that changes while pgvane runs
+//! - [`reload_kinds`]: the same, for each part of a configuration
+//! - [`service_manager`]: what systemd is told
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
@@ -46,6 +48,8 @@ mod neighbours;
 mod operators;
 mod page;
 mod reload;
+mod reload_kinds;
+mod service_manager;
 mod sql;
 mod stage;
 mod terminal;

@@ -16,19 +16,19 @@ use crate::operators::Operator;
 use crate::wire::{SOON, Session};
 
 const CONFIG: i32 = 78;
-const RELOADED: &str = "configuration reloaded";
-const REFUSED: &str = "the new configuration was not accepted; nothing was changed";
+pub const RELOADED: &str = "configuration reloaded";
+pub const REFUSED: &str = "the new configuration was not accepted; nothing was changed";
 
-fn text_of(pgvane: &Pgvane) -> String {
+pub fn text_of(pgvane: &Pgvane) -> String {
     fs::read_to_string(pgvane.config_path()).expect("it was started with one")
 }
 
-fn write(pgvane: &Pgvane, text: &str) {
+pub fn write(pgvane: &Pgvane, text: &str) {
     fs::write(pgvane.config_path(), text).expect("is writable");
 }
 
 /// Sends SIGHUP and returns what the log says from then on, up to `until`.
-async fn hangup(pgvane: &Pgvane, until: &str) -> String {
+pub async fn hangup(pgvane: &Pgvane, until: &str) -> String {
     let from = pgvane.log_text().len();
     pgvane.reload().expect("it runs");
     pgvane.wait_for_log(until, from, SOON).await.unwrap_or_else(|error| panic!("{error}: {}", pgvane.log_text()));
