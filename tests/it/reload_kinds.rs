@@ -121,7 +121,7 @@ async fn a_cluster_is_added_a_listener_moves_there_and_the_cluster_is_removed_ag
 async fn discovery_begins_and_ends() {
     let cluster = FakeCluster::of(3).await;
     let listed = (0..3).map(|node| cluster[node].as_member()).collect();
-    cluster[0].patroni.tells_members(&listed);
+    cluster[0].patroni.lists_members(&listed);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let before = text_of(&pgvane);
     let (first, rest) = before.split_once("[[cluster.node]]\nname = \"node2\"").expect("is the second node");
@@ -202,11 +202,11 @@ async fn limits_for_each_client_count_the_sessions_from_before() {
 async fn a_changed_port_on_the_nodes_is_used_by_the_next_session() {
     let mut cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
-    let pooler = crate::fake::FakePostgres::start("pooler").await;
+    let pooler = pgvane_loadtest::fake::FakePostgres::start("pooler").await;
     let port = pooler.address().port();
     let text = with_lines(&text_of(&pgvane), &format!("port = {port}\nserver_kind = \"pooler\""));
     reloaded(&pgvane, &text).await;
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "pooler");
-    cluster.postgres_of(0).closes();
+    cluster.postgres_of(0).closes().await;
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "pooler");
 }
