@@ -12,6 +12,7 @@
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`haproxy_outputs`]: the CSV, JSON and metrics of HAProxy, for programs that read HAProxy
+//! - [`dashboard`]: the Grafana dashboard and the alert rules, held against a real Prometheus
 //! - [`page`]: what the stats page and its JSON say when something is wrong
 //! - [`figures`]: what is counted of listeners and nodes
 //! - [`operators`]: nodes taken out of service, and who may do that
@@ -34,6 +35,7 @@ mod check_connect;
 mod clients;
 mod cluster;
 mod command_line;
+mod dashboard;
 mod fake;
 mod faults;
 mod figures;
