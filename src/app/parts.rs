@@ -314,6 +314,11 @@ impl Parts {
         }
     }
 
+    /// Waits until the places are closed that were removed before.
+    pub(super) async fn places_are_closed(&mut self) {
+        self.places.are_closed().await;
+    }
+
     /// Closes all places: no connection is accepted any more.
     pub(super) async fn close_all(&mut self) {
         self.places.close_all().await;

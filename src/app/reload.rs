@@ -134,6 +134,7 @@ impl Parts {
         let differences = diff::between(&before, &loaded.config);
         loaded.config.threads = before.threads;
         loaded.config.log.is_json = before.log.is_json;
+        self.places_are_closed().await; // a removed port may come back
         let opened = self.open(loaded).map_err(|error: StartError| Refused::Unusable(error.to_string()))?;
         self.apply(opened).await;
         tls::check_all(self.encryptions_in_use(), true).await;

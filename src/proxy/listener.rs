@@ -25,6 +25,9 @@ const BREATHER: Duration = Duration::from_millis(100);
 /// How long a place that is about to be closed waits for the next of the connections that the kernel has taken already.
 const QUEUED_WITHIN: Duration = Duration::from_millis(20);
 
+/// How long it goes on with that while clients connect all the time.
+const QUEUED_MAX: Duration = Duration::from_millis(200);
+
 /// Why pgvane cannot listen at a place.
 #[derive(Debug)]
 pub struct BindError {
@@ -133,8 +136,9 @@ async fn accept(
         }
     }
     let context = Arc::clone(&contexts.borrow());
+    let until = Instant::now() + QUEUED_MAX;
     while let Ok(accepted) = timeout(QUEUED_WITHIN, socket.accept()).await {
-        if serve(accepted, thread, &context, &workers).is_err() {
+        if serve(accepted, thread, &context, &workers).is_err() || Instant::now() >= until {
             return;
         }
     }

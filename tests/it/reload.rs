@@ -153,6 +153,30 @@ async fn a_listener_that_comes_back_in_time_keeps_its_sessions() {
     Session::through(pgvane.read_addr).await.value("who").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_removed_under_load_and_comes_back_at_once_is_open_again() {
+    let cluster = FakeCluster::of(2).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let before = text_of(&pgvane);
+    let (without, _) = before.split_once("[[listener]]\nname = \"read\"").expect("is the last one");
+    let server = pgvane.read_addr;
+    let load = tokio::spawn(async move {
+        loop {
+            drop(tokio::net::TcpStream::connect(server).await); // refused while the port is closed
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    for _ in 0..5 {
+        write(&pgvane, without);
+        hangup(&pgvane, RELOADED).await;
+        write(&pgvane, &before);
+        hangup(&pgvane, RELOADED).await;
+    }
+    load.abort();
+    assert!(!pgvane.log_text().contains(REFUSED), "{}", pgvane.log_text());
+    Session::through(pgvane.read_addr).await.value("who").await;
+}
+
 #[tokio::test]
 async fn nodes_come_and_go_and_what_is_known_of_the_others_stays() {
     let cluster = FakeCluster::of(3).await;

@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use crate::app::error::StartError;
 use crate::config::Listener;
 use crate::net::Bind;
@@ -15,6 +17,8 @@ use crate::proxy::worker::Workers;
 /// All places that are open.
 pub(super) struct Places {
     open: Vec<Place>,
+    /// Those that are about to be closed.
+    closing: JoinSet<()>,
     threads: usize,
 }
 
@@ -35,7 +39,7 @@ enum State {
 impl Places {
     /// None; so many threads will accept at each.
     pub(super) fn new(threads: usize) -> Places {
-        Places { open: Vec::new(), threads }
+        Places { open: Vec::new(), closing: JoinSet::new(), threads }
     }
 
     /// Opens the places of a configuration that are not open. Errors: one of them cannot be opened; then none of them stays
@@ -108,16 +112,19 @@ impl Places {
             self.open.extend(place);
         }
         for place in before.into_iter().flatten() {
-            drop(tokio::spawn(place.close()));
+            self.closing.spawn(place.close());
         }
     }
 
     /// Closes all of them.
     pub(super) async fn close_all(&mut self) {
-        let closing: Vec<_> = self.open.drain(..).map(|place| tokio::spawn(place.close())).collect();
-        for place in closing {
-            let _ = place.await; // it has panicked, and is closed
-        }
+        self.open.drain(..).for_each(|place| drop(self.closing.spawn(place.close())));
+        self.are_closed().await;
+    }
+
+    /// Waits until those are closed that were removed: they may be opened again now.
+    pub(super) async fn are_closed(&mut self) {
+        while self.closing.join_next().await.is_some() {} // one that has panicked is closed
     }
 }
 
