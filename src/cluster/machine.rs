@@ -70,6 +70,8 @@ pub enum Event {
     Discovered(Discovery, NodeSet),
     /// An operator has set the administrative state of a node.
     Administered(NodeId, AdminState),
+    /// An operator has set the weight of a node, or wants the configured one again.
+    Weighed(NodeId, Option<u32>),
     /// The configuration has changed.
     Reconfigured(Reconfigured),
 }
@@ -299,6 +301,7 @@ impl Machine {
                 actions.extend(left_out.into_iter().map(|name| Action::Tell(Change::NoRoom { name })));
                 is_news
             }
+            Event::Weighed(node, weight) => self.roster.weigh(node, weight),
             Event::Administered(node, state) => {
                 self.noting_changes(now, &mut actions, |machine| machine.roster.administer(node, state, now))
             }

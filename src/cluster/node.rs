@@ -114,6 +114,9 @@ impl Member {
 /// The weight of a node if the configuration gives none.
 pub const WEIGHT_DEFAULT: u32 = 100;
 
+/// The highest weight.
+pub const WEIGHT_MAX: u32 = 10_000;
+
 /// A position in the write-ahead log, in bytes since its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);

@@ -147,6 +147,12 @@ impl Roster {
         is_news
     }
 
+    /// Sets the weight of a node, or takes the configured one again. True if that is new.
+    pub(super) fn weigh(&mut self, id: NodeId, weight: Option<u32>) -> bool {
+        let view = &mut self.entry_mut(id).view;
+        std::mem::replace(&mut view.weight_set, weight) != weight
+    }
+
     /// All entries, those of departed nodes included, in the order of their numbers.
     pub(super) fn all(&self) -> &[Entry] {
         &self.entries

@@ -44,6 +44,8 @@ pub struct NodeView {
     pub ports: Ports,
     /// Its administrative state.
     pub admin: AdminState,
+    /// The weight that an operator has set, in place of the configured one.
+    pub weight_set: Option<u32>,
     /// Why its answers are not accepted: it belongs to another cluster.
     pub foreign: Option<String>,
     /// It is no longer a member of the cluster.
@@ -186,12 +188,18 @@ impl NodeView {
             serving_since: None,
             ports: Ports::default(),
             admin: AdminState::Ready,
+            weight_set: None,
             foreign: None,
             departed: false,
             checked_at: None,
             check_asked_at: None,
             lock: None,
         }
+    }
+
+    /// Its share of new sessions, relative to the weights of the other nodes.
+    pub fn weight(&self) -> u32 {
+        self.weight_set.unwrap_or(self.member.weight)
     }
 
     /// Whether this node was first seen to hold the leader lock after another node last said that it holds it.

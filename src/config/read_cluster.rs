@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::document::{Section, at_least_ms, distinct, set};
 use super::fault::Fault;
 use super::{Check, Cluster, Discovery, PatroniTls, read_sql, read_tls};
-use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT};
+use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT, WEIGHT_MAX};
 use crate::cluster::{HostPort, Member};
 use crate::net::networks::network;
 
@@ -142,7 +142,7 @@ fn node(section: Section<'_>, asks_patroni: bool, asks_sql: bool) -> Option<Memb
         check_ports(&section, address, given_url.as_deref());
     }
     let name = section.string("name");
-    let weight = section.integer("weight", 1..10_001).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
+    let weight = section.integer("weight", 1..u64::from(WEIGHT_MAX) + 1).map_or(WEIGHT_DEFAULT, |weight| weight as u32);
     let sessions_max = section.integer("sessions_max", 1..10_000_001).map_or(u32::MAX, |max| max as u32);
     let is_backup = section.boolean("backup").unwrap_or(false);
     let kind = section.choice("kind", &ServerKind::ALL).unwrap_or_default();

@@ -50,8 +50,7 @@ pub struct ClusterHandle {
 /// An operator's command for a node. The sender learns when the topology shows it.
 #[derive(Debug)]
 pub(super) struct AdminCommand {
-    pub(super) node: NodeId,
-    pub(super) state: AdminState,
+    pub(super) event: Event,
     pub(super) is_published: oneshot::Sender<()>,
 }
 
@@ -175,7 +174,17 @@ impl ClusterHandle {
     /// Puts a node into an administrative state, and returns when the topology shows it. False if the monitor has ended,
     /// which it does when the process stops. If this is cancelled, the state may have changed or not.
     pub async fn administer(&self, node: NodeId, state: AdminState) -> bool {
+        self.command(Event::Administered(node, state)).await
+    }
+
+    /// Sets the weight of a node, or takes the configured one again if it is `None`. For the rest like
+    /// [`ClusterHandle::administer`].
+    pub async fn set_weight(&self, node: NodeId, weight: Option<u32>) -> bool {
+        self.command(Event::Weighed(node, weight)).await
+    }
+
+    async fn command(&self, event: Event) -> bool {
         let (is_published, published) = oneshot::channel();
-        self.commands.send(AdminCommand { node, state, is_published }).await.is_ok() && published.await.is_ok()
+        self.commands.send(AdminCommand { event, is_published }).await.is_ok() && published.await.is_ok()
     }
 }

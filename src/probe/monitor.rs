@@ -142,7 +142,7 @@ impl Monitor {
             tokio::select! {
                 biased;
                 Some(command) = self.commands.recv() => {
-                    self.step(Event::Administered(command.node, command.state));
+                    self.step(command.event);
                     let _ = command.is_published.send(()); // the caller may have gone
                 }
                 Some(Reconfiguration { change, is_published }) = self.changed.recv() => {

@@ -143,7 +143,7 @@ fn choice<Load: Fn(NodeId) -> u32>(
     } else {
         (served_for.as_millis() * 100 / slow_start.as_millis().max(1)) as u64
     };
-    let weight = u64::from(node.member.weight) * hundredths.max(SLOW_START_LEAST);
+    let weight = u64::from(node.weight()) * hundredths.max(SLOW_START_LEAST);
     Choice { node: id, weight, load: (situation.load)(id) }
 }
 
