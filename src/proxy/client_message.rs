@@ -137,6 +137,7 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
         End::Rebalanced => terminated("another server has fewer sessions", Some(NOTHING_WAS_OPEN)),
         End::ListenerRemoved => terminated("the proxy does not serve this port any more", None),
         End::Stopped => terminated("the proxy is stopping", None),
+        End::ClosedByOperator => terminated("an operator has closed the session", None),
         End::ServerClosed(None) | End::ServerFailed(_) | End::ServerUnresponsive(_) => with_detail(
             fatal(
                 SqlState::ConnectionFailure,

@@ -131,6 +131,9 @@ pub enum End {
     /// The session was ended between two transactions, so that its client connects to a server with fewer sessions.
     #[error("ended between two transactions because another server has fewer sessions")]
     Rebalanced,
+    /// An operator has closed the session.
+    #[error("an operator has closed the session")]
+    ClosedByOperator,
     /// A reload has removed the listener, and the session did not end within `drain_timeout`.
     #[error("ended after drain_timeout because the listener was removed from the configuration")]
     ListenerRemoved,
@@ -225,7 +228,8 @@ impl EndKind {
             | EndKind::LoginBroken
             | EndKind::WrongNode
             | EndKind::Lost => EndClass::Failed,
-            EndKind::Cut
+            EndKind::ClosedByOperator
+            | EndKind::Cut
             | EndKind::Drained
             | EndKind::DrainTimedOut
             | EndKind::Rebalanced
@@ -324,6 +328,7 @@ impl End {
             | End::Drained(_)
             | End::DrainTimedOut(_)
             | End::Rebalanced
+            | End::ClosedByOperator
             | End::Lost => true,
         }
     }

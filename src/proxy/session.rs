@@ -149,6 +149,7 @@ impl Session {
                 Some(SessionOrder::Cut(cause)) => return Poll::Ready(End::Cut(cause)),
                 Some(SessionOrder::ListenerRemoved) => return Poll::Ready(End::ListenerRemoved),
                 Some(SessionOrder::Stop) => return Poll::Ready(End::Stopped),
+                Some(SessionOrder::Close) => return Poll::Ready(End::ClosedByOperator),
                 Some(SessionOrder::Drain(_)) => {
                     deadline.get_or_insert_with(|| Box::pin(sleep(context.drain_timeout)));
                 }

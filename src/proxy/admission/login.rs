@@ -464,6 +464,7 @@ impl Login<'_> {
             }
             Some(SessionOrder::ListenerRemoved) => LoginOutcome::End(End::ListenerRemoved),
             Some(SessionOrder::Stop) => LoginOutcome::End(End::Stopped),
+            Some(SessionOrder::Close) => LoginOutcome::End(End::ClosedByOperator),
             Some(SessionOrder::Move) | None => NodeFailure::new("is to get fewer sessions", None).into(),
         }
     }

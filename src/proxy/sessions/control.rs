@@ -20,6 +20,8 @@ pub enum SessionOrder {
     Move,
     /// End as soon as no transaction is open, at the latest at the deadline.
     Drain(Cause),
+    /// End now: an operator has closed the session.
+    Close,
     /// End now: a reload has removed the listener, and its `drain_timeout` is over.
     ListenerRemoved,
     /// End now: pgvane is stopping.
@@ -34,9 +36,10 @@ impl SessionOrder {
         match self {
             SessionOrder::Move => 0x10,
             SessionOrder::Drain(cause) => 0x20 | cause.rank(),
-            SessionOrder::ListenerRemoved => 0x30,
-            SessionOrder::Stop => 0x31,
-            SessionOrder::Cut(cause) => 0x40 | cause.rank(),
+            SessionOrder::Close => 0x30,
+            SessionOrder::ListenerRemoved => 0x40,
+            SessionOrder::Stop => 0x50,
+            SessionOrder::Cut(cause) => 0x60 | cause.rank(),
         }
     }
 
@@ -45,9 +48,10 @@ impl SessionOrder {
         match byte & 0xf0 {
             0x10 => Some(SessionOrder::Move),
             0x20 => cause.map(SessionOrder::Drain),
-            0x30 if byte == 0x30 => Some(SessionOrder::ListenerRemoved),
-            0x30 => Some(SessionOrder::Stop),
-            0x40 => cause.map(SessionOrder::Cut),
+            0x30 => Some(SessionOrder::Close),
+            0x40 => Some(SessionOrder::ListenerRemoved),
+            0x50 => Some(SessionOrder::Stop),
+            0x60 => cause.map(SessionOrder::Cut),
             _ => None,
         }
     }
@@ -175,6 +179,12 @@ impl SessionControl {
         SessionOrder::from_byte(self.order.load(SeqCst))
     }
 
+    /// Whether this is its order.
+    #[cfg(test)]
+    pub(super) fn is_ordered(&self, order: SessionOrder) -> bool {
+        self.order() == Some(order)
+    }
+
     /// Sends an order, unless a higher one is in force.
     pub(super) fn send_order(&self, order: SessionOrder) {
         let byte = order.to_byte();
@@ -244,9 +254,13 @@ mod tests {
         control.send_order(drain);
         let (heard, ()) = tokio::join!(biased; ordered(Some(drain)), async { control.withdraw_drain() });
         assert_eq!(heard, None);
-        for order in
-            [SessionOrder::Move, SessionOrder::ListenerRemoved, SessionOrder::Stop, SessionOrder::Cut(Cause::Operator)]
-        {
+        for order in [
+            SessionOrder::Move,
+            SessionOrder::Close,
+            SessionOrder::ListenerRemoved,
+            SessionOrder::Stop,
+            SessionOrder::Cut(Cause::Operator),
+        ] {
             control.send_order(order);
             control.withdraw_drain();
             assert_eq!(ordered(None).await, Some(order));
@@ -259,6 +273,7 @@ mod tests {
             let by_rank = [
                 SessionOrder::Move,
                 SessionOrder::Drain(cause),
+                SessionOrder::Close,
                 SessionOrder::ListenerRemoved,
                 SessionOrder::Stop,
                 SessionOrder::Cut(cause),

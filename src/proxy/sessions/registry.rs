@@ -62,6 +62,15 @@ impl fmt::Display for SessionInfo {
 }
 
 impl SessionInfo {
+    /// Its state in a word: `login`, `open` or `draining`.
+    pub fn state(&self) -> &'static str {
+        match (&self.owner, self.is_draining) {
+            (None, _) => "login",
+            (Some(_), true) => "draining",
+            (Some(_), false) => "open",
+        }
+    }
+
     fn of(control: &SessionControl, now: u32) -> SessionInfo {
         SessionInfo {
             origin: Arc::clone(&control.origin),
@@ -265,6 +274,14 @@ impl Registry {
             server.bytes_to_client += to_client;
         }
         census
+    }
+
+    /// Closes the sessions for which `is_wanted` is true, and returns their number.
+    pub fn close(&self, is_wanted: impl Fn(&SessionInfo) -> bool) -> usize {
+        let now = self.seconds();
+        let controls = self.controls.lock();
+        let wanted = controls.values().filter(|control| is_wanted(&SessionInfo::of(control, now)));
+        wanted.map(|control| control.send_order(SessionOrder::Close)).count()
     }
 
     /// Ends every connection: those on a node with [`SessionOrder::Stop`], the others with [`Registry::stopped`].
@@ -510,6 +527,16 @@ mod tests {
         assert_eq!(counted(), (5, [0, 5]));
         drop(guard);
         assert_eq!(counted(), (5, [0, 5]));
+    }
+
+    #[test]
+    fn the_wanted_sessions_are_closed_and_counted_and_the_others_stay() {
+        let registry = registry();
+        let guards: Vec<SessionGuard> =
+            (0..4).map(|node| registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(node / 3))).collect();
+        assert_eq!(registry.close(|session| session.node == NodeId::new(0)), 3);
+        assert!(guards[..3].iter().all(|guard| guard.control().is_ordered(SessionOrder::Close)));
+        assert!(!guards[3].control().is_ordered(SessionOrder::Close));
     }
 
     #[test]
