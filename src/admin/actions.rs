@@ -1,90 +1,62 @@
-//! The one action of the admin API: it sets the administrative state of a node.
+//! What operators can change: the administrative state and the weight of a node, and running sessions, which they can
+//! close. Over HTTP for programs here; the pages with forms for people are in `forms`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{ConnectInfo, Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::info;
 
 use super::answer::json;
 use super::context::AdminContext;
-use super::users::{Denied, Users};
+use super::operator_log::NodeSetting;
+use super::query::Query;
+use super::refusal::{ALLOW_LEADER, CONFIGURED, Refusal};
+use super::sessions::Wanted;
+use super::users::Users;
+use super::words::sessions;
+use crate::cluster::node::WEIGHT_MAX;
+use crate::cluster::topology::NodeView;
 use crate::cluster::{AdminState, NodeId};
 use crate::probe::ClusterHandle;
 
-/// The longest body of a request, in bytes. The body is the name of a state.
+/// The longest body of a request, in bytes. The body is the name of a state, or a weight.
 pub(super) const BODY_LENGTH_MAX: usize = 64;
 
-/// Query parameter that allows `drain` and `maint` on the leader.
-const ALLOW_LEADER: &str = "leader=yes";
+/// Who sent a request, and from where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Operator<'a> {
+    pub(super) user: &'a str,
+    pub(super) peer: SocketAddr,
+}
 
-/// The answer to a request that succeeded.
+/// The answer to a request that has set a node's state.
 #[derive(Debug, Serialize)]
-struct StateChange<'a> {
+pub(super) struct StateChange<'a> {
     cluster: &'a str,
     node: &'a str,
     state: &'static str,
     was: &'static str,
 }
 
-/// Why a request was refused.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    CrossSite,
-    Denied(Denied),
-    UnknownCluster(String),
-    UnknownNode(String),
-    UnknownState(String),
-    /// The node is the leader, and the request does not have [`ALLOW_LEADER`].
-    IsLeader(String),
-    Stopping,
+/// The answer to a request that has set a node's weight.
+#[derive(Debug, Serialize)]
+pub(super) struct WeightChange<'a> {
+    cluster: &'a str,
+    node: &'a str,
+    weight: u32,
+    was: u32,
+    configured: u32,
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let (status, why) = match self {
-            Refusal::CrossSite => {
-                (StatusCode::FORBIDDEN, "the request was sent by a web page of another site".to_owned())
-            }
-            Refusal::Denied(Denied::NoUsers) => {
-                let why = "changes are not allowed: the configuration has no users in [admin]";
-                (StatusCode::FORBIDDEN, why.to_owned())
-            }
-            Refusal::Denied(Denied::NoCredentials) => {
-                (StatusCode::UNAUTHORIZED, "user name and password are required".to_owned())
-            }
-            Refusal::Denied(Denied::WrongCredentials(_)) => {
-                (StatusCode::UNAUTHORIZED, "wrong user name or password".to_owned())
-            }
-            Refusal::UnknownCluster(name) => (StatusCode::NOT_FOUND, format!("unknown cluster \"{name}\"")),
-            Refusal::UnknownNode(name) => (StatusCode::NOT_FOUND, format!("this cluster has no node \"{name}\"")),
-            Refusal::UnknownState(given) => {
-                let [ready, drain, maint] = AdminState::ALL.map(AdminState::label);
-                let why = format!("unknown state \"{given}\": expected {ready}, {drain} or {maint}");
-                (StatusCode::BAD_REQUEST, why)
-            }
-            Refusal::IsLeader(name) => {
-                let why = format!(
-                    "{name} is the leader: its write sessions would be closed, and new ones would wait for another \
-                     leader, at most for hold_max; to do it, add {ALLOW_LEADER} to the URL or --leader to the command"
-                );
-                (StatusCode::CONFLICT, why)
-            }
-            Refusal::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "pgvane is stopping".to_owned()),
-        };
-        let body = format!("{why}\n");
-        match status {
-            StatusCode::UNAUTHORIZED => {
-                let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"pgvane\", charset=\"UTF-8\"")];
-                (status, challenge, body).into_response()
-            }
-            _ => (status, body).into_response(),
-        }
-    }
+/// The answer to a request that has closed sessions.
+#[derive(Debug, Serialize)]
+pub(super) struct Closed {
+    closed: usize,
 }
 
 /// `POST /api/nodes/{cluster}/{node}/state`, with the name of the state as the body.
@@ -97,16 +69,45 @@ pub(super) async fn set_state(
     headers: HeaderMap,
     body: String,
 ) -> Response {
-    let allows_leader = query.is_some_and(|query| query.split('&').any(|pair| pair == ALLOW_LEADER));
-    let request = SetState { cluster: &cluster, node: &node, state: body.trim(), allows_leader };
+    let query = Query::read(query.as_deref().unwrap_or_default());
+    let allows_leader = query.get(ALLOW_LEADER.0) == Some(ALLOW_LEADER.1);
+    let target = Target { cluster: &cluster, node: &node };
     let outcome = match authorize(&users, &headers) {
-        Ok(user) => request.apply(&context, user, peer).await,
+        Ok(user) => target.set_state(&context, Operator { user, peer }, body.trim(), allows_leader).await,
         Err(refusal) => Err(refusal),
     };
-    match outcome {
-        Ok(change) => json(&change),
-        Err(refusal) => refusal.into_response(),
-    }
+    outcome.map_or_else(IntoResponse::into_response, |change| json(&change))
+}
+
+/// `POST /api/nodes/{cluster}/{node}/weight`, with the weight as the body, or `configured`.
+pub(super) async fn set_weight(
+    State(context): State<Arc<AdminContext>>,
+    Extension(users): Extension<Arc<Users>>,
+    Path((cluster, node)): Path<(String, String)>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: String,
+) -> Response {
+    let target = Target { cluster: &cluster, node: &node };
+    let outcome = match authorize(&users, &headers) {
+        Ok(user) => target.set_weight(&context, Operator { user, peer }, body.trim()).await,
+        Err(refusal) => Err(refusal),
+    };
+    outcome.map_or_else(IntoResponse::into_response, |change| json(&change))
+}
+
+/// `POST /api/sessions/close`, with the sessions in the query string.
+pub(super) async fn close(
+    State(context): State<Arc<AdminContext>>,
+    Extension(users): Extension<Arc<Users>>,
+    RawQuery(query): RawQuery,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    let wanted = Wanted::of(&Query::read(query.as_deref().unwrap_or_default()));
+    let outcome =
+        authorize(&users, &headers).and_then(|user| close_sessions(&context, Operator { user, peer }, &wanted));
+    outcome.map_or_else(IntoResponse::into_response, |closed| json(&closed))
 }
 
 /// The user who sent the request, if it may change something.
@@ -117,38 +118,92 @@ pub(super) fn authorize<'u>(users: &'u Users, headers: &HeaderMap) -> Result<&'u
     }
 }
 
-/// A request to set the administrative state of a node.
-struct SetState<'a> {
-    cluster: &'a str,
-    node: &'a str,
-    state: &'a str,
-    /// Sets the state also if the node is the leader.
-    allows_leader: bool,
+/// The node that a request names.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) node: &'a str,
 }
 
-impl<'a> SetState<'a> {
-    async fn apply(&self, context: &AdminContext, user: &str, peer: SocketAddr) -> Result<StateChange<'a>, Refusal> {
-        let SetState { cluster, node, .. } = *self;
-        let view = context.clusters.iter().find(|view| view.name() == cluster);
-        let view = view.ok_or_else(|| Refusal::UnknownCluster(cluster.to_owned()))?;
-        let (id, was) = find(view, node).ok_or_else(|| Refusal::UnknownNode(node.to_owned()))?;
-        let state = AdminState::from_label(self.state).ok_or_else(|| Refusal::UnknownState(self.state.to_owned()))?;
-        if state != AdminState::Ready && view.topology().leader() == Some(id) && !self.allows_leader {
+impl<'a> Target<'a> {
+    /// Sets the administrative state; `allows_leader` does it also if the node is the leader.
+    pub(super) async fn set_state(
+        self,
+        context: &AdminContext,
+        by: Operator<'_>,
+        state: &str,
+        allows_leader: bool,
+    ) -> Result<StateChange<'a>, Refusal> {
+        let Target { cluster, node } = self;
+        let (view, id, was) = self.find(context, |view| view.admin)?;
+        let state = AdminState::from_label(state).ok_or_else(|| Refusal::UnknownState(state.to_owned()))?;
+        if state != AdminState::Ready && view.topology().leader() == Some(id) && !allows_leader {
             return Err(Refusal::IsLeader(node.to_owned()));
         }
         if !view.administer(id, state).await {
             return Err(Refusal::Stopping);
         }
         let (state, was) = (state.label(), was.label());
-        info!(cluster, node, from = was, to = state, user, %peer, "administrative state set");
+        info!(cluster, node, from = was, to = state, user = by.user, peer = %by.peer, "administrative state set");
+        self.record(context, by, NodeSetting::State, format!("{node} of {cluster}: {state} (was {was})"));
         Ok(StateChange { cluster, node, state, was })
+    }
+
+    /// Sets the weight: a number, or `configured`.
+    pub(super) async fn set_weight(
+        self,
+        context: &AdminContext,
+        by: Operator<'_>,
+        weight: &str,
+    ) -> Result<WeightChange<'a>, Refusal> {
+        let Target { cluster, node } = self;
+        let (view, id, (was, configured)) = self.find(context, |view| (view.weight(), view.member.weight))?;
+        let given = match weight {
+            CONFIGURED => None,
+            number => {
+                let parsed = number.parse::<u32>().ok().filter(|weight| (1..=WEIGHT_MAX).contains(weight));
+                Some(parsed.ok_or_else(|| Refusal::InvalidWeight(number.chars().take(20).collect()))?)
+            }
+        };
+        if !view.set_weight(id, given).await {
+            return Err(Refusal::Stopping);
+        }
+        let weight = given.unwrap_or(configured);
+        info!(cluster, node, from = was, to = weight, configured, user = by.user, peer = %by.peer, "weight set");
+        let what = format!("{node} of {cluster}: weight {weight} (was {was}, configured {configured})");
+        self.record(context, by, NodeSetting::Weight, what);
+        Ok(WeightChange { cluster, node, weight, was, configured })
+    }
+
+    fn record(self, context: &AdminContext, by: Operator<'_>, setting: NodeSetting, what: String) {
+        context.operators.set(self.cluster, self.node, setting, by.user);
+        context.operators.record(by.user, &by.peer.to_string(), what);
+    }
+
+    /// The node, and what is wanted of it.
+    fn find<T>(
+        self,
+        context: &AdminContext,
+        wanted: impl Fn(&NodeView) -> T,
+    ) -> Result<(&ClusterHandle, NodeId, T), Refusal> {
+        let view = context.clusters.iter().find(|view| view.name() == self.cluster);
+        let view = view.ok_or_else(|| Refusal::UnknownCluster(self.cluster.to_owned()))?;
+        let topology = view.topology_full();
+        let found = topology.members().find(|(_, node)| node.member.name == self.node);
+        let (id, node) = found.ok_or_else(|| Refusal::UnknownNode(self.node.to_owned()))?;
+        Ok((view, id, wanted(node)))
     }
 }
 
-fn find(view: &ClusterHandle, name: &str) -> Option<(NodeId, AdminState)> {
-    let topology = view.topology();
-    let found = topology.members().find(|(_, node)| node.member.name == name);
-    found.map(|(id, node)| (id, node.admin))
+/// Closes the sessions that are wanted.
+pub(super) fn close_sessions(context: &AdminContext, by: Operator<'_>, wanted: &Wanted) -> Result<Closed, Refusal> {
+    wanted.check_for_close(context)?;
+    let finder = wanted.finder(context);
+    let closed = context.registry.close(|session| finder.matches(session));
+    let which = wanted.to_string();
+    info!(sessions = closed, which, user = by.user, peer = %by.peer, "sessions closed by an operator");
+    context.operators.record(by.user, &by.peer.to_string(), format!("closed {}: {which}", sessions(closed)));
+    Ok(Closed { closed })
 }
 
 /// Whether a browser's headers say that a page of another site made the request. A browser sends a saved password with
@@ -161,7 +216,6 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
         (None, None) => false,
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alarms;
 use super::context::AdminContext;
+use super::operator_log::NodeSetting;
 use super::process::Process;
 use super::servers::servers;
 use super::status::{
@@ -38,7 +40,7 @@ impl Status {
             })
             .collect();
         let clusters = topologies.iter().enumerate();
-        Status {
+        let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: context.started.elapsed().as_secs(),
             is_stopping: *context.is_stopping.borrow(),
@@ -52,7 +54,11 @@ impl Status {
                 })
                 .collect(),
             listeners,
-        }
+            alarms: Vec::new(),
+            operators: context.operators.newest(),
+        };
+        status.alarms = alarms::of(&status);
+        status
     }
 }
 
@@ -91,7 +97,9 @@ fn cluster(
         Node {
             is_leader: topology.leader() == Some(id),
             excluded,
-            left: left_on(context, index, id, node),
+            left: left_on(context, (index, topology), id, node),
+            state_set_by: context.operators.who_set(view.name(), &node.member.name, NodeSetting::State),
+            weight_set_by: context.operators.who_set(view.name(), &node.member.name, NodeSetting::Weight),
             ports: ports.collect(),
             bytes_to_server: bytes[id.index()][0],
             bytes_to_client: bytes[id.index()][1],
@@ -140,25 +148,26 @@ fn figures(node: Node, view: &ClusterHandle, (id, seen): (NodeId, &NodeView), is
 }
 
 /// The oldest sessions on a node that an operator has taken out of service.
-fn left_on(context: &AdminContext, cluster: ClusterIndex, id: NodeId, node: &NodeView) -> Vec<Session> {
+fn left_on(
+    context: &AdminContext,
+    (cluster, topology): (ClusterIndex, &Topology),
+    id: NodeId,
+    node: &NodeView,
+) -> Vec<Session> {
     let max = if node.admin == AdminState::Ready { 0 } else { LEFT_MAX };
     if max == 0 {
         return Vec::new();
     }
     let number = context.cluster_numbers[cluster.0];
     let (left, _) = context.registry.list(max, |session| session.origin.cluster == number && session.node == id);
-    left.iter().map(session).collect()
+    left.iter().map(|info| session(Some((&context.clusters[cluster.0], topology)), info)).collect()
 }
 
-fn session(info: &SessionInfo) -> Session {
+/// A session of this cluster; `None` for a cluster that a reload has removed.
+pub(super) fn session(cluster: Option<(&ClusterHandle, &Topology)>, info: &SessionInfo) -> Session {
     let client = info.owner.as_ref().map(|owner| owner.client().to_string()).unwrap_or_default();
     let [user, database, application_name] =
         info.owner.as_ref().map(Owner::names).unwrap_or_default().map(str::to_owned);
-    let state = match (&info.owner, info.is_draining) {
-        (None, _) => "login",
-        (Some(_), true) => "draining",
-        (Some(_), false) => "open",
-    };
     let [bytes_to_server, bytes_to_client] = info.bytes;
     Session {
         listener: info.origin.listener_name.clone(),
@@ -167,7 +176,9 @@ fn session(info: &SessionInfo) -> Session {
         database,
         application_name,
         seconds: info.seconds,
-        state: state.to_owned(),
+        state: info.state().to_owned(),
+        cluster: cluster.map(|(view, _)| view.name().to_owned()).unwrap_or_default(),
+        node: cluster.map(|(_, topology)| name(topology, info.node)).unwrap_or_default(),
         bytes_to_server,
         bytes_to_client,
     }
@@ -257,6 +268,8 @@ fn node(view: &NodeView, now: Moment) -> Node {
         check_error: view.health.last_error().map(ToString::to_string),
         state: view.admin.label().to_owned(),
         postgresql: report.map(|report| report.state.clone()),
+        postgresql_version: report.and_then(|report| report.server_version).map(version),
+        patroni_version: report.and_then(|report| report.patroni_version.clone()),
         timeline: report.and_then(|report| report.timeline),
         lag_bytes: view.lag.map(|lag| lag.bytes),
         lag_seconds: view.lag.map(|lag| lag.time.as_secs_f64()),
@@ -268,13 +281,21 @@ fn node(view: &NodeView, now: Moment) -> Node {
         }),
         tags: report.map(|report| report.tags.clone()).unwrap_or_default(),
         sessions_max: (view.member.sessions_max < u32::MAX).then_some(view.member.sessions_max),
-        weight: view.member.weight,
+        weight: view.weight(),
         weight_configured: view.member.weight,
         is_backup: view.member.is_backup,
         pending_restart: report.is_some_and(|report| report.pending_restart),
         patroni_error: report.and_then(|report| report.patroni_error.as_ref()).map(ToString::to_string),
         foreign: view.foreign.clone(),
         ..Node::default()
+    }
+}
+
+/// PostgreSQL's version as it is usually written: 15.8 for 150008, 9.6.24 for 90624.
+fn version(number: u32) -> String {
+    match number {
+        100_000.. => format!("{}.{}", number / 10_000, number % 10_000),
+        _ => format!("{}.{}.{}", number / 10_000, number / 100 % 100, number % 100),
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::operator_log::OperatorLog;
 use super::reloads::Reloads;
+use super::trends::Trends;
 use crate::config::{ClusterIndex, Config, ListenerIndex};
 use crate::net::Resolver;
 use crate::probe::ClusterHandle;
@@ -33,6 +35,10 @@ pub struct AdminContext {
     pub metrics: MetricRegistry,
     /// Those of the listeners, by name.
     pub listener_metrics: Arc<ProxyMetrics>,
+    /// The last hour, for the plots of the stats page.
+    pub trends: Arc<Trends>,
+    /// What operators have changed.
+    pub operators: Arc<OperatorLog>,
     /// When the program began to accept connections.
     pub started: Instant,
     /// Becomes true when the program begins to stop.
@@ -50,6 +56,11 @@ impl AdminContext {
             node_bytes: self.cluster_numbers.iter().map(|number| all.node_bytes[number.0].clone()).collect(),
             servers: self.listener_numbers.iter().map(|number| all.servers[number.0].clone()).collect(),
         }
+    }
+
+    /// Whether operators may change something: the configuration has users.
+    pub(super) fn has_actions(&self) -> bool {
+        self.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty())
     }
 
     /// Why a load balancer should not send connections here; `None` if it should.

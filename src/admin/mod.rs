@@ -1,68 +1,115 @@
 //! The admin port, over HTTP: stats page, metrics, health of pgvane itself, and the actions of operators.
 
 mod actions;
+mod alarms;
 mod answer;
 mod collect;
 mod context;
+mod forms;
+mod frame;
 mod haproxy;
 pub mod host;
+mod operator_log;
+mod plot;
 pub mod process;
 mod protection;
+mod query;
+mod refusal;
 mod reload;
 pub mod reloads;
+mod rows;
 mod scrape;
+mod served;
 mod server;
 pub mod servers;
+pub mod sessions;
 mod stats;
 pub mod status;
+mod trends;
 mod users;
 mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use askama::Template;
 use axum::extract::{DefaultBodyLimit, RawQuery, State};
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use self::answer::json;
+use self::answer::{html, json};
 pub use self::context::AdminContext;
+pub use self::operator_log::OperatorLog;
 use self::protection::Protection;
+pub use self::served::Served;
 use self::status::Status;
+pub use self::trends::Trends;
 use self::users::Users;
 use crate::probe::history::Record;
 
-/// Serves the admin port until it is dropped; each request is answered by the newest of the `routers`. It needs a runtime of
+/// When the first sample for the plots is taken.
+const FIRST_SAMPLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Serves the admin port until it is dropped; each request is answered by the newest of `served`. It needs a runtime of
 /// its own: a slow page must not delay the checks.
-pub async fn serve(socket: std::net::TcpListener, routers: watch::Receiver<Router>) {
-    server::serve(socket, routers).await;
+pub async fn serve(socket: std::net::TcpListener, served: watch::Receiver<Served>) {
+    tokio::select! {
+        () = server::serve(socket, served.clone()) => {}
+        () = take_samples(served) => {}
+    }
+}
+
+/// Takes samples for the plots until it is dropped. The first one comes when the first checks have ended.
+async fn take_samples(served: watch::Receiver<Served>) {
+    let mut ticks = interval_at(Instant::now() + FIRST_SAMPLE_AFTER, trends::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before = None;
+    loop {
+        ticks.tick().await;
+        let context = Arc::clone(&served.borrow().context);
+        before = Some(context.trends.add(&Status::of(&context), before, Instant::now()));
+    }
 }
 
 /// What answers requests by this configuration.
-pub fn router(context: AdminContext) -> Router {
+pub fn serving(context: AdminContext) -> Served {
+    let context = Arc::new(context);
     let admin = context.config.admin.clone().unwrap_or_default();
     let users = Arc::new(Users::new(admin.users.clone()));
     let protection = Arc::new(Protection::new(Arc::clone(&users), &admin));
-    Router::new()
+    let router = Router::new()
         .route("/", get(stats))
         .route("/stats", get(stats))
+        .route("/sessions", get(sessions::as_page))
+        .route("/stats/sessions", get(sessions::as_page))
+        .route("/stats/node", form(get(forms::node_page).post(forms::change_node)))
+        .route("/stats/close", form(get(forms::close_page).post(forms::close)))
         .route("/metrics", get(metrics))
         .route("/metrics/haproxy", get(haproxy_metrics))
         .route("/api/events", get(events))
         .route("/api/status", get(status))
+        .route("/api/sessions", get(sessions::as_json))
+        .route("/api/sessions/close", post(actions::close))
         .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
         .route("/api/reload", post(reload::reload))
+        .route("/api/nodes/{cluster}/{node}/weight", post(actions::set_weight))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
         .fallback(stats)
         .layer(DefaultBodyLimit::max(actions::BODY_LENGTH_MAX))
         .layer(Extension(users))
         .layer(axum::middleware::from_fn_with_state(protection, protection::protect))
-        .with_state(Arc::new(context))
+        .with_state(Arc::clone(&context));
+    Served { router, context }
+}
+
+/// Routes whose requests have the body of a form.
+fn form(routes: MethodRouter<Arc<AdminContext>>) -> MethodRouter<Arc<AdminContext>> {
+    routes.layer(DefaultBodyLimit::max(forms::FORM_LENGTH_MAX))
 }
 
 /// The stats page, or the same as HAProxy's CSV or JSON.
@@ -77,11 +124,8 @@ async fn stats(State(context): State<Arc<AdminContext>>, method: Method, uri: Ur
 }
 
 fn stats_page(context: &AdminContext, status: Status) -> Response {
-    let has_actions = context.config.admin.as_ref().is_some_and(|admin| !admin.users.is_empty());
-    match stats::Page::of(status, has_actions).render() {
-        Ok(html) => ([(header::CACHE_CONTROL, "no-store")], Html(html)).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    let plots = plot::plots(&context.trends.samples(), Instant::now());
+    html(&stats::Page::of(status, plots, context.has_actions()))
 }
 
 async fn metrics(State(context): State<Arc<AdminContext>>) -> Response {

@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::actions::{Refusal, authorize};
+use super::actions::authorize;
 use super::host::Hosts;
+use super::refusal::Refusal;
 use super::users::{Denied, PENALTY, Users};
 use crate::config::Admin;
 use crate::protocol::startup::cut_to_name_length;
@@ -45,7 +46,8 @@ const HEADERS: [(HeaderName, &str); 4] = [
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    (header::REFERRER_POLICY, "no-referrer"),
+    // with "no-referrer", browsers would send `Origin: null` with the forms, which says nothing about where they are from
+    (header::REFERRER_POLICY, "same-origin"),
 ];
 
 /// Paths for programs. They need no login and may be asked under any name: Prometheus and health checks use names that

@@ -8,9 +8,10 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::actions::{Refusal, authorize};
+use super::actions::authorize;
 use super::answer::json;
 use super::context::AdminContext;
+use super::refusal::Refusal;
 use super::reloads::Refused;
 use super::users::Users;
 

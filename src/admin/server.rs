@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
@@ -19,6 +18,7 @@ use tower::ServiceExt;
 use tracing::{info, warn};
 
 use super::protection::normalize;
+use super::served::Served;
 use crate::net::{Ipv6Prefix, Peer};
 use crate::proxy::intake::pending::PendingConnections;
 use crate::telemetry::LineLimit;
@@ -37,7 +37,7 @@ const CONNECTION_MAX: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped. An error on a connection ends that connection only.
-pub(super) async fn serve(socket: std::net::TcpListener, routers: watch::Receiver<Router>) {
+pub(super) async fn serve(socket: std::net::TcpListener, served: watch::Receiver<Served>) {
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return warn!(%error, "the stats page cannot be served"),
@@ -50,7 +50,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, routers: watch::Receive
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                drop(tokio::spawn(serve_connection(stream, peer, routers.clone(), Arc::clone(&connections))));
+                drop(tokio::spawn(serve_connection(stream, peer, served.clone(), Arc::clone(&connections))));
             }
             Err(error) => {
                 if let Some(suppressed) = lines.admit(Instant::now()) {
@@ -67,7 +67,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, routers: watch::Receive
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    routers: watch::Receiver<Router>,
+    served: watch::Receiver<Served>,
     connections: Arc<PendingConnections>,
 ) {
     let client = Peer::from(peer).source(Ipv6Prefix::default());
@@ -76,7 +76,7 @@ async fn serve_connection(
         let mut request = request.map(Body::new);
         normalize(&mut request);
         request.extensions_mut().insert(ConnectInfo(peer));
-        let router = routers.borrow().clone();
+        let router = served.borrow().router.clone();
         router.oneshot(request)
     });
     let requests = hyper::server::conn::http1::Builder::new()

@@ -109,7 +109,7 @@ fn server(
         rise: cluster.rise,
         fall: cluster.fall,
         check_health: check_health(&node.health, cluster.rise, cluster.fall),
-        weight: node.member.weight,
+        weight: node.weight(),
         sessions_max: Some(node.member.sessions_max).filter(|max| *max < u32::MAX),
         sessions: counts.sessions,
         sessions_highest: counts.sessions_highest,

@@ -35,6 +35,83 @@ pub struct Status {
     pub clusters: Vec<Cluster>,
     /// The listeners, in the configuration's order.
     pub listeners: Vec<Listener>,
+    /// What is wrong, with what to do about it; critical alarms first.
+    pub alarms: Vec<Alarm>,
+    /// What operators have changed since the start, newest first; old changes are left out.
+    pub operators: Vec<OperatorAction>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Alarm {
+    /// How urgent it is.
+    pub severity: Severity,
+    /// The cluster, `cluster/node`, the listener or the host name.
+    pub subject: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub what_to_do: String,
+}
+
+/// How urgent an alarm is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Clients are affected: it needs action now.
+    Critical,
+    /// It can wait until the morning.
+    #[default]
+    Warning,
+}
+
+impl Severity {
+    /// Its name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Severity::Critical => "critical",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
+impl Alarm {
+    /// Whether it needs action now.
+    pub fn is_critical(&self) -> bool {
+        self.severity == Severity::Critical
+    }
+}
+
+/// Something that an operator has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OperatorAction {
+    /// When, in UTC.
+    pub at: String,
+    /// Who: the user's name.
+    pub user: String,
+    /// The address from which the request came.
+    pub from: String,
+    /// What.
+    pub what: String,
+}
+
+/// Who has set something, and when.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetBy {
+    /// The user's name.
+    pub user: String,
+    /// When, in UTC.
+    pub at: String,
+}
+
+impl fmt::Display for SetBy {
+    /// `by ops at 2026-11-26T04:00:00Z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "by {} at {}", self.user, self.at)
+    }
 }
 
 /// A host name that cannot be resolved at present.
@@ -130,6 +207,12 @@ pub struct Node {
     pub answer_age_seconds: Option<f64>,
     /// Its administrative state: `ready`, `drain`, `maint`.
     pub state: String,
+    /// Who set the administrative state; `None` if nobody has since the start.
+    pub state_set_by: Option<SetBy>,
+    /// PostgreSQL's version, for example `15.8`.
+    pub postgresql_version: Option<String>,
+    /// Patroni's version.
+    pub patroni_version: Option<String>,
     /// PostgreSQL's state, as Patroni names it: `running`, `starting`, `stopping`, …
     pub postgresql: Option<String>,
     /// PostgreSQL's timeline.
@@ -181,6 +264,8 @@ pub struct Node {
     pub weight: u32,
     /// The weight in the configuration.
     pub weight_configured: u32,
+    /// Who set the weight; `None` if nobody has since the start.
+    pub weight_set_by: Option<SetBy>,
     /// How long its health has been what it is.
     pub health_seconds: f64,
     /// How long its role has been what it is.
@@ -208,6 +293,10 @@ pub const LEFT_MAX: usize = 20;
 pub struct Session {
     /// The listener.
     pub listener: String,
+    /// The cluster.
+    pub cluster: String,
+    /// The node.
+    pub node: String,
     /// The client's address.
     pub client: String,
     /// The user; empty if encryption hides it.

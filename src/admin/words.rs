@@ -19,9 +19,38 @@ pub(super) fn seconds(seconds: f64) -> String {
     span(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
+/// A number of sessions in words: `1 session`, `2 sessions`.
+pub(super) fn sessions(number: usize) -> String {
+    if number == 1 { "1 session".to_owned() } else { format!("{number} sessions") }
+}
+
+/// A number with a space between groups of three digits, where it is long.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    if digits.len() < 5 {
+        return digits;
+    }
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            grouped.push('\u{202f}'); // a narrow space at which no line breaks
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        assert_eq!(
+            [0, 1234, 12_345, 1_234_567].map(grouped),
+            ["0", "1234", "12\u{202f}345", "1\u{202f}234\u{202f}567"]
+        );
+    }
 
     #[test]
     fn a_span_is_shown_in_its_two_largest_units() {

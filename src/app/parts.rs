@@ -17,8 +17,8 @@ use self::places::{OpenedPlace, Places};
 use super::background::Background;
 use super::error::StartError;
 use super::load::{Loaded, LoadedCluster, Loader};
-use crate::admin::AdminContext;
 use crate::admin::reloads::Reloads;
+use crate::admin::{AdminContext, OperatorLog, Trends};
 use crate::config::{Cluster, ClusterIndex, Config, Listener, ListenerIndex};
 use crate::net::Resolver;
 use crate::probe::metrics::ProbeMetrics;
@@ -62,6 +62,8 @@ pub(super) struct Parts {
     probe_metrics: Arc<ProbeMetrics>,
     proxy_metrics: Arc<ProxyMetrics>,
     pub(super) reloads: Arc<Reloads>,
+    trends: Arc<Trends>,
+    operators: Arc<OperatorLog>,
     started: Instant,
     is_stopping: watch::Receiver<bool>,
 }
@@ -112,6 +114,8 @@ impl Parts {
             probe_metrics: Arc::new(probe_metrics),
             proxy_metrics: Arc::new(proxy_metrics),
             reloads,
+            trends: Arc::default(),
+            operators: Arc::default(),
             started: Instant::now(),
             is_stopping: watch::Sender::new(false).subscribe(),
         })
@@ -311,6 +315,8 @@ impl Parts {
             started: self.started,
             is_stopping: self.is_stopping.clone(),
             reloads: Arc::clone(&self.reloads),
+            trends: Arc::clone(&self.trends),
+            operators: Arc::clone(&self.operators),
         }
     }
 

@@ -56,6 +56,8 @@ pub(super) enum CliError {
     PasswordFile(PathBuf, io::Error),
     /// No user was named for a command that needs one.
     NoUser,
+    /// A command that closes sessions was not confirmed.
+    NotConfirmed,
     /// There is no password.
     NoPassword,
     /// No answer came from this URL.
@@ -90,6 +92,7 @@ impl fmt::Display for CliError {
             }
             CliError::PasswordFile(file, error) => write!(f, "cannot read {}: {error}", file.display()),
             CliError::NoUser => write!(f, "a user is required: use --user or set {USER_VARIABLE}"),
+            CliError::NotConfirmed => f.write_str("nothing was closed: confirm the question, or use --yes"),
             CliError::NoPassword => write!(f, "no password: use --password-file or set {PASSWORD_VARIABLE}"),
             CliError::NoAnswer(url, error) => write!(f, "{url} does not answer: {}", last_cause(error)),
             CliError::Refused(_, why) => f.write_str(why.trim_end()),
@@ -127,6 +130,7 @@ impl CliError {
             CliError::InvalidUrl(_)
             | CliError::NoTerminal
             | CliError::NoUser
+            | CliError::NotConfirmed
             | CliError::NoPassword
             | CliError::UnknownNode(..)
             | CliError::AmbiguousNode(..) => exit::USAGE,
@@ -169,7 +173,14 @@ impl AdminApi {
 
     /// Sends GET. Returns the body if the status is success.
     pub(super) async fn get(&self, path: &[&str]) -> Result<String, CliError> {
-        match send(self.authenticated(self.client.get(self.url(path)))).await {
+        self.get_with(path, None).await
+    }
+
+    /// The same with a query string.
+    pub(super) async fn get_with(&self, path: &[&str], query: Option<&str>) -> Result<String, CliError> {
+        let mut url = self.url(path);
+        url.set_query(query.filter(|query| !query.is_empty()));
+        match send(self.authenticated(self.client.get(url))).await {
             Err(CliError::Refused(StatusCode::UNAUTHORIZED, _)) if self.login.is_none() => Err(CliError::NoUser),
             outcome => outcome,
         }

@@ -11,6 +11,7 @@ mod memory;
 mod node;
 mod reload;
 mod run;
+mod sessions;
 mod shell;
 mod status;
 mod top;
@@ -26,8 +27,9 @@ use self::admin_api::{AdminUrl, CliError, Identity};
 use self::check::CheckArgs;
 use self::exit::failed;
 use self::import::ImportArgs;
-use self::node::{DrainArgs, NodeArgs};
+use self::node::{DrainArgs, NodeArgs, WeightArgs};
 use self::reload::ReloadArgs;
+use self::sessions::{CloseArgs, ListArgs};
 use self::shell::Shell;
 use self::top::TopArgs;
 use crate::app::ReadError;
@@ -81,6 +83,12 @@ enum Command {
     Maint(DrainArgs),
     /// Send sessions to a node again
     Ready(NodeArgs),
+    /// Set a node's share of new sessions until pgvane is restarted; open sessions stay
+    Weight(WeightArgs),
+    /// List the sessions of a running pgvane: clients, users, databases, nodes
+    Sessions(ListArgs),
+    /// Close sessions at once, also in the middle of a transaction: of a node, a user, a database, …
+    Close(CloseArgs),
     /// Print a script that makes a shell complete the commands and options of pgvane
     ///
     /// bash: pgvane completions bash > /etc/bash_completion.d/pgvane
@@ -140,6 +148,9 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => block_on(node::drain(&args, AdminState::Drain)),
         Command::Maint(args) => block_on(node::drain(&args, AdminState::Maint)),
         Command::Ready(args) => block_on(node::ready(&args)),
+        Command::Weight(args) => block_on(node::weight(&args)),
+        Command::Sessions(args) => block_on(sessions::list(&args)),
+        Command::Close(args) => block_on(sessions::close(&args)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `pgvane drain`, `maint` and `ready`: set the administrative state of a node.
+//! `pgvane drain`, `maint` and `ready`: set the administrative state of a node. `pgvane weight`: sets its weight.
 
 use std::time::Duration;
 
@@ -39,6 +39,25 @@ pub(super) struct DrainArgs {
     /// Wait until the node has no sessions, and fail if it still has some after this time, for example 60s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
+}
+
+/// The same for `weight`.
+#[derive(Debug, Args)]
+pub(super) struct WeightArgs {
+    #[command(flatten)]
+    target: NodeArgs,
+    /// 1 to 10000, relative to the weights of the other nodes; or "configured" for the weight in the configuration
+    weight: String,
+}
+
+/// Sets the weight.
+pub(super) async fn weight(args: &WeightArgs) -> Result<(), CliError> {
+    let api = AdminApi::at(&args.target.admin_url, Some(&args.target.identity))?.for_changes()?;
+    let (cluster, node) = find(&api, &args.target.node, args.target.cluster.as_deref()).await?;
+    api.post(&["api", "nodes", &cluster, &node.name, "weight"], None, &args.weight).await?;
+    let (_, now) = find(&api, &node.name, Some(&cluster)).await?;
+    println!("{}: weight {} (was {}, configured {})", node.name, now.weight, node.weight, now.weight_configured);
+    Ok(())
 }
 
 /// Sets the state `ready`.

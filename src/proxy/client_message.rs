@@ -222,6 +222,8 @@ mod tests {
             End::WrongNode(Cause::LostLead),
             End::DrainTimedOut(Cause::Operator),
             End::Rebalanced,
+            End::ListenerRemoved,
+            End::ClosedByOperator,
             End::Stopped,
             End::ServerClosed(None),
             End::ServerFailed(io::ErrorKind::ConnectionReset.into()),

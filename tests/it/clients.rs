@@ -9,7 +9,7 @@
 //! - [`program`]: how the programs are started
 
 mod cancelling;
-mod program;
+pub mod program;
 mod refusals;
 mod replication;
 

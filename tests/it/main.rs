@@ -13,6 +13,7 @@
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`haproxy_outputs`]: the CSV, JSON and metrics of HAProxy, for programs that read HAProxy
 //! - [`dashboard`]: the Grafana dashboard and the alert rules, held against a real Prometheus
+//! - [`browser`]: the pages in a real browser
 //! - [`page`]: what the stats page and its JSON say when something is wrong
 //! - [`figures`]: what is counted of listeners and nodes
 //! - [`operators`]: nodes taken out of service, and who may do that
@@ -29,6 +30,7 @@
 mod access;
 mod attackers;
 mod binary;
+mod browser;
 mod cancels;
 mod certificates;
 mod check_connect;

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::messages::{PROTOCOL_3_0, startup};
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::command_line::{Answer, FAILURE, NO_INPUT, NO_PERMISSION, OK, USAGE, pgvane};
 use crate::fake::FakeCluster;
+use crate::figures::{status, wait_for_status};
 use crate::metrics;
 use crate::wire::{SOON, Session, Wire, in_time, plain_startup};
 
@@ -302,8 +304,10 @@ async fn over_http_nobody_changes_anything_without_a_password_or_from_another_si
 async fn without_users_there_are_no_buttons_and_nobody_may() {
     let cluster = FakeCluster::of(2).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
-    let page = pgvane.admin_get("/stats").await.expect("is served").body;
-    assert!(!page.contains("<button"), "{page}");
+    for path in ["/stats/node?cluster=main&node=node2", "/stats/close?node=node2"] {
+        let page = pgvane.admin_get(path).await.expect("is served").body;
+        assert!(!page.contains("<form") && page.contains("Changes are off"), "{page}");
+    }
     let answer = post(pgvane.admin_addr, "/api/nodes/main/node2/state", &[], "drain").await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("no users in [admin]"), "{answer}");
     assert_eq!(metrics::value(&pgvane, &state_of("node2", "ready")).await, 1.0);
@@ -324,4 +328,95 @@ async fn post(server: SocketAddr, path: &str, headers: &[&str], body: &str) -> S
         std::io::Result::Ok(answer)
     };
     in_time("an answer", exchange).await.expect("the port is open")
+}
+
+// ---- weights and sessions -------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_weight_changes_who_gets_new_sessions_until_the_configured_one_is_wanted_again() {
+    let cluster = FakeCluster::of(3).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
+    let answer = operator.says(&["weight", "node2", "10000"]).await;
+    answer.ended_with(OK);
+    assert_eq!(answer.out, "node2: weight 10000 (was 100, configured 100)\n");
+    let mut on_node2 = 0;
+    for _ in 0..20 {
+        on_node2 += usize::from(Session::through(pgvane.read_addr).await.value("who").await == "node2");
+    }
+    assert!(on_node2 >= 18, "{on_node2} of 20 sessions are on the node with a hundred times the weight");
+    assert_eq!(metrics::value(&pgvane, "pgvane_node_weight{cluster=\"main\",node=\"node2\"}").await, 10_000.0);
+    let status = status(&pgvane).await;
+    let node = &status["clusters"][0]["nodes"][1];
+    assert_eq!((&node["weight_configured"], &node["weight_set_by"]["user"]), (&100.into(), &"ops".into()), "{node:#}");
+    assert_eq!(status["operators"][0]["what"], "node2 of main: weight 10000 (was 100, configured 100)");
+    assert!(pgvane.log_text().contains("weight set"), "{}", pgvane.log_text());
+    for wrong in ["0", "10001", "half"] {
+        let answer = operator.says(&["weight", "node2", wrong]).await;
+        answer.ended_with(FAILURE);
+        assert!(answer.err.contains("is not a weight: expected 1 to 10000, or configured"), "{}", answer.err);
+    }
+    operator.says(&["weight", "node2", "configured"]).await.ended_with(OK);
+    assert_eq!(metrics::value(&pgvane, "pgvane_node_weight{cluster=\"main\",node=\"node2\"}").await, 100.0);
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_node_are_listed_and_closed_at_once_and_those_of_others_stay() {
+    let cluster = FakeCluster::of(3).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane).await;
+    let mut busy = session_on(pgvane.read_addr, "node2").await;
+    busy.ask("begin").await;
+    let mut other = session_on(pgvane.read_addr, "node3").await;
+    wait_for_status(&pgvane, "one session on each replica", |status| {
+        [1, 2].iter().all(|node: &usize| status["clusters"][0]["nodes"][*node]["sessions"] == 1)
+    })
+    .await;
+    let listed = operator.says(&["sessions", "--node", "node2"]).await;
+    listed.ended_with(OK);
+    assert_eq!(listed.out.lines().count(), 2, "{}", listed.out);
+    assert!(listed.out.contains("127.0.0.1:") && listed.out.contains("  open "), "{}", listed.out);
+
+    let asked = operator.says(&["close", "--node", "node2"]).await;
+    asked.ended_with(USAGE);
+    assert!(asked.err.contains("nothing was closed: confirm the question, or use --yes"), "{}", asked.err);
+    let all = operator.says(&["close", "--cluster", "main", "--yes"]).await;
+    all.ended_with(FAILURE);
+    assert!(all.err.contains("say which sessions"), "{}", all.err);
+    let unknown = operator.says(&["close", "--node", "node9", "--yes"]).await;
+    unknown.ended_with(FAILURE);
+    assert!(unknown.err.contains("no node \"node9\""), "{}", unknown.err);
+
+    let answer = operator.says(&["close", "--node", "node2", "--yes"]).await;
+    answer.ended_with(OK);
+    assert_eq!(answer.out, "1 session closed\n");
+    let end = busy.wire.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
+    let text = "pgvane: terminating connection because an operator has closed the session";
+    assert_eq!(end.field(b'M').as_deref(), Some(text));
+    assert_eq!(other.value("who").await, "node3", "it stays");
+    metrics::wait_for_ends(&pgvane, "read", "closed-by-operator", 1).await;
+    assert_eq!(status(&pgvane).await["operators"][0]["what"], "closed 1 session: node \"node2\"");
+}
+
+#[tokio::test]
+async fn sessions_are_closed_by_user_and_database_and_nobody_does_it_without_a_password() {
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane).await;
+    let [app, report] = [("app", "shop"), ("report", "shop")];
+    let log_in = async |(user, database): (&str, &str)| {
+        let packet = startup(PROTOCOL_3_0, &[("user", user), ("database", database)]);
+        Wire::to(pgvane.write_addr).await.log_in(&packet).await
+    };
+    let (app, mut report) = (log_in(app).await, log_in(report).await);
+    for path in ["/api/sessions/close?user=app", "/stats/close", "/stats/node", "/api/nodes/main/node2/weight"] {
+        let answer = post(pgvane.admin_addr, path, &[], "user=app&cluster=main&node=node2&weight=7").await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{path}: {answer}");
+    }
+    let answer = operator.says(&["close", "--db-user", "app", "--database", "shop", "--yes"]).await;
+    answer.ended_with(OK);
+    assert_eq!(answer.out, "1 session closed\n");
+    assert_eq!(app.wire.fatal().await.sqlstate().as_deref(), Some("57P01"));
+    report.value("who").await;
+    let none = operator.says(&["close", "--db-user", "app", "--yes"]).await;
+    assert_eq!(none.out, "0 sessions closed\n");
+    assert_eq!(metrics::value(&pgvane, "pgvane_node_weight{cluster=\"main\",node=\"node2\"}").await, 100.0);
 }

@@ -3,12 +3,11 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::admin::{self, AdminContext};
+use crate::admin::{self, AdminContext, Served};
 use crate::app::background::Background;
 use crate::app::error::StartError;
 use crate::config::Admin;
@@ -16,7 +15,7 @@ use crate::config::Admin;
 /// The running admin port.
 pub(super) struct AdminPort {
     bind: SocketAddr,
-    router: watch::Sender<Router>,
+    served: watch::Sender<Served>,
     task: AbortHandle,
 }
 
@@ -50,18 +49,18 @@ impl AdminPort {
         background: &mut Background,
         runtime: &Handle,
     ) {
-        let router = admin::router(context);
+        let served = admin::serving(context);
         let before = running.take();
         match (opened, before) {
             (OpenedAdmin::Kept, Some(port)) => {
-                drop(port.router.send_replace(router));
+                drop(port.served.send_replace(served));
                 *running = Some(port);
             }
             (OpenedAdmin::New(bind, socket), before) => {
-                let (sender, routers) = watch::channel(router);
+                let (sender, served) = watch::channel(served);
                 // on a thread of its own: however long a page takes, the checks are on time
-                let task = background.spawn_on("stats page", admin::serve(socket, routers), runtime);
-                *running = Some(AdminPort { bind, router: sender, task });
+                let task = background.spawn_on("stats page", admin::serve(socket, served), runtime);
+                *running = Some(AdminPort { bind, served: sender, task });
                 before.iter().for_each(|before| before.task.abort());
             }
             (OpenedAdmin::None | OpenedAdmin::Kept, before) => before.iter().for_each(|before| before.task.abort()),

@@ -532,8 +532,7 @@ mod tests {
     #[test]
     fn the_wanted_sessions_are_closed_and_counted_and_the_others_stay() {
         let registry = registry();
-        let guards: Vec<SessionGuard> =
-            (0..4).map(|node| registry.guard(ListenerIndex(0), ClusterIndex(0), NodeId::new(node / 3))).collect();
+        let guards: Vec<SessionGuard> = (0..4).map(|node| registry.guard(&from(0), NodeId::new(node / 3))).collect();
         assert_eq!(registry.close(|session| session.node == NodeId::new(0)), 3);
         assert!(guards[..3].iter().all(|guard| guard.control().is_ordered(SessionOrder::Close)));
         assert!(!guards[3].control().is_ordered(SessionOrder::Close));

@@ -1,0 +1,92 @@
+//! Why a request of an operator is refused, and the HTTP answer that says so.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::users::Denied;
+use crate::cluster::AdminState;
+use crate::cluster::node::WEIGHT_MAX;
+
+/// Query parameter and form field that allow `drain` and `maint` on the leader.
+pub(super) const ALLOW_LEADER: (&str, &str) = ("leader", "yes");
+
+/// The weight that stands for the configured one.
+pub(super) const CONFIGURED: &str = "configured";
+
+/// Why a request was refused.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    CrossSite,
+    Denied(Denied),
+    UnknownCluster(String),
+    UnknownNode(String),
+    UnknownListener(String),
+    UnknownState(String),
+    InvalidWeight(String),
+    /// The request does not say which sessions it means.
+    AllSessions,
+    /// The node is the leader, and the request does not have [`ALLOW_LEADER`].
+    IsLeader(String),
+    Stopping,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Refusal::CrossSite | Refusal::Denied(Denied::NoUsers) => StatusCode::FORBIDDEN,
+            Refusal::Denied(Denied::NoCredentials | Denied::WrongCredentials(_)) => StatusCode::UNAUTHORIZED,
+            Refusal::UnknownCluster(_) | Refusal::UnknownNode(_) | Refusal::UnknownListener(_) => StatusCode::NOT_FOUND,
+            Refusal::UnknownState(_) | Refusal::InvalidWeight(_) | Refusal::AllSessions => StatusCode::BAD_REQUEST,
+            Refusal::IsLeader(_) => StatusCode::CONFLICT,
+            Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn why(&self) -> String {
+        match self {
+            Refusal::CrossSite => "the request was sent by a web page of another site".to_owned(),
+            Refusal::Denied(Denied::NoUsers) => {
+                "changes are not allowed: the configuration has no users in [admin]".to_owned()
+            }
+            Refusal::Denied(Denied::NoCredentials) => "user name and password are required".to_owned(),
+            Refusal::Denied(Denied::WrongCredentials(_)) => "wrong user name or password".to_owned(),
+            Refusal::UnknownCluster(name) => format!("unknown cluster \"{name}\""),
+            Refusal::UnknownNode(name) => format!("this cluster has no node \"{name}\""),
+            Refusal::UnknownListener(name) => format!("unknown listener \"{name}\""),
+            Refusal::UnknownState(given) => {
+                let [ready, drain, maint] = AdminState::ALL.map(AdminState::label);
+                format!("unknown state \"{given}\": expected {ready}, {drain} or {maint}")
+            }
+            Refusal::InvalidWeight(given) => format!(
+                "\"{given}\" is not a weight: expected 1 to {WEIGHT_MAX}, or {CONFIGURED}; to send a node no sessions, \
+                 drain it"
+            ),
+            Refusal::AllSessions => {
+                "say which sessions: node, user, database, application, client or listener; a cluster or a state alone \
+                 is not enough"
+                    .to_owned()
+            }
+            Refusal::IsLeader(name) => {
+                let (field, value) = ALLOW_LEADER;
+                format!(
+                    "{name} is the leader: its write sessions would be closed, and new ones would wait for another \
+                     leader, at most for hold_max; to do it, add {field}={value} to the URL or --leader to the command"
+                )
+            }
+            Refusal::Stopping => "pgvane is stopping".to_owned(),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, body) = (self.status(), format!("{}\n", self.why()));
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"pgvane\", charset=\"UTF-8\"")];
+                (status, challenge, body).into_response()
+            }
+            _ => (status, body).into_response(),
+        }
+    }
+}

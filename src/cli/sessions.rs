@@ -1,0 +1,173 @@
+//! `pgvane sessions` and `pgvane close`: lists and closes the sessions of a running pgvane.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::Args;
+
+use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
+use super::status::aligned;
+use crate::admin::sessions::Sessions;
+use crate::config::size_text;
+
+/// Which sessions: those that match every option that is given.
+#[derive(Debug, Args)]
+pub(super) struct SessionFilter {
+    /// Sessions on this node
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Sessions of this user of the database
+    #[arg(long, value_name = "NAME")]
+    db_user: Option<String>,
+    /// Sessions in this database
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// Sessions with this application_name
+    #[arg(long, value_name = "NAME")]
+    application: Option<String>,
+    /// Sessions from this address, or from this network in CIDR notation
+    #[arg(long, value_name = "IP[/BITS]")]
+    client: Option<String>,
+    /// Sessions of this listener
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Sessions of this cluster
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+}
+
+/// The arguments of `pgvane sessions`.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    filter: SessionFilter,
+    /// List at most this number; the oldest sessions come first
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    max: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin_url: AdminUrl,
+    #[command(flatten)]
+    identity: Identity,
+}
+
+/// The arguments of `pgvane close`.
+#[derive(Debug, Args)]
+pub(super) struct CloseArgs {
+    #[command(flatten)]
+    filter: SessionFilter,
+    /// Close them without asking
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    admin_url: AdminUrl,
+    #[command(flatten)]
+    identity: Identity,
+}
+
+impl SessionFilter {
+    fn query(&self) -> form_urlencoded::Serializer<'static, String> {
+        let fields = [
+            ("node", &self.node),
+            ("user", &self.db_user),
+            ("database", &self.database),
+            ("application", &self.application),
+            ("client", &self.client),
+            ("listener", &self.listener),
+            ("cluster", &self.cluster),
+        ];
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(fields.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))));
+        query
+    }
+}
+
+/// Prints the sessions.
+pub(super) async fn list(args: &ListArgs) -> Result<(), CliError> {
+    let api = AdminApi::at(&args.admin_url, Some(&args.identity))?;
+    let query = args.filter.query().append_pair("max", &args.max.to_string()).finish();
+    let text = api.get_with(&["api", "sessions"], Some(&query)).await?;
+    let printed = if args.json { text } else { table(&parse(&text)?) };
+    let _ = io::stdout().write_all(printed.as_bytes()); // the reader may close the pipe early, as `head` does
+    Ok(())
+}
+
+/// Closes the sessions, after a question if a person can answer it.
+pub(super) async fn close(args: &CloseArgs) -> Result<(), CliError> {
+    let api = AdminApi::at(&args.admin_url, Some(&args.identity))?.for_changes()?;
+    let query = args.filter.query().finish();
+    if !args.yes {
+        if !io::stdin().is_terminal() {
+            return Err(CliError::NotConfirmed);
+        }
+        let total = parse(&api.get_with(&["api", "sessions"], Some(&query)).await?)?.total;
+        print!("Close {total} sessions at once, also in the middle of a transaction? [y/N] ");
+        let _ = io::stdout().flush();
+        let mut answer = String::new();
+        if io::stdin().read_line(&mut answer).is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Err(CliError::NotConfirmed);
+        }
+    }
+    let text = api.post(&["api", "sessions", "close"], Some(&query), "").await?;
+    let closed = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|answer| answer["closed"].as_u64());
+    let closed = closed.ok_or_else(|| CliError::Unreadable(text.clone()))?;
+    println!("{closed} {} closed", if closed == 1 { "session" } else { "sessions" });
+    Ok(())
+}
+
+fn parse(text: &str) -> Result<Sessions, CliError> {
+    serde_json::from_str(text).map_err(|error| CliError::Unreadable(error.to_string()))
+}
+
+fn table(sessions: &Sessions) -> String {
+    let header = ["CLIENT", "USER", "DATABASE", "APPLICATION", "NODE", "LISTENER", "AGE", "STATE", "SENT", "RECEIVED"];
+    let or_unknown = |name: &String| if name.is_empty() { "?".to_owned() } else { name.clone() };
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(sessions.sessions.iter().map(|session| {
+        [
+            or_unknown(&session.client),
+            or_unknown(&session.user),
+            or_unknown(&session.database),
+            or_unknown(&session.application_name),
+            session.node.clone(),
+            session.listener.clone(),
+            format!("{} s", session.seconds),
+            session.state.clone(),
+            size_text(session.bytes_to_server),
+            size_text(session.bytes_to_client),
+        ]
+    }));
+    let others = match sessions.total.saturating_sub(sessions.sessions.len()) {
+        0 => String::new(),
+        others => format!("and {others} more\n"),
+    };
+    aligned(&rows) + &others
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::status::Session;
+
+    #[test]
+    fn sessions_are_a_table_with_the_number_of_the_others() {
+        let session = Session {
+            client: "192.0.2.7:5000".to_owned(),
+            user: "app".to_owned(),
+            node: "node2".to_owned(),
+            listener: "read".to_owned(),
+            seconds: 90,
+            state: "open".to_owned(),
+            bytes_to_server: 5,
+            ..Session::default()
+        };
+        let text = table(&Sessions { total: 3, sessions: vec![session] });
+        let expected = "\
+CLIENT          USER  DATABASE  APPLICATION  NODE   LISTENER  AGE   STATE  SENT  RECEIVED
+192.0.2.7:5000  app   ?         ?            node2  read      90 s  open   5 B   0 B
+and 2 more
+";
+        assert_eq!(text, expected);
+    }
+}
