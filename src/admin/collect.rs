@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::alarms;
 use super::context::AdminContext;
 use super::operator_log::NodeSetting;
-use super::process::Process;
 use super::servers::servers;
 use super::status::{
     Cluster, Exclusion, LEFT_MAX, Lead, Listener, NameLookups, Node, NodePort, Session, Status, UnresolvedName,
@@ -44,7 +43,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: context.started.elapsed().as_secs(),
             is_stopping: *context.is_stopping.borrow(),
-            process: Process::of(context),
+            process: context.process(),
             unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             name_lookups: name_lookups(context),
             reload: context.reloads.record(),

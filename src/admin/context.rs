@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::operator_log::OperatorLog;
+use super::process::Process;
 use super::reloads::Reloads;
 use super::trends::Trends;
 use crate::config::{ClusterIndex, Config, ListenerIndex};
@@ -14,7 +16,7 @@ use crate::probe::ClusterHandle;
 use crate::proxy::metrics::ProxyMetrics;
 use crate::proxy::sessions::registry::Registry;
 use crate::proxy::sessions::tally::Census;
-use crate::telemetry::MetricRegistry;
+use crate::telemetry::{MetricRegistry, lines_lost};
 
 /// Everything that the HTTP handlers read and change.
 #[derive(Debug)]
@@ -55,6 +57,17 @@ impl AdminContext {
             listeners: self.listener_numbers.iter().map(|number| all.listeners[number.0]).collect(),
             node_bytes: self.cluster_numbers.iter().map(|number| all.node_bytes[number.0].clone()).collect(),
             servers: self.listener_numbers.iter().map(|number| all.servers[number.0].clone()).collect(),
+        }
+    }
+
+    /// What is true of the whole process now.
+    pub(super) fn process(&self) -> Process {
+        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+        Process {
+            started_at: now.saturating_sub(self.started.elapsed().as_secs()),
+            threads: self.config.threads,
+            descriptors_max: self.registry.descriptors_max(),
+            log_lines_lost: lines_lost(),
         }
     }
 

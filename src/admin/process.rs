@@ -1,10 +1,6 @@
 //! What is true of the whole process.
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-
-use super::context::AdminContext;
-use crate::telemetry::lines_lost;
 
 /// The process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -18,16 +14,4 @@ pub struct Process {
     pub descriptors_max: usize,
     /// Log lines that could not be written.
     pub log_lines_lost: u64,
-}
-
-impl Process {
-    pub(super) fn of(context: &AdminContext) -> Process {
-        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-        Process {
-            started_at: now.saturating_sub(context.started.elapsed().as_secs()),
-            threads: context.config.threads,
-            descriptors_max: context.registry.descriptors_max(),
-            log_lines_lost: lines_lost(),
-        }
-    }
 }

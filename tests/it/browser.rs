@@ -39,11 +39,11 @@ fn lagging(bytes: u64) -> Value {
     json!({"role": "replica", "xlog": xlog, "replication_state": "streaming"})
 }
 
-/// Connects again when the session ends, and after a while in any case, as a pool does.
-async fn stay_connected(server: SocketAddr) {
+/// Connects again when the session ends, and after so many seconds in any case, as a pool does.
+async fn stay_connected(server: SocketAddr, seconds: u64) {
     loop {
         let session = Session::through(server).await;
-        let _ = tokio::time::timeout(Duration::from_secs(3), session.wire.fatal()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(seconds), session.wire.fatal()).await;
     }
 }
 
@@ -119,8 +119,8 @@ async fn the_actions_of_operators_in_a_browser() {
     let admin = format!("{}\nhosts = [\"pgvane.test\"]", Operator::line(cluster.directory()));
     let pgvane = cluster.pgvane(|pgvane| pgvane.admin(&admin).read_listener("fallback = \"none\"")).await;
     let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..4 {
-        clients.spawn(stay_connected(pgvane.read_addr));
+    for seconds in [4, 5, 6, 7] {
+        clients.spawn(stay_connected(pgvane.read_addr, seconds));
     }
     wait_for_status(&pgvane, "a session on node2", |status| {
         status["clusters"][0]["nodes"][1]["sessions"].as_u64() > Some(0)

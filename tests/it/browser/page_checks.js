@@ -337,11 +337,6 @@ const SCENARIOS = {
         await contrastIsEnough(page);
         await page.screenshot({ path: path.join(screenshots, `actions-node-${name}-js.png`), fullPage: true });
         assert.equal(await page.getByRole("button", { name: "pause updates" }).count(), 0, "this page has no updates");
-        await page.getByLabel("weight").fill("25");
-        await page.getByRole("button", { name: "set the weight" }).click();
-        await page.waitForURL(/stats#operators/);
-        const row = page.locator("tr[data-node=node2]");
-        assert.match(await row.textContent(), /25.*\(100 configured\).*weight 25 by ops at /s);
         const count = await eventually(async () => {
           await page.goto(`http://${admin}/stats/close?node=node2`);
           const title = await page.locator("h2").textContent();
@@ -353,6 +348,12 @@ const SCENARIOS = {
         await page.getByRole("button", { name: /^close \d+ session/ }).click();
         await page.waitForURL(/stats#operators/);
         assert.match(await page.locator("#operators tbody tr").first().textContent(), /ops.*closed [1-9]\d* sessions?: node "node2"/s);
+        await page.goto(`http://${admin}/stats/node?cluster=main&node=node2`);
+        await page.getByLabel("weight").fill("25");
+        await page.getByRole("button", { name: "set the weight" }).click();
+        await page.waitForURL(/stats#operators/);
+        const row = page.locator("tr[data-node=node2]");
+        assert.match(await row.textContent(), /25.*\(100 configured\).*weight 25 by ops at /s);
         await page.goto(`http://${admin}/stats/node?cluster=main&node=node2`);
         await page.getByRole("button", { name: "drain node2" }).click();
         await page.waitForURL(/stats#operators/);
