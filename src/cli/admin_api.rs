@@ -39,7 +39,7 @@ pub(super) struct AdminUrl {
 /// The user to log in as.
 #[derive(Debug, Args)]
 pub(super) struct Identity {
-    /// User of [admin] in its configuration; the default is the environment variable PGVANE_ADMIN_USER
+    /// User of `[admin]` in its configuration; the default is the environment variable PGVANE_ADMIN_USER
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// File with the user's password; the default is the environment variable PGVANE_ADMIN_PASSWORD
