@@ -23,6 +23,7 @@ mod read_secret;
 mod read_sql;
 mod read_tls;
 mod secret;
+mod section;
 mod settings;
 mod syntax;
 mod units;

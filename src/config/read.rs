@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::document::{Document, Section, at_least_ms, distinct};
+use super::document::Document;
 use super::fault::Faults;
+use super::section::{Section, at_least_ms, distinct};
 use super::{Cluster, Config, DEFAULT_DRAIN_TIMEOUT, Log, default_threads, read_admin, read_cluster, read_listener};
 use crate::net::Bind;
 
@@ -16,7 +17,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
 
 /// Reads every key. The result is valid only if the document has no faults.
 pub(super) fn read(document: &Document<'_>) -> Config {
-    let root = document.root();
+    let root = Section::root(document);
     let admin = read_admin::admin(&root);
     let log = log(&root);
     let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::document::{Section, set};
+use super::section::{Section, set};
 use super::{Access, ConnectionRate, Listener, ProxyProtocol, account, duration};
 use crate::net::{Bind, Binds, Ipv6Prefix, Networks, UnixBind};
 

@@ -1,7 +1,7 @@
 //! Reads `[admin]`: where the stats page is served, and which users may change the state of nodes.
 
-use super::document::{Section, distinct};
 use super::read_secret::password;
+use super::section::{Section, distinct};
 use super::{Admin, AdminUser};
 use crate::net::Bind;
 

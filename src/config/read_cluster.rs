@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::document::{Section, at_least_ms, distinct, set};
 use super::fault::Fault;
+use super::section::{Section, at_least_ms, distinct, set};
 use super::{Check, Cluster, Discovery, PatroniTls, read_sql, read_tls};
 use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT, WEIGHT_MAX};
 use crate::cluster::{HostPort, Member};

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
-use super::document::{Section, at_least_ms, set};
+use super::section::{Section, at_least_ms, set};
 use super::{Cluster, ClusterIndex, Listener, RelayMode, read_access, read_tls};
 use crate::cluster::node::ServerKind;
 use crate::net::dial::KEEPALIVE_PATIENCE;

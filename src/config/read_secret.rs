@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::Secret;
-use super::document::Section;
+use super::section::Section;
 
 /// The password of a table: the value of its key `password`, or the content of its `password_file`. `path` is the
 /// table's name for messages. `None` if both keys are absent, or if the file cannot be used, which is reported as a

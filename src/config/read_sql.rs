@@ -1,7 +1,7 @@
 //! Reads `[cluster.sql]`: how pgvane logs in to PostgreSQL for checks.
 
-use super::document::{Section, at_least_ms, set};
 use super::read_secret::password;
+use super::section::{Section, at_least_ms, set};
 use super::{RequireAuth, Sql, read_tls};
 
 const USER_HINT: &str = "write the role to log in as, for example user = \"pgvane\"; it needs LOGIN and no other right";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::Listener;
-use super::document::{Section, set};
+use super::section::{Section, set};
 use crate::tls::{
     Acceptor, ClientTls, IdentityFiles, Negotiation, ServerTls, SslMode, Terminate, TlsError, TlsSettings,
     VerifyClient, Version, expiries,
