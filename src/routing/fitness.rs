@@ -118,3 +118,172 @@ fn why_misplaced_by_state(rule: &Rule, topology: &Topology, id: NodeId) -> Optio
     let by_departure = || node.departed.then_some(Cause::Departure);
     by_role.or_else(by_departure).or_else(|| node.health.silent_since().map(|_| Cause::Silence))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::AdminState;
+    use crate::cluster::fixtures::report;
+    use crate::cluster::lag::Lag;
+    use crate::routing::fixtures::{fall_silent, node, read, readers, replica_with, routed, strict, three};
+    use crate::routing::{Balance, NoRoute, Reaction};
+
+    #[test]
+    fn a_replica_that_lags_or_is_tagged_noloadbalance_gets_nothing_new() {
+        let mut topology = three();
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
+        topology.nodes[2] = replica_with(|report| {
+            report.noloadbalance = true;
+        });
+        assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+        let Err(refusal) = routed(&topology, &strict(read()), &[]) else { panic!("no node is eligible") };
+        assert_eq!(
+            refusal.to_string(),
+            "no eligible server: a is leader, b is too far behind the leader, c is tagged noloadbalance"
+        );
+    }
+
+    #[test]
+    fn lag_in_time_counts_too() {
+        let mut topology = three();
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 1, time: Duration::from_secs(11) });
+        let rule = Rule { lag_time_max: Some(Duration::from_secs(10)), ..read() };
+        assert_eq!(readers(&topology, &rule, &[]), [2; 4]);
+    }
+
+    #[test]
+    fn tags_sync_standing_and_streaming_narrow_the_choice() {
+        let mut topology = three();
+        topology.nodes[2] = replica_with(|report| {
+            report.tags.insert("dc".into(), "east".into());
+            report.sync = SyncStanding::Quorum;
+            report.replication_state = Some("in archive recovery".into());
+        });
+        let tagged = Rule { tags: [("dc".to_owned(), "east".to_owned())].into(), ..read() };
+        assert_eq!(readers(&topology, &tagged, &[]), [2; 4]);
+        assert_eq!(readers(&topology, &Rule::new(Target::Sync), &[]), [2; 4]);
+        assert_eq!(readers(&topology, &Rule::new(Target::Async), &[]), [1; 4]);
+        assert_eq!(readers(&topology, &Rule { requires_streaming: true, ..read() }, &[]), [1; 4]);
+    }
+
+    #[test]
+    fn quorum_members_and_synchronous_standbys_can_be_told_apart() {
+        let mut topology = three();
+        topology.nodes[1] = replica_with(|report| report.sync = SyncStanding::Sync);
+        topology.nodes[2] = replica_with(|report| report.sync = SyncStanding::Quorum);
+        for (target, expected) in [(Target::Sync, [1, 2, 1, 2]), (Target::SyncOnly, [1; 4]), (Target::Quorum, [2; 4])] {
+            assert_eq!(
+                readers(&topology, &Rule::new(target), &[]),
+                readers(&topology, &strict(Rule::new(target)), &[])
+            );
+            let rule = Rule { balance: Balance::RoundRobin, ..strict(Rule::new(target)) };
+            assert_eq!(readers(&topology, &rule, &[]), expected, "{}", target.label());
+        }
+        assert!(readers(&topology, &strict(Rule::new(Target::Async)), &[]).is_empty());
+        topology.nodes[1] = replica_with(|_| {});
+        let by_role = |target| why_misplaced(&strict(Rule::new(target)), &topology, NodeId::new(1));
+        assert_eq!([Target::SyncOnly, Target::Quorum].map(by_role), [Some(Cause::Standing); 2]);
+    }
+
+    /// As Patroni's /read-only-sync and /read-only-quorum.
+    #[test]
+    fn the_leader_may_have_its_share_beside_synchronous_replicas() {
+        let mut topology = three();
+        topology.nodes[2] = replica_with(|report| report.sync = SyncStanding::Sync);
+        let rule = Rule { balance: Balance::RoundRobin, includes_leader: true, ..strict(Rule::new(Target::SyncOnly)) };
+        assert_eq!(readers(&topology, &rule, &[]), [0, 2, 0, 2]);
+        assert_eq!(why_misplaced(&rule, &topology, NodeId::new(0)), None);
+        assert_eq!(rule.why_wrong(false), None);
+        let tagged = Rule { tags: [("dc".to_owned(), "east".to_owned())].into(), ..rule.clone() };
+        assert!(readers(&topology, &tagged, &[]).is_empty(), "tags count for the leader too, as in Patroni");
+        topology.nodes[0].admin = AdminState::Drain;
+        assert_eq!(readers(&topology, &rule, &[]), [2; 4]);
+    }
+
+    #[test]
+    fn the_leader_replaces_synchronous_replicas_of_each_kind() {
+        let topology = three();
+        for target in [Target::Sync, Target::SyncOnly, Target::Quorum] {
+            assert_eq!(readers(&topology, &Rule::new(target), &[]), [0; 4], "{}", target.label());
+            assert!(readers(&topology, &strict(Rule::new(target)), &[]).is_empty(), "{}", target.label());
+        }
+        let mut synchronous = three();
+        for id in [1, 2] {
+            synchronous.nodes[id] = replica_with(|report| report.sync = SyncStanding::Quorum);
+        }
+        assert_eq!(readers(&synchronous, &Rule::new(Target::Async), &[]), [0; 4]);
+    }
+
+    #[test]
+    fn any_takes_leader_and_replicas_alike() {
+        assert_eq!(
+            readers(&three(), &Rule { balance: Balance::RoundRobin, ..Rule::new(Target::Any) }, &[])[..3],
+            [0, 1, 2]
+        );
+    }
+
+    #[test]
+    fn a_standby_cluster_has_a_leader_of_its_own_kind() {
+        let mut topology = three();
+        topology.nodes[0] = node("a", Some(Arc::new(report(Claim::StandbyLeader, 1))));
+        topology.leadership = Topology::unchecked(Vec::new()).leadership;
+        assert_eq!(routed(&topology, &Rule::new(Target::StandbyLeader), &[]), Ok(NodeId::new(0)));
+        assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
+        assert!(routed(&topology, &Rule::new(Target::Leader), &[]).is_err());
+    }
+
+    #[test]
+    fn a_node_that_an_operator_takes_out_of_service_gets_nothing_new_whatever_it_is() {
+        for state in [AdminState::Drain, AdminState::Maint] {
+            let mut topology = three();
+            topology.nodes[1].admin = state;
+            assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
+            topology.nodes[2].admin = state;
+            assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+            topology.nodes[0].admin = state;
+            for rule in [read(), strict(read()), Rule::new(Target::Any), Rule::new(Target::Leader)] {
+                let Err(NoRoute::NoneFit(why)) = routed(&topology, &rule, &[]) else { panic!("{state:?}: {rule:?}") };
+                let expected = format!("is {}", state.why_unfit().expect("it is out of service"));
+                assert!(why.contains(&expected), "{expected:?} is not in {why:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_stronger_reaction_tells_which_of_two_causes_counts() {
+        let mut topology = three();
+        topology.nodes[1].admin = AdminState::Drain;
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
+        let misplaced = |topology: &Topology, rule: &Rule| why_misplaced(rule, topology, NodeId::new(1));
+        assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator), "lag keeps, and this drains");
+        topology.nodes[1].departed = true;
+        assert_eq!(misplaced(&topology, &read()), Some(Cause::Operator));
+        topology.nodes[1].departed = false;
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Leader)), Some(Cause::LostLead), "this cuts");
+        let mut keeps = read();
+        keeps.reactions.set(Cause::Operator, Reaction::Keep);
+        keeps.reactions.set(Cause::Lag, Reaction::Drain);
+        assert_eq!(misplaced(&topology, &keeps), Some(Cause::Lag));
+    }
+
+    #[test]
+    fn sessions_are_misplaced_for_the_causes_of_the_table_only() {
+        let mut topology = three();
+        let misplaced = |topology: &Topology, rule: &Rule, id| why_misplaced(rule, topology, NodeId::new(id));
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Leader), 0), None);
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Leader), 1), Some(Cause::LostLead));
+        assert_eq!(misplaced(&topology, &strict(read()), 0), Some(Cause::Promotion));
+        assert_eq!(misplaced(&topology, &read(), 0), None, "the leader may stand in");
+        assert_eq!(misplaced(&topology, &read(), 1), None);
+        topology.nodes[1].recent_lag = Some(Lag { bytes: 65, time: Duration::ZERO });
+        assert_eq!(misplaced(&topology, &read(), 1), Some(Cause::Lag));
+        assert_eq!(misplaced(&topology, &Rule::new(Target::Sync), 2), Some(Cause::Standing));
+        fall_silent(&mut topology, 2);
+        assert_eq!(misplaced(&topology, &read(), 2), Some(Cause::Silence));
+        topology.nodes[2].departed = true;
+        assert_eq!(misplaced(&topology, &read(), 2), Some(Cause::Departure));
+    }
+}

@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use super::pools::{Pools, stand_in};
-use super::{Choice, Rule, Situation, choices_of, has_room};
+use super::route::{Situation, choices_of, has_room};
+use super::{Choice, Rule};
 use crate::cluster::topology::Topology;
 use crate::cluster::{Moment, NodeId};
 
