@@ -208,7 +208,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 /// The paths that a module uses outside of its tests, by `use` or in full, from the crate's root on or from the name of
 /// another crate.
 fn paths_in(text: &str, module: &str, is_root: bool) -> BTreeSet<String> {
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let code: String = code.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
     let mut paths = BTreeSet::new();
     for statement in code.split("use ").skip(1).filter_map(|rest| rest.split(';').next()) {

@@ -21,6 +21,7 @@
 //! because a check has timed out: it continues, and the next check waits for it. So a frozen server finds one login of
 //! pgvane when it runs again, and not hundreds of dead ones.
 
+mod access;
 mod auth_guard;
 mod question;
 mod session;
@@ -36,42 +37,14 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::access::Access;
 use self::session::{LoginFailure, Session};
 use crate::cluster::node::{CheckError, Report};
 use crate::cluster::{HostPort, Member};
-use crate::config::{self, Sql};
-use crate::net::Resolver;
-use crate::net::dial::NodeDialer;
-use crate::protocol::proxy_header;
-use crate::tls::{ServerTls, TlsError};
 
 /// After a login that was refused for a reason that does not go away soon (password, pg_hba.conf, certificate, too many
 /// clients), no login is tried for this long: each attempt is a line in the server's log.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-
-/// How to log in to every node of a cluster. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Access {
-    sql: Arc<Sql>,
-    tls: ServerTls,
-    connect_timeout: Duration,
-    /// What a connection begins with.
-    preamble: Vec<u8>,
-    dialer: NodeDialer,
-}
-
-impl Access {
-    /// Connecting by TCP may take most of the time of a check, so that its failure is known within the check. If
-    /// connections begin with a PROXY header, it says that the connection is pgvane's own.
-    ///
-    /// Errors: files for TLS that cannot be used.
-    pub fn new(sql: &Sql, cluster: &config::Cluster, names: Arc<Resolver>) -> Result<Access, TlsError> {
-        let preamble = if cluster.sends_proxy_header { proxy_header::encode(None) } else { Vec::new() };
-        let dialer = NodeDialer { names, discover_allow: cluster.discover_allow() };
-        let (tls, sql) = (ServerTls::new(&sql.tls)?, Arc::new(sql.clone()));
-        Ok(Access { sql, tls, connect_timeout: cluster.timeout * 3 / 4, preamble, dialer })
-    }
-}
 
 /// One node's PostgreSQL. Dropping it closes its connection.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use tokio_postgres::config::{SslMode as WireMode, SslNegotiation};
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
-use super::Access;
+use super::access::Access;
 use super::auth_guard::AuthGuard;
 use super::question::{self, Question};
 use super::wire::{AlreadyAgreed, TerminateNeeded, Wire};

@@ -9,6 +9,7 @@ use super::*;
 use crate::cluster::HostPort;
 use crate::cluster::node::Claim;
 use crate::config::{Check, Config};
+use crate::net::Resolver;
 
 /// No single step takes this long unless something is wrong.
 const SOON: Duration = Duration::from_secs(10);
