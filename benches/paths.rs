@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pgvane::cluster::event::{Action, Event};
 use pgvane::cluster::health::Thresholds;
-use pgvane::cluster::machine::{Action, Event, Machine, Settings};
+use pgvane::cluster::machine::Machine;
+use pgvane::cluster::machine_settings::Settings;
 use pgvane::cluster::node::{Claim, Observation, Report, SyncStanding};
 use pgvane::cluster::{Member, Moment, NodeId, Topology};
 use pgvane::config::{ClusterIndex, ListenerIndex, RelayMode};

@@ -7,17 +7,21 @@
 
 pub mod admin_state;
 pub mod corroboration;
+pub mod event;
 pub mod health;
 pub mod host_port;
 pub mod identity;
 pub mod lag;
 pub mod leadership;
 pub mod machine;
+pub mod machine_settings;
+mod members;
 pub mod moment;
 pub mod node;
+mod node_state;
 pub mod ports;
 pub mod rate;
-mod roster;
+mod same_node;
 pub mod schedule;
 pub mod suspicion;
 pub mod topology;

@@ -231,6 +231,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// This report, where Patroni's answer has gaps because it cannot query its PostgreSQL (state "unknown"): the values
+    /// that do not change from query to query are those of the report before.
+    #[must_use]
+    pub(super) fn with_gaps_filled_from(self: Arc<Report>, before: Option<&Arc<Report>>) -> Arc<Report> {
+        let Some(known) = before.filter(|known| self.state == "unknown" && known.claim == self.claim) else {
+            return self;
+        };
+        let mut whole = Report::clone(&self);
+        whole.timeline = whole.timeline.or(known.timeline);
+        whole.position = whole.position.or(known.position);
+        whole.system_identifier = whole.system_identifier.or_else(|| known.system_identifier.clone());
+        whole.postmaster_start = whole.postmaster_start.or_else(|| known.postmaster_start.clone());
+        whole.server_version = whole.server_version.or(known.server_version);
+        Arc::new(whole)
+    }
+
     /// A report in which nothing else is known.
     pub fn bare(claim: Claim, state: &str) -> Report {
         Report {

@@ -216,7 +216,7 @@ impl NodeView {
     }
 
     /// Whether its PostgreSQL should be in recovery, as far as known.
-    pub fn believed_in_recovery(&self) -> Option<bool> {
+    pub fn known_in_recovery(&self) -> Option<bool> {
         match self.claim()? {
             Claim::Leader | Claim::UnlockedPrimary => Some(false),
             Claim::Replica | Claim::StandbyLeader => Some(true),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::patroni::{Patroni, RestApi};
-use crate::cluster::machine::Discovery;
+use crate::cluster::event::Discovery;
 use crate::cluster::node::{CheckError, Report};
 use crate::cluster::{HostPort, Member};
 use crate::config;

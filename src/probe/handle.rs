@@ -12,7 +12,7 @@ use super::history::History;
 use super::node_records::NodeRecords;
 use super::node_sessions::NodeSessions;
 use super::reconfigure::{ClusterChange, Reconfiguration};
-use crate::cluster::machine::Event;
+use crate::cluster::event::Event;
 use crate::cluster::ports::SessionPort;
 use crate::cluster::{AdminState, Moment, NodeId, Suspicion, Topology};
 use crate::config;

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::rest_client::{PatroniTlsError, RestClient};
 use super::rest_error::{check_error, not_patroni};
-use crate::cluster::machine::Discovery;
+use crate::cluster::event::Discovery;
 use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding};
 use crate::cluster::{HostPort, Member};
 use crate::config;

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::checker::{Checker, CheckerError};
 use crate::cluster::Member;
 use crate::cluster::health::Thresholds;
-use crate::cluster::machine::Settings;
+use crate::cluster::machine_settings::Settings;
 use crate::config;
 use crate::net::Resolver;
 

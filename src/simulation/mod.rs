@@ -31,9 +31,11 @@ use std::time::Duration;
 
 use self::oracle::{GRACE, Oracle};
 use self::world::World;
+use crate::cluster::event::{Action, Discovery, Event, Reconfigured};
 use crate::cluster::fixtures::member;
 use crate::cluster::health::Thresholds;
-use crate::cluster::machine::{Action, Discovery, Event, Machine, Reconfigured, Settings};
+use crate::cluster::machine::Machine;
+use crate::cluster::machine_settings::Settings;
 use crate::cluster::node::{Observation, Report};
 use crate::cluster::{AdminState, HostPort, Member, Moment, NodeId, NodeSet, Suspicion, Topology};
 

@@ -43,7 +43,7 @@ async fn a_server_that_is_never_ready_and_never_silent_costs_a_bounded_memory() 
     let end = client.fatal().await;
     let resident = usage::resident_bytes_max(pgvane.process_id()).expect("it runs");
     assert!(resident < 100_000_000, "{resident} bytes");
-    assert!(end.field(b'D').is_some_and(|why| why.contains("was not ready")), "{end:?}");
+    assert!(end.field(b'D').is_some_and(|why| why.contains("before the session was ready")), "{end:?}");
 }
 
 /// PostgreSQL reads the list from its beginning, and a `database` that came before a `true` still counts.

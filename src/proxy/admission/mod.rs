@@ -2,6 +2,7 @@
 //! client sees nothing but a pause.
 
 pub mod connect;
+pub mod failure;
 pub mod login;
 
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use self::connect::reach;
-use self::login::{Login, LoginOutcome, NodeFailure, Ready, Way};
+use self::failure::{NodeFailure, Reachability};
+use self::login::{Login, LoginOutcome, Ready};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{Moment, NodeId, Suspicion};
 use crate::net::Stream;
@@ -165,8 +167,10 @@ impl<'a> Admission<'a> {
         let mut server = tokio::select! {
             reached = reach(&to, &tls, patience) => reached.map_err(|failure| {
                 let suspicion = failure.is_passing().then_some(Suspicion::ConnectFailed);
-                let way = if failure.is_passing() { Way::Fails } else { Way::Misconfigured };
-                LoginOutcome::TryElsewhere(NodeFailure { way, ..NodeFailure::new(failure.to_string(), suspicion) })
+                let reachability =
+                    if failure.is_passing() { Reachability::Failing } else { Reachability::Misconfigured };
+                let failure = NodeFailure::new(failure.to_string(), suspicion);
+                LoginOutcome::TryElsewhere(NodeFailure { reachability, ..failure })
             })?,
             () = self.client.closed() => return Err(LoginOutcome::End(End::ClientLeftHeld)),
         };
@@ -215,13 +219,13 @@ impl<'a> Admission<'a> {
         debug!(listener = %self.context.settings.name, node = %name, reason = failure.why, "trying elsewhere");
         self.context.metrics.retries.inc();
         self.context.registry.servers(self.context.index).failed(node);
-        if failure.way != Way::Open {
+        if failure.reachability != Reachability::Reachable {
             self.context.cluster.sessions().failed(node);
             let listener = &self.context.settings;
             let suspicion = failure.suspicion.map(|suspicion| listener.suspicion(suspicion, &member));
             self.context.cluster.failed(node, listener.rule.port, &failure.why, suspicion);
         }
-        self.may_try_again |= failure.way != Way::Misconfigured;
+        self.may_try_again |= failure.reachability != Reachability::Misconfigured;
         self.tried.push(node);
         self.newest_failure = Some(NodeFailure { why: format!("{name} {}", failure.why), ..failure });
     }

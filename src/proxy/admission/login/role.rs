@@ -1,0 +1,61 @@
+//! The server says at login whether it is in recovery (`in_hot_standby`): whether it is the right node for the session.
+
+use super::{Following, Login, LoginOutcome};
+use crate::cluster::Suspicion;
+use crate::cluster::node::ServerKind;
+use crate::proxy::admission::failure::NodeFailure;
+use crate::proxy::end::End;
+use crate::routing::Cause;
+
+impl Login<'_> {
+    /// Why a node that is in recovery, or is not, cannot take the session; `None` if it can.
+    ///
+    /// If the node's checks say the opposite, a check that is sent now decides: what is said at a login may come from a
+    /// pooler that remembers another server, and then it never changes.
+    pub(super) async fn why_wrong_role(&mut self, in_recovery: bool) -> Option<Cause> {
+        let node = self.guard.node();
+        let known = {
+            let topology = self.cluster.topology();
+            let view = topology.node(node);
+            if self.listener.server_kind_on(&view.member) == ServerKind::Pooler {
+                return None;
+            }
+            view.known_in_recovery()
+        };
+        let cause = self.listener.rule.why_wrong(in_recovery);
+        if known == Some(in_recovery) {
+            return cause;
+        }
+        let port = self.listener.rule.port;
+        if self.cluster.topology().node(node).ports.login_hints_are_stale(port, self.cluster.now()) {
+            self.metrics.login_hints_ignored.inc();
+            return None;
+        }
+        if cause.is_none() {
+            self.cluster.suspect(node, Suspicion::HotStandby);
+            return None;
+        }
+        let settled = self.cluster.settle_login_hint(node, port, in_recovery);
+        let (hinted_at, topology) = tokio::time::timeout(self.listener.login_timeout, settled).await.ok()?;
+        let view = topology.node(node);
+        let is_answered = view.health.answer_asked_at().is_some_and(|asked_at| asked_at >= hinted_at);
+        let is_refuted = is_answered && view.known_in_recovery() == Some(!in_recovery);
+        if is_refuted {
+            self.metrics.login_hints_ignored.inc();
+        }
+        cause.filter(|_| !is_refuted)
+    }
+
+    /// The node does not have the role that the client needs.
+    pub(super) async fn wrong_role(&mut self, login: &mut Following, cause: Cause) -> LoginOutcome {
+        if self.client.asked().is_none() {
+            return NodeFailure::new(format!("reported at login that {}", cause.reason()), None).into();
+        }
+        // the client gets the rest of its authentication, and then the reason
+        login.received.truncate(login.examined);
+        match self.send_to_client(login).await {
+            Ok(()) => LoginOutcome::End(End::WrongNode(cause)),
+            Err(error) => LoginOutcome::End(End::ClientFailed(error)),
+        }
+    }
+}
