@@ -113,8 +113,8 @@ fn routing(criterion: &mut Criterion) {
                         turn,
                         load: |node: NodeId| node.index() as u32,
                         now,
-                        came_at: now,
-                        attended_at: now,
+                        arrived_at: now,
+                        monitored_at: now,
                     };
                     route(black_box(&topology), &rule, &situation).expect("there is a node")
                 });
@@ -160,7 +160,7 @@ fn framing(criterion: &mut Criterion) {
     for (name, bytes) in [("small answer", answer), ("64 kB of rows", rows)] {
         let mut framing = Framing::default();
         group.throughput(Throughput::Bytes(bytes.len() as u64));
-        group.bench_function(name, |bencher| bencher.iter(|| framing.follow(black_box(&bytes))));
+        group.bench_function(name, |bencher| bencher.iter(|| framing.server_sent(black_box(&bytes))));
     }
 }
 

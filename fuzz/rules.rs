@@ -100,28 +100,28 @@ pub fn framing(data: &[u8]) {
         }
     };
     let (mut whole, mut cut_up) = (Framing::default(), Framing::default());
-    whole.follow(stream);
+    whole.server_sent(stream);
     let mut newest_error = None;
     in_chunks(&mut |chunk| {
-        cut_up.follow(chunk);
+        cut_up.server_sent(chunk);
         newest_error = cut_up.take_error().or(newest_error);
     });
-    assert_eq!(whole.is_at_boundary(), cut_up.is_at_boundary());
+    assert_eq!(whole.is_server_at_boundary(), cut_up.is_server_at_boundary());
     // errors before the stream became unparseable do not count
-    if whole.is_at_boundary() {
+    if whole.is_server_at_boundary() {
         assert_eq!(whole.take_error(), newest_error);
     }
-    let state = |framing: &Framing| [framing.rests(), framing.is_between_transactions(), framing.awaits_answer()];
+    let state = |framing: &Framing| [framing.is_idle(), framing.is_between_transactions(), framing.awaits_answer()];
     assert_eq!(state(&whole), state(&cut_up));
-    whole.ask(stream);
-    in_chunks(&mut |chunk| cut_up.ask(chunk));
+    whole.client_sent(stream);
+    in_chunks(&mut |chunk| cut_up.client_sent(chunk));
     assert_eq!(state(&whole), state(&cut_up));
 
-    let (mut asked, mut asked_one_by_one) = (Framing::default(), Framing::default());
-    let passed = asked_one_by_one.ask_up_to_next(stream);
-    asked.ask(&stream[..passed]);
-    assert_eq!(state(&asked), state(&asked_one_by_one));
-    assert!(passed == stream.len() || asked.awaits_answer(), "it is held back without need");
+    let (mut at_once, mut one_by_one) = (Framing::default(), Framing::default());
+    let passed = one_by_one.client_sent_up_to_next_request(stream);
+    at_once.client_sent(&stream[..passed]);
+    assert_eq!(state(&at_once), state(&one_by_one));
+    assert!(passed == stream.len() || at_once.awaits_answer(), "it is held back without a reason");
 }
 
 /// A haproxy.cfg: it is imported or refused, never both, and always with a report.

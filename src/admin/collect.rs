@@ -208,7 +208,7 @@ fn lead(topology: &Topology) -> (Lead, Moment) {
             };
             (lead, *since)
         }
-        Leadership::Vacant { since, .. } => (Lead::Vacant, *since),
+        Leadership::Leaderless { since, .. } => (Lead::Vacant, *since),
         Leadership::Contested { since, .. } => (Lead::Contested, *since),
     }
 }
@@ -301,8 +301,8 @@ fn version(number: u32) -> String {
 /// Why a new write session would wait; `None` if it would not.
 fn why_writes_wait(topology: &Topology) -> Option<String> {
     let leader = topology.leader().map(|leader| topology.node(leader));
-    let by_operator =
-        leader.and_then(|node| Some(format!("{} is the leader and is {}", node.member.name, node.admin.why_unfit()?)));
+    let by_operator = leader
+        .and_then(|node| Some(format!("{} is the leader and is {}", node.member.name, node.admin.why_not_eligible()?)));
     topology.why_no_leader().or(by_operator)
 }
 

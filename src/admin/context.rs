@@ -81,7 +81,7 @@ impl AdminContext {
         if *self.is_stopping.borrow() {
             return Some("pgvane is stopping".to_owned());
         }
-        if let Some(cluster) = self.clusters.iter().find(|cluster| cluster.is_unattended()) {
+        if let Some(cluster) = self.clusters.iter().find(|cluster| cluster.is_monitor_stuck()) {
             return Some(format!("no check of cluster \"{}\" has been attended to for some seconds", cluster.name()));
         }
         let unanswered = self

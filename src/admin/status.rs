@@ -316,7 +316,7 @@ pub struct Session {
 }
 
 impl fmt::Display for Session {
-    /// Who it is, in one line.
+    /// StartupParameters it is, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_unknown = |name: &str| if name.is_empty() { "?".to_owned() } else { format!("{name:?}") };
         let [user, database, application] =

@@ -174,11 +174,11 @@ fn destinations(listener: &Listener, topology: &Topology, handle: &ClusterHandle
     // the leader of `fallback` serves only while no other node does, so it is not among those that are tried next
     for turn in 0..topology.nodes.len() as u64 * 4 {
         let situation =
-            Situation { tried: &[], turn, load: |_| 0, now, came_at: now, attended_at: handle.attended_at() };
+            Situation { tried: &[], turn, load: |_| 0, now, arrived_at: now, monitored_at: handle.monitored_at() };
         match route(topology, &listener.rule, &situation) {
             Ok(node) if chosen.contains(&node) => {}
             Ok(node) => chosen.push(node),
-            Err(NoRoute::NoLeader(why) | NoRoute::NoneFit(why)) => reason = why,
+            Err(NoRoute::NoLeader(why) | NoRoute::NoneEligible(why)) => reason = why,
             Err(other) => reason = other.to_string(),
         }
     }

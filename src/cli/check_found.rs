@@ -135,7 +135,7 @@ impl ClusterFound {
             name: node.member.name.clone(),
             address: node.member.address.to_string(),
             is_discovered: node.member.is_discovered,
-            standing: node.standing().to_string(),
+            standing: node.summary().to_string(),
             answers: node.health.report().is_some() && node.foreign.is_none(),
         });
         ClusterFound { name: name.to_owned(), nodes: nodes.collect() }

@@ -31,7 +31,7 @@ impl AdminState {
     }
 
     /// Why a node in this state gets no sessions, after "is"; `None` if it may get some.
-    pub fn why_unfit(self) -> Option<&'static str> {
+    pub fn why_not_eligible(self) -> Option<&'static str> {
         match self {
             AdminState::Ready => None,
             AdminState::Drain => Some("drained by an operator"),
@@ -48,7 +48,7 @@ mod tests {
     fn every_state_is_found_by_its_name() {
         for state in AdminState::ALL {
             assert_eq!(AdminState::from_label(state.label()), Some(state));
-            assert_eq!(state.why_unfit().is_none(), state == AdminState::Ready);
+            assert_eq!(state.why_not_eligible().is_none(), state == AdminState::Ready);
         }
         assert_eq!(AdminState::from_label("down"), None);
     }

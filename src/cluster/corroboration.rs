@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_is_authoritative() {
+    fn an_answer_that_the_node_is_in_recovery_counts_at_once() {
         for known in [None, Some(Claim::Leader), Some(Claim::LockHolder), Some(Claim::Replica)] {
             for leads in [true, false] {
                 assert_eq!(settled(known, leads, Claim::Replica), Some(Claim::Replica), "{known:?}, {leads}");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_patroni_tells_stays() {
+    fn what_only_patroni_reports_stays() {
         let mut known = report(Claim::Replica, 6);
         known.noloadbalance = true;
         known.paused = true;

@@ -1,4 +1,4 @@
-//! What the cluster's [`machine`](super::machine) is told, and what it answers: events go in, actions come out.
+//! The input and the output of the cluster's [`machine`](super::machine): events go in, actions come out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +28,8 @@ pub enum Event {
     /// A node reported at a login on this port whether it is in recovery, and its checks say the opposite. A newer check
     /// has to decide.
     LoginHint(NodeId, SessionPort, bool),
-    /// pgvane was suspended: what it knows may be as old as the suspension.
-    Overslept,
+    /// pgvane was suspended: what it knows may be that old.
+    Suspended,
     /// The result of discovery, and which nodes have sessions.
     Discovered(Discovery, NodeSet),
     /// An operator has set the administrative state of a node.

@@ -18,7 +18,7 @@ pub enum Health {
         /// Why the last check failed, if there was one.
         error: Option<CheckError>,
     },
-    /// The newest answers are believed.
+    /// It answers its checks: the newest answer counts.
     ///
     /// Exits: `fall` checks in a row without an answer → `Silent`.
     Answering {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_fall_misses_to_fall_silent() {
+    fn a_node_is_silent_after_fall_checks_without_an_answer() {
         let two = fed(vec![Ok(leader(1)), Err(CheckError::TimedOut), Err(CheckError::TimedOut)]);
         assert!(matches!(two, Health::Answering { missed: 2, .. }));
         let three = two.after(Err(CheckError::TimedOut), at(3), at(3), THRESHOLDS);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_node_that_leads_is_believed_at_once() {
+    fn a_silent_node_that_says_that_it_leads_answers_again_at_once() {
         let mut outcomes = vec![Ok(replica(1))];
         outcomes.extend(vec![Err(CheckError::TimedOut); 3]);
         outcomes.push(Ok(leader(2)));

@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_voice_waits_until_all_have_been_checked() {
+    fn a_single_vote_counts_once_all_have_been_checked() {
         let a = of("1");
         assert_eq!(settled(&[vote(&a), UNCHECKED, UNCHECKED]), None);
         assert_eq!(settled(&[vote(&a), UNREACHABLE, UNREACHABLE]).as_deref(), Some("1"));
     }
 
     #[test]
-    fn the_odd_one_out_is_foreign_even_if_it_answers_first() {
+    fn a_node_that_differs_from_the_majority_is_foreign_even_if_it_answers_first() {
         let (odd, a, b) = (of("9"), of("1"), of("1"));
         let mut identity = Identity::default();
         identity.reconsider(&[vote(&odd), UNCHECKED, UNCHECKED]);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draw_settles_no_identity() {
+    fn two_identifiers_with_the_same_number_of_votes_settle_nothing() {
         let (a, b) = (of("1"), of("2"));
         let votes = [vote(&a), vote(&b)];
         let mut identity = Identity::default();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_state_no_identifier_are_taken_at_their_word() {
+    fn nodes_that_report_no_identifier_are_accepted() {
         let silent = Report { system_identifier: None, ..of("") };
         let votes = [vote(&silent), UNREACHABLE];
         let mut identity = Identity::default();

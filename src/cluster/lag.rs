@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_counts_at_once_and_for_a_while() {
+    fn the_worst_lag_counts_at_once_and_for_a_while() {
         let mut meter = LagMeter::default();
         assert_eq!(meter.measure(lag(10, 0), at_ms(0)), lag(10, 0));
         assert_eq!(meter.measure(lag(900, 0), at_ms(1000)), lag(900, 0));
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn steady_measurements_take_no_room() {
+    fn equal_measurements_use_no_memory() {
         let mut meter = LagMeter::default();
         for ms in 0..10_000 {
             meter.measure(lag(5, 0), at_ms(ms));

@@ -14,15 +14,15 @@ pub enum Leadership {
     /// No node gets writes.
     ///
     /// Exits: one node's claim stands → `Led`; several claims stand → `Contested`.
-    Vacant {
+    Leaderless {
         /// Since when there has been no leader; the start of the process if there never was one.
         since: Moment,
         /// Why there is no leader.
-        why: Vacancy,
+        why: LeaderlessReason,
     },
     /// One node takes the writes.
     ///
-    /// Exits: the leader's own answer, or its silence for longer than the grace → `Vacant`; another node is proved to
+    /// Exits: the leader's own answer, or its silence for longer than the grace → `Leaderless`; another node is proved to
     /// lead → `Led` by that one; another node claims to lead and neither is proved → `Contested`.
     Led {
         /// The leader.
@@ -45,7 +45,7 @@ pub enum Leadership {
 
 /// Why there is no leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vacancy {
+pub enum LeaderlessReason {
     /// The first checks have not finished yet.
     Unchecked,
     /// This node holds Patroni's leader lock, but its PostgreSQL does not take writes (yet, or any more).
@@ -75,7 +75,7 @@ impl Leadership {
     pub fn leaderless_since(&self) -> Option<Moment> {
         match self {
             Leadership::Led { .. } => None,
-            Leadership::Vacant { since, .. } | Leadership::Contested { since, .. } => Some(*since),
+            Leadership::Leaderless { since, .. } | Leadership::Contested { since, .. } => Some(*since),
         }
     }
 }
@@ -87,8 +87,8 @@ pub struct Candidate<'a> {
     pub id: NodeId,
     /// What is known of it.
     pub health: &'a Health,
-    /// It belongs to the cluster, and the identity of the cluster is settled. Otherwise its claims are ignored.
-    pub is_believed: bool,
+    /// It belongs to the cluster, and it is known which cluster this is. Otherwise its claims are ignored.
+    pub belongs: bool,
     /// When the first answer of its present, uninterrupted claim to lead arrived.
     pub claims_since: Option<Moment>,
     /// When its Patroni said that it holds the leader lock, if it has not been known to have lost it since.
@@ -105,9 +105,9 @@ pub struct LockSeen {
     pub asked_at: Moment,
 }
 
-/// A claim that has not expired.
+/// A claim of a member that has not expired.
 #[derive(Clone, Copy)]
-struct StandingClaim<'a> {
+struct ValidClaim<'a> {
     id: NodeId,
     node: &'a Candidate<'a>,
     timeline: Option<u32>,
@@ -137,7 +137,7 @@ struct StandingClaim<'a> {
 pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, grace: Duration) -> Leadership {
     let (lost, valid): (Vec<_>, Vec<_>) = candidates
         .iter()
-        .filter_map(|node| standing_claim(node, now, grace))
+        .filter_map(|node| valid_claim(node, now, grace))
         .partition(|claim| is_without_lock(claim.node, candidates));
     let leaderless_since = || previous.leaderless_since().unwrap_or(now);
 
@@ -152,7 +152,7 @@ pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, 
             Leadership::Led { leader: winner.id, timeline: winner.timeline, since }
         }
         None if opponents.is_empty() => {
-            Leadership::Vacant { since: leaderless_since(), why: vacancy(previous, candidates) }
+            Leadership::Leaderless { since: leaderless_since(), why: leaderless_reason(previous, candidates) }
         }
         None => {
             let mut claimants: Vec<NodeId> = valid.iter().map(|claim| claim.id).chain(opponents).collect();
@@ -163,11 +163,11 @@ pub fn decide(previous: &Leadership, candidates: &[Candidate<'_>], now: Moment, 
     }
 }
 
-fn standing_claim<'a>(node: &'a Candidate<'a>, now: Moment, grace: Duration) -> Option<StandingClaim<'a>> {
-    let report = node.health.report().filter(|_| node.is_believed)?;
+fn valid_claim<'a>(node: &'a Candidate<'a>, now: Moment, grace: Duration) -> Option<ValidClaim<'a>> {
+    let report = node.health.report().filter(|_| node.belongs)?;
     let newest_asked_at = node.health.answer_asked_at()?;
-    let stands = report.claim == Claim::Leader && now - newest_asked_at <= grace;
-    stands.then(|| StandingClaim {
+    let is_valid = report.claim == Claim::Leader && now - newest_asked_at <= grace;
+    is_valid.then(|| ValidClaim {
         id: node.id,
         node,
         timeline: report.timeline,
@@ -178,7 +178,7 @@ fn standing_claim<'a>(node: &'a Candidate<'a>, now: Moment, grace: Duration) -> 
 }
 
 /// Whether PostgreSQL alone makes this claim, and another node's Patroni has said since that it holds the lock.
-fn is_lock_elsewhere(claim: &StandingClaim<'_>, candidates: &[Candidate<'_>]) -> bool {
+fn is_lock_elsewhere(claim: &ValidClaim<'_>, candidates: &[Candidate<'_>]) -> bool {
     let Some(last_confirmed) = claim.unconfirmed_lock else { return false };
     let says_so =
         |node: &Candidate<'_>| says_lock(node.health) && node.lock.is_some_and(|lock| lock.asked_at >= last_confirmed);
@@ -204,44 +204,43 @@ fn says_lock(health: &Health) -> bool {
 }
 
 /// The claim on the newest timeline.
-fn best_claim<'a>(valid: &[StandingClaim<'a>]) -> Option<StandingClaim<'a>> {
+fn best_claim<'a>(valid: &[ValidClaim<'a>]) -> Option<ValidClaim<'a>> {
     valid.iter().max_by_key(|claim| claim.timeline).copied()
 }
 
 /// The nodes whose claims contradict the best one.
-fn opponents(best: &StandingClaim<'_>, valid: &[StandingClaim<'_>], lost: &[StandingClaim<'_>]) -> Vec<NodeId> {
-    let is_outdated = |other: &StandingClaim<'_>| {
+fn opponents(best: &ValidClaim<'_>, valid: &[ValidClaim<'_>], lost: &[ValidClaim<'_>]) -> Vec<NodeId> {
+    let is_outdated = |other: &ValidClaim<'_>| {
         let newer_timeline = matches!((best.timeline, other.timeline), (Some(a), Some(b)) if a > b);
         newer_timeline && other.newest_asked_at < best.claims_since
     };
-    let has_lost_to_best =
-        |other: &StandingClaim<'_>| has_taken_lock(best.node.health, best.node.lock, other.node.lock);
+    let has_lost_to_best = |other: &ValidClaim<'_>| has_taken_lock(best.node.health, best.node.lock, other.node.lock);
     let valid = valid.iter().filter(|other| other.id != best.id && !is_outdated(other));
     let lost = lost.iter().filter(|other| !is_outdated(other) && !has_lost_to_best(other));
     valid.chain(lost).map(|claim| claim.id).collect()
 }
 
-fn vacancy(previous: &Leadership, candidates: &[Candidate<'_>]) -> Vacancy {
-    let claim_of = |node: &Candidate<'_>| node.health.report().filter(|_| node.is_believed).map(|report| report.claim);
+fn leaderless_reason(previous: &Leadership, candidates: &[Candidate<'_>]) -> LeaderlessReason {
+    let claim_of = |node: &Candidate<'_>| node.health.report().filter(|_| node.belongs).map(|report| report.claim);
     let is_silent = |node: &&Candidate<'_>| node.health.last_error().is_some();
 
     if let Some(holder) = candidates.iter().find(|node| claim_of(node) == Some(Claim::LockHolder)) {
-        return Vacancy::NotReady(holder.id);
+        return LeaderlessReason::NotReady(holder.id);
     }
     if let Some(primary) = candidates.iter().find(|node| claim_of(node) == Some(Claim::UnlockedPrimary)) {
-        return Vacancy::Unlocked(primary.id);
+        return LeaderlessReason::Unlocked(primary.id);
     }
     let lapsed = candidates.iter().find(|node| claim_of(node) == Some(Claim::Leader));
     match (lapsed, previous) {
-        (Some(node), _) => Vacancy::Silent(node.id),
-        (None, Leadership::Vacant { why: Vacancy::Unchecked, .. })
+        (Some(node), _) => LeaderlessReason::Silent(node.id),
+        (None, Leadership::Leaderless { why: LeaderlessReason::Unchecked, .. })
             if candidates.is_empty() || candidates.iter().any(|node| *node.health == Health::UNKNOWN) =>
         {
-            Vacancy::Unchecked
+            LeaderlessReason::Unchecked
         }
-        _ if candidates.iter().all(|node| is_silent(&node)) => Vacancy::Unreachable,
-        _ if !candidates.iter().any(|node| node.is_believed && !is_silent(&node)) => Vacancy::Foreign,
-        _ => Vacancy::Unclaimed,
+        _ if candidates.iter().all(|node| is_silent(&node)) => LeaderlessReason::Unreachable,
+        _ if !candidates.iter().any(|node| node.belongs && !is_silent(&node)) => LeaderlessReason::Foreign,
+        _ => LeaderlessReason::Unclaimed,
     }
 }
 
@@ -254,7 +253,7 @@ mod tests {
     use crate::cluster::node::{CheckError, Report};
 
     const GRACE: Duration = Duration::from_secs(20);
-    const NO_LEADER: Leadership = Leadership::Vacant { since: Moment::START, why: Vacancy::Unchecked };
+    const NO_LEADER: Leadership = Leadership::Leaderless { since: Moment::START, why: LeaderlessReason::Unchecked };
 
     /// A node that was last asked at `asked_ms` and has made the same claim since `since_ms`.
     fn answering(report: Arc<Report>, since_ms: u64, asked_ms: u64) -> (Health, Option<Moment>) {
@@ -281,7 +280,7 @@ mod tests {
             .map(|(id, (health, claims_since))| Candidate {
                 id: NodeId::new(id),
                 health,
-                is_believed: true,
+                belongs: true,
                 claims_since: *claims_since,
                 lock: lock_seen(health, *claims_since),
             })
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_leads_before_the_first_answer() {
+    fn no_node_leads_before_the_first_answer() {
         let unchecked = (Health::UNKNOWN, None);
         assert_eq!(decided(&NO_LEADER, &[unchecked.clone(), unchecked], 5), NO_LEADER);
     }
@@ -318,7 +317,10 @@ mod tests {
         let nodes = [silent(leader(1), 0), answering(replica(1), 0, 19_000)];
         assert_eq!(decided(&led, &nodes, 20_000).leader(), Some(NodeId::new(0)));
         let lapsed = decided(&led, &nodes, 20_001);
-        assert_eq!(lapsed, Leadership::Vacant { since: at_ms(20_001), why: Vacancy::Silent(NodeId::new(0)) });
+        assert_eq!(
+            lapsed,
+            Leadership::Leaderless { since: at_ms(20_001), why: LeaderlessReason::Silent(NodeId::new(0)) }
+        );
     }
 
     #[test]
@@ -351,10 +353,10 @@ mod tests {
         );
         let mut promoted = (*replica(2)).clone();
         (promoted.claim, promoted.holds_lock) = (Claim::LockHolder, true);
-        let vacant = decided(&NO_LEADER, &[alone.clone(), answering(Arc::new(promoted), 0, 4500)], 5001);
+        let leaderless = decided(&NO_LEADER, &[alone.clone(), answering(Arc::new(promoted), 0, 4500)], 5001);
         assert!(
-            matches!(vacant, Leadership::Vacant { why: Vacancy::NotReady(id), .. } if id == NodeId::new(1)),
-            "{vacant:?}"
+            matches!(leaderless, Leadership::Leaderless { why: LeaderlessReason::NotReady(id), .. } if id == NodeId::new(1)),
+            "{leaderless:?}"
         );
         let gone = silent(leader(1), 4500);
         assert_eq!(decided(&NO_LEADER, &[alone, gone], 5001).leader(), None, "the other node's answer may be newer");
@@ -387,8 +389,10 @@ mod tests {
         (report.claim, report.holds_lock) = (Claim::LockHolder, true);
         let being_promoted = answering(Arc::new(report), 0, 5000);
         let older = [answering(leader(1), 0, 4000), being_promoted.clone()];
-        let vacant = decided(&NO_LEADER, &older, 5001);
-        assert!(matches!(vacant, Leadership::Vacant { why: Vacancy::NotReady(id), .. } if id == NodeId::new(1)));
+        let leaderless = decided(&NO_LEADER, &older, 5001);
+        assert!(
+            matches!(leaderless, Leadership::Leaderless { why: LeaderlessReason::NotReady(id), .. } if id == NodeId::new(1))
+        );
         let newer = [answering(leader(1), 0, 6000), being_promoted];
         assert_eq!(
             decided(&NO_LEADER, &newer, 6001).leader(),
@@ -420,16 +424,22 @@ mod tests {
         let mut report = (*leader(1)).clone();
         (report.claim, report.holds_lock) = (Claim::UnlockedPrimary, false);
         let led = decided(&NO_LEADER, &[answering(leader(1), 0, 0)], 1);
-        let vacant = decided(&led, &[answering(Arc::new(report), 0, 1000)], 1001);
-        assert_eq!(vacant, Leadership::Vacant { since: at_ms(1001), why: Vacancy::Unlocked(NodeId::new(0)) });
+        let leaderless = decided(&led, &[answering(Arc::new(report), 0, 1000)], 1001);
+        assert_eq!(
+            leaderless,
+            Leadership::Leaderless { since: at_ms(1001), why: LeaderlessReason::Unlocked(NodeId::new(0)) }
+        );
     }
 
     #[test]
-    fn the_vacancy_names_the_lock_holder() {
+    fn while_there_is_no_leader_the_reason_names_the_lock_holder() {
         let mut report = (*replica(2)).clone();
         report.claim = Claim::LockHolder;
         let nodes = [answering(replica(1), 0, 10), answering(Arc::new(report), 0, 10)];
-        let vacant = decided(&NO_LEADER, &nodes, 11);
-        assert_eq!(vacant, Leadership::Vacant { since: Moment::START, why: Vacancy::NotReady(NodeId::new(1)) });
+        let leaderless = decided(&NO_LEADER, &nodes, 11);
+        assert_eq!(
+            leaderless,
+            Leadership::Leaderless { since: Moment::START, why: LeaderlessReason::NotReady(NodeId::new(1)) }
+        );
     }
 }

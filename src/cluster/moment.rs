@@ -1,4 +1,4 @@
-//! A point in time. The caller passes it in; the pure core never reads a clock.
+//! A point in time. The caller passes it in: the pure core never reads a clock.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

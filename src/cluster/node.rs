@@ -38,7 +38,7 @@ impl NodeId {
     ///
     /// # Panics
     ///
-    /// If it is not smaller than [`NODES_MAX`]: the configuration and the roster admit no more nodes.
+    /// If it is not smaller than [`NODES_MAX`]: the configuration and the members admit no more nodes.
     pub const fn new(number: usize) -> NodeId {
         assert!(number < NODES_MAX, "no cluster has so many nodes");
         NodeId(number as u8)

@@ -10,14 +10,14 @@ use super::leadership::LockSeen;
 use super::moment::Moment;
 use super::node::{Claim, Lsn, Member};
 use super::ports::SessionPort;
-use super::schedule::Timetable;
+use super::schedule::CheckSchedule;
 use super::suspicion::SuspicionRates;
 use super::topology::NodeView;
 
 /// The state of one member.
 pub(super) struct NodeState {
     pub(super) view: NodeView,
-    pub(super) timetable: Timetable,
+    pub(super) schedule: CheckSchedule,
     pub(super) lag_meter: LagMeter,
     /// Named by the operator: stays even if discovery does not list it.
     pub(super) is_static: bool,
@@ -40,7 +40,7 @@ pub(super) struct NodeState {
 /// What a node said at a login about recovery.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoginHint {
-    pub(super) came_at: Moment,
+    pub(super) arrived_at: Moment,
     /// The port at which it was said.
     pub(super) port: SessionPort,
     pub(super) in_recovery: bool,
@@ -51,7 +51,7 @@ impl NodeState {
     pub(super) fn new(member: Member, is_static: bool, now: Moment, seed: u64) -> NodeState {
         NodeState {
             view: NodeView::unchecked(Arc::new(member)),
-            timetable: Timetable::starting(now, seed),
+            schedule: CheckSchedule::starting(now, seed),
             lag_meter: LagMeter::default(),
             is_static,
             claims_since: None,
@@ -65,15 +65,15 @@ impl NodeState {
     }
 
     /// Compares the login hint with the answer to a check that was sent after it.
-    pub(super) fn settle_login_hint(&mut self, asked_at: Moment, now: Moment) {
-        let Some(hint) = self.login_hint.filter(|hint| asked_at >= hint.came_at) else { return };
+    pub(super) fn check_login_hint(&mut self, asked_at: Moment, now: Moment) {
+        let Some(hint) = self.login_hint.filter(|hint| asked_at >= hint.arrived_at) else { return };
         self.login_hint = None;
         let is_refuted = self.view.known_in_recovery() == Some(!hint.in_recovery);
-        self.view.ports.settle_login_hint(hint.port, is_refuted, now);
+        self.view.ports.check_login_hint(hint.port, is_refuted, now);
     }
 
     /// It is no longer a member.
-    pub(super) fn departs(&mut self, now: Moment) {
+    pub(super) fn leaves(&mut self, now: Moment) {
         self.view.departed = true;
         self.claims_since = None;
         self.view.lock = None;

@@ -89,7 +89,7 @@ impl Ports {
     }
 
     /// Notes whether a check that was sent after a login has refuted the login's hint.
-    pub(super) fn settle_login_hint(&mut self, port: SessionPort, is_refuted: bool, now: Moment) {
+    pub(super) fn check_login_hint(&mut self, port: SessionPort, is_refuted: bool, now: Moment) {
         self.state_mut(port).hint_refuted_at = is_refuted.then_some(now);
         self.drop_sound();
     }
@@ -126,12 +126,12 @@ mod tests {
         assert!(ports.failure(POOLER).is_some() && ports.failure(None).is_none());
         assert_eq!(ports.serves_client(None), None, "a session on the other port mends nothing");
         assert!(ports.fails_clients(POOLER));
-        ports.settle_login_hint(POOLER, true, at_ms(2));
+        ports.check_login_hint(POOLER, true, at_ms(2));
         assert!(ports.login_hints_are_stale(POOLER, at_ms(3)) && !ports.login_hints_are_stale(None, at_ms(3)));
     }
 
     #[test]
-    fn a_failure_is_told_once_for_each_reason_and_ends_with_a_session() {
+    fn a_failure_is_reported_once_for_each_reason_and_ends_with_a_session() {
         let mut ports = Ports::default();
         assert!(ports.fails_client(None, "connection refused", at_ms(1)));
         assert!(!ports.fails_client(None, "connection refused", at_ms(2)));

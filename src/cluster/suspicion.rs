@@ -28,8 +28,6 @@ pub enum Suspicion {
     /// The node reported at login (`in_hot_standby`) another role than the checks did. A pooler in front of it may
     /// report an old value.
     HotStandby,
-    /// pgvane itself was suspended, and does not know what happened in that time.
-    Overslept,
     /// A connection failed at a port of the node that is not PostgreSQL's own, for example a pooler's: that program may be
     /// down, or the whole host. All nodes are checked at once. New writes do not wait for the answer: they may use
     /// PostgreSQL's own port, which has not failed.
@@ -37,10 +35,10 @@ pub enum Suspicion {
 }
 
 impl Suspicion {
-    const COUNT: usize = 7;
+    const COUNT: usize = 6;
 
-    /// Whether new writes wait for a check if it happens on the leader.
-    pub(super) fn casts_doubt(self) -> bool {
+    /// Whether it makes the leader doubtful if it happens there: new writes wait for a check.
+    pub(super) fn makes_leader_doubtful(self) -> bool {
         self != Suspicion::OtherPortFailed
     }
 }

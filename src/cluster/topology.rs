@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::admin_state::AdminState;
 use super::health::Health;
 use super::lag::Lag;
-use super::leadership::{self, Leadership, LockSeen, Vacancy};
+use super::leadership::{self, LeaderlessReason, Leadership, LockSeen};
 use super::moment::Moment;
 use super::node::{Claim, Member, NodeId};
 use super::ports::Ports;
@@ -72,7 +72,7 @@ pub enum WriterVerdict {
 impl Topology {
     /// The topology before the first check: only the names of the nodes are known, and there is no leader.
     pub fn unchecked(nodes: Vec<NodeView>) -> Topology {
-        let leadership = Leadership::Vacant { since: Moment::START, why: Vacancy::Unchecked };
+        let leadership = Leadership::Leaderless { since: Moment::START, why: LeaderlessReason::Unchecked };
         Topology { generation: 0, leadership, doubted_at: None, scheduled_switchover: None, nodes }
     }
 
@@ -111,14 +111,14 @@ impl Topology {
         others.find(|(_, holder)| holder.has_taken_lock_from(node)).map(|(other, _)| other)
     }
 
-    /// Whether a new write that came at `came_at` has to wait for a check of the leader. One check that was sent after
+    /// Whether a new write that came at `arrived_at` has to wait for a check of the leader. One check that was sent after
     /// it came is enough, even if new suspicions came up meanwhile.
-    pub fn is_doubted_for(&self, came_at: Moment) -> bool {
+    pub fn is_doubted_for(&self, arrived_at: Moment) -> bool {
         let asked_since = |moment: Moment| {
             let checked = self.leader().and_then(|leader| self.node(leader).check_asked_at);
             checked.is_some_and(|asked_at| asked_at >= moment)
         };
-        self.doubted_at.is_some_and(|doubted_at| !asked_since(doubted_at)) && !asked_since(came_at)
+        self.doubted_at.is_some_and(|doubted_at| !asked_since(doubted_at)) && !asked_since(arrived_at)
     }
 
     /// Why there is no leader, as text for people. `None` while there is one, doubted or not.
@@ -130,19 +130,21 @@ impl Topology {
                 let names: Vec<&str> = claimants.iter().map(|id| name(id).as_str()).collect();
                 Some(format!("{} claim to be the leader at the same time", names.join(" and ")))
             }
-            Leadership::Vacant { why, .. } => Some(match why {
-                Vacancy::Unchecked => "the first checks of the nodes have not finished yet".to_owned(),
-                Vacancy::Foreign | Vacancy::Unclaimed | Vacancy::Unreachable if self.foreign_leader().is_some() => {
+            Leadership::Leaderless { why, .. } => Some(match why {
+                LeaderlessReason::Unchecked => "the first checks of the nodes have not finished yet".to_owned(),
+                LeaderlessReason::Foreign | LeaderlessReason::Unclaimed | LeaderlessReason::Unreachable
+                    if self.foreign_leader().is_some() =>
+                {
                     self.foreign_leader().unwrap_or_default()
                 }
-                Vacancy::Foreign => self.why_all_foreign(),
-                Vacancy::Unreachable => "no node answers its checks".to_owned(),
-                Vacancy::Unclaimed => "no node claims to be the leader".to_owned(),
-                Vacancy::Unlocked(id) => {
+                LeaderlessReason::Foreign => self.why_all_foreign(),
+                LeaderlessReason::Unreachable => "no node answers its checks".to_owned(),
+                LeaderlessReason::Unclaimed => "no node claims to be the leader".to_owned(),
+                LeaderlessReason::Unlocked(id) => {
                     format!("{} runs as a primary, but does not hold the leader lock", name(id))
                 }
-                Vacancy::Silent(id) => format!("{} was the leader and no longer answers its checks", name(id)),
-                Vacancy::NotReady(id) => match self.node(*id).health.report() {
+                LeaderlessReason::Silent(id) => format!("{} was the leader and no longer answers its checks", name(id)),
+                LeaderlessReason::NotReady(id) => match self.node(*id).health.report() {
                     Some(report) if report.state == "running" => {
                         format!("{} holds the leader lock and is being promoted", name(id))
                     }
@@ -234,20 +236,20 @@ impl NodeView {
     }
 
     /// The standing of a node that was just added.
-    pub fn unchecked_standing() -> &'static str {
+    pub fn unchecked_summary() -> &'static str {
         "unknown"
     }
 
     /// All that affects routing, as one line of text for logs.
-    pub fn standing(&self) -> Standing<'_> {
-        Standing(self)
+    pub fn summary(&self) -> Summary<'_> {
+        Summary(self)
     }
 }
 
 /// A node's role and health as text: `replica`, `leader (silent: no answer in time)`.
-pub struct Standing<'a>(&'a NodeView);
+pub struct Summary<'a>(&'a NodeView);
 
-impl fmt::Display for Standing<'_> {
+impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = self.0;
         f.write_str(node.role_label())?;
@@ -265,7 +267,7 @@ impl fmt::Display for Standing<'_> {
         if node.departed {
             f.write_str(", no longer a member")?;
         }
-        if let Some(why) = node.admin.why_unfit() {
+        if let Some(why) = node.admin.why_not_eligible() {
             write!(f, ", {why}")?;
         }
         match &node.health {
@@ -291,14 +293,15 @@ mod tests {
         NodeView { health, ..NodeView::unchecked(Arc::new(member)) }
     }
 
-    fn vacant(why: Vacancy) -> Leadership {
-        Leadership::Vacant { since: at_ms(0), why }
+    fn leaderless(why: LeaderlessReason) -> Leadership {
+        Leadership::Leaderless { since: at_ms(0), why }
     }
 
     #[test]
     fn writers_stay_until_the_node_says_otherwise_or_another_leads() {
         let nodes = vec![view("a", Some(leader(1))), view("b", Some(replica(1))), view("c", None)];
-        let mut topology = Topology { leadership: vacant(Vacancy::Unclaimed), ..Topology::unchecked(nodes) };
+        let mut topology =
+            Topology { leadership: leaderless(LeaderlessReason::Unclaimed), ..Topology::unchecked(nodes) };
         assert_eq!(topology.verdict_on_writers(NodeId::new(0)), WriterVerdict::Keep);
         assert_eq!(topology.verdict_on_writers(NodeId::new(1)), WriterVerdict::LostLead);
         assert_eq!(topology.verdict_on_writers(NodeId::new(2)), WriterVerdict::Keep, "silence says nothing");
@@ -312,7 +315,10 @@ mod tests {
         let mut stopping = report(Claim::LockHolder, 1);
         stopping.state = "stopping".into();
         let nodes = vec![view("pg1", Some(Arc::new(stopping)))];
-        let topology = Topology { leadership: vacant(Vacancy::NotReady(NodeId::new(0))), ..Topology::unchecked(nodes) };
+        let topology = Topology {
+            leadership: leaderless(LeaderlessReason::NotReady(NodeId::new(0))),
+            ..Topology::unchecked(nodes)
+        };
         let why = topology.why_no_leader().expect("nobody leads");
         assert_eq!(why, "pg1 holds the leader lock, but its PostgreSQL is stopping");
     }

@@ -153,7 +153,7 @@ pub fn is_within(networks: &[IpNet], ip: IpAddr) -> bool {
 /// tried when one fails, or does not answer for a quarter of a second; the first that answers is used, and is tried
 /// first the next time.
 ///
-/// Cancel safe: dropped half-way, it leaves no connection behind.
+/// Cancel safe: if it is dropped before its end, no connection remains.
 pub async fn connect(to: &Destination<'_>, deadline: Instant) -> Result<TcpStream, ConnectFailure> {
     let Some(mut address) = to.address.ip_address() else {
         return Box::pin(connect_by_name(to, deadline)).await;

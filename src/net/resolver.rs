@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// The same, if the lookup under way or the one before it has taken longer than [`PATIENCE`].
 const PATIENCE_WITH_SLOW_RESOLVER: Duration = Duration::from_millis(50);
 
-/// After this time without an answer a lookup counts as failed. It goes on: its answer may still come.
+/// After this time without an answer a lookup counts as failed. It continues: its answer may still come.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
 
 /// For this long the addresses of a name that does not exist any more are used. HAProxy's default for `hold nx`.
@@ -143,7 +143,7 @@ impl Resolver {
     /// others alternate between IPv6 and IPv4.
     ///
     /// If an address is known from before, waits for the lookup half a second or half of the time until `deadline`,
-    /// whichever is less; else until `deadline`. Cancel safe: the lookup goes on.
+    /// whichever is less; else until `deadline`. Cancel safe: the lookup continues.
     pub async fn addresses(self: &Arc<Resolver>, host: &str, port: u16, deadline: Instant) -> Answer {
         let name = self.name(host);
         let mut ended = name.ended.subscribe();

@@ -14,7 +14,7 @@ const UNANSWERED_MIN: u8 = 3;
 
 /// What is known of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peering {
+pub enum PeerState {
     /// Everything that was sent is acknowledged.
     Confirmed,
     /// Something is not acknowledged yet, or the peer's window is shut.
@@ -24,15 +24,15 @@ pub enum Peering {
 }
 
 /// Looks at a TCP connection. Errors: it is not one.
-pub fn peering(socket: impl AsFd, unacknowledged_max: Duration) -> io::Result<Peering> {
+pub fn peer_state(socket: impl AsFd, unacknowledged_max: Duration) -> io::Result<PeerState> {
     let info = tcp_info(socket)?;
     let silent_for = Duration::from_millis(info.tcpi_last_ack_recv.into());
     let unanswered = info.tcpi_retransmits.saturating_add(info.tcpi_probes);
     if unanswered >= UNANSWERED_MIN && silent_for >= unacknowledged_max {
-        return Ok(Peering::Unresponsive(silent_for));
+        return Ok(PeerState::Unresponsive(silent_for));
     }
     let is_confirmed = info.tcpi_unacked == 0 && unanswered == 0 && info.tcpi_backoff == 0;
-    Ok(if is_confirmed { Peering::Confirmed } else { Peering::Unconfirmed })
+    Ok(if is_confirmed { PeerState::Confirmed } else { PeerState::Unconfirmed })
 }
 
 #[expect(unsafe_code, reason = "no crate that is used here has a safe call for TCP_INFO")]
@@ -67,8 +67,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
         let _server = listener.accept().expect("accepts");
-        assert_eq!(peering(&client, Duration::ZERO).expect("is TCP"), Peering::Confirmed);
+        assert_eq!(peer_state(&client, Duration::ZERO).expect("is TCP"), PeerState::Confirmed);
         let (unix, _other) = std::os::unix::net::UnixStream::pair().expect("sockets");
-        assert!(peering(&unix, Duration::ZERO).is_err());
+        assert!(peer_state(&unix, Duration::ZERO).is_err());
     }
 }

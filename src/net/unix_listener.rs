@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_left_alone() {
+    fn other_files_are_not_touched() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("precious");
         fs::write(&path, "data").expect("a writable directory");

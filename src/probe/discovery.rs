@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_mapped_both_ways_or_left_alone() {
+    fn addresses_are_mapped_in_both_directions_or_stay_as_they_are() {
         let map = [("172.18.0.2:5432", "127.0.0.1:15432"), ("172.18.0.2:8008", "127.0.0.1:18008")];
         let mapped = discoverer(&[], &map).mapped(at("172.18.0.2:5432"));
         assert_eq!(

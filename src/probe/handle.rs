@@ -26,7 +26,7 @@ pub(super) const EVENTS_MAX: usize = 64;
 pub(super) const COMMANDS_MAX: usize = 8;
 
 /// After such a time without a look at the nodes' checks `/readyz` fails: the monitor looks several times a second.
-const UNATTENDED_AFTER: Duration = Duration::from_secs(5);
+const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// What the rest of the program sees of a cluster. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct ClusterHandle {
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
     /// When the monitor last attended to its checks, in microseconds of the clock.
-    pub(super) attended_at: Arc<AtomicU64>,
+    pub(super) monitored_at: Arc<AtomicU64>,
     pub(super) sessions: Arc<NodeSessions>,
     pub(super) records: Arc<NodeRecords>,
     pub(super) sends_proxy_header: bool,
@@ -114,13 +114,13 @@ impl ClusterHandle {
     }
 
     /// When the monitor last attended to the nodes' checks.
-    pub fn attended_at(&self) -> Moment {
-        Moment::after_start(Duration::from_micros(self.attended_at.load(Relaxed)))
+    pub fn monitored_at(&self) -> Moment {
+        Moment::after_start(Duration::from_micros(self.monitored_at.load(Relaxed)))
     }
 
     /// Whether no check has been attended to for so long that pgvane must have been suspended, or its monitor be stuck.
-    pub fn is_unattended(&self) -> bool {
-        self.now() - self.attended_at() > UNATTENDED_AFTER
+    pub fn is_monitor_stuck(&self) -> bool {
+        self.now() - self.monitored_at() > STUCK_AFTER
     }
 
     /// The sessions on each node.
@@ -154,7 +154,7 @@ impl ClusterHandle {
     /// Reports that at a login on this port a node said something else about its recovery than its last check, and
     /// waits for the end of a check that is sent after this call. Returns the topology after it. Cancel safe; the caller
     /// limits the wait.
-    pub async fn settle_login_hint(
+    pub async fn check_login_hint(
         &self,
         node: NodeId,
         port: SessionPort,

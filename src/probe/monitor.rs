@@ -51,7 +51,7 @@ pub struct Monitor {
     checker: Checker,
     discovery: Option<Discoverer>,
     clock: Clock,
-    attended_at: Arc<AtomicU64>,
+    monitored_at: Arc<AtomicU64>,
     sessions: Arc<NodeSessions>,
     records: Arc<NodeRecords>,
     current: Arc<ArcSwap<Topology>>,
@@ -91,13 +91,13 @@ impl Monitor {
         let name: Arc<str> = cluster.name.as_str().into();
         let history = Arc::new(History::new(metrics.clone()));
         let clock = Clock::start();
-        let (attended_at, sessions) = (Arc::default(), Arc::<NodeSessions>::default());
+        let (monitored_at, sessions) = (Arc::default(), Arc::<NodeSessions>::default());
         let records = Arc::<NodeRecords>::default();
-        records.take_in(&current.load(), Moment::START);
+        records.apply_observation(&current.load(), Moment::START);
         let handle = ClusterHandle {
             name: Arc::clone(&name),
             clock,
-            attended_at: Arc::clone(&attended_at),
+            monitored_at: Arc::clone(&monitored_at),
             sessions: Arc::clone(&sessions),
             records: Arc::clone(&records),
             sends_proxy_header: cluster.sends_proxy_header,
@@ -115,7 +115,7 @@ impl Monitor {
             discovery: discovery.map(|(settings, patroni)| Discoverer::new(settings, patroni, Arc::clone(names))),
             checker,
             clock,
-            attended_at,
+            monitored_at,
             sessions,
             records,
             current,
@@ -182,14 +182,14 @@ impl Monitor {
     /// before any session is routed by what was known before.
     fn attend(&mut self) {
         let now = self.now();
-        let last = Moment::after_start(Duration::from_micros(self.attended_at.load(Relaxed)));
+        let last = Moment::after_start(Duration::from_micros(self.monitored_at.load(Relaxed)));
         if now - last > OVERSLEPT_AFTER {
             let seconds = (now - last).as_secs_f64();
             warn!(cluster = %self.name, seconds, "pgvane was suspended; all nodes are checked again");
-            self.step(Event::Overslept);
+            self.step(Event::Suspended);
         }
         let now = u64::try_from(now.since_start().as_micros()).unwrap_or(u64::MAX);
-        self.attended_at.store(now, Relaxed);
+        self.monitored_at.store(now, Relaxed);
     }
 
     fn take(&mut self, result: Result<TaskResult, tokio::task::JoinError>) {
@@ -219,7 +219,7 @@ impl Monitor {
                 Action::Check { node, asked_at } => self.check(node, asked_at),
                 Action::Publish(topology) => {
                     let generation = topology.generation;
-                    let replaced = self.records.take_in(&topology, self.now());
+                    let replaced = self.records.apply_observation(&topology, self.now());
                     replaced.into_iter().for_each(|node| self.sessions.forget(node));
                     self.current.store(topology);
                     self.announce.send_replace(generation);
@@ -256,7 +256,7 @@ impl Monitor {
         let name = |id: &NodeId| self.machine.member(*id).name.as_str();
         match change {
             Change::LeadTaken { from, to, timeline, leaderless } => {
-                let out_of_service = self.machine.admin_state(*to).why_unfit();
+                let out_of_service = self.machine.admin_state(*to).why_not_eligible();
                 let (from, to) = (from.as_ref().map_or("none", name), name(to));
                 let leaderless_ms = leaderless.as_millis() as u64;
                 info!(%cluster, from, to, timeline, leaderless_ms, "new leader");

@@ -48,7 +48,7 @@ impl NodeRecord {
         self.down_before + self.down_since.map_or(Duration::ZERO, |since| now - since)
     }
 
-    fn take_in(&mut self, node: &NodeView, now: Moment) {
+    fn apply_observation(&mut self, node: &NodeView, now: Moment) {
         let health = node.health.label();
         if self.health != health {
             (self.health, self.health_since) = (health, node.health.silent_since().unwrap_or(now));
@@ -87,7 +87,7 @@ impl NodeRecords {
     }
 
     /// Records the states of the nodes. Returns the numbers that are other nodes' than before.
-    pub fn take_in(&self, topology: &Topology, now: Moment) -> Vec<NodeId> {
+    pub fn apply_observation(&self, topology: &Topology, now: Moment) -> Vec<NodeId> {
         let mut records = self.0.lock();
         let mut replaced = Vec::new();
         for (number, node) in topology.nodes.iter().take(NODES_MAX).enumerate() {
@@ -107,7 +107,7 @@ impl NodeRecords {
                     None => records.push(record),
                 }
             }
-            records[number].take_in(node, now);
+            records[number].apply_observation(node, now);
         }
         replaced
     }
@@ -137,15 +137,15 @@ mod tests {
     #[test]
     fn downtime_adds_up_and_the_state_says_since_when() {
         let (records, node) = (NodeRecords::default(), NodeId::new(0));
-        records.take_in(&topology("a", up(0)), at_ms(0));
+        records.apply_observation(&topology("a", up(0)), at_ms(0));
         assert_eq!((records.of(node).downtime(at_ms(900)), records.of(node).downs), (Duration::ZERO, 0));
-        records.take_in(&topology("a", silent(1000)), at_ms(1000));
-        records.take_in(&topology("a", silent(1000)), at_ms(2500));
+        records.apply_observation(&topology("a", silent(1000)), at_ms(1000));
+        records.apply_observation(&topology("a", silent(1000)), at_ms(2500));
         let record = records.of(node);
         assert_eq!((record.downs, record.health_since), (1, at_ms(1000)));
         assert_eq!(record.downtime(at_ms(3000)), Duration::from_secs(2), "it is still down");
-        records.take_in(&topology("a", up(3000)), at_ms(3000));
-        records.take_in(&topology("a", silent(7000)), at_ms(7000));
+        records.apply_observation(&topology("a", up(3000)), at_ms(3000));
+        records.apply_observation(&topology("a", silent(7000)), at_ms(7000));
         let record = records.of(node);
         assert_eq!((record.downs, record.downtime(at_ms(8000))), (2, Duration::from_secs(3)));
     }
@@ -153,20 +153,20 @@ mod tests {
     #[test]
     fn a_node_that_never_answered_is_down_and_one_that_was_not_checked_is_not() {
         let (records, node) = (NodeRecords::default(), NodeId::new(0));
-        records.take_in(&topology("a", Health::UNKNOWN), at_ms(0));
+        records.apply_observation(&topology("a", Health::UNKNOWN), at_ms(0));
         assert_eq!(records.of(node).downtime(at_ms(500)), Duration::ZERO);
         let refused = Health::Unchecked { error: Some(CheckError::Refused) };
-        records.take_in(&topology("a", refused), at_ms(500));
+        records.apply_observation(&topology("a", refused), at_ms(500));
         assert_eq!(records.of(node).downtime(at_ms(700)), Duration::from_millis(200));
     }
 
     #[test]
     fn a_number_that_is_given_to_another_node_starts_again() {
         let (records, node) = (NodeRecords::default(), NodeId::new(0));
-        assert_eq!(records.take_in(&topology("a", silent(0)), at_ms(0)), []);
+        assert_eq!(records.apply_observation(&topology("a", silent(0)), at_ms(0)), []);
         records.check_ended(node, Duration::from_millis(3), Some(CheckError::TimedOut));
         assert_eq!(records.of(node).checks_failed, 1);
-        assert_eq!(records.take_in(&topology("b", up(10)), at_ms(10)), [node]);
+        assert_eq!(records.apply_observation(&topology("b", up(10)), at_ms(10)), [node]);
         let record = records.of(node);
         assert_eq!((record.last_check.clone(), record.checks_failed, record.downs), (None, 0, 0));
     }

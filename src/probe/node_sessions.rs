@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn current_sessions_come_back_to_zero_and_totals_stay() {
+    fn the_number_of_sessions_returns_to_zero_and_totals_stay() {
         let (sessions, node) = (NodeSessions::default(), NodeId::new(1));
         for _ in 0..3 {
             sessions.add(node);

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_startup_packet_is_left_alone() {
+    fn what_is_no_startup_packet_stays_unchanged() {
         let good = packet(3 << 16, &[("user", "app")]);
         for bad in [&good[..good.len() - 1], &good[..8], &[&good[..], b"x\0"].concat(), SSL_REQUEST] {
             assert_eq!(add_host(bad, HOST), None, "{}", bad.escape_ascii());

@@ -68,8 +68,8 @@ impl Default for Framing {
 }
 
 impl Framing {
-    /// Reads the next bytes of the server's stream, in any chunks.
-    pub fn follow(&mut self, mut bytes: &[u8]) {
+    /// Reads the next bytes that the server has sent, in any chunks.
+    pub fn server_sent(&mut self, mut bytes: &[u8]) {
         if self.sync == SyncState::Lost {
             return self.kept.push(bytes);
         }
@@ -87,8 +87,8 @@ impl Framing {
         }
     }
 
-    /// Notes that bytes of the server's stream passed unread. The sync is lost, unless they belong to one message.
-    pub fn pass(&mut self, length: usize) {
+    /// Notes that the server has sent bytes that pgvane has not read. The sync is lost, unless they belong to one message.
+    pub fn server_sent_unread(&mut self, length: usize) {
         match self.sync {
             SyncState::InSync if self.walk.pass(length) => {
                 if self.walk.is_at_boundary() {
@@ -104,21 +104,21 @@ impl Framing {
         }
     }
 
-    /// Reads the next bytes of the client's stream, in any chunks.
-    pub fn ask(&mut self, bytes: &[u8]) {
+    /// Reads the next bytes that the client has sent, in any chunks.
+    pub fn client_sent(&mut self, bytes: &[u8]) {
         self.requests.follow(bytes);
         self.forget_end();
     }
 
-    /// Reads the next bytes of the client's stream, up to the first message that begins a new request while another one
+    /// Reads the next bytes that the client has sent, up to the first message that begins a new request while another one
     /// is in progress. Returns the number of bytes read.
-    pub fn ask_up_to_next(&mut self, bytes: &[u8]) -> usize {
+    pub fn client_sent_up_to_next_request(&mut self, bytes: &[u8]) -> usize {
         self.forget_end();
         self.requests.follow_up_to_next(bytes)
     }
 
-    /// Notes that bytes of the client's stream passed unread.
-    pub fn ask_unseen(&mut self, length: usize) {
+    /// Notes that the client has sent bytes that pgvane has not read.
+    pub fn client_sent_unread(&mut self, length: usize) {
         self.requests.pass(length);
         self.forget_end();
     }
@@ -130,7 +130,7 @@ impl Framing {
         }
     }
 
-    /// Notes that the server's stream has stopped for the moment. A lost sync is found again if the stream has stopped
+    /// Notes that the server sends nothing more for the moment. A lost sync is found again if the stream has stopped
     /// after a whole `CommandComplete` and `ReadyForQuery`.
     ///
     /// `ReadyForQuery` alone is not enough: its six bytes may occur in a row of data. Both whole messages, with lengths
@@ -138,7 +138,7 @@ impl Framing {
     /// zero bytes. Only values in binary format that were made to look like this could do so, and only exactly where
     /// the stream stops. An `ErrorResponse` before `ReadyForQuery` is not recognised; the end of the next command will
     /// be. If several answers passed unread, only one is counted: then the server seems to owe the others for good.
-    pub fn comes_to_rest(&mut self) {
+    pub fn server_paused(&mut self) {
         if self.sync == SyncState::Lost
             && let Some(transaction) = end_of_command(self.kept.as_slice())
         {
@@ -150,24 +150,24 @@ impl Framing {
     }
 
     /// Whether the last byte of the server's stream was the last of a message, so that another message may follow.
-    pub fn is_at_boundary(&self) -> bool {
+    pub fn is_server_at_boundary(&self) -> bool {
         self.sync == SyncState::InSync && self.walk.is_at_boundary()
     }
 
     /// Whether the last byte of the client's stream was the last of a message, so that another message may follow.
-    pub fn may_be_asked(&self) -> bool {
+    pub fn is_client_at_boundary(&self) -> bool {
         self.requests.are_at_boundary()
     }
 
     /// Whether no request is in progress: the server has answered all requests, and the client is not in the middle of
     /// one.
-    pub fn rests(&self) -> bool {
-        self.transaction.is_some() && self.is_at_boundary() && self.requests.are_answered()
+    pub fn is_idle(&self) -> bool {
+        self.transaction.is_some() && self.is_server_at_boundary() && self.requests.are_answered()
     }
 
     /// Whether no request is in progress, and no transaction is open.
     pub fn is_between_transactions(&self) -> bool {
-        self.transaction == Some(Transaction::Idle) && self.rests()
+        self.transaction == Some(Transaction::Idle) && self.is_idle()
     }
 
     /// Whether the server owes an answer, or the client has not finished its request.
@@ -251,7 +251,7 @@ mod tests {
     /// A session after its login.
     fn ready() -> Framing {
         let mut framing = Framing::default();
-        framing.follow(&message(b'Z', b"I"));
+        framing.server_sent(&message(b'Z', b"I"));
         framing
     }
 
@@ -262,28 +262,28 @@ mod tests {
     #[test]
     fn a_session_is_between_transactions_once_all_is_answered_and_none_is_open() {
         let mut framing = Framing::default();
-        assert!(framing.is_at_boundary());
+        assert!(framing.is_server_at_boundary());
         assert!(!framing.is_between_transactions(), "no message yet");
         framing = ready();
         assert!(framing.is_between_transactions());
-        framing.ask(&query());
+        framing.client_sent(&query());
         assert!(!framing.is_between_transactions(), "an answer is due");
-        framing.follow(&end(b"BEGIN\0", b'T'));
+        framing.server_sent(&end(b"BEGIN\0", b'T'));
         assert!(!framing.is_between_transactions());
-        framing.ask(&[query(), query()].concat());
-        framing.follow(&end(b"COMMIT\0", b'I'));
+        framing.client_sent(&[query(), query()].concat());
+        framing.server_sent(&end(b"COMMIT\0", b'I'));
         assert!(!framing.is_between_transactions(), "the second answer is due");
-        framing.follow(&end(b"SELECT 1\0", b'I'));
+        framing.server_sent(&end(b"SELECT 1\0", b'I'));
         assert!(framing.is_between_transactions());
     }
 
     #[test]
     fn a_query_sent_before_the_end_of_the_login_is_answered_after_it() {
         let mut framing = Framing::default();
-        framing.ask(&[message(b'p', b"proof"), query()].concat());
-        framing.follow(&message(b'Z', b"I"));
+        framing.client_sent(&[message(b'p', b"proof"), query()].concat());
+        framing.server_sent(&message(b'Z', b"I"));
         assert!(!framing.is_between_transactions(), "that was the login's");
-        framing.follow(&end(b"SELECT 1\0", b'I'));
+        framing.server_sent(&end(b"SELECT 1\0", b'I'));
         assert!(framing.is_between_transactions());
     }
 
@@ -291,11 +291,11 @@ mod tests {
     fn asynchronous_messages_open_no_transaction() {
         let mut framing = ready();
         for unasked in [message(b'A', b"\0\0\0\x07news\0\0"), message(b'N', b"\0"), message(b'S', b"TimeZone\0UTC\0")] {
-            framing.follow(&unasked);
+            framing.server_sent(&unasked);
             assert!(framing.is_between_transactions(), "{unasked:?}");
-            framing.follow(&unasked[..3]);
+            framing.server_sent(&unasked[..3]);
             assert!(!framing.is_between_transactions(), "in the middle of a message");
-            framing.follow(&unasked[3..]);
+            framing.server_sent(&unasked[3..]);
         }
     }
 
@@ -303,7 +303,7 @@ mod tests {
     fn errors_show_their_sqlstate_once() {
         let fatal = Fatal { sqlstate: SqlState::AdminShutdown, message: "m".repeat(500), detail: None, hint: None };
         let mut framing = Framing::default();
-        framing.follow(&fatal.encode());
+        framing.server_sent(&fatal.encode());
         assert_eq!(framing.take_error().map(|error| error.sqlstate), Some(*b"57P01"));
         assert_eq!(framing.take_error(), None);
         assert_eq!(framing.last_error(), Some(*b"57P01"));
@@ -312,8 +312,8 @@ mod tests {
     #[test]
     fn an_error_that_was_followed_by_readiness_is_not_the_end() {
         let mut framing = ready();
-        framing.ask(&query());
-        framing.follow(&[message(b'E', b"SERROR\0VERROR\0C22012\0Mdivision\0\0"), message(b'Z', b"I")].concat());
+        framing.client_sent(&query());
+        framing.server_sent(&[message(b'E', b"SERROR\0VERROR\0C22012\0Mdivision\0\0"), message(b'Z', b"I")].concat());
         assert_eq!(framing.take_error().map(|error| error.sqlstate), Some(*b"22012"));
         assert_eq!(framing.last_error(), None);
     }
@@ -321,9 +321,9 @@ mod tests {
     #[test]
     fn an_invalid_length_loses_the_sync_for_good() {
         let mut framing = Framing::default();
-        framing.follow(&[b'D', 0, 0, 0, 3]);
-        framing.follow(&message(b'Z', b"I"));
-        assert!(!framing.is_at_boundary() && !framing.is_between_transactions());
+        framing.server_sent(&[b'D', 0, 0, 0, 3]);
+        framing.server_sent(&message(b'Z', b"I"));
+        assert!(!framing.is_server_at_boundary() && !framing.is_between_transactions());
     }
 
     fn end(tag: &[u8], state: u8) -> Vec<u8> {
@@ -333,52 +333,52 @@ mod tests {
     /// A session in which a part of the answer to a query has passed unread.
     fn streaming() -> Framing {
         let mut framing = ready();
-        framing.ask(&query());
-        framing.pass(1000);
+        framing.client_sent(&query());
+        framing.server_sent_unread(1000);
         framing
     }
 
     #[test]
     fn a_lost_sync_is_found_at_the_end_of_a_command_when_the_stream_pauses() {
         let mut framing = streaming();
-        framing.follow(&[b"the rest of a row".to_vec(), end(b"SELECT 1000000\0", b'T')].concat());
-        assert!(!framing.is_at_boundary(), "more may follow at once");
-        framing.comes_to_rest();
-        assert!(framing.is_at_boundary() && !framing.is_between_transactions());
-        framing.ask(&query());
-        framing.follow(&end(b"COMMIT\0", b'I'));
+        framing.server_sent(&[b"the rest of a row".to_vec(), end(b"SELECT 1000000\0", b'T')].concat());
+        assert!(!framing.is_server_at_boundary(), "more may follow at once");
+        framing.server_paused();
+        assert!(framing.is_server_at_boundary() && !framing.is_between_transactions());
+        framing.client_sent(&query());
+        framing.server_sent(&end(b"COMMIT\0", b'I'));
         assert!(framing.is_between_transactions());
     }
 
     #[test]
     fn a_large_row_that_passes_unread_does_not_lose_the_sync() {
         let mut framing = ready();
-        framing.ask(&query());
-        framing.follow(&[b'D', 0, 0x10, 0, 4]);
-        framing.pass(0x10_0000 - 10);
-        framing.follow(&[0; 10]);
-        assert!(framing.is_at_boundary());
-        framing.follow(&end(b"SELECT 1\0", b'I'));
+        framing.client_sent(&query());
+        framing.server_sent(&[b'D', 0, 0x10, 0, 4]);
+        framing.server_sent_unread(0x10_0000 - 10);
+        framing.server_sent(&[0; 10]);
+        assert!(framing.is_server_at_boundary());
+        framing.server_sent(&end(b"SELECT 1\0", b'I'));
         assert!(framing.is_between_transactions());
     }
 
     #[test]
     fn the_end_of_an_earlier_answer_is_not_that_of_the_next() {
         let mut framing = streaming();
-        framing.follow(&end(b"SELECT 1\0", b'I'));
-        framing.ask(&query());
-        framing.comes_to_rest();
-        assert!(!framing.is_at_boundary() && !framing.is_between_transactions());
+        framing.server_sent(&end(b"SELECT 1\0", b'I'));
+        framing.client_sent(&query());
+        framing.server_paused();
+        assert!(!framing.is_server_at_boundary() && !framing.is_between_transactions());
     }
 
     #[test]
     fn of_two_answers_that_passed_unread_one_stays_due() {
         let mut framing = ready();
-        framing.ask(&[query(), query()].concat());
-        framing.pass(1000);
-        framing.follow(&end(b"SELECT 1\0", b'I'));
-        framing.comes_to_rest();
-        assert!(framing.is_at_boundary() && !framing.is_between_transactions());
+        framing.client_sent(&[query(), query()].concat());
+        framing.server_sent_unread(1000);
+        framing.server_sent(&end(b"SELECT 1\0", b'I'));
+        framing.server_paused();
+        assert!(framing.is_server_at_boundary() && !framing.is_between_transactions());
     }
 
     #[test]
@@ -396,9 +396,9 @@ mod tests {
             bad_length,
         ] {
             let mut framing = streaming();
-            framing.follow(&[vec![b'x'; 60], stream.clone()].concat());
-            framing.comes_to_rest();
-            assert!(!framing.is_at_boundary() && !framing.is_between_transactions(), "{stream:?}");
+            framing.server_sent(&[vec![b'x'; 60], stream.clone()].concat());
+            framing.server_paused();
+            assert!(!framing.is_server_at_boundary() && !framing.is_between_transactions(), "{stream:?}");
         }
     }
 
@@ -414,10 +414,10 @@ mod tests {
             let (mut rest, mut cuts) = (stream.as_slice(), cuts.into_iter().cycle());
             while !rest.is_empty() {
                 let (now, later) = rest.split_at(cuts.next().expect("cycles").min(rest.len()));
-                framing.follow(now);
+                framing.server_sent(now);
                 rest = later;
             }
-            framing.comes_to_rest();
+            framing.server_paused();
             prop_assert!(framing.is_between_transactions());
         }
 
@@ -437,9 +437,9 @@ mod tests {
             let (mut at, mut cuts) = (0, cuts.into_iter().cycle());
             while at < stream.len() {
                 let next = (at + cuts.next().expect("cycles")).min(stream.len());
-                framing.follow(&stream[at..next]);
+                framing.server_sent(&stream[at..next]);
                 at = next;
-                prop_assert_eq!(framing.is_at_boundary(), boundaries.contains(&at));
+                prop_assert_eq!(framing.is_server_at_boundary(), boundaries.contains(&at));
             }
         }
     }

@@ -12,7 +12,7 @@ use pgwire::messages::{DecodeContext, Message, ProtocolVersion};
 use super::cancel::CancelKey;
 use super::message::TERMINATE;
 use super::proxy_header::{self, Beginning};
-use super::startup::{StartupError, Who};
+use super::startup::{StartupError, StartupParameters};
 
 /// `MAX_STARTUP_PACKET_LENGTH` of PostgreSQL's `pqcomm.h`: longer first packets are refused by the server as well.
 pub const PACKET_LENGTH_MAX: usize = 10_000;
@@ -27,7 +27,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opening {
     /// A session.
-    Startup(Who),
+    Startup(StartupParameters),
     /// TLS encryption (`SSLRequest`).
     Ssl,
     /// GSSAPI encryption (`GSSENCRequest`).
@@ -84,7 +84,7 @@ impl NotPostgres {
     /// Whether the client gets an error message. PostgreSQL closes the connection without a message if the length is
     /// wrong or a cancel request is malformed. So a client of another protocol gets no message that it cannot
     /// understand.
-    pub fn is_told(&self) -> bool {
+    pub fn gets_error_message(&self) -> bool {
         !matches!(self, NotPostgres::Length(_) | NotPostgres::Cancel)
     }
 }
@@ -155,7 +155,7 @@ fn decode(packet: &[u8]) -> Result<Opening, NotPostgres> {
     if major != Startup::PG_PROTOCOL_LATEST {
         return Err(NotPostgres::Version { major, minor });
     }
-    Who::read(packet).map(Opening::Startup).map_err(|error| match error {
+    StartupParameters::read(packet).map(Opening::Startup).map_err(|error| match error {
         StartupError::NoUser => NotPostgres::NoUser,
         StartupError::Malformed(why) => NotPostgres::Malformed(why.to_owned()),
     })
@@ -193,7 +193,7 @@ mod tests {
     fn each_kind_of_opening_is_recognised() {
         assert_eq!(complete(&request(80_877_103)), Opening::Ssl);
         assert_eq!(complete(&request(80_877_104)), Opening::Gss);
-        let who = Who::new("app", "shop", "psql");
+        let who = StartupParameters::new("app", "shop", "psql");
         let packet = startup(&[("user", "app"), ("database", "shop"), ("application_name", "psql"), ("_pq_.x", "1")]);
         assert_eq!(complete(&packet), Opening::Startup(who));
         let tls = Progress::Complete { opening: Opening::DirectTls, length: 0 };

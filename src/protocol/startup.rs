@@ -16,9 +16,10 @@ pub fn cut_to_name_length(name: &str) -> &str {
     &name[..end.unwrap_or_default()]
 }
 
-/// Who requests a session. The names are kept in one allocation: there may be thousands of sessions.
+/// The parameters of a startup packet that pgvane uses. The names are kept in one allocation: there may be thousands of
+/// sessions.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Who {
+pub struct StartupParameters {
     all: Box<str>,
     /// The ends of the user and of the database.
     ends: [u16; 2],
@@ -47,17 +48,21 @@ pub(super) enum StartupError {
     Malformed(&'static str),
 }
 
-impl Who {
+impl StartupParameters {
     /// A client with these names that requests an ordinary session.
-    pub fn new(user: &str, database: &str, application_name: &str) -> Who {
+    pub fn new(user: &str, database: &str, application_name: &str) -> StartupParameters {
         // a startup packet has less than 65536 bytes
         let end = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
         let ends = [end(user.len()), end(user.len() + database.len())];
-        Who { all: [user, database, application_name].concat().into(), ends, replication: Replication::None }
+        StartupParameters {
+            all: [user, database, application_name].concat().into(),
+            ends,
+            replication: Replication::None,
+        }
     }
 
     /// Reads one whole startup packet. Errors: what is wrong with it.
-    pub(super) fn read(packet: &[u8]) -> Result<Who, StartupError> {
+    pub(super) fn read(packet: &[u8]) -> Result<StartupParameters, StartupError> {
         let (mut user, mut database, mut application_name) = (None, None, None);
         let mut walsender = Walsender::default();
         for parameter in parameters(packet) {
@@ -75,7 +80,10 @@ impl Who {
         let database = database.filter(|name| !name.is_empty()).unwrap_or(user);
         let [user, database, application_name] =
             [user, database, application_name.unwrap_or_default()].map(String::from_utf8_lossy);
-        Ok(Who { replication: walsender.replication(), ..Who::new(&user, &database, &application_name) })
+        Ok(StartupParameters {
+            replication: walsender.replication(),
+            ..StartupParameters::new(&user, &database, &application_name)
+        })
     }
 
     /// The role to log in as.
@@ -94,9 +102,9 @@ impl Who {
     }
 }
 
-impl fmt::Debug for Who {
+impl fmt::Debug for StartupParameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Who({:?}, {:?}, ", self.user(), self.database())?;
+        write!(f, "StartupParameters({:?}, {:?}, ", self.user(), self.database())?;
         write!(f, "{:?}, {:?})", self.application_name(), self.replication)
     }
 }
@@ -179,16 +187,16 @@ mod tests {
 
     #[test]
     fn names_come_out_as_they_went_in() {
-        let who = Who::new("app", "", "psql");
-        assert_eq!([who.user(), who.database(), who.application_name()], ["app", "", "psql"]);
-        let nobody = Who::default();
+        let parameters = StartupParameters::new("app", "", "psql");
+        assert_eq!([parameters.user(), parameters.database(), parameters.application_name()], ["app", "", "psql"]);
+        let nobody = StartupParameters::default();
         assert_eq!([nobody.user(), nobody.database(), nobody.application_name()], [""; 3]);
     }
 
     #[test]
     fn the_database_is_the_users_unless_named() {
         for parameters in [&[("user", "app")][..], &[("user", "app"), ("database", "")]] {
-            assert_eq!(Who::read(&of(parameters)), Ok(Who::new("app", "app", "")));
+            assert_eq!(StartupParameters::read(&of(parameters)), Ok(StartupParameters::new("app", "app", "")));
         }
     }
 
@@ -196,7 +204,7 @@ mod tests {
     #[test]
     fn of_a_parameter_that_comes_twice_the_last_one_counts() {
         let twice = [("user", "app"), ("database", "shop"), ("user", "root"), ("database", "vault")];
-        assert_eq!(Who::read(&of(&twice)), Ok(Who::new("root", "vault", "")));
+        assert_eq!(StartupParameters::read(&of(&twice)), Ok(StartupParameters::new("root", "vault", "")));
     }
 
     #[test]
@@ -214,8 +222,9 @@ mod tests {
             ("no", None),
             ("0", None),
         ] {
-            let who = Who::read(&of(&[("user", "app"), ("replication", value)])).expect("is sound");
-            assert_eq!(who.replication, wanted, "{value}");
+            let parameters =
+                StartupParameters::read(&of(&[("user", "app"), ("replication", value)])).expect("is sound");
+            assert_eq!(parameters.replication, wanted, "{value}");
         }
     }
 
@@ -224,7 +233,7 @@ mod tests {
     fn a_repeated_key_is_read_as_postgresql_reads_it() {
         let of_replication = |values: &[&str]| {
             let listed: Vec<(&str, &str)> = values.iter().map(|value| ("replication", *value)).collect();
-            Who::read(&of(&[&[("user", "app")][..], &listed].concat())).expect("is sound").replication
+            StartupParameters::read(&of(&[&[("user", "app")][..], &listed].concat())).expect("is sound").replication
         };
         assert_eq!(of_replication(&["database", "true"]), Replication::Logical);
         assert_eq!(of_replication(&["true", "database"]), Replication::Logical);
@@ -243,7 +252,7 @@ mod tests {
             (b"user\0app\0\0database\0shop\0\0", StartupError::Malformed("expected terminator as last byte")),
             (b"", StartupError::Malformed("a parameter is not terminated")),
         ] {
-            assert_eq!(Who::read(&packet(listed)), Err(why), "{}", listed.escape_ascii());
+            assert_eq!(StartupParameters::read(&packet(listed)), Err(why), "{}", listed.escape_ascii());
         }
     }
 
@@ -260,12 +269,12 @@ mod tests {
             let theirs = Startup::decode(&mut BytesMut::from(&packet[..]), &DecodeContext::default());
             let theirs = theirs.expect("is sound").expect("is whole").parameters;
             let parameter = |name: &str| theirs.get(name).map_or("", String::as_str);
-            match Who::read(&packet) {
-                Ok(who) => {
-                    prop_assert_eq!(who.user(), parameter("user"));
+            match StartupParameters::read(&packet) {
+                Ok(parameters) => {
+                    prop_assert_eq!(parameters.user(), parameter("user"));
                     let database = parameter("database");
-                    prop_assert_eq!(who.database(), if database.is_empty() { who.user() } else { database });
-                    prop_assert_eq!(who.application_name(), parameter("application_name"));
+                    prop_assert_eq!(parameters.database(), if database.is_empty() { parameters.user() } else { database });
+                    prop_assert_eq!(parameters.application_name(), parameter("application_name"));
                 }
                 Err(_) => prop_assert_eq!(parameter("user"), ""),
             }
@@ -273,7 +282,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(packet in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Who::read(&packet);
+            let _ = StartupParameters::read(&packet);
         }
     }
 }

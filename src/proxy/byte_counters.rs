@@ -10,12 +10,12 @@ pub struct ByteCounters {
 }
 
 impl ByteCounters {
-    /// Counts so many bytes that the server is sent.
+    /// Counts bytes that are sent to the server.
     pub fn add_to_server(&self, length: usize) {
         self.to_server.fetch_add(length as u64, Relaxed);
     }
 
-    /// Counts so many bytes that the client is sent.
+    /// Counts bytes that are sent to the client.
     pub fn add_to_client(&self, length: usize) {
         self.to_client.fetch_add(length as u64, Relaxed);
     }

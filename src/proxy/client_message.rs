@@ -1,4 +1,4 @@
-//! What a client is told when its connection ends for a reason of pgvane's: SQLSTATE, message, detail, hint.
+//! The error message that a client gets when pgvane ends its connection: SQLSTATE, message, detail, hint.
 //!
 //! The SQLSTATEs are those that PostgreSQL uses for the same situation (documentation, "PostgreSQL Error Codes").
 
@@ -6,10 +6,10 @@ use super::end::{End, ProxyFault};
 use crate::protocol::opening::NotPostgres;
 use crate::protocol::{Fatal, SqlState};
 
-/// What a client may rely on when its session ended between two transactions.
+/// What is certain if a session ended between two transactions.
 const NOTHING_WAS_OPEN: &str = "No transaction was open. Statements sent after the last transaction were not executed.";
 
-/// The message for a client of this listener; `None` if there is nothing to tell, or nobody to tell it to.
+/// The message for a client of this listener; `None` if it gets none.
 pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
     let fatal = |sqlstate, message: String, hint: &str| {
         Some(Fatal { sqlstate, message: format!("pgvane: {message}"), detail: None, hint: Some(hint.to_owned()) })
@@ -63,7 +63,7 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             format!("every server for listener \"{listener}\" has reached its sessions_max"),
             "Close sessions, or raise sessions_max of the nodes.",
         ),
-        End::NotPostgres(why) if why.is_told() => {
+        End::NotPostgres(why) if why.gets_error_message() => {
             let sqlstate = match why {
                 NotPostgres::Version { .. } => SqlState::FeatureNotSupported,
                 NotPostgres::NoUser => SqlState::InvalidAuthorization,
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn refusals_say_why_and_what_to_do() {
         let end = End::no_node(&NoRoute::NoLeader("no node claims to lead".into()), Some("node1: connection refused"));
-        let fatal = client_message(&end, "write").expect("a client is told");
+        let fatal = client_message(&end, "write").expect("a client gets a message");
         assert_eq!(fatal.sqlstate, SqlState::CannotConnectNow);
         let detail = fatal.detail.expect("says why");
         assert_eq!(detail, "no leader: no node claims to lead; last failure: node1: connection refused.");
@@ -242,7 +242,8 @@ mod tests {
     #[test]
     fn the_documentation_lists_every_message_and_every_reason() {
         for end in ends_that_are_told() {
-            let listener = ["write", "read"].map(|listener| client_message(&end, listener).expect("a client is told"));
+            let listener =
+                ["write", "read"].map(|listener| client_message(&end, listener).expect("a client gets a message"));
             let is_listed = |fatal: &Fatal| {
                 let code = fatal.sqlstate.code();
                 TROUBLESHOOTING.contains(&format!("| {code} `{}`", fatal.message))

@@ -13,27 +13,27 @@ use super::cancel;
 use super::client_message::client_message;
 use super::context::ListenerContext;
 use super::end::{End, ProxyFault};
-use super::intake::handshake::{Client, HandshakeError, Request, say_and_close};
+use super::intake::handshake::{Client, HandshakeError, Request, send_last_message};
 use super::intake::proxy_protocol::ClientAddress;
 use super::permit::SessionPermit;
 use super::worker::Load;
 use crate::cluster::NodeId;
 use crate::net::{Incoming, Peer, Socket};
-use crate::protocol::startup::{Who, cut_to_name_length};
+use crate::protocol::startup::{StartupParameters, cut_to_name_length};
 
 /// How long pgvane waits for the startup packet of a client that it will refuse: libpq shows an error only if it comes
 /// after that packet.
 const REFUSED_STARTUP_MAX: Duration = Duration::from_secs(2);
 
-/// Connections from addresses that are not allowed which may be pending at once, to be told so.
+/// The maximum number of pending connections from addresses that are not allowed: each is to get an error message.
 const REFUSED_MAX: usize = 50;
 
-/// A connection, and what is recorded of it. Dropping it records its end, whatever ended it.
+/// A connection, and what is recorded about it. Dropping it records its end, whatever the cause.
 pub struct Connection {
     /// Where it was accepted, where it comes from, and its permit to have a session.
     pub permit: SessionPermit,
     /// The user, database and application that the client named; for the log.
-    pub who: Who,
+    pub parameters: StartupParameters,
     /// The node that the session is on, or was on.
     pub node: Option<NodeId>,
     started: Instant,
@@ -48,7 +48,7 @@ impl Connection {
         context.registry.accepted(context.index);
         Connection {
             permit: SessionPermit::none(context, peer),
-            who: Who::default(),
+            parameters: StartupParameters::default(),
             node: None,
             started: Instant::now(),
             is_closed: false,
@@ -66,7 +66,7 @@ impl Connection {
         &self.permit.context
     }
 
-    /// From an accepted socket to a session on a node. The error is the connection's end; the client has been told.
+    /// From an accepted socket to a session on a node. The error is the connection's end; the client has got its message.
     pub(super) async fn establish(&mut self, socket: Incoming) -> Result<(Client, Admitted), End> {
         let span = debug_span!("connection", listener = %self.context().settings.name, peer = %self.permit.peer);
         async {
@@ -74,7 +74,7 @@ impl Connection {
             match request {
                 Request::Session(mut client) => match Box::pin(self.admit(&mut client, &preamble)).await {
                     Ok(admitted) => Ok((client, admitted)),
-                    Err(refused) => Err(Box::pin(self.turn_away(client, refused, preamble)).await),
+                    Err(refused) => Err(Box::pin(self.not_admitted(client, refused, preamble)).await),
                 },
                 // what is left of `request` keeps the canceller's connection open until then
                 Request::Cancel(request, _) => {
@@ -89,7 +89,7 @@ impl Connection {
     /// Identifies and authorizes the client. The connection counts as pending meanwhile.
     async fn receive(&mut self, socket: Incoming) -> Result<(Request, Vec<u8>), End> {
         let context = Arc::clone(self.context());
-        // who is not allowed is told so, and takes no place of those who are
+        // clients that are not allowed get an error message, and take no place from those that are
         let is_refused =
             context.settings.proxy_protocol.is_none() && !context.settings.access.allows_peer(self.permit.peer);
         let (places, max) = match is_refused {
@@ -118,8 +118,7 @@ impl Connection {
         }
     }
 
-    /// Learns the client's address and reads what it asks for. Also returned: what connections to nodes have to start
-    /// with.
+    /// Finds out the client's address and reads its request. Also returned: what connections to nodes have to start with.
     async fn identify(&mut self, mut socket: Socket) -> Result<(Request, Vec<u8>), End> {
         let context = Arc::clone(self.context());
         let settings = &context.settings;
@@ -171,24 +170,24 @@ impl Connection {
             () = context.registry.stopped() => Err(Refused::End(End::Stopped)),
         };
         drop(admission);
-        self.who = client.take_who();
+        self.parameters = client.take_parameters();
         admitted
     }
 
-    /// Tells a client that was not admitted why.
-    async fn turn_away(&self, mut client: Client, refused: Refused, preamble: Vec<u8>) -> End {
+    /// Sends a client that was not admitted the reason.
+    async fn not_admitted(&self, mut client: Client, refused: Refused, preamble: Vec<u8>) -> End {
         let context = self.context();
         match refused {
             Refused::End(end @ (End::WrongNode(_) | End::LoginBroken(_))) => {
                 // the client has been authenticated: the error is the next message that it expects
                 if let Some(fatal) = client_message(&end, &context.settings.name) {
-                    say_and_close(client.stream(), &fatal.encode()).await;
+                    send_last_message(client.stream(), &fatal.encode()).await;
                 }
                 end
             }
             Refused::End(end) => self.refuse(client, end).await,
             Refused::ByServer(message, end) => {
-                say_and_close(client.stream(), &message).await;
+                send_last_message(client.stream(), &message).await;
                 end
             }
             Refused::IsCancel(request) => cancel::deliver(context, self.permit.peer, request, preamble).await,
@@ -220,10 +219,10 @@ impl Connection {
         let topology = context.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());
         let (listener, peer, reason) = (&context.settings.name, self.permit.peer, end.kind().label());
-        let names = [self.who.user(), self.who.database(), self.who.application_name()];
+        let names = [self.parameters.user(), self.parameters.database(), self.parameters.application_name()];
         let [user, database, application_name] = names.map(cut_to_name_length);
         let seconds = self.started.elapsed().as_secs_f64();
-        let admitted = end.is_trouble().then(|| context.kept.log_limit.admit(end.kind())).flatten();
+        let admitted = end.is_problem().then(|| context.kept.log_limit.admit(end.kind())).flatten();
         if let Some(suppressed) = admitted {
             let suppressed = (suppressed > 0).then_some(suppressed);
             info!(

@@ -49,9 +49,9 @@ pub struct ListenerContext {
 /// What a listener's sessions share, whatever its settings are.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// Bounds the cancel requests that are sent to servers.
+    /// Limits the cancel requests that are sent to servers.
     pub cancel_limits: CancelLimits,
-    /// Bounds how often the same end is logged.
+    /// Limits how often the same end is logged.
     pub log_limit: LogLimit,
     /// The sessions of each client.
     pub per_client: PerClient,
@@ -104,7 +104,7 @@ impl ListenerContext {
         self.cluster.suspect(node, suspicion);
     }
 
-    /// The same, going on from the context that the listener had before a reload.
+    /// The same, with what is kept of the context that the listener had before a reload.
     pub fn after(self, previous: &ListenerContext) -> ListenerContext {
         ListenerContext { kept: Arc::clone(&previous.kept), ..self }
     }

@@ -12,12 +12,12 @@ use crate::protocol::proxy_header::Malformed;
 use crate::protocol::startup::cut_to_name_length;
 use crate::routing::{Cause, NoRoute};
 
-/// Why a connection ended. `Display` is for operators; what clients are told is in `client_message`.
+/// Why a connection ended. `Display` is for operators; what clients get is in `client_message`.
 ///
-/// [`EndKind`] is the same without the particulars, for counting.
+/// [`EndKind`] is the same without the details, for counting.
 #[derive(Debug, Error, EnumDiscriminants)]
 #[strum_discriminants(name(EndKind), derive(Hash, VariantArray, IntoStaticStr), strum(serialize_all = "kebab-case"))]
-#[strum_discriminants(doc = "An [`End`] without its particulars, for counting.")]
+#[strum_discriminants(doc = "An [`End`] without its details, for counting.")]
 pub enum End {
     /// The client closed the session. This is the normal end.
     #[error("the client closed the session")]
@@ -113,7 +113,7 @@ pub enum End {
     /// Every server that could be used has reached its `sessions_max`, and none had room within `hold_max`.
     #[error("every available server has reached its sessions_max")]
     NodesFull,
-    /// The server was lost in the middle of the login, when the client could not be sent to another any more.
+    /// The server was lost in the middle of the login, when the client could not be moved to another server any more.
     #[error("the login failed: {0}")]
     LoginBroken(String),
     /// The server stated another role, after it had authenticated the client.
@@ -293,7 +293,7 @@ impl End {
     }
 
     /// Whether it is logged at level `info`; other ends are logged at `debug`.
-    pub fn is_trouble(&self) -> bool {
+    pub fn is_problem(&self) -> bool {
         match self {
             End::ClientClosed | End::ClientLeftEarly | End::ClientLeftHeld | End::ListenerRemoved | End::Stopped => {
                 false

@@ -19,8 +19,8 @@ use crate::net::unix_listener::set_permissions;
 use crate::net::{Bind, Peer, Socket};
 use crate::telemetry::LineLimit;
 
-/// How long accepting rests when the process has run out of file descriptors: sessions that end free some.
-const BREATHER: Duration = Duration::from_millis(100);
+/// How long nothing is accepted when the process has run out of file descriptors: sessions that end free some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a place that is about to be closed waits for the next of the connections that the kernel has taken already.
 const QUEUED_WITHIN: Duration = Duration::from_millis(20);
@@ -52,7 +52,7 @@ pub struct Place {
 }
 
 impl OpenPlace {
-    /// Opens a place, for so many threads to accept at; `beside_own` as in [`BoundListener::open`].
+    /// Opens a place at which this number of threads accepts; `beside_own` as in [`BoundListener::open`].
     ///
     /// Errors: it is in use, or pgvane may not listen there.
     pub fn open(bind: &Bind, options: TcpOptions, threads: usize, beside_own: bool) -> Result<OpenPlace, BindError> {
@@ -61,7 +61,7 @@ impl OpenPlace {
         Ok(OpenPlace { bind: bind.clone(), sockets })
     }
 
-    /// Accepts for this listener from now on. Accepting and the sessions have the workers' threads.
+    /// Accepts for this listener from now on. The workers' threads accept, and serve the sessions.
     pub fn accept(self, context: Arc<ListenerContext>, workers: &Arc<Workers>) -> Place {
         let first = context.index.0;
         let context = watch::Sender::new(context);
@@ -126,7 +126,7 @@ async fn accept(
                         let suppressed = (suppressed > 0).then_some(suppressed);
                         warn!(listener = %context.settings.name, %error, suppressed, "cannot accept a connection");
                     }
-                    tokio::time::sleep(BREATHER).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
             changed = contexts.changed() => match changed {

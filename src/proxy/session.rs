@@ -13,41 +13,41 @@ use super::admission::Admitted;
 use super::client_message::client_message;
 use super::connection::Connection;
 use super::end::End;
-use super::intake::handshake::{Client, say_and_close};
+use super::intake::handshake::{Client, send_last_message};
 use super::relay::{Outcome, Relay};
 use super::sessions::control::{SessionControl, SessionOrder};
 use super::sessions::owner::Owner;
 use super::sessions::registry::SessionGuard;
 use crate::cluster::Suspicion;
 use crate::net::Incoming;
-use crate::net::tcp_info::{Peering, peering};
+use crate::net::tcp_info::{PeerState, peer_state};
 use crate::protocol::ServerError;
 use crate::routing::Target;
 
 /// `read_only_sql_transaction`: the server refuses to write.
 const READ_ONLY: &[u8; 5] = b"25006";
 
-/// An encrypted session that has lasted for so long has been authenticated: PostgreSQL ends it after
-/// `authentication_timeout`, a minute by default, otherwise. Before that, its end may be the doing of any stranger.
+/// An encrypted session that has lasted this long is authenticated: otherwise PostgreSQL ends it after
+/// `authentication_timeout`, a minute by default. Before that, any client could have caused its end.
 const AUTHENTICATED_AFTER: Duration = Duration::from_secs(65);
 
 /// Serves an accepted connection. Never fails: whatever happens becomes the reason of its end.
 pub fn serve(connection: Connection, socket: Incoming) -> SessionFuture {
-    SessionFuture::Apart(Box::pin(begin(connection, socket)))
+    SessionFuture::Boxed(Box::pin(begin(connection, socket)))
 }
 
-/// A connection's life: to a node, relayed, last words.
+/// A connection from its first byte to its end: connected to a node, relayed, closed.
 ///
-/// It is the future of the connection's task, and made for the relay, in which a session spends its life. An `async fn`
-/// would have room for what comes before and after as well.
-#[expect(clippy::large_enum_variant, reason = "it is made for the largest")]
+/// It is the future of the connection's task, and only as large as the relay, in which a session spends its life. An
+/// `async fn` would also have room for what comes before and after.
+#[expect(clippy::large_enum_variant, reason = "the largest variant is the usual one")]
 pub enum SessionFuture {
-    /// In what comes before the relay, or after it. When that has ended: relayed, or over.
-    Apart(Pin<Box<dyn Future<Output = Option<Session>> + Send>>),
-    /// Relayed. When that has ended: last words.
-    Relayed(Session),
-    /// And told.
-    Over,
+    /// Before the relay, or after it. Next: the relay, or the end.
+    Boxed(Pin<Box<dyn Future<Output = Option<Session>> + Send>>),
+    /// In the relay. Next: the last message to the client.
+    Relaying(Session),
+    /// The connection has ended, and its end is recorded.
+    Done,
 }
 
 impl Future for SessionFuture {
@@ -56,17 +56,17 @@ impl Future for SessionFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             *self = match &mut *self {
-                SessionFuture::Apart(part) => {
-                    ready!(part.as_mut().poll(cx)).map_or(SessionFuture::Over, SessionFuture::Relayed)
+                SessionFuture::Boxed(part) => {
+                    ready!(part.as_mut().poll(cx)).map_or(SessionFuture::Done, SessionFuture::Relaying)
                 }
-                SessionFuture::Relayed(session) => {
+                SessionFuture::Relaying(session) => {
                     let end = ready!(session.poll_relay(cx));
-                    let SessionFuture::Relayed(session) = mem::replace(&mut *self, SessionFuture::Over) else {
+                    let SessionFuture::Relaying(session) = mem::replace(&mut *self, SessionFuture::Done) else {
                         continue;
                     };
-                    SessionFuture::Apart(Box::pin(session.end(end)))
+                    SessionFuture::Boxed(Box::pin(session.end(end)))
                 }
-                SessionFuture::Over => return Poll::Ready(()),
+                SessionFuture::Done => return Poll::Ready(()),
             };
         }
     }
@@ -83,10 +83,10 @@ pub struct Session {
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// Opening, route, connect: see [`Connection::admit`]. `None` if that was all.
+/// Brings a connection to a node. `None` if it has ended.
 async fn begin(mut connection: Connection, socket: Incoming) -> Option<Session> {
-    // in boxes of less than a kilobyte each: larger ones, glibc's allocator would fill up with what stays, and take others
-    // from the system for the next connection
+    // in boxes of less than a kilobyte each: glibc's allocator would use the room of larger ones for what stays, and get
+    // more memory from the system for the next connection
     match Box::pin(connection.establish(socket)).await {
         Ok((client, admitted)) => Some(Session::of(connection, client, admitted)),
         Err(end) => {
@@ -104,7 +104,7 @@ impl Session {
         }
         connection.node = Some(guard.node());
         // kept there and not here while the session lasts: operators can see it there
-        guard.control().set_owner(Owner::new(connection.permit.peer, &mem::take(&mut connection.who)));
+        guard.control().set_owner(Owner::new(connection.permit.peer, &mem::take(&mut connection.parameters)));
         let (client, for_server) = client.into_parts();
         guard.control().bytes().add_to_server(for_server.len());
         guard.control().bytes().add_to_client(ready.for_client.len());
@@ -116,17 +116,17 @@ impl Session {
         Session { connection, relay, guard, last_order: None, deadline: None }
     }
 
-    /// Leaves the server, and then tells the client why.
+    /// Ends the session at the server, and then sends the client the reason.
     async fn end(mut self, mut end: End) -> Option<Session> {
         let message = client_message(&end, &self.connection.context().settings.name);
-        let words = message.filter(|_| self.relay.can_send_own_message()).map(|fatal| fatal.encode());
-        if words.is_some() {
+        let last_message = message.filter(|_| self.relay.can_send_own_message()).map(|fatal| fatal.encode());
+        if last_message.is_some() {
             self.relay.terminate_server();
         }
-        self.connection.who = self.guard.control().owner().map(Owner::who).unwrap_or_default();
+        self.connection.parameters = self.guard.control().owner().map(Owner::parameters).unwrap_or_default();
         drop(self.guard);
-        match words {
-            Some(words) => Box::pin(say_and_close(self.relay.client(), &words)).await,
+        match last_message {
+            Some(text) => Box::pin(send_last_message(self.relay.client(), &text)).await,
             None if matches!(end, End::ServerClosed(_)) || self.relay.is_opaque() => {
                 end = Box::pin(finish(&mut self.relay, end)).await;
             }
@@ -156,7 +156,7 @@ impl Session {
                 Some(SessionOrder::Move) | None => *deadline = None,
             }
         }
-        if guard.control().take_peering()
+        if guard.control().take_peer_check()
             && let Some(end) = unresponsive_peer(relay, guard.control(), context.settings.tcp_user_timeout)
         {
             if matches!(end, End::ServerUnresponsive(_)) {
@@ -208,19 +208,19 @@ impl Session {
 /// The end of a session of which a peer does not acknowledge any more.
 fn unresponsive_peer(relay: &Relay, control: &SessionControl, max: Duration) -> Option<End> {
     // of a Unix socket the kernel knows by itself
-    let [client, server] = relay.sockets().map(|socket| peering(socket, max).unwrap_or(Peering::Confirmed));
-    control.note_peering([client, server] == [Peering::Confirmed; 2]);
+    let [client, server] = relay.sockets().map(|socket| peer_state(socket, max).unwrap_or(PeerState::Confirmed));
+    control.note_peers([client, server] == [PeerState::Confirmed; 2]);
     match (client, server) {
-        (_, Peering::Unresponsive(time)) => Some(End::ServerUnresponsive(time)),
-        (Peering::Unresponsive(time), _) => Some(End::ClientUnresponsive(time)),
+        (_, PeerState::Unresponsive(time)) => Some(End::ServerUnresponsive(time)),
+        (PeerState::Unresponsive(time), _) => Some(End::ClientUnresponsive(time)),
         _ => None,
     }
 }
 
-/// Passes the server's close on to the client, and lets the client finish what it sends.
+/// Closes the client's connection after the server has closed, and lets the client finish what it sends.
 ///
-/// What the two said last cannot be seen in an encrypted session. Where both close within a moment, that is how such a
-/// session ends when nothing is wrong, in whichever order the packets come.
+/// In an encrypted session pgvane cannot see what the two sent last. If both close within a moment, in either order, the
+/// session has ended normally.
 async fn finish(relay: &mut Relay, end: End) -> End {
     let is_opaque = relay.is_opaque();
     match end {
@@ -240,8 +240,8 @@ async fn finish(relay: &mut Relay, end: End) -> End {
 mod tests {
     use super::*;
 
-    /// With it, what the runtime keeps of a task fills four lines of 128 bytes; it lays tasks out in such lines. The
-    /// runtime's own part takes 112.
+    /// The runtime keeps tasks in lines of 128 bytes. With this limit, a session's task needs four lines, of which the
+    /// runtime's own part is 112 bytes.
     #[test]
     fn a_session_is_small() {
         let counters = 2 * size_of::<u64>(); // of the pumps, for tests

@@ -2,8 +2,8 @@
 //!
 //! A session stays on the thread that it was given to, so that its events wake that thread and no other, and nothing
 //! of it is shared between cores. Every thread accepts too: a new session stays where it was accepted, or goes to the
-//! thread that has the fewest if that has fewer by more than one. Checks and admin run elsewhere: however
-//! busy the sessions are, the knowledge of the cluster is fresh.
+//! thread that has the fewest if that has fewer by more than one. Checks and admin run elsewhere: so the nodes'
+//! roles are known in time even if the sessions are busy.
 
 use std::future::Future;
 use std::io;
@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::net::{Incoming, Socket};
 
-/// Shorter than the timeouts of sessions, and long enough not to be seen in a CPU's sleep.
+/// Shorter than the timeouts of sessions, and long enough to cause no measurable load.
 const TICK: Duration = Duration::from_millis(500);
 
 /// The threads. They end, and what runs on them, when this is dropped.
@@ -55,19 +55,19 @@ impl Drop for Load {
 }
 
 impl Workers {
-    /// Starts so many threads. Errors: the kernel gives no more threads or descriptors.
+    /// Starts this number of threads. Errors: the kernel gives no more threads or descriptors.
     pub fn start(count: usize) -> io::Result<Workers> {
         let workers = (0..count).map(Worker::start).collect::<io::Result<_>>()?;
         Ok(Workers { workers, sessions: TaskTracker::new() })
     }
 
-    /// The runtime of a thread; numbers begin again behind the last.
+    /// The runtime of a thread; after the last number they begin again.
     pub fn runtime(&self, thread: usize) -> &Handle {
         &self.workers[thread % self.workers.len()].runtime
     }
 
     /// Serves a connection that was accepted on this thread, there or on the one that has the fewest sessions.
-    /// Errors: the kernel does not let go of the socket.
+    /// Errors: the socket cannot be moved to another thread.
     pub fn spawn<F>(&self, thread: usize, socket: Socket, serve: impl FnOnce(Incoming, Load) -> F) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -114,8 +114,8 @@ impl Worker {
     }
 }
 
-/// Waits, with a timer that is nearer than any session's. A timer that becomes a runtime's next one makes it wake itself
-/// by a system call, in tokio; so sessions' timers never do.
+/// Waits, with a timer that is due earlier than any session's. In tokio, a timer that becomes the next one of its runtime
+/// costs a system call that wakes the runtime; so the timers of sessions never cause one.
 async fn tick_until(mut ended: oneshot::Receiver<()>) {
     let mut ticks = interval(TICK);
     loop {

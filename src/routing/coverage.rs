@@ -1,7 +1,7 @@
 //! What operators have to know of a listener's choice: which replicas get no new sessions although their role is right,
 //! and whether the leader serves in their place.
 
-use super::fitness::{self, Fitness};
+use super::eligibility::{self, Eligibility};
 use super::pools::Pools;
 use super::rule::{Cause, Rule, Target};
 use crate::cluster::NodeId;
@@ -33,8 +33,8 @@ impl Coverage {
         if rule.target == Target::Leader {
             return Coverage::default();
         }
-        let excluded = topology.members().filter_map(|(node, _)| match fitness::for_reads(topology, node, rule) {
-            Fitness::Unfit { why, cause: Some(cause @ (Cause::Lag | Cause::Standing)) } => {
+        let excluded = topology.members().filter_map(|(node, _)| match eligibility::for_reads(topology, node, rule) {
+            Eligibility::NotEligible { why, cause: Some(cause @ (Cause::Lag | Cause::Standing)) } => {
                 Some(Excluded { node, why, is_lag: cause == Cause::Lag })
             }
             _ => None,

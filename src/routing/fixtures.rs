@@ -43,7 +43,7 @@ pub(super) fn routed(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Resu
     route(
         topology,
         rule,
-        &Situation { tried, turn: 0, load: |_| 0, now: at_ms(1), came_at: at_ms(1), attended_at: at_ms(1) },
+        &Situation { tried, turn: 0, load: |_| 0, now: at_ms(1), arrived_at: at_ms(1), monitored_at: at_ms(1) },
     )
 }
 
@@ -52,13 +52,13 @@ pub(super) fn readers(topology: &Topology, rule: &Rule, tried: &[NodeId]) -> Vec
         route(
             topology,
             rule,
-            &Situation { tried, turn, load: |_| 0, now: at_ms(1), came_at: at_ms(1), attended_at: at_ms(1) },
+            &Situation { tried, turn, load: |_| 0, now: at_ms(1), arrived_at: at_ms(1), monitored_at: at_ms(1) },
         )
     };
     (0..4).filter_map(|turn| at_turn(turn).ok()).map(|id| id.index()).collect()
 }
 
-pub(super) fn fall_silent(topology: &mut Topology, id: usize) {
+pub(super) fn stop_answering(topology: &mut Topology, id: usize) {
     let report = Arc::clone(topology.nodes[id].health.report().expect("has answered"));
     let error = CheckError::TimedOut;
     topology.nodes[id].health = Health::Silent { report, asked_at: at_ms(1), since: at_ms(2), error, risen: 0 };

@@ -1,12 +1,12 @@
 //! Where a new session goes: a pure function of the topology, the listener's rule and the load.
 //!
-//! In reading order: a listener's [`Rule`]; whether one node is eligible (`eligibility`); the eligible nodes, best first
+//! In reading order: a listener's [`Rule`]; whether a node is eligible (`eligibility`); the eligible nodes, best first
 //! (`pools`); the choice among equals ([`Balance`]); [`route`], which uses all of these; what operators have to know of
 //! the result ([`Coverage`], [`ServerState`]); and when running sessions are moved ([`Rebalance`]).
 
 mod balance;
 mod coverage;
-mod fitness;
+mod eligibility;
 #[cfg(test)]
 mod fixtures;
 mod pools;
@@ -17,7 +17,7 @@ mod server_state;
 
 pub use balance::{Balance, Choice};
 pub use coverage::{Coverage, Excluded};
-pub use fitness::why_misplaced;
+pub use eligibility::why_on_wrong_node;
 pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use route::{NoRoute, Situation, route};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::pools::{Pools, stand_in};
+use super::pools::{Pools, fallback_leader};
 use super::route::{Situation, choices_of, has_room};
 use super::{Choice, Rule};
 use crate::cluster::topology::Topology;
@@ -88,12 +88,12 @@ impl Phase {
     }
 }
 
-/// The nodes that share the sessions, and those that have to give all of theirs up.
+/// The nodes that share the sessions, and those that have to give up all of theirs.
 struct Imbalance<'a, F: Fn(NodeId) -> NodeLoad> {
     /// These nodes, with their sessions without those that leave.
     sharing: Vec<Choice>,
-    /// Nodes that replaced these and are no longer needed for that: others than the preferred ones, backups, the leader.
-    stand_ins: Vec<NodeId>,
+    /// Nodes that replaced these and are no longer needed for that: nodes that are not preferred, backups, the leader.
+    substitutes: Vec<NodeId>,
     node_load: &'a F,
     /// The sharing nodes that have room for another session.
     takers: Vec<Choice>,
@@ -102,14 +102,14 @@ struct Imbalance<'a, F: Fn(NodeId) -> NodeLoad> {
 impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
     fn new(topology: &Topology, rule: &Rule, node_load: &'a F, now: Moment) -> Imbalance<'a, F> {
         let load = |id| node_load(id).lasting();
-        let situation = Situation { tried: &[], turn: 0, load, now, came_at: now, attended_at: now };
+        let situation = Situation { tried: &[], turn: 0, load, now, arrived_at: now, monitored_at: now };
         let pools = Pools::new(topology, rule);
-        let mut ranks = pools.fresh.iter().skip_while(|pool| pool.is_empty());
+        let mut ranks = pools.eligible.iter().skip_while(|pool| pool.is_empty());
         let sharing = choices_of(ranks.next().map_or(&[], Vec::as_slice), topology, rule, &situation);
         let takers: Vec<Choice> = sharing.iter().copied().filter(|choice| has_room(choice, topology)).collect();
-        let leader = stand_in(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
-        let stand_ins = leader.into_iter().chain(ranks.flatten().copied()).collect();
-        Imbalance { sharing, stand_ins, node_load, takers }
+        let leader = fallback_leader(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
+        let substitutes = leader.into_iter().chain(ranks.flatten().copied()).collect();
+        Imbalance { sharing, substitutes, node_load, takers }
     }
 
     fn is_uneven(&self, tolerance_percent: u32) -> bool {
@@ -120,8 +120,8 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
             let (carried, allowed) = (u128::from(choice.load) * weight * 100, load * u128::from(choice.weight));
             carried > allowed * u128::from(100 + tolerance_percent)
         };
-        self.may_leave_stand_in().is_some()
-            || self.sharing.iter().any(|choice| carries_too_much(choice) && self.may_give(choice))
+        self.substitute_to_leave().is_some()
+            || self.sharing.iter().any(|choice| carries_too_much(choice) && self.can_give_one(choice))
     }
 
     /// The node that has to give up a session, if that improves the balance.
@@ -129,17 +129,17 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
         let by_load = |a: &&Choice, b: &&Choice| {
             (u128::from(a.load) * u128::from(b.weight)).cmp(&(u128::from(b.load) * u128::from(a.weight)))
         };
-        let heaviest = || self.sharing.iter().filter(|choice| self.may_give(choice)).max_by(by_load);
-        self.may_leave_stand_in().or_else(|| heaviest().map(|choice| choice.node))
+        let heaviest = || self.sharing.iter().filter(|choice| self.can_give_one(choice)).max_by(by_load);
+        self.substitute_to_leave().or_else(|| heaviest().map(|choice| choice.node))
     }
 
-    fn may_leave_stand_in(&self) -> Option<NodeId> {
-        let mut of_those = self.stand_ins.iter().copied().filter(|id| (self.node_load)(*id).movable > 0);
+    fn substitute_to_leave(&self) -> Option<NodeId> {
+        let mut of_those = self.substitutes.iter().copied().filter(|id| (self.node_load)(*id).movable > 0);
         of_those.next().filter(|_| !self.takers.is_empty())
     }
 
     /// Whether it has a session that can be moved to a node which, with that session, has less load than this one.
-    fn may_give(&self, donor: &Choice) -> bool {
+    fn can_give_one(&self, donor: &Choice) -> bool {
         let is_lighter = |taker: &Choice| {
             let then = (u128::from(taker.load) + 1) * u128::from(donor.weight);
             then < u128::from(donor.load) * u128::from(taker.weight)
@@ -213,7 +213,7 @@ mod tests {
             let to = route(
                 &self.topology,
                 &self.rule,
-                &Situation { tried: &[], turn: 0, load, now: self.now, came_at: self.now, attended_at: self.now },
+                &Situation { tried: &[], turn: 0, load, now: self.now, arrived_at: self.now, monitored_at: self.now },
             );
             let to = to.expect("there are replicas");
             self.sessions.borrow_mut()[to.index()] += 1;
@@ -336,7 +336,7 @@ mod tests {
         /// For all weights and loads: it ends, no session is moved without need, and then a node has too many sessions
         /// only if one session less would be too few.
         #[test]
-        fn it_ends_in_balance(
+        fn rebalancing_ends_in_balance(
             nodes in proptest::collection::vec((1u32..200, 0u32..40), 1..6),
         ) {
             let (weights, sessions): (Vec<u32>, Vec<u32>) = nodes.into_iter().unzip();

@@ -4,14 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Choice;
-use super::fitness::{self, Fitness};
+use super::eligibility::{self, Eligibility};
 use super::pools::Pools;
 use super::rule::{Rule, Target};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{Moment, NodeId};
 
 /// pgvane handles the nodes' checks at least this often (in fact several times as often), unless it was suspended.
-const ATTENDED_WITHIN: Duration = Duration::from_secs(2);
+const MONITORED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The minimum share of a node that has just come back, in hundredths of its weight.
 const SLOW_START_LEAST: u64 = 5;
@@ -27,10 +27,10 @@ pub struct Situation<'a, Load: Fn(NodeId) -> u32> {
     /// Now.
     pub now: Moment,
     /// When the client came.
-    pub came_at: Moment,
+    pub arrived_at: Moment,
     /// When pgvane last handled the nodes' checks. If that is long ago, pgvane was suspended, and what it knows may be
     /// as old.
-    pub attended_at: Moment,
+    pub monitored_at: Moment,
 }
 
 /// Why there is no node for a session, as text for people.
@@ -39,7 +39,7 @@ pub enum NoRoute {
     /// No node takes writes.
     NoLeader(String),
     /// No node of the requested kind is eligible.
-    NoneFit(String),
+    NoneEligible(String),
     /// All eligible nodes have reached their `sessions_max`.
     AllFull,
     /// All eligible nodes were tried for this session, and failed.
@@ -50,7 +50,7 @@ impl fmt::Display for NoRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoRoute::NoLeader(why) => write!(f, "no leader: {why}"),
-            NoRoute::NoneFit(why) => write!(f, "no eligible server: {why}"),
+            NoRoute::NoneEligible(why) => write!(f, "no eligible server: {why}"),
             NoRoute::AllFull => f.write_str("every eligible server has reached its sessions_max"),
             NoRoute::AllTried => f.write_str("every eligible server was tried and failed"),
         }
@@ -68,7 +68,7 @@ pub fn route<Load: Fn(NodeId) -> u32>(
         _ => Pools::new(topology, rule).in_order().filter(|pool| !pool.is_empty()).cloned().collect(),
     };
     if pools.is_empty() {
-        return Err(NoRoute::NoneFit(why_none_fit(topology, rule)));
+        return Err(NoRoute::NoneEligible(why_none_eligible(topology, rule)));
     }
     let untried = |pool: &Vec<NodeId>| -> Vec<NodeId> {
         pool.iter().copied().filter(|id| !situation.tried.contains(id)).collect()
@@ -108,15 +108,15 @@ fn certain_leader<Load: Fn(NodeId) -> u32>(
         return Err(NoRoute::NoLeader(topology.why_no_leader().unwrap_or_default()));
     };
     let name = &topology.node(leader).member.name;
-    if situation.now - situation.attended_at > ATTENDED_WITHIN {
+    if situation.now - situation.monitored_at > MONITORED_WITHIN {
         return Err(NoRoute::NoLeader(format!("pgvane was suspended, so the role of {name} is being checked again")));
     }
-    if topology.is_doubted_for(situation.came_at) {
+    if topology.is_doubted_for(situation.arrived_at) {
         return Err(NoRoute::NoLeader(format!("the role of {name} is being checked again")));
     }
-    match topology.node(leader).admin.why_unfit() {
+    match topology.node(leader).admin.why_not_eligible() {
         None => Ok(leader),
-        Some(why) => Err(NoRoute::NoneFit(format!("{name} is the leader and is {why}"))),
+        Some(why) => Err(NoRoute::NoneEligible(format!("{name} is the leader and is {why}"))),
     }
 }
 
@@ -136,12 +136,12 @@ fn choice<Load: Fn(NodeId) -> u32>(
     Choice { node: id, weight, load: (situation.load)(id) }
 }
 
-fn why_none_fit(topology: &Topology, rule: &Rule) -> String {
+fn why_none_eligible(topology: &Topology, rule: &Rule) -> String {
     let reasons: Vec<String> = topology
         .members()
-        .filter_map(|(id, node)| match fitness::for_reads(topology, id, rule) {
-            Fitness::Unfit { why, .. } => Some(format!("{} is {why}", node.member.name)),
-            Fitness::Fresh | Fitness::Silent => None,
+        .filter_map(|(id, node)| match eligibility::for_reads(topology, id, rule) {
+            Eligibility::NotEligible { why, .. } => Some(format!("{} is {why}", node.member.name)),
+            Eligibility::Eligible | Eligibility::Silent => None,
         })
         .collect();
     if reasons.is_empty() { "no server is known".to_owned() } else { reasons.join(", ") }
@@ -154,8 +154,8 @@ mod tests {
     use super::*;
     use crate::cluster::fixtures::{at_ms, member, replica};
     use crate::cluster::node::Member;
-    use crate::routing::fixtures::{fall_silent, node, read, readers, replica_with, routed, strict, three};
-    use crate::routing::{Balance, why_misplaced};
+    use crate::routing::fixtures::{node, read, readers, replica_with, routed, stop_answering, strict, three};
+    use crate::routing::{Balance, why_on_wrong_node};
 
     #[test]
     fn writes_go_to_the_leader_unless_it_is_doubted() {
@@ -166,16 +166,16 @@ mod tests {
     }
 
     #[test]
-    fn reads_spread_over_replicas_and_leave_the_leader_alone() {
+    fn reads_are_spread_over_replicas_and_do_not_go_to_the_leader() {
         assert_eq!(readers(&three(), &read(), &[]), [1, 2, 1, 2]);
     }
 
     #[test]
     fn silent_replicas_serve_only_when_no_other_node_can() {
         let mut topology = three();
-        fall_silent(&mut topology, 1);
+        stop_answering(&mut topology, 1);
         assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
-        fall_silent(&mut topology, 2);
+        stop_answering(&mut topology, 2);
         assert_eq!(readers(&topology, &read(), &[]), [0; 4]);
         assert_eq!(readers(&topology, &strict(read()), &[]), [1, 2, 1, 2]);
     }
@@ -186,12 +186,12 @@ mod tests {
         topology.nodes[1].ports.fails_client(None, "connection refused", at_ms(1));
         assert_eq!(readers(&topology, &read(), &[]), [2; 4]);
         assert_eq!(readers(&topology, &strict(read()), &[NodeId::new(2)]), [1; 4]);
-        assert_eq!(why_misplaced(&read(), &topology, NodeId::new(1)), None, "running sessions are not affected");
+        assert_eq!(why_on_wrong_node(&read(), &topology, NodeId::new(1)), None, "running sessions are not affected");
         topology.nodes[2].ports.fails_client(None, "connection refused", at_ms(1));
-        assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader stands in");
+        assert_eq!(readers(&topology, &read(), &[]), [0; 4], "the leader serves as the fallback");
         topology.nodes[0].ports.fails_client(None, "connection refused", at_ms(1));
         assert_eq!(readers(&topology, &read(), &[]), [1, 2, 1, 2]);
-        fall_silent(&mut topology, 2);
+        stop_answering(&mut topology, 2);
         assert_eq!(readers(&topology, &read(), &[]), [1; 4]);
         assert_eq!(routed(&topology, &Rule::new(Target::Leader), &[]), Ok(NodeId::new(0)), "there is no other");
     }
@@ -212,7 +212,7 @@ mod tests {
             route(
                 &topology,
                 &strict(read()),
-                &Situation { tried: &[], turn: 0, load, now: at_ms(1), came_at: at_ms(1), attended_at: at_ms(1) },
+                &Situation { tried: &[], turn: 0, load, now: at_ms(1), arrived_at: at_ms(1), monitored_at: at_ms(1) },
             )
         };
         assert_eq!(with_load(|id| if id == NodeId::new(1) { 5 } else { 4 }), Ok(NodeId::new(2)));
@@ -230,7 +230,7 @@ mod tests {
                 route(
                     &topology,
                     &rule,
-                    &Situation { tried: &[], turn, load: |_| 0, now, came_at: now, attended_at: now },
+                    &Situation { tried: &[], turn, load: |_| 0, now, arrived_at: now, monitored_at: now },
                 )
             };
             (0..1000).filter(|turn| at(*turn) == Ok(NodeId::new(2))).count()
@@ -255,9 +255,9 @@ mod tests {
             let all_replicas = [1, 2, 3].map(NodeId::new);
             assert_eq!(readers(&topology, &rule, &all_replicas), [0; 4]);
             let mut silent = topology.clone();
-            fall_silent(&mut silent, 2);
+            stop_answering(&mut silent, 2);
             assert_eq!(readers(&silent, &rule, &[]), [1; 4]);
-            assert_eq!(why_misplaced(&rule, &topology, NodeId::new(1)), None, "it is a soft choice");
+            assert_eq!(why_on_wrong_node(&rule, &topology, NodeId::new(1)), None, "it is a soft choice");
         }
     }
 
@@ -272,8 +272,8 @@ mod tests {
                 turn: 0,
                 load: |_| load,
                 now: at_ms(1),
-                came_at: at_ms(1),
-                attended_at: at_ms(1),
+                arrived_at: at_ms(1),
+                monitored_at: at_ms(1),
             };
             route(&topology, &rule, &situation)
         };

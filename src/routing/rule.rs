@@ -270,7 +270,7 @@ mod tests {
             assert_eq!(strict(target).why_wrong(false), Some(Cause::Promotion), "{}", target.label());
             assert_eq!(strict(target).why_wrong(true), None, "{}", target.label());
         }
-        assert_eq!(Rule::new(Target::Replica).why_wrong(false), None, "the leader may stand in");
+        assert_eq!(Rule::new(Target::Replica).why_wrong(false), None, "the leader may serve as the fallback");
         assert_eq!(Rule::new(Target::Leader).why_wrong(true), Some(Cause::LostLead));
         assert_eq!(Rule::new(Target::Leader).why_wrong(false), None);
         assert_eq!([true, false].map(|in_recovery| Rule::new(Target::Any).why_wrong(in_recovery)), [None, None]);

@@ -1,6 +1,6 @@
 //! Whether a node gets new sessions of a listener, for people and monitoring.
 
-use super::fitness::{self, Fitness};
+use super::eligibility::{self, Eligibility};
 use super::pools;
 use super::rule::{Rule, Target};
 use crate::cluster::NodeId;
@@ -12,9 +12,9 @@ use crate::cluster::topology::Topology;
 pub enum ServerState {
     /// It gets new sessions.
     Serves,
-    /// It gets new sessions while no other node can serve them: a backup, or the leader where it stands in for replicas.
+    /// It gets new sessions while no other node can serve them: a backup, or the leader, if it replaces replicas.
     Backup,
-    /// It does not answer its checks, and is the leader still: it gets new sessions until `leader_grace` has passed.
+    /// It does not answer its checks, and is still the leader: it gets new sessions until `leader_grace` has passed.
     SilentLeader,
     /// It gets no new sessions, for this reason: text that follows "is". A silent replica may get some as the last resort.
     Down(String),
@@ -32,12 +32,14 @@ pub fn server_state(topology: &Topology, rule: &Rule, id: NodeId) -> ServerState
             false => ServerState::Down(node.role_label().to_owned()),
         };
     }
-    match fitness::by_state(topology, id, rule) {
-        Fitness::Fresh if node.member.is_backup => ServerState::Backup,
-        Fitness::Fresh => ServerState::Serves,
-        Fitness::Unfit { .. } if pools::stands_in(topology, rule, id) && !is_silent => ServerState::Backup,
-        Fitness::Silent => ServerState::Down(node.health.label().to_owned()),
-        Fitness::Unfit { why, .. } => ServerState::Down(why),
+    match eligibility::by_state(topology, id, rule) {
+        Eligibility::Eligible if node.member.is_backup => ServerState::Backup,
+        Eligibility::Eligible => ServerState::Serves,
+        Eligibility::NotEligible { .. } if pools::is_fallback_leader(topology, rule, id) && !is_silent => {
+            ServerState::Backup
+        }
+        Eligibility::Silent => ServerState::Down(node.health.label().to_owned()),
+        Eligibility::NotEligible { why, .. } => ServerState::Down(why),
     }
 }
 
@@ -83,7 +85,7 @@ mod tests {
         let reads = Rule { falls_back_to_leader: false, ..Rule::new(Target::Replica) };
         assert_eq!(states(&topology, &reads), [down("leader"), ServerState::Serves, down("unknown")]);
         topology.nodes[1].admin = AdminState::Drain;
-        assert_eq!(states(&topology, &reads)[1], ServerState::Serves, "what operators do is told apart");
+        assert_eq!(states(&topology, &reads)[1], ServerState::Serves, "the administrative state is shown separately");
     }
 
     #[test]
@@ -96,7 +98,7 @@ mod tests {
         topology.nodes[1].member = Arc::new(backup);
         assert_eq!(states(&topology, &reads)[1], ServerState::Backup);
         topology.nodes[0].admin = AdminState::Maint;
-        assert_eq!(states(&topology, &reads)[0], ServerState::Backup, "what operators do is told apart");
+        assert_eq!(states(&topology, &reads)[0], ServerState::Backup, "the administrative state is shown separately");
     }
 
     #[test]

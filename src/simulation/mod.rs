@@ -1,7 +1,7 @@
-//! A simulated cluster of nodes, faults and delays that takes the machine through years in seconds, and an oracle that
-//! knows the rules but not the machine.
+//! A simulated cluster with faults and delays, in which hours pass in seconds, and an oracle that checks the machine: it
+//! knows the rules, but not how the machine works.
 //!
-//! The rules. In brackets: the bugs that were put into the machine to see that the rule finds them.
+//! The rules. In brackets: the faults that were put into the machine to see that the rule finds them.
 //!
 //! - a leader's newest answer says that it leads, and is not older than the grace (a lock holder led; a claim never
 //!   expired; silence renewed the answer's age);
@@ -43,10 +43,10 @@ use crate::cluster::{AdminState, HostPort, Member, Moment, NodeId, NodeSet, Susp
 const SEEDS: u64 = 2_000;
 
 /// How long each world has faults …
-const TROUBLED: Duration = Duration::from_secs(120);
+const WITH_FAULTS: Duration = Duration::from_secs(120);
 
 /// … and how long it has none after that, so that the machine can find the leader.
-const PEACE: Duration = Duration::from_secs(20);
+const WITHOUT_FAULTS: Duration = Duration::from_secs(20);
 
 /// A test run ends after this many seeds that break a rule.
 const BROKEN_MAX: usize = 20;
@@ -66,7 +66,7 @@ struct Run {
     /// Since when the world has one leader that can be reached, and the machine knows another one or none.
     wrong_since: Option<Moment>,
     /// A client causes suspicions all the time.
-    is_careless: bool,
+    client_causes_suspicions: bool,
     /// The configuration has members discovered.
     discovers: bool,
     /// Print the events and topologies.
@@ -78,15 +78,24 @@ impl Run {
         let mut world = World::new(seed);
         // the operator has named some of the nodes; discovery finds the others
         // (with a node of another cluster, the operator has named all: that node must not be the only one named)
-        let has_stranger = world.nodes.iter().any(|node| node.is_stranger);
-        let named = if has_stranger { world.nodes.len() } else { 1 + world.any_node() };
+        let has_foreign = world.nodes.iter().any(|node| node.is_foreign);
+        let named = if has_foreign { world.nodes.len() } else { 1 + world.any_node() };
         let members = (0..named).map(named_member).collect();
         let machine = Machine::new(settings(THRESHOLDS, seed), members, Moment::START);
         let topology = Arc::new(machine.topology());
         let is_verbose = from_environment("PGVANE_SIM_SEED").is_some();
-        let is_careless = world.dice.one_in(4);
+        let client_causes_suspicions = world.random.one_in(4);
         let oracle = Oracle::default();
-        Run { world, machine, oracle, topology, wrong_since: None, is_careless, discovers: true, is_verbose }
+        Run {
+            world,
+            machine,
+            oracle,
+            topology,
+            wrong_since: None,
+            client_causes_suspicions,
+            discovers: true,
+            is_verbose,
+        }
     }
 
     fn feed(&mut self, event: Event) -> Result<(), String> {
@@ -101,9 +110,9 @@ impl Run {
         if self.is_verbose && !matches!(event, Event::Tick) {
             println!("{:?}: {}", now.since_start(), described(&event));
         }
-        let mut is_news = !matches!(event, Event::Tick);
+        let mut is_change = !matches!(event, Event::Tick);
         for action in self.machine.handle(event, now) {
-            is_news |= matches!(action, Action::Publish(_));
+            is_change |= matches!(action, Action::Publish(_));
             match action {
                 Action::Check { node, asked_at } => self.world.ask(self.real(node), node, asked_at),
                 Action::Publish(topology) => {
@@ -122,9 +131,9 @@ impl Run {
                 Action::Tell(_) => {}
             }
         }
-        self.oracle.judge_lead(&self.topology, now)?;
+        self.oracle.check_lead(&self.topology, now)?;
         // nothing else can be broken by the passing of time alone
-        if is_news { self.oracle.judge(&self.topology, now) } else { Ok(()) }
+        if is_change { self.oracle.check(&self.topology, now) } else { Ok(()) }
     }
 
     /// The node of the world that has this number in the machine.
@@ -135,35 +144,38 @@ impl Run {
 
     /// Runs until `end`, with a fault about every `every`.
     fn until(&mut self, end: Moment, every: Option<Duration>) -> Result<(), String> {
-        let mut next_life = self.world.now;
+        let mut next_patroni_run = self.world.now;
         while self.world.now < end {
             let in_transit = self.world.in_transit.keys().next().map(|(at, _)| *at);
             let wakeup = self.machine.next_wakeup();
-            let next = [Some(next_life), in_transit, wakeup, Some(end)].into_iter().flatten().min().unwrap_or(end);
+            let next =
+                [Some(next_patroni_run), in_transit, wakeup, Some(end)].into_iter().flatten().min().unwrap_or(end);
             self.world.now = self.world.now.max(next);
-            if self.world.now >= next_life {
-                self.world.live();
-                if every.is_some_and(|every| self.world.dice.one_in(every.as_millis() as u64 / 100)) {
+            if self.world.now >= next_patroni_run {
+                self.world.run_patroni();
+                if every.is_some_and(|every| self.world.random.one_in(every.as_millis() as u64 / 100)) {
                     let before = self.world.now;
-                    self.world.trouble();
+                    self.world.begin_or_end_fault();
                     if self.world.now - before > Duration::from_millis(1500) {
-                        self.feed(Event::Overslept)?;
+                        self.feed(Event::Suspended)?;
                     }
                 }
-                next_life = self.world.now + Duration::from_millis(100);
+                next_patroni_run = self.world.now + Duration::from_millis(100);
             }
             let due = self.world.in_transit.first_key_value().is_some_and(|((at, _), _)| *at <= self.world.now);
             let event = match due.then(|| self.world.in_transit.pop_first()).flatten() {
                 Some((_, observation)) => Event::Checked(observation),
-                None if self.discovers && self.world.dice.one_in(500) => {
+                None if self.discovers && self.world.random.one_in(500) => {
                     Event::Discovered(self.list(every.is_some()), NodeSet::default())
                 }
-                None if self.world.dice.one_in(if self.is_careless { 2 } else { 200 }) => self.some_suspicion(),
-                None if self.world.dice.one_in(200) => {
+                None if self.world.random.one_in(if self.client_causes_suspicions { 2 } else { 200 }) => {
+                    self.some_suspicion()
+                }
+                None if self.world.random.one_in(200) => {
                     self.administer()?;
                     continue;
                 }
-                None if every.is_some() && self.world.dice.one_in(1_000) => {
+                None if every.is_some() && self.world.random.one_in(1_000) => {
                     self.reload()?;
                     continue;
                 }
@@ -171,7 +183,7 @@ impl Run {
             };
             self.feed(event)?;
             if every.is_none() {
-                self.judge_convergence()?;
+                self.check_convergence()?;
             }
         }
         Ok(())
@@ -180,8 +192,8 @@ impl Run {
     /// The answer of `/cluster`: all members, or, if it is stale, some of them.
     fn list(&mut self, is_stale: bool) -> Discovery {
         let count = self.world.nodes.len();
-        let listed: Vec<usize> = (0..count).filter(|_| !(is_stale && self.world.dice.one_in(4))).collect();
-        let moves = is_stale && self.world.dice.one_in(5);
+        let listed: Vec<usize> = (0..count).filter(|_| !(is_stale && self.world.random.one_in(4))).collect();
+        let moves = is_stale && self.world.random.one_in(5);
         let at = |id: usize| {
             let whole = member(&format!("node{id}"));
             let moved =
@@ -199,18 +211,18 @@ impl Run {
         }
         const KINDS: [Suspicion; 4] =
             [Suspicion::ConnectFailed, Suspicion::ConnectionLost, Suspicion::ShuttingDown, Suspicion::ReadOnly];
-        let kind = KINDS[self.world.dice.roll(4) as usize];
-        match self.world.dice.roll(3) {
+        let kind = KINDS[self.world.random.below(4) as usize];
+        match self.world.random.below(3) {
             0 => Event::Failure(node, None, "refused".to_owned(), Some(kind)),
-            1 => Event::LoginHint(node, None, self.world.dice.one_in(2)),
+            1 => Event::LoginHint(node, None, self.world.random.one_in(2)),
             _ => Event::Suspicion(node, kind),
         }
     }
 
     /// An operator sets the state of a node. No other node changes by that.
     fn administer(&mut self) -> Result<(), String> {
-        let node = NodeId::new(self.world.dice.roll(self.topology.nodes.len() as u64) as usize);
-        let state = AdminState::ALL[self.world.dice.roll(3) as usize];
+        let node = NodeId::new(self.world.random.below(self.topology.nodes.len() as u64) as usize);
+        let state = AdminState::ALL[self.world.random.below(3) as usize];
         self.feed(Event::Tick)?;
         let before = (self.topology.leadership.clone(), self.topology.doubted_at);
         self.feed(Event::Administered(node, state))?;
@@ -225,13 +237,13 @@ impl Run {
     fn reload(&mut self) -> Result<(), String> {
         let count = self.world.nodes.len();
         // all, if there is a node of another cluster: see `new`
-        let names_all = self.world.nodes.iter().any(|node| node.is_stranger);
-        let mut named: Vec<usize> = (0..count).filter(|_| names_all || !self.world.dice.one_in(3)).collect();
+        let names_all = self.world.nodes.iter().any(|node| node.is_foreign);
+        let mut named: Vec<usize> = (0..count).filter(|_| names_all || !self.world.random.one_in(3)).collect();
         if named.is_empty() {
             named.push(self.world.any_node());
         }
-        self.discovers = names_all || !self.world.dice.one_in(3);
-        let [rise, fall] = [3, 4].map(|max| 1 + self.world.dice.roll(max) as u32);
+        self.discovers = names_all || !self.world.random.one_in(3);
+        let [rise, fall] = [3, 4].map(|max| 1 + self.world.random.below(max) as u32);
         self.feed(Event::Tick)?;
         let before = self.topology.leader().map(|leader| self.real(leader));
         let stays = before.filter(|leader| self.discovers || named.contains(leader));
@@ -252,7 +264,7 @@ impl Run {
         }))
     }
 
-    fn judge_convergence(&mut self) -> Result<(), String> {
+    fn check_convergence(&mut self) -> Result<(), String> {
         let (now, truth) = (self.world.now, self.world.true_leader());
         let belief = self.topology.leader().map(|leader| self.real(leader));
         if truth.is_none() || truth == belief {
@@ -296,16 +308,16 @@ fn described(event: &Event) -> String {
 /// Runs one world. The error is the rule that was broken, and when.
 fn simulate(seed: u64) -> Result<Topology, String> {
     let mut run = Run::new(seed);
-    let troubled_until = Moment::START + TROUBLED;
-    let pace = run.world.dice.ms(500, 20_000);
-    let outcome = run.until(troubled_until, Some(pace)).and_then(|()| {
+    let faults_until = Moment::START + WITH_FAULTS;
+    let pace = run.world.random.ms(500, 20_000);
+    let outcome = run.until(faults_until, Some(pace)).and_then(|()| {
         run.world.end_all_faults();
         run.discovers = true;
         let all: Vec<usize> = (0..run.world.nodes.len()).collect();
         run.reconfigure(&all, THRESHOLDS)?;
         let whole = Event::Discovered(run.list(false), NodeSet::default());
         run.feed(whole)?;
-        run.until(run.world.now + PEACE, None)
+        run.until(run.world.now + WITHOUT_FAULTS, None)
     });
     outcome.map_err(|rule| format!("at {:?}: {rule}", run.world.now.since_start()))?;
     Ok(Topology::clone(&run.topology))
@@ -340,6 +352,6 @@ fn no_rule_is_broken_in_any_world() {
         }
     }
     assert!(broken.is_empty(), "these seeds break a rule (see above): {broken:?}");
-    let hours = count as f64 * (TROUBLED + PEACE).as_secs_f64() / 3600.0;
+    let hours = count as f64 * (WITH_FAULTS + WITHOUT_FAULTS).as_secs_f64() / 3600.0;
     println!("{count} seeds, {hours:.0} simulated hours, no rule broken");
 }

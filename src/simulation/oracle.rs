@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cluster::node::{Claim, Lsn, Observation};
 use crate::cluster::{AdminState, Moment, NodeId, Topology};
-use crate::routing::{Cause, Rule, Situation, Target, route, why_misplaced};
+use crate::routing::{Cause, Rule, Situation, Target, route, why_on_wrong_node};
 
 /// The machine's `leader_grace`.
 pub(super) const GRACE: Duration = Duration::from_secs(20);
@@ -18,7 +18,7 @@ const LAG_MAX: u64 = 100_000;
 pub(super) struct Noted {
     pub(super) asked_at: Moment,
     pub(super) claim: Claim,
-    pub(super) is_stranger: bool,
+    pub(super) is_foreign: bool,
     pub(super) position: u64,
     /// How far it was behind the leader, according to the leader's last answer.
     pub(super) lag: u64,
@@ -49,7 +49,7 @@ pub(super) struct Oracle {
     /// A leader that was suspected, and when. It gets no writes until a later check has ended.
     pub(super) suspected: Option<(NodeId, Moment)>,
     /// Before the first leader there are no sessions that could be misplaced.
-    pub(super) somebody_has_led: bool,
+    pub(super) has_had_leader: bool,
     /// More than half of the nodes have answered at the same time, and all these belong to one cluster.
     pub(super) knows_cluster: bool,
 }
@@ -68,8 +68,8 @@ impl Oracle {
             (Ok(report), _) => Some((report, report.claim, asked_at)),
             (Err(_), Some(_)) if comes_late => None,
             (Err(_), Some(second)) => {
-                let worth = worth(second.report.claim, before.map(|noted| noted.claim), leads);
-                worth.map(|claim| (&second.report, claim, second.asked_at))
+                let meaning = meaning(second.report.claim, before.map(|noted| noted.claim), leads);
+                meaning.map(|claim| (&second.report, claim, second.asked_at))
             }
             (Err(_), None) => None,
         };
@@ -85,13 +85,13 @@ impl Oracle {
             true => Some(Lock { since: lock_before.map_or(now, |lock| lock.since), asked_at }),
             false => lock_before, // PostgreSQL knows nothing about the lock
         };
-        let is_stranger = report.system_identifier.as_deref() == Some("another cluster");
+        let is_foreign = report.system_identifier.as_deref() == Some("another cluster");
         let position = report.position.map_or(0, |Lsn(position)| position);
         let end = leader.and_then(|leader| self.noted.get(&leader.index())).map_or(0, |leader| leader.position);
         let lag = end.saturating_sub(position);
         self.noted.insert(
             id,
-            Noted { asked_at: described_at, claim, is_stranger, position, lag, claims_since, by_patroni, lock },
+            Noted { asked_at: described_at, claim, is_foreign, position, lag, claims_since, by_patroni, lock },
         );
     }
 
@@ -107,23 +107,23 @@ impl Oracle {
     }
 
     /// The rules of who leads. An error names the one that is broken.
-    pub(super) fn judge_lead(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
+    pub(super) fn check_lead(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
         let answers = |id: &usize| topology.node(NodeId::new(*id)).health.last_error().is_none();
-        let own = self.noted.iter().filter(|(id, noted)| !noted.is_stranger && answers(id)).count();
+        let own = self.noted.iter().filter(|(id, noted)| !noted.is_foreign && answers(id)).count();
         self.knows_cluster |= own * 2 > topology.nodes.len();
-        if self.may_know_a_stranger_only() { Ok(()) } else { self.judge_leader(topology, now) }
+        if self.may_know_only_a_foreign_node() { Ok(()) } else { self.check_leader(topology, now) }
     }
 
     /// The rules of everything else. An error names the one that is broken.
-    pub(super) fn judge(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
-        if self.may_know_a_stranger_only() {
+    pub(super) fn check(&mut self, topology: &Topology, now: Moment) -> Result<(), String> {
+        if self.may_know_only_a_foreign_node() {
             return Ok(());
         }
-        self.somebody_has_led |= topology.leader().is_some();
-        if self.somebody_has_led {
-            self.judge_sessions(topology)?;
+        self.has_had_leader |= topology.leader().is_some();
+        if self.has_had_leader {
+            self.check_sessions(topology)?;
         }
-        self.judge_routes(topology, now)?;
+        self.check_routes(topology, now)?;
         for (id, view) in topology.members() {
             let known = view.health.answer_asked_at();
             let noted = self.noted.get(&id.index()).map(|noted| noted.asked_at);
@@ -135,16 +135,16 @@ impl Oracle {
     }
 
     /// The node of another cluster may be the only one that has answered yet.
-    fn may_know_a_stranger_only(&self) -> bool {
-        !self.knows_cluster && self.noted.values().any(|noted| noted.is_stranger)
+    fn may_know_only_a_foreign_node(&self) -> bool {
+        !self.knows_cluster && self.noted.values().any(|noted| noted.is_foreign)
     }
 
-    fn judge_leader(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+    fn check_leader(&self, topology: &Topology, now: Moment) -> Result<(), String> {
         let Some(leader) = topology.leader() else { return Ok(()) };
         let Some(noted) = self.noted.get(&leader.index()) else {
             return Err(format!("{leader:?} leads and has never answered"));
         };
-        if noted.is_stranger {
+        if noted.is_foreign {
             return Err(format!("{leader:?} leads and belongs to another cluster"));
         }
         let Some(claims_since) = noted.claims_since else {
@@ -159,7 +159,7 @@ impl Oracle {
         }
         let rival = self.noted.iter().find(|(id, other)| {
             let is_fresh = now - other.asked_at <= GRACE;
-            !other.is_stranger
+            !other.is_foreign
                 && **id != leader.index()
                 && other.claim == Claim::Leader
                 && is_fresh
@@ -171,7 +171,7 @@ impl Oracle {
             // an answer that is older than the leader's own last answer about the lock does not count against it
             let is_later = noted.lock.is_none_or(|lock| other.asked_at >= lock.asked_at);
             let says_lock = other.by_patroni && holds_lock(other.claim);
-            **id != leader.index() && !other.is_stranger && says_lock && is_later && answers
+            **id != leader.index() && !other.is_foreign && says_lock && is_later && answers
         });
         if let (false, Some((holder, _))) = (noted.by_patroni, lock) {
             return Err(format!(
@@ -185,17 +185,17 @@ impl Oracle {
     }
 
     /// Sessions are misplaced only for a cause that the answers of this node, or of another, prove.
-    fn judge_sessions(&self, topology: &Topology) -> Result<(), String> {
+    fn check_sessions(&self, topology: &Topology) -> Result<(), String> {
         for (id, view) in topology.members() {
             let noted = self.noted.get(&id.index());
             let leads = topology.leader() == Some(id);
             for target in [Target::Leader, Target::Replica] {
                 let rule = Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
-                let is_borne_out = match why_misplaced(&rule, topology, id) {
+                let is_proved = match why_on_wrong_node(&rule, topology, id) {
                     None => true,
                     Some(Cause::LostLead) => {
                         let by_its_own_answer = noted.is_some_and(|noted| {
-                            noted.is_stranger
+                            noted.is_foreign
                                 || !matches!(noted.claim, Claim::Leader | Claim::LockHolder | Claim::UnlockedPrimary)
                         });
                         by_its_own_answer
@@ -208,7 +208,7 @@ impl Oracle {
                     Some(Cause::Operator) => self.is_out_of_service(id),
                     Some(Cause::Standing | Cause::Departure) => false,
                 };
-                if !is_borne_out {
+                if !is_proved {
                     return Err(format!("sessions on {id:?} are misplaced though it says {:?}", self.claim(id)));
                 }
             }
@@ -220,7 +220,7 @@ impl Oracle {
     fn lock_taken_from(&self, id: NodeId) -> impl Iterator<Item = usize> {
         let noted = self.noted.get(&id.index());
         let has_taken = move |other: &Noted| noted.is_some_and(|noted| has_taken_lock(other, noted));
-        let others = self.noted.iter().filter(move |(other, of)| **other != id.index() && !of.is_stranger);
+        let others = self.noted.iter().filter(move |(other, of)| **other != id.index() && !of.is_foreign);
         others.filter(move |(_, of)| has_taken(of)).map(|(other, _)| *other)
     }
 
@@ -228,7 +228,7 @@ impl Oracle {
         self.administered.get(&id.index()).is_some_and(|state| *state != AdminState::Ready)
     }
 
-    pub(super) fn why_no_reader(&self, node: NodeId) -> Option<String> {
+    pub(super) fn why_not_for_reads(&self, node: NodeId) -> Option<String> {
         let noted = self.noted.get(&node.index())?;
         match noted.claim {
             Claim::Replica if noted.lag > LAG_MAX => Some(format!("it lags by {} bytes", noted.lag)),
@@ -237,13 +237,13 @@ impl Oracle {
         }
     }
 
-    fn judge_routes(&self, topology: &Topology, now: Moment) -> Result<(), String> {
+    fn check_routes(&self, topology: &Topology, now: Moment) -> Result<(), String> {
         let rule = |target| Rule { falls_back_to_leader: false, lag_bytes_max: Some(LAG_MAX), ..Rule::new(target) };
         let routed = |target, turn| {
             route(
                 topology,
                 &rule(target),
-                &Situation { tried: &[], turn, load: |_| 0, now, came_at: now, attended_at: now },
+                &Situation { tried: &[], turn, load: |_| 0, now, arrived_at: now, monitored_at: now },
             )
         };
         for turn in 0..topology.nodes.len() as u64 {
@@ -257,9 +257,9 @@ impl Oracle {
                 return Err(format!("a write is sent to {node:?}, which is suspected or says {:?}", self.claim(node)));
             }
             if let Ok(node) = reader
-                && self.why_no_reader(node).is_some()
+                && self.why_not_for_reads(node).is_some()
             {
-                return Err(format!("a read is sent to {node:?}: {:?}", self.why_no_reader(node)));
+                return Err(format!("a read is sent to {node:?}: {:?}", self.why_not_for_reads(node)));
             }
         }
         Ok(())
@@ -279,7 +279,7 @@ fn holds_lock(claim: Claim) -> bool {
 
 /// What follows from PostgreSQL's answer while Patroni does not answer, given the node's last claim: it can end the
 /// lead or confirm the leader, and it never makes a node the leader.
-pub(super) fn worth(answer: Claim, before: Option<Claim>, leads: bool) -> Option<Claim> {
+pub(super) fn meaning(answer: Claim, before: Option<Claim>, leads: bool) -> Option<Claim> {
     let had_lock = before.is_some_and(Claim::keeps_writers);
     match answer {
         Claim::Leader => (leads && before == Some(Claim::Leader)).then_some(Claim::Leader),

@@ -17,19 +17,19 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const TTL: Duration = Duration::from_secs(30);
 
 /// Random numbers that a seed repeats.
-pub(super) struct Dice(Rng);
+pub(super) struct Random(Rng);
 
-impl Dice {
-    pub(super) fn roll(&mut self, below: u64) -> u64 {
-        self.0.u64(..below)
+impl Random {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0.u64(..limit)
     }
 
     pub(super) fn one_in(&mut self, n: u64) -> bool {
-        self.roll(n) == 0
+        self.below(n) == 0
     }
 
     pub(super) fn ms(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.roll(to - from))
+        Duration::from_millis(from + self.below(to - from))
     }
 }
 
@@ -55,11 +55,11 @@ pub(super) struct RealNode {
     /// Until when its Patroni has just been started again, and has not taken its lock yet.
     pub(super) patroni_starts_until: Moment,
     /// A node of another cluster that got into the list. It always claims to lead.
-    pub(super) is_stranger: bool,
+    pub(super) is_foreign: bool,
 }
 
 pub(super) struct World {
-    pub(super) dice: Dice,
+    pub(super) random: Random,
     pub(super) now: Moment,
     pub(super) nodes: Vec<RealNode>,
     pub(super) lock: Option<(NodeId, Moment)>,
@@ -72,9 +72,9 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64) -> World {
-        let mut dice = Dice(Rng::with_seed(seed));
-        let count = 2 + dice.roll(4) as usize;
-        let asks_postgresql = dice.one_in(2);
+        let mut random = Random(Rng::with_seed(seed));
+        let count = 2 + random.below(4) as usize;
+        let asks_postgresql = random.one_in(2);
         let node = |_| RealNode {
             is_primary: false,
             busy_until: Moment::START,
@@ -88,21 +88,21 @@ impl World {
             rest_api_hangs: false,
             is_stuck: false,
             patroni_starts_until: Moment::START,
-            is_stranger: false,
+            is_foreign: false,
         };
         let mut nodes: Vec<RealNode> = (0..count).map(node).collect();
-        if count > 2 && dice.one_in(3) {
-            nodes[dice.roll(count as u64) as usize].is_stranger = true;
+        if count > 2 && random.one_in(3) {
+            nodes[random.below(count as u64) as usize].is_foreign = true;
         }
-        World { dice, now: Moment::START, nodes, lock: None, asks_postgresql, in_transit: BTreeMap::new(), sent: 0 }
+        World { random, now: Moment::START, nodes, lock: None, asks_postgresql, in_transit: BTreeMap::new(), sent: 0 }
     }
 
     pub(super) fn any_node(&mut self) -> usize {
-        self.dice.roll(self.nodes.len() as u64) as usize
+        self.random.below(self.nodes.len() as u64) as usize
     }
 
     /// Patroni's work on every node: renew, acquire or release the lock.
-    pub(super) fn live(&mut self) {
+    pub(super) fn run_patroni(&mut self) {
         let now = self.now;
         if self.lock.is_some_and(|(_, renewed)| now - renewed > TTL) {
             self.lock = None;
@@ -112,7 +112,7 @@ impl World {
             let newest_timeline = self.nodes.iter().map(|node| node.timeline).max().unwrap_or(1);
             let newest_position = self.nodes.iter().map(|node| node.position).max().unwrap_or(0);
             let node = &mut self.nodes[id];
-            if !node.is_running || node.is_stranger {
+            if !node.is_running || node.is_foreign {
                 continue;
             }
             if node.sees_dcs && holds && node.is_primary {
@@ -123,18 +123,18 @@ impl World {
                 node.lock_renewed = Some(now);
                 node.is_primary = true;
                 node.timeline = newest_timeline + 1;
-                node.busy_until = now + self.dice.ms(100, 3_000);
+                node.busy_until = now + self.random.ms(100, 3_000);
             } else if node.is_primary && (node.sees_dcs || !node.is_paused) {
                 // without the lock, or unable to renew it for a ttl, a primary steps down
                 let lapsed = node.lock_renewed.is_none_or(|renewed| now - renewed > TTL);
                 if (node.sees_dcs && !holds) || lapsed {
                     node.is_primary = false;
                     node.lock_renewed = None;
-                    node.busy_until = now + self.dice.ms(500, 5_000);
+                    node.busy_until = now + self.random.ms(500, 5_000);
                 }
             }
             if node.is_primary {
-                node.position += self.dice.roll(10_000);
+                node.position += self.random.below(10_000);
             } else {
                 node.timeline = newest_timeline;
                 node.position = if node.is_stuck { node.position } else { newest_position };
@@ -143,9 +143,9 @@ impl World {
     }
 
     /// One fault begins or ends.
-    pub(super) fn trouble(&mut self) {
+    pub(super) fn begin_or_end_fault(&mut self) {
         let id = self.any_node();
-        match self.dice.roll(15) {
+        match self.random.below(15) {
             0 => self.nodes[id].is_cut_off = !self.nodes[id].is_cut_off,
             1 => self.nodes[id].rest_api_hangs = !self.nodes[id].rest_api_hangs,
             2 => self.nodes[id].sees_dcs = !self.nodes[id].sees_dcs,
@@ -154,11 +154,11 @@ impl World {
             5 => self.restart(id),
             6 => self.nodes[id].is_stuck = !self.nodes[id].is_stuck,
             // the proxy's machine is suspended: time passes without it
-            7 => self.now = self.now + self.dice.ms(1_000, 120_000),
+            7 => self.now = self.now + self.random.ms(1_000, 120_000),
             // like a slow `pre_promote`
-            9 => self.nodes[id].busy_until = self.now + self.dice.ms(4_000, 12_000),
-            10 | 11 => self.nodes[id].patroni_starts_until = self.now + self.dice.ms(50, 1_000),
-            8 => self.nodes[id].busy_until = self.now + self.dice.ms(100, 8_000),
+            9 => self.nodes[id].busy_until = self.now + self.random.ms(4_000, 12_000),
+            10 | 11 => self.nodes[id].patroni_starts_until = self.now + self.random.ms(50, 1_000),
+            8 => self.nodes[id].busy_until = self.now + self.random.ms(100, 8_000),
             _ => self.switch_over(id),
         }
     }
@@ -169,7 +169,7 @@ impl World {
     }
 
     pub(super) fn restart(&mut self, id: usize) {
-        let starting = self.dice.ms(100, 4_000);
+        let starting = self.random.ms(100, 4_000);
         let node = &mut self.nodes[id];
         if !node.is_running {
             (node.is_running, node.busy_until) = (true, self.now + starting);
@@ -181,7 +181,7 @@ impl World {
             && holder.index() != id
             && self.nodes[holder.index()].sees_dcs
         {
-            let stopping = self.dice.ms(200, 3_000);
+            let stopping = self.random.ms(200, 3_000);
             let old = &mut self.nodes[holder.index()];
             (old.is_primary, old.lock_renewed, old.busy_until) = (false, None, self.now + stopping);
             self.lock = None;
@@ -203,7 +203,7 @@ impl World {
         if node.is_cut_off || node.rest_api_hangs || !node.is_running {
             return None;
         }
-        if node.is_stranger {
+        if node.is_foreign {
             let system_identifier = Some("another cluster".to_owned());
             return Some(Report { system_identifier, ..report(Claim::Leader, 99) });
         }
@@ -226,7 +226,7 @@ impl World {
         if !self.asks_postgresql || node.is_cut_off || !node.is_running {
             return None;
         }
-        if node.is_stranger {
+        if node.is_foreign {
             let system_identifier = Some("another cluster".to_owned());
             return Some(Report { system_identifier, ..report(Claim::Leader, 99) });
         }
@@ -242,12 +242,12 @@ impl World {
     /// Receives a check. The answer describes the node at this moment and arrives later, or fails.
     pub(super) fn ask(&mut self, real: usize, node: NodeId, asked_at: Moment) {
         let (outcome, delay) = match self.answer(real) {
-            Some(report) if !self.dice.one_in(40) => {
-                let slow = self.dice.one_in(20);
-                let delay = if slow { self.dice.ms(50, 2_000) } else { self.dice.ms(1, 30) };
+            Some(report) if !self.random.one_in(40) => {
+                let slow = self.random.one_in(20);
+                let delay = if slow { self.random.ms(50, 2_000) } else { self.random.ms(1, 30) };
                 (Ok(Arc::new(report)), delay)
             }
-            _ if self.dice.one_in(2) => (Err(CheckError::Refused), self.dice.ms(1, 5)),
+            _ if self.random.one_in(2) => (Err(CheckError::Refused), self.random.ms(1, 5)),
             _ => (Err(CheckError::TimedOut), TIMEOUT),
         };
         let second_opinion = match outcome {
@@ -264,7 +264,7 @@ impl World {
     /// The only node that claims to lead, in a world without faults.
     pub(super) fn true_leader(&self) -> Option<usize> {
         let claims = |id: &usize| {
-            !self.nodes[*id].is_stranger && self.answer(*id).is_some_and(|report| report.claim == Claim::Leader)
+            !self.nodes[*id].is_foreign && self.answer(*id).is_some_and(|report| report.claim == Claim::Leader)
         };
         let mut claimants = (0..self.nodes.len()).filter(claims);
         let first = claimants.next()?;

@@ -54,7 +54,7 @@ const HEADER_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 // ---- by address -----------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn strangers_are_told_that_they_are_and_their_cancels_go_nowhere() {
+async fn addresses_that_are_not_allowed_get_an_error_and_their_cancel_requests_are_dropped() {
     let cluster = FakeCluster::of(1).await;
     let allowed = "allow = [\"127.0.0.0/24\", \"2001:db8::/32\"]";
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(allowed)).await;
@@ -165,7 +165,7 @@ async fn encryption_that_would_hide_the_names_is_refused_with_a_reason() {
 // ---- openings -------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn who_says_nothing_takes_nobodys_place() {
+async fn clients_that_send_nothing_take_no_places_from_others() {
     let cluster = FakeCluster::of(1).await;
     let limits = "sessions_max = 1\npending_connections_max = 3\nstartup_timeout = \"1h\"";
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
@@ -199,7 +199,7 @@ async fn who_says_nothing_takes_nobodys_place() {
 }
 
 #[tokio::test]
-async fn a_client_with_many_silent_connections_keeps_no_other_address_waiting() {
+async fn a_client_with_many_silent_connections_does_not_delay_other_addresses() {
     let cluster = FakeCluster::of(1).await;
     let limits = "pending_connections_max = 20\nstartup_timeout = \"1h\"";
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
@@ -228,7 +228,7 @@ async fn proxied(cluster: &FakeCluster, lines: &str) -> Pgvane {
 }
 
 #[tokio::test]
-async fn a_trusted_proxys_word_is_who_the_client_is() {
+async fn the_client_is_the_one_that_a_trusted_proxy_names() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = proxied(&cluster, "allow = [\"192.0.2.0/29\"]\nsessions_max_per_client = 1").await;
 
@@ -260,7 +260,7 @@ async fn a_trusted_proxys_word_is_who_the_client_is() {
 }
 
 #[tokio::test]
-async fn others_are_who_they_are_and_may_not_pass_for_anybody() {
+async fn the_header_of_a_proxy_that_is_not_trusted_does_not_count() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = proxied(&cluster, "").await;
     let without = wire_from(FRIEND, &pgvane).await;
@@ -276,7 +276,7 @@ async fn others_are_who_they_are_and_may_not_pass_for_anybody() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_that_does_not_say_for_whom_it_speaks_is_told_so() {
+async fn a_trusted_proxy_that_sends_no_header_gets_an_error() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = proxied(&cluster, "startup_timeout = \"300ms\"").await;
     for opening in [plain_startup(), startup(2 << 16, &[])] {
@@ -422,7 +422,7 @@ async fn a_unix_socket_serves_and_is_gone_when_pgvane_is() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_that_somebody_answers_on_is_not_taken_from_them() {
+async fn a_unix_socket_on_which_another_program_answers_is_not_replaced() {
     let cluster = FakeCluster::of(1).await;
     let (file, listener) = on_file(&cluster, "");
     let _owner = std::os::unix::net::UnixListener::bind(&file).expect("a writable directory");

@@ -17,7 +17,7 @@ const HELD: &str = "pgvane_sessions_held{listener=\"write\"}";
 // ---- strangers ------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn who_is_no_client_is_closed_on_without_a_word() {
+async fn a_connection_that_is_not_postgresql_is_closed_without_a_message() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let short_cancel = [&9u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), b"x"].concat();
@@ -34,7 +34,7 @@ async fn who_is_no_client_is_closed_on_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_never_ready_and_never_silent_costs_a_bounded_memory() {
+async fn a_server_that_sends_without_end_and_is_never_ready_uses_limited_memory() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].postgres.usually(Behaviour::SendsNoticesForever);
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("1s")).await;
@@ -192,7 +192,7 @@ async fn without_descriptors_for_another_session_it_is_refused_and_the_checks_go
 
 /// A byte that pgvane has not read must not hide that the client has closed.
 #[tokio::test]
-async fn a_client_that_has_gone_keeps_no_place_though_it_sent_a_byte_too_many() {
+async fn a_client_that_has_closed_keeps_no_place_although_it_sent_one_byte_too_many() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].patroni.follows();
     let pgvane = cluster.spawn_pgvane(|pgvane| pgvane.hold_max("60s"));
@@ -235,7 +235,7 @@ async fn refusals_in_numbers_fill_no_log() {
 }
 
 #[tokio::test]
-async fn strangers_in_numbers_turn_no_honest_client_away() {
+async fn many_clients_that_are_not_allowed_do_not_keep_an_allowed_one_from_connecting() {
     let cluster = FakeCluster::of(1).await;
     let pgvane =
         cluster.pgvane(|pgvane| pgvane.write_listener("allow = [\"127.0.0.1\"]\npending_connections_max = 20")).await;

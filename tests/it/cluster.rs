@@ -159,7 +159,7 @@ async fn a_switchover_is_a_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_of_the_leader_is_a_pause_and_whoever_comes_meanwhile_is_served() {
+async fn a_crash_of_the_leader_is_a_pause_and_clients_that_connect_meanwhile_are_served() {
     let lab = sound_cluster().await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane.hold_max("30s")).await;
     let (old_leader, _) = leader_and_replicas(&lab).await;
@@ -180,7 +180,7 @@ async fn a_crash_of_the_leader_is_a_pause_and_whoever_comes_meanwhile_is_served(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_of_a_replica_costs_its_own_sessions_and_no_other() {
+async fn a_crash_of_a_replica_ends_only_its_own_sessions() {
     let lab = sound_cluster().await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane).await;
     let (_, replicas) = leader_and_replicas(&lab).await;
@@ -244,7 +244,7 @@ async fn a_patroni_that_hangs_is_not_a_leader_that_is_gone() {
 // ---- stopping -------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_waits_for_transactions_and_takes_nobody_new() {
+async fn a_stop_waits_for_transactions_and_accepts_no_new_sessions() {
     let lab = sound_cluster().await;
     let mut pgvane = pgvane_before(&lab, |pgvane| pgvane).await;
     let mut session = Session::through(pgvane.write_addr).await;
@@ -266,7 +266,7 @@ async fn a_stop_waits_for_transactions_and_takes_nobody_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_tells_the_sessions_that_outstay_the_drain() {
+async fn a_stop_gives_the_reason_to_sessions_that_exceed_drain_timeout() {
     let lab = sound_cluster().await;
     let mut pgvane = pgvane_before(&lab, |pgvane| pgvane.top("drain_timeout = \"200ms\"")).await;
     let session = Session::through(pgvane.read_addr).await;

@@ -98,7 +98,7 @@ async fn a_lock_holder_whose_postgresql_is_starting_gets_nothing_until_it_runs()
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_is_told_why() {
+async fn a_client_that_waits_longer_than_hold_max_gets_the_reason() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].patroni.says(200, json!({"role": "primary", "state": "starting"}));
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("300ms")).await;
@@ -118,7 +118,7 @@ async fn who_waits_in_vain_is_told_why() {
 // ---- the wrong node -------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_leader_in_recovery_whose_patroni_is_frozen_is_left_unseen_while_no_proof_was_asked_for() {
+async fn a_leader_in_recovery_whose_patroni_is_frozen_is_given_up_without_the_client_noticing_before_authentication() {
     let cluster = FakeCluster::of(2).await;
     cluster[0].postgres.is_in_recovery(true);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
@@ -133,7 +133,7 @@ async fn a_leader_in_recovery_whose_patroni_is_frozen_is_left_unseen_while_no_pr
 }
 
 #[tokio::test]
-async fn a_leader_in_recovery_after_a_proof_ends_the_login_with_a_reason_unless_patroni_knows_better() {
+async fn a_leader_in_recovery_after_authentication_ends_the_login_with_a_reason_unless_patroni_says_that_it_leads() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].postgres.usually(Behaviour::AsksForScram);
     cluster[0].postgres.is_in_recovery(true);
@@ -172,7 +172,7 @@ async fn what_a_login_says_of_recovery_does_not_outvote_a_patroni_that_was_asked
 }
 
 #[tokio::test]
-async fn a_proof_asked_for_by_the_right_leader_is_no_obstacle() {
+async fn a_leader_that_asks_for_authentication_gets_the_session() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].postgres.usually(Behaviour::AsksForScram);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
@@ -186,7 +186,7 @@ async fn a_proof_asked_for_by_the_right_leader_is_no_obstacle() {
 
 /// A doubted leader gets no new writes before it has answered: nobody should be able to bring that about by a typo.
 #[tokio::test]
-async fn a_wrong_password_casts_no_doubt_on_the_leader() {
+async fn a_wrong_password_does_not_make_the_leader_doubtful() {
     let cluster = FakeCluster::of(1).await.rarely_checked();
     cluster[0].postgres.usually(WRONG_PASSWORD);
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
@@ -227,7 +227,7 @@ async fn a_replica_that_says_at_login_that_it_leads_is_left_for_another_and_chec
 }
 
 #[tokio::test]
-async fn a_replica_that_says_after_a_proof_that_it_leads_ends_the_login_with_a_reason() {
+async fn a_replica_that_says_after_authentication_that_it_leads_ends_the_login_with_a_reason() {
     let cluster = FakeCluster::of(2).await.rarely_checked();
     cluster[1].postgres.usually(Behaviour::AsksForScram);
     cluster[1].postgres.is_in_recovery(false);
@@ -274,7 +274,7 @@ async fn a_server_that_refuses_to_write_is_checked_if_it_should_write() {
 
 /// The error was answered; that the server then vanishes has nothing to do with it.
 #[tokio::test]
-async fn a_server_that_vanishes_after_an_error_of_its_own_is_checked_at_once() {
+async fn a_server_that_closes_after_an_error_is_checked_at_once() {
     let cluster = FakeCluster::of(1).await.rarely_checked();
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let checks = metrics::value(&pgvane, CHECKS).await;
@@ -358,7 +358,7 @@ async fn a_leader_that_restarts_its_postgresql_keeps_its_sessions() {
 }
 
 #[tokio::test]
-async fn a_newer_timeline_outdoes_a_leader_that_has_fallen_silent() {
+async fn a_node_on_a_newer_timeline_replaces_a_leader_that_no_longer_answers() {
     let cluster = FakeCluster::of(2).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.cluster("leader_grace = \"1h\"")).await;
     let session = Session::through(pgvane.write_addr).await;
@@ -372,7 +372,7 @@ async fn a_newer_timeline_outdoes_a_leader_that_has_fallen_silent() {
 }
 
 #[tokio::test]
-async fn a_session_cut_within_a_message_gets_no_words_in_the_middle_of_it() {
+async fn a_session_cut_within_a_message_gets_no_error_in_the_middle_of_it() {
     let cluster = FakeCluster::of(2).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut session = Session::through(pgvane.write_addr).await;
@@ -450,7 +450,7 @@ async fn a_replica_without_a_free_connection_is_passed_over() {
 }
 
 #[tokio::test]
-async fn if_no_replica_has_a_free_connection_the_client_reads_the_servers_own_words() {
+async fn if_no_replica_has_a_free_connection_the_client_gets_the_servers_own_error() {
     let cluster = FakeCluster::of(2).await;
     cluster[1].postgres.usually(TOO_MANY_CLIENTS);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"none\"").hold_max("300ms")).await;
@@ -475,7 +475,7 @@ async fn on_the_write_port_a_full_leader_says_so_at_once() {
 // ---- encryption -----------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_client_refused_encryption_goes_on_in_plain_text() {
+async fn a_client_whose_request_for_encryption_is_refused_continues_in_plaintext() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut client = Wire::to(pgvane.write_addr).await;
@@ -514,7 +514,7 @@ async fn tls_begun_without_asking_passes_both_ways_unchanged() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_not_there_costs_an_encrypted_client_no_more_than_a_pause() {
+async fn while_the_leader_cannot_be_reached_an_encrypted_client_waits() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].postgres.usually(Behaviour::EchoesInsteadOfTls);
     cluster[0].postgres.next(&[Behaviour::ClosesAtOnce, Behaviour::ClosesAtOnce]);
@@ -682,7 +682,7 @@ async fn a_client_that_leaves_while_it_is_held_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn whoever_is_held_when_pgvane_stops_is_told_so() {
+async fn a_client_that_is_held_when_pgvane_stops_gets_the_reason() {
     let cluster = FakeCluster::of(1).await;
     cluster[0].patroni.follows();
     let mut pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("30s").top("drain_timeout = \"200ms\"")).await;
@@ -710,7 +710,7 @@ async fn a_second_signal_ends_the_wait_for_sessions() {
 }
 
 #[tokio::test]
-async fn a_server_that_vanishes_is_named_as_the_reason() {
+async fn a_server_that_closes_is_given_as_the_reason() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut session = Session::through(pgvane.write_addr).await;

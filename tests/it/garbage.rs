@@ -1,5 +1,5 @@
-//! Ten thousand connections that are no clients, or bad ones: whatever they say, nobody else is harmed by it, each is
-//! counted by what was wrong with it, and nothing of them stays.
+//! Ten thousand connections that are no clients, or faulty ones: whatever they send, no other session is affected, each is
+//! counted under the reason of its end, and nothing of them remains.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -245,7 +245,7 @@ fn resident_kb(pgvane: &Pgvane) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_bad_openings_harm_nobody_and_leave_nothing() {
+async fn ten_thousand_bad_openings_affect_no_session_and_leave_nothing_behind() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(LISTENER)).await;
     visited(pgvane.write_addr, VISITS_BEFORE, 3).await;

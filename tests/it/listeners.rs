@@ -113,7 +113,7 @@ async fn a_cancel_for_an_encrypted_session_goes_to_the_listeners_own_port() {
 }
 
 #[tokio::test]
-async fn a_closed_pooler_port_costs_the_listeners_that_do_not_use_it_nothing() {
+async fn a_closed_pooler_port_does_not_affect_listeners_that_do_not_use_it() {
     const REACHABLE: &str = "pgvane_node_reachable{cluster=\"main\",node=\"node2\"}";
     let cluster = FakeCluster::of(2).await;
     let mut pooler = FakePostgres::start("pooler").await;
@@ -317,7 +317,7 @@ async fn a_session_waits_for_room_on_a_full_node_and_no_more_wait_than_may() {
 }
 
 #[tokio::test]
-async fn a_session_that_waits_in_vain_for_room_is_told_so() {
+async fn a_session_that_gets_no_place_within_hold_max_gets_the_reason() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.node("node1", "sessions_max = 1").hold_max("300ms")).await;
     let _first = Session::through(pgvane.write_addr).await;

@@ -32,7 +32,7 @@ fn proof() -> Vec<u8> {
 // ---- suspicions -----------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_client_that_causes_suspicions_at_will_keeps_no_new_writer_waiting_though_patroni_is_frozen() {
+async fn a_client_that_causes_many_suspicions_does_not_delay_new_writers_although_patroni_is_frozen() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let mut careless = Session::through(pgvane.write_addr).await;
@@ -78,7 +78,7 @@ async fn a_code_of_shutting_down_that_a_function_raises_is_no_suspicion() {
 }
 
 #[tokio::test]
-async fn a_stranger_that_speaks_tls_to_a_server_without_is_no_suspicion() {
+async fn a_client_that_begins_tls_with_a_server_without_tls_causes_no_suspicion() {
     let cluster = FakeCluster::of(1).await.rarely_checked();
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     let checks = metrics::value(&pgvane, CHECKS).await;
@@ -126,7 +126,7 @@ async fn writers_of_a_leader_that_froze_end_when_the_lock_is_seen_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_leader_that_patroni_could_not_query_goes_on_leading() {
+async fn a_leader_that_patroni_could_not_query_keeps_the_lead() {
     let cluster = FakeCluster::of(2).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     cluster[0].patroni.says(200, json!({"role": "primary", "state": "unknown", "timeline": null}));
@@ -136,7 +136,7 @@ async fn a_leader_that_patroni_could_not_query_goes_on_leading() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_made_again_is_followed_leader_first() {
+async fn a_cluster_that_was_created_again_is_followed_its_leader_first() {
     let cluster = FakeCluster::of(2).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("15s")).await;
     Session::through(pgvane.write_addr).await;
@@ -149,7 +149,7 @@ async fn a_cluster_that_is_made_again_is_followed_leader_first() {
 }
 
 #[tokio::test]
-async fn nodes_with_each_others_patroni_are_told_and_get_no_writes() {
+async fn nodes_with_each_others_patroni_are_reported_and_get_no_writes() {
     let cluster = FakeCluster::of(2).await;
     cluster[0]
         .patroni
@@ -181,7 +181,7 @@ async fn messages_of_a_login_arrive_in_one_piece_as_they_were_sent() {
 }
 
 #[tokio::test]
-async fn a_login_goes_on_at_another_node_after_the_first_answer_of_the_client() {
+async fn a_login_continues_at_another_node_after_the_first_answer_of_the_client() {
     let cluster = FakeCluster::of(3).await;
     for node in [1, 2] {
         cluster[node].postgres.usually(Behaviour::AsksForScram);
@@ -214,7 +214,7 @@ async fn a_login_on_a_node_that_froze_ends_when_another_leads() {
 }
 
 #[tokio::test]
-async fn a_replica_that_froze_costs_a_reader_two_seconds_and_the_next_one_nothing() {
+async fn a_replica_that_froze_delays_one_reader_by_two_seconds_and_no_later_one() {
     let cluster = FakeCluster::of(3).await;
     cluster[1].postgres.usually(Behaviour::AnswersNothing);
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("balance = \"round-robin\"")).await;
@@ -242,7 +242,7 @@ async fn a_server_without_tls_where_tls_is_required_is_refused_at_once() {
 // ---- what operators are told ----------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_closed_port_of_the_leaders_postgresql_is_told_to_operators() {
+async fn a_closed_port_of_the_leaders_postgresql_is_reported_to_operators() {
     let mut cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("300ms")).await;
     const REACHABLE: &str = "pgvane_node_reachable{cluster=\"main\",node=\"node1\"}";
@@ -269,7 +269,7 @@ async fn a_closed_port_of_the_leaders_postgresql_is_told_to_operators() {
 /// The kernel's own timer for unacknowledged data (`TCP_USER_TIMEOUT`) also counts the time in which a window is shut.
 #[tokio::test]
 #[ignore = "takes three quarters of a minute: make test-long"]
-async fn a_client_that_does_not_read_for_longer_than_every_timeout_goes_on_afterwards() {
+async fn a_client_that_does_not_read_for_longer_than_every_timeout_can_continue_afterwards() {
     let cluster = FakeCluster::of(1).await;
     let limits = "tcp_keepalive = \"1s\"\ntcp_user_timeout = \"31s\"";
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
@@ -285,7 +285,7 @@ async fn a_client_that_does_not_read_for_longer_than_every_timeout_goes_on_after
 /// As with `COPY FROM STDIN` whose first row waits for a lock.
 #[tokio::test]
 #[ignore = "takes three quarters of a minute: make test-long"]
-async fn a_server_that_does_not_read_for_longer_than_every_timeout_goes_on_afterwards() {
+async fn a_server_that_does_not_read_for_longer_than_every_timeout_can_continue_afterwards() {
     let cluster = FakeCluster::of(1).await;
     let limits = "tcp_keepalive = \"1s\"\ntcp_user_timeout = \"31s\"";
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(limits)).await;
@@ -306,7 +306,7 @@ async fn a_server_that_does_not_read_for_longer_than_every_timeout_goes_on_after
 
 #[tokio::test]
 #[ignore = "takes three quarters of a minute: make test-long"]
-async fn a_server_whose_host_is_gone_is_not_said_to_have_closed_the_connection() {
+async fn a_server_whose_host_is_down_is_not_reported_as_closing_the_connection() {
     if let Some(reason) = namespace::unavailable_because() {
         // the macros' output is shown of failed tests only
         let told = writeln!(std::io::stderr(), "SKIPPED, a host that is gone: {reason}");
@@ -351,7 +351,7 @@ async fn sends_without_end(server: SocketAddr) -> JoinHandle<Vec<u8>> {
 async fn a_log_on_a_full_disk_does_not_stop_pgvane() {
     let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
     let (cluster, pgvane) = logging_to(full, "trace").await;
-    goes_on_serving(&cluster, &pgvane).await;
+    continues_to_serve(&cluster, &pgvane).await;
     metrics::wait_for_more(&pgvane, "pgvane_log_lines_lost_total", 0.0).await;
 }
 
@@ -363,7 +363,7 @@ async fn a_log_that_nobody_reads_does_not_stop_pgvane() {
     for _ in 0..300 {
         Session::through(pgvane.read_addr).await;
     }
-    goes_on_serving(&cluster, &pgvane).await;
+    continues_to_serve(&cluster, &pgvane).await;
 }
 
 #[tokio::test]
@@ -371,7 +371,7 @@ async fn a_log_whose_reader_has_ended_does_not_stop_the_checks() {
     let (reader, pipe) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
     let (cluster, pgvane) = logging_to(File::from(pipe), "info").await;
     drop(reader);
-    goes_on_serving(&cluster, &pgvane).await;
+    continues_to_serve(&cluster, &pgvane).await;
 }
 
 async fn logging_to(log: File, level: &str) -> (FakeCluster, Pgvane) {
@@ -382,7 +382,7 @@ async fn logging_to(log: File, level: &str) -> (FakeCluster, Pgvane) {
 }
 
 /// Follows two changes of the leader, each of which is logged.
-async fn goes_on_serving(cluster: &FakeCluster, pgvane: &Pgvane) {
+async fn continues_to_serve(cluster: &FakeCluster, pgvane: &Pgvane) {
     assert_eq!(Session::through(pgvane.write_addr).await.value("who").await, "node1");
     cluster.switch_over(0, 1);
     metrics::wait_for(pgvane, "pgvane_node_role{cluster=\"main\",node=\"node2\",role=\"leader\"}", 1.0).await;

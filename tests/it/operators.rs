@@ -153,7 +153,7 @@ async fn a_drained_replica_loses_its_sessions_between_transactions_and_gets_new_
 }
 
 #[tokio::test]
-async fn a_drain_that_is_called_off_ends_nobody() {
+async fn a_drain_that_is_withdrawn_ends_no_session() {
     let cluster = FakeCluster::of(2).await;
     let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.top("drain_timeout = \"1h\"")).await;
     let mut session = Session::through(pgvane.read_addr).await;
@@ -167,7 +167,7 @@ async fn a_drain_that_is_called_off_ends_nobody() {
 }
 
 #[tokio::test]
-async fn who_outstays_a_drain_is_told_so() {
+async fn a_session_that_exceeds_drain_timeout_gets_the_reason() {
     let cluster = FakeCluster::of(2).await;
     let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.top("drain_timeout = \"300ms\"")).await;
     let mut session = Session::through(pgvane.read_addr).await;
@@ -220,7 +220,7 @@ async fn a_drained_leader_makes_a_switchover_a_pause_without_a_lost_transaction(
 }
 
 #[tokio::test]
-async fn whoever_waits_in_vain_for_a_drained_leader_is_told_why() {
+async fn a_client_that_waits_for_a_drained_leader_gets_the_reason() {
     let cluster = FakeCluster::of(1).await;
     let (pgvane, operator) = attended(&cluster, |pgvane| pgvane.hold_max("200ms")).await;
     operator.says(&["maint", "node1", "--leader"]).await.ended_with(OK);
@@ -265,7 +265,7 @@ async fn the_command_line_says_what_is_wrong_and_ends_accordingly() {
 }
 
 #[tokio::test]
-async fn over_http_nobody_changes_anything_without_a_password_or_from_another_site() {
+async fn over_http_changes_need_a_password_and_the_same_site() {
     const PLACE: &str = "/api/nodes/main/node2/state";
     let cluster = FakeCluster::of(2).await;
     let (pgvane, _) = attended(&cluster, |pgvane| pgvane).await;
@@ -301,7 +301,7 @@ async fn over_http_nobody_changes_anything_without_a_password_or_from_another_si
 }
 
 #[tokio::test]
-async fn without_users_there_are_no_buttons_and_nobody_may() {
+async fn without_users_there_are_no_buttons_and_no_changes() {
     let cluster = FakeCluster::of(2).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane).await;
     for path in ["/stats/node?cluster=main&node=node2", "/stats/close?node=node2"] {

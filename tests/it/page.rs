@@ -114,7 +114,7 @@ async fn a_drain_that_does_not_end_tells_which_clients_are_left() {
 // ---- who gets the reads ---------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_replica_excluded_for_lag_and_reads_on_the_leader_are_told_everywhere() {
+async fn a_replica_excluded_for_lag_and_reads_on_the_leader_are_reported_everywhere() {
     let cluster = FakeCluster::of(2).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.read_listener("fallback = \"leader\"\nlag_max = \"1MB\"")).await;
     let lags = "pgvane_listener_node_excluded_for_lag{listener=\"read\",node=\"node2\"}";
@@ -149,7 +149,7 @@ async fn a_replica_excluded_for_lag_and_reads_on_the_leader_are_told_everywhere(
 // ---- who may read it ------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_request_under_a_foreign_name_is_refused_and_health_checks_go_on() {
+async fn a_request_for_another_host_name_is_refused_and_health_checks_are_answered() {
     let cluster = FakeCluster::of(1).await;
     let pgvane = cluster.pgvane(|pgvane| pgvane.admin("hosts = [\"pgvane.example.com\"]")).await;
     let admin = pgvane.admin_addr;

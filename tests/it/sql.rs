@@ -149,7 +149,7 @@ async fn a_leader_whose_patroni_hangs_keeps_the_lead_until_another_has_the_lock(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_nodes_recovery_is_believed_without_its_patroni() {
+async fn a_silent_nodes_recovery_counts_without_its_patroni() {
     let lab = Lab::builder().nodes(2).start().await.expect("a cluster");
     statement(&lab, ROLE).await;
     let leader = lab.wait_for_leader(SOON).await.expect("a leader");
@@ -169,7 +169,7 @@ async fn a_silent_nodes_recovery_is_believed_without_its_patroni() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_way_is_encrypted_as_sslmode_says() {
+async fn the_connection_is_encrypted_as_sslmode_says() {
     let files = Certificates::new();
     files.issue("server", "127.0.0.1");
     files.issue("client", "certified");

@@ -1,7 +1,7 @@
-//! The clusters that the stories play in, one for each version of PostgreSQL, and the load that they put on them.
+//! The real clusters that the tests use, one for each version of PostgreSQL, and the load on them.
 //!
-//! A cluster takes ten seconds to start and both cores to run, so the stories share one and take turns. Each gets it
-//! sound: whatever the one before has killed or frozen is brought back first.
+//! A cluster takes ten seconds to start and both cores to run, so the tests share one and take turns. Each test gets a
+//! healthy cluster: what the test before has killed or frozen is started again first.
 
 use std::time::Duration;
 

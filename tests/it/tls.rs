@@ -78,7 +78,7 @@ async fn an_encrypted_session_is_served_as_one_in_clear() {
 }
 
 #[tokio::test]
-async fn a_session_that_has_to_end_is_told_so_in_private() {
+async fn an_encrypted_session_that_has_to_end_gets_the_reason_encrypted() {
     let (mut cluster, files) = (FakeCluster::of(2).await, certificates());
     let mut pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "").top("drain_timeout = \"200ms\"")).await;
     let log_in = async || encrypted(&pgvane, &files).await.log_in(&plain_startup()).await;
@@ -120,7 +120,7 @@ async fn a_login_is_followed_inside_tls() {
 // ---- refusals -------------------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn refusals_are_told_inside_tls() {
+async fn refusals_are_sent_inside_tls() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     let pgvane =
         cluster.pgvane(|pgvane| terminating(pgvane, &files, "").write_listener("sessions_max = 1").hold_max("300ms"));
@@ -146,7 +146,7 @@ async fn refusals_are_told_inside_tls() {
 }
 
 #[tokio::test]
-async fn where_tls_is_required_nobody_comes_without_but_a_cancel() {
+async fn where_tls_is_required_only_cancel_requests_may_come_without_it() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, ", sslmode = \"require\"")).await;
     let mut in_clear = Wire::to(pgvane.write_addr).await;
@@ -243,7 +243,7 @@ async fn a_port_without_tls_says_so() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_does_not_go_on_is_given_up() {
+async fn a_handshake_that_does_not_continue_is_ended() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     let settled = |pgvane| terminating(pgvane, &files, "").write_listener("startup_timeout = \"300ms\"");
     let pgvane = cluster.pgvane(settled).await;
@@ -305,7 +305,7 @@ async fn a_proxys_header_comes_before_tls_and_the_lists_of_users_see_behind_it()
 // ---- a client that leaves -------------------------------------------------------------------------------------------
 
 #[tokio::test]
-async fn a_client_that_leaves_while_it_is_held_is_let_go() {
+async fn a_client_that_closes_while_it_is_held_is_no_longer_held() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     cluster[0].patroni.says(200, json!({"role": "primary", "state": "starting"}));
     let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "").hold_max("60s")).await;

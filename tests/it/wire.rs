@@ -157,7 +157,7 @@ impl Wire {
 
     /// The FATAL error that ends this connection: the only thing the server still says. Closes, as clients do then.
     pub async fn fatal(mut self) -> Message {
-        let message = self.message().await.expect("a word before the end");
+        let message = self.message().await.expect("a message before the end");
         assert_eq!(message.kind, b'E', "an error and nothing else, but came {message:?}");
         let rest = self.rest().await;
         assert!(rest.is_empty(), "nothing follows a fatal error, but came {:?}", String::from_utf8_lossy(&rest));

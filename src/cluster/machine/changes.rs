@@ -1,4 +1,4 @@
-//! What operators are told: the leader has changed, or a node's role or health has.
+//! What is reported to operators: a change of the leader, or of a node's role or health.
 
 use std::mem;
 use std::time::Duration;
@@ -42,13 +42,13 @@ impl Machine {
         asked_at.map_or(Duration::ZERO, |asked_at| now - asked_at)
     }
 
-    pub(super) fn standings(&self) -> Vec<String> {
-        self.members.all().iter().map(|entry| entry.view.standing().to_string()).collect()
+    pub(super) fn summaries(&self) -> Vec<String> {
+        self.members.all().iter().map(|entry| entry.view.summary().to_string()).collect()
     }
 
     pub(super) fn changes_since(&self, before: &[String]) -> Vec<Action> {
-        let now = self.standings().into_iter().enumerate();
-        let unchecked = NodeView::unchecked_standing();
+        let now = self.summaries().into_iter().enumerate();
+        let unchecked = NodeView::unchecked_summary();
         now.filter_map(|(id, to)| {
             let from = before.get(id).map_or(unchecked, String::as_str);
             (from != to).then(|| Action::Tell(Change::Node { node: NodeId::new(id), from: from.to_owned(), to }))
@@ -56,10 +56,10 @@ impl Machine {
         .collect()
     }
 
-    /// Whether operators have to be told that the leadership is another one than this.
+    /// Whether the leadership differs from this in a way that is reported to operators.
     pub(super) fn leadership_differs_from(&self, previous: &Leadership) -> bool {
         let is_same_kind = match (previous, &self.leadership) {
-            (Leadership::Vacant { why: a, .. }, Leadership::Vacant { why: b, .. }) => a == b,
+            (Leadership::Leaderless { why: a, .. }, Leadership::Leaderless { why: b, .. }) => a == b,
             (a, b) => mem::discriminant(a) == mem::discriminant(b),
         };
         previous.leader() != self.leadership.leader() || !is_same_kind

@@ -104,15 +104,15 @@ impl Machine {
             Event::Checked(observation) => Some((observation.node, observation.asked_at)),
             _ => None,
         };
-        let is_news = match event {
+        let is_change = match event {
             Event::Tick => false,
             Event::Suspicion(node, suspicion) => self.suspect(node, suspicion, now),
             Event::Failure(node, port, why, suspicion) => {
-                let is_news = self.members.entry_mut(node).view.ports.fails_client(port, &why, now);
-                if is_news {
+                let is_change = self.members.entry_mut(node).view.ports.fails_client(port, &why, now);
+                if is_change {
                     actions.push(Action::Tell(Change::PortFailed { node, port, why }));
                 }
-                is_news | suspicion.is_some_and(|suspicion| self.suspect(node, suspicion, now))
+                is_change | suspicion.is_some_and(|suspicion| self.suspect(node, suspicion, now))
             }
             Event::Served(node, port) => match self.members.entry_mut(node).view.ports.serves_client(port) {
                 Some(since) => {
@@ -122,57 +122,56 @@ impl Machine {
                 None => false,
             },
             Event::LoginHint(node, port, in_recovery) => {
-                self.take_login_hint(node, LoginHint { came_at: now, port, in_recovery }, now)
+                self.apply_login_hint(node, LoginHint { arrived_at: now, port, in_recovery }, now)
             }
-            Event::Overslept => self.oversleep(now),
+            Event::Suspended => self.after_suspension(now),
             Event::Checked(observation) => {
                 let node = observation.node;
                 let was_refuted = self.members.entry(node).view.ports.has_refuted_hints();
-                let is_news = self.noting_changes(now, &mut actions, |machine| machine.take_in(observation, now));
+                let is_change = self.apply(now, &mut actions, |machine| machine.apply_observation(observation, now));
                 if !was_refuted && self.members.entry(node).view.ports.has_refuted_hints() {
                     actions.push(Action::Tell(Change::LoginHintRefuted { node }));
                 }
-                is_news
+                is_change
             }
             Event::Discovered(discovery, busy) => {
                 let mut left_out = Vec::new();
-                let is_news = self.noting_changes(now, &mut actions, |machine| {
-                    machine.take_discovery(discovery, busy, &mut left_out, now)
-                });
+                let is_change = self
+                    .apply(now, &mut actions, |machine| machine.apply_discovery(discovery, busy, &mut left_out, now));
                 actions.extend(left_out.into_iter().map(|name| Action::Tell(Change::NoRoom { name })));
-                is_news
+                is_change
             }
             Event::Weighed(node, weight) => self.members.weigh(node, weight),
             Event::Administered(node, state) => {
-                self.noting_changes(now, &mut actions, |machine| machine.members.administer(node, state, now))
+                self.apply(now, &mut actions, |machine| machine.members.administer(node, state, now))
             }
             Event::Reconfigured(changed) => {
                 let mut left_out = Vec::new();
-                let is_news = self.noting_changes(now, &mut actions, |machine| {
+                let is_change = self.apply(now, &mut actions, |machine| {
                     left_out = machine.reconfigure(changed, now);
                     true
                 });
                 actions.extend(left_out.into_iter().map(|name| Action::Tell(Change::NoRoom { name })));
-                is_news
+                is_change
             }
         };
-        let lead_changed = self.reconsider_lead(now, &mut actions);
+        let lead_changed = self.decide_lead(now, &mut actions);
         if let Some((id, asked_at)) = ended {
-            let pace = self.pace_of(self.members.entry(id), now);
-            self.members.entry_mut(id).timetable.ended(asked_at, pace);
+            let interval = self.check_interval(self.members.entry(id), now);
+            self.members.entry_mut(id).schedule.ended(asked_at, interval);
         }
-        self.hasten(now);
-        if is_news || lead_changed {
+        self.bring_checks_forward(now);
+        if is_change || lead_changed {
             self.generation += 1;
             actions.push(Action::Publish(Arc::new(self.topology())));
         }
-        self.ask_who_is_due(now, &mut actions);
+        self.send_due_checks(now, &mut actions);
         actions
     }
 
-    // ---- what comes in -----------------------------------------------------------------------------------
+    // ---- what an event changes -----------------------------------------------------------------------------------
 
-    fn take_in(&mut self, observation: Observation, now: Moment) -> bool {
+    fn apply_observation(&mut self, observation: Observation, now: Moment) -> bool {
         let Observation { node: id, asked_at, outcome, second_opinion } = observation;
         let leads = self.leadership.leader() == Some(id);
         let entry = self.members.entry_mut(id);
@@ -206,25 +205,20 @@ impl Machine {
         if has_answered {
             let entry = self.members.entry_mut(id);
             entry.view.ports.forget_failures(asked_at, self.settings.interval);
-            entry.settle_login_hint(asked_at, now);
+            entry.check_login_hint(asked_at, now);
             self.measure_lag(id, now);
         }
         true
     }
 
     /// Applies a change to the nodes, with its consequences, and reports the nodes that have changed.
-    fn noting_changes(
-        &mut self,
-        now: Moment,
-        actions: &mut Vec<Action>,
-        take: impl FnOnce(&mut Machine) -> bool,
-    ) -> bool {
-        let before = self.standings();
-        let is_news = take(self);
+    fn apply(&mut self, now: Moment, actions: &mut Vec<Action>, take: impl FnOnce(&mut Machine) -> bool) -> bool {
+        let before = self.summaries();
+        let is_change = take(self);
         self.members.remove_duplicates(now);
-        self.reconsider_identity(now, actions);
+        self.decide_identity(now, actions);
         actions.extend(self.changes_since(&before));
-        is_news
+        is_change
     }
 
     /// Requests checks of all nodes, unless this kind of suspicion has reached its rate. True if the leader has become
@@ -234,13 +228,13 @@ impl Machine {
         if !self.members.entry_mut(id).suspicions.admits(suspicion, now, interval) {
             return false;
         }
-        self.hurry_checks(now);
-        suspicion.casts_doubt() && self.doubt(id, now)
+        self.request_all_checks(now);
+        suspicion.makes_leader_doubtful() && self.doubt(id, now)
     }
 
-    fn hurry_checks(&mut self, now: Moment) {
+    fn request_all_checks(&mut self, now: Moment) {
         for (_, entry) in self.members.present_mut() {
-            entry.timetable.hurry(now);
+            entry.schedule.request(now);
         }
     }
 
@@ -253,31 +247,37 @@ impl Machine {
         is_leader
     }
 
-    /// The client that logs in there waits for the answer, so the node itself is checked in any case.
-    fn take_login_hint(&mut self, id: NodeId, hint: LoginHint, now: Moment) -> bool {
+    /// The client that logs in waits for the result, so the node itself is checked in any case.
+    fn apply_login_hint(&mut self, id: NodeId, hint: LoginHint, now: Moment) -> bool {
         let entry = self.members.entry_mut(id);
         entry.login_hint = Some(hint);
-        entry.timetable.hurry(now);
+        entry.schedule.request(now);
         self.suspect(id, Suspicion::HotStandby, now)
     }
 
-    fn oversleep(&mut self, now: Moment) -> bool {
+    fn after_suspension(&mut self, now: Moment) -> bool {
         match self.leadership.leader() {
             Some(leader) => {
-                self.hurry_checks(now);
+                self.request_all_checks(now);
                 self.doubt(leader, now)
             }
             None => false,
         }
     }
 
-    fn take_discovery(&mut self, discovery: Discovery, busy: NodeSet, left_out: &mut Vec<String>, now: Moment) -> bool {
+    fn apply_discovery(
+        &mut self,
+        discovery: Discovery,
+        busy: NodeSet,
+        left_out: &mut Vec<String>,
+        now: Moment,
+    ) -> bool {
         let switchover_has_changed = self.scheduled_switchover != discovery.scheduled_switchover;
         self.scheduled_switchover = discovery.scheduled_switchover;
         self.named = discovery.named;
-        let taken = self.members.take_list(discovery.members, busy, now);
+        let taken = self.members.apply_list(discovery.members, busy, now);
         *left_out = taken.left_out;
-        taken.is_news || switchover_has_changed
+        taken.is_change || switchover_has_changed
     }
 
     /// Takes over a changed configuration. What is known of the nodes stays. Returns the names of nodes for which there is
@@ -291,13 +291,13 @@ impl Machine {
             // what is known of it was said at another address: a new write session waits for an answer from the new one
             self.doubt(id, now);
         }
-        self.hurry_checks(now);
+        self.request_all_checks(now);
         taken.left_out
     }
 
-    // ---- what follows from it ------------------------------------------------------------------------------
+    // ---- what follows from that ------------------------------------------------------------------------------
 
-    fn reconsider_identity(&mut self, now: Moment, actions: &mut Vec<Action>) {
+    fn decide_identity(&mut self, now: Moment, actions: &mut Vec<Action>) {
         let votes = self.votes();
         let before = self.identity.system_identifier().map(str::to_owned);
         self.identity.reconsider(&votes);
@@ -336,17 +336,17 @@ impl Machine {
         }
     }
 
-    fn reconsider_lead(&mut self, now: Moment, actions: &mut Vec<Action>) -> bool {
-        let believed = |entry: &NodeState| self.identity_is_settled && entry.view.foreign.is_none();
+    fn decide_lead(&mut self, now: Moment, actions: &mut Vec<Action>) -> bool {
+        let belongs = |entry: &NodeState| self.identity_is_settled && entry.view.foreign.is_none();
         let candidates: Vec<Candidate<'_>> = self
             .members
             .present()
             .map(|(id, entry)| Candidate {
                 id,
                 health: &entry.view.health,
-                is_believed: believed(entry),
+                belongs: belongs(entry),
                 claims_since: entry.claims_since,
-                lock: entry.view.lock.filter(|_| believed(entry)),
+                lock: entry.view.lock.filter(|_| belongs(entry)),
             })
             .collect();
         let next = decide(&self.leadership, &candidates, now, self.settings.leader_grace);

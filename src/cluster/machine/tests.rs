@@ -79,7 +79,7 @@ fn checks_are_fast_while_no_node_leads_and_slow_otherwise() {
 }
 
 #[test]
-fn doubt_ends_with_an_answer_to_a_later_question_only() {
+fn the_leader_is_doubtful_until_a_check_that_was_sent_later_has_ended() {
     let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
     bench.feed(Event::Tick);
     bench.checks_in(Duration::from_secs(5));
@@ -100,7 +100,7 @@ fn doubt_ends_with_an_answer_to_a_later_question_only() {
 }
 
 #[test]
-fn a_node_that_failed_a_client_is_tried_last_until_an_answer_to_a_question_of_an_interval_later() {
+fn a_node_that_failed_a_client_is_tried_last_until_a_check_one_interval_later_is_answered() {
     let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
     bench.feed(Event::Tick);
     bench.checks_in(Duration::from_secs(5));
@@ -119,7 +119,7 @@ fn a_node_that_failed_a_client_is_tried_last_until_an_answer_to_a_question_of_an
 }
 
 #[test]
-fn another_port_of_the_leader_that_is_closed_hurries_the_checks_and_keeps_no_writer_waiting() {
+fn another_port_of_the_leader_that_is_closed_causes_checks_at_once_and_delays_no_writer() {
     let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
     bench.feed(Event::Tick);
     bench.checks_in(Duration::from_secs(5));
@@ -133,7 +133,7 @@ fn another_port_of_the_leader_that_is_closed_hurries_the_checks_and_keeps_no_wri
 }
 
 #[test]
-fn suspicion_of_a_replica_casts_no_doubt_on_the_leader() {
+fn a_suspicion_of_a_replica_does_not_make_the_leader_doubtful() {
     let mut bench = TestCluster::new(Ok(leader(1)), Ok(replica(1)));
     bench.feed(Event::Tick);
     bench.machine.handle(Event::Suspicion(REPLICA, Suspicion::ConnectionLost), bench.now);

@@ -20,7 +20,7 @@ impl Members {
                     && ((*is_static && is_same_node(view, &entry.view.member)) || is_same_server(view, &entry.view))
             });
             if is_duplicate {
-                entry.departs(now);
+                entry.leaves(now);
             }
         }
     }

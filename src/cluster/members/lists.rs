@@ -11,9 +11,9 @@ use crate::cluster::same_node::{has_name, is_same_node, is_same_place};
 
 /// The result of applying a list of members.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::cluster) struct ListTaken {
+pub(in crate::cluster) struct ListApplied {
     /// Something has changed.
-    pub(in crate::cluster) is_news: bool,
+    pub(in crate::cluster) is_change: bool,
     /// The names of members for which there is no room.
     pub(in crate::cluster) left_out: Vec<String>,
 }
@@ -33,8 +33,8 @@ impl Members {
     /// A member with the same name is the same node, even at another address: it takes the new address, and keeps its
     /// number and its sessions. A discovered node that is no longer listed leaves once it no longer answers: the list
     /// may be stale, an answer is not.
-    pub(in crate::cluster) fn take_list(&mut self, members: Vec<Member>, busy: NodeSet, now: Moment) -> ListTaken {
-        let mut taken = ListTaken::default();
+    pub(in crate::cluster) fn apply_list(&mut self, members: Vec<Member>, busy: NodeSet, now: Moment) -> ListApplied {
+        let mut taken = ListApplied::default();
         for (_, entry) in self.present_mut().filter(|(_, entry)| !entry.is_static) {
             let listed = members.iter().find(|member| has_name(&entry.view, &member.name));
             let answers = matches!(entry.view.health, Health::Answering { .. });
@@ -42,19 +42,19 @@ impl Members {
                 Some(member) if !is_same_place(member, &entry.view.member) => {
                     let name = entry.view.member.name.clone();
                     entry.view.member = Arc::new(Member { name, ..member.clone() });
-                    entry.timetable.hurry(now);
-                    taken.is_news = true;
+                    entry.schedule.request(now);
+                    taken.is_change = true;
                 }
                 None if !answers => {
-                    entry.departs(now);
-                    taken.is_news = true;
+                    entry.leaves(now);
+                    taken.is_change = true;
                 }
                 Some(_) | None => {}
             }
         }
         for member in members {
             match self.admit(member, false, busy, now) {
-                Admitted::New => taken.is_news = true,
+                Admitted::New => taken.is_change = true,
                 Admitted::Known => {}
                 Admitted::NoRoom(member) => taken.left_out.push(member.name),
             }
@@ -93,7 +93,7 @@ impl Members {
         }
         if !discovers {
             let unnamed = self.present_mut().filter(|(_, entry)| !entry.is_static);
-            unnamed.for_each(|(_, entry)| entry.departs(now));
+            unnamed.for_each(|(_, entry)| entry.leaves(now));
         }
         let named_before = |entry: &&mut NodeState| !entry.is_static && !entry.view.member.is_discovered;
         for entry in self.present_mut().map(|(_, entry)| entry).filter(named_before) {
@@ -118,7 +118,7 @@ impl Members {
         entry.is_static = true;
         let moves = !is_same_place(&member, &entry.view.member);
         if moves {
-            entry.timetable.hurry(now);
+            entry.schedule.request(now);
         }
         entry.view.member = Arc::new(member);
         moves

@@ -1,7 +1,7 @@
 //! The cluster's members, and their numbers.
 //!
 //! Here: the members, past and present. `lists`: what changes with a list from discovery or from the operator.
-//! `duplicates`: members that are the same node, or not the node that was meant.
+//! `duplicates`: members that are the same node, and wrong addresses.
 
 mod duplicates;
 mod lists;
@@ -47,12 +47,12 @@ impl Members {
     /// Sets the administrative state of a node. True if that is new. A node that is ready again has just come back.
     pub(super) fn administer(&mut self, id: NodeId, state: AdminState, now: Moment) -> bool {
         let view = &mut self.entry_mut(id).view;
-        let is_news = view.admin != state;
-        if is_news && state == AdminState::Ready {
+        let is_change = view.admin != state;
+        if is_change && state == AdminState::Ready {
             view.serving_since = view.serving_since.map(|_| now);
         }
         view.admin = state;
-        is_news
+        is_change
     }
 
     /// Sets the weight of a node, or takes the configured one again. True if that is new.

@@ -19,37 +19,37 @@ fn present(members: &Members) -> Vec<&str> {
 #[test]
 fn static_members_stay_and_discovered_ones_come_and_go() {
     let mut members = members(&["a"]);
-    assert!(members.take_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(1)).is_news);
+    assert!(members.apply_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(1)).is_change);
     assert_eq!(present(&members), ["a", "b", "c"]);
-    assert!(members.take_list(vec![member("c")], NodeSet::default(), at_ms(2)).is_news);
+    assert!(members.apply_list(vec![member("c")], NodeSet::default(), at_ms(2)).is_change);
     assert_eq!(present(&members), ["a", "c"]);
     assert!(
-        members.take_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(3)).is_news,
+        members.apply_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(3)).is_change,
         "b comes back to its number"
     );
     assert_eq!(members.present().map(|(id, _)| id.index()).collect::<Vec<_>>(), [0, 1, 2]);
-    assert!(!members.take_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(4)).is_news);
+    assert!(!members.apply_list(vec![member("b"), member("c")], NodeSet::default(), at_ms(4)).is_change);
 }
 
 #[test]
-fn a_node_that_still_answers_is_not_let_go_for_a_stale_list() {
+fn a_node_that_still_answers_stays_although_a_stale_list_lacks_it() {
     let mut members = members(&[]);
-    members.take_list(vec![member("a"), member("b")], NodeSet::default(), at_ms(1));
+    members.apply_list(vec![member("a"), member("b")], NodeSet::default(), at_ms(1));
     members.entry_mut(NodeId::new(0)).view.health =
         Health::Answering { report: replica(1), asked_at: at_ms(2), since: at_ms(2), missed: 0 };
-    members.take_list(vec![member("b")], NodeSet::default(), at_ms(3));
+    members.apply_list(vec![member("b")], NodeSet::default(), at_ms(3));
     assert_eq!(present(&members), ["a", "b"]);
 }
 
 #[test]
 fn a_node_at_a_new_address_is_the_same_node() {
     let mut members = members(&[]);
-    members.take_list(vec![member("a")], NodeSet::default(), at_ms(1));
+    members.apply_list(vec![member("a")], NodeSet::default(), at_ms(1));
     let moved = Member { address: "elsewhere:5432".parse().expect("is one"), ..member("a") };
-    assert!(members.take_list(vec![moved.clone()], NodeSet::default(), at_ms(2)).is_news);
+    assert!(members.apply_list(vec![moved.clone()], NodeSet::default(), at_ms(2)).is_change);
     assert_eq!(members.present().map(|(id, _)| id.index()).collect::<Vec<_>>(), [0], "it keeps its sessions");
     assert_eq!(members.entry(NodeId::new(0)).view.member.address.host(), "elsewhere");
-    assert!(!members.take_list(vec![moved], NodeSet::default(), at_ms(3)).is_news);
+    assert!(!members.apply_list(vec![moved], NodeSet::default(), at_ms(3)).is_change);
 }
 
 #[test]
@@ -59,13 +59,13 @@ fn a_number_is_used_again_once_its_node_has_no_sessions_and_a_full_list_is_repor
     let mut busy = NodeSet::default();
     busy.insert(NodeId::new(0));
     for number in 0..NODES_MAX {
-        let taken = members.take_list(vec![member(&name(number))], busy, at_ms(number as u64));
-        assert!(taken.is_news && taken.left_out.is_empty(), "{number}");
+        let taken = members.apply_list(vec![member(&name(number))], busy, at_ms(number as u64));
+        assert!(taken.is_change && taken.left_out.is_empty(), "{number}");
     }
-    let soon = members.take_list(vec![member(&name(NODES_MAX))], busy, at_ms(1000));
+    let soon = members.apply_list(vec![member(&name(NODES_MAX))], busy, at_ms(1000));
     assert_eq!(soon.left_out, [name(NODES_MAX)], "a session may still be on its way to the first ones");
     let later = at_ms(1000) + NUMBER_KEPT_FOR;
-    assert!(members.take_list(vec![member(&name(NODES_MAX))], busy, later).left_out.is_empty());
+    assert!(members.apply_list(vec![member(&name(NODES_MAX))], busy, later).left_out.is_empty());
     let (id, _) = members.present().next().expect("it is there");
     assert_eq!(id.index(), 1, "the first one still has a session");
 }
@@ -73,7 +73,7 @@ fn a_number_is_used_again_once_its_node_has_no_sessions_and_a_full_list_is_repor
 #[test]
 fn one_server_under_two_names_is_one_node() {
     let mut members = members(&["pg1.example.org"]);
-    members.take_list(vec![member("10.0.0.1")], NodeSet::default(), at_ms(1));
+    members.apply_list(vec![member("10.0.0.1")], NodeSet::default(), at_ms(1));
     let mut stated = (*replica(1)).clone();
     stated.postmaster_start = Some("2026-11-25 19:00:00.123456+00:00".into());
     for id in [0, 1] {
@@ -86,7 +86,7 @@ fn one_server_under_two_names_is_one_node() {
 }
 
 #[test]
-fn nodes_whose_patronis_state_each_others_names_are_at_the_wrong_addresses() {
+fn nodes_whose_patronis_report_each_others_names_are_at_the_wrong_addresses() {
     let mut members = members(&["a", "b", "c"]);
     let mut states = |id: usize, name: &str| {
         let report = Arc::new(Report { name: Some(name.into()), ..(*replica(1)).clone() });
@@ -103,11 +103,11 @@ fn nodes_whose_patronis_state_each_others_names_are_at_the_wrong_addresses() {
 #[test]
 fn an_administrative_state_outlives_the_absence_of_its_node() {
     let mut members = members(&[]);
-    members.take_list(vec![member("a")], NodeSet::default(), at_ms(1));
+    members.apply_list(vec![member("a")], NodeSet::default(), at_ms(1));
     assert!(members.administer(NodeId::new(0), AdminState::Drain, at_ms(2)));
     assert!(!members.administer(NodeId::new(0), AdminState::Drain, at_ms(3)), "nothing is new");
-    members.take_list(Vec::new(), NodeSet::default(), at_ms(4));
-    members.take_list(vec![member("a")], NodeSet::default(), at_ms(5));
+    members.apply_list(Vec::new(), NodeSet::default(), at_ms(4));
+    members.apply_list(vec![member("a")], NodeSet::default(), at_ms(5));
     assert_eq!(members.entry(NodeId::new(0)).view.admin, AdminState::Drain);
 }
 
@@ -126,13 +126,16 @@ fn a_static_node_is_not_discovered_a_second_time() {
     let mut members = members(&["a"]);
     let same_name = Member { address: "10.0.0.1:5432".parse().expect("is one"), ..member("a") };
     let same_address = Member { name: "other".into(), ..member("a") };
-    assert!(!members.take_list(vec![same_name, same_address], NodeSet::default(), at_ms(1)).is_news);
+    assert!(!members.apply_list(vec![same_name, same_address], NodeSet::default(), at_ms(1)).is_change);
 }
 
 #[test]
 fn a_static_node_under_another_name_is_recognised_by_the_name_that_it_states() {
     let mut members = members(&["pg1.example.org"]);
-    assert!(members.take_list(vec![member("node1")], NodeSet::default(), at_ms(1)).is_news, "it has not answered yet");
+    assert!(
+        members.apply_list(vec![member("node1")], NodeSet::default(), at_ms(1)).is_change,
+        "it has not answered yet"
+    );
     let mut stated = (*replica(1)).clone();
     stated.name = Some("node1".into());
     members.entry_mut(NodeId::new(0)).view.health =
@@ -140,7 +143,7 @@ fn a_static_node_under_another_name_is_recognised_by_the_name_that_it_states() {
     members.remove_duplicates(at_ms(3));
     assert_eq!(present(&members), ["pg1.example.org"]);
     assert!(
-        !members.take_list(vec![member("node1")], NodeSet::default(), at_ms(3)).is_news,
+        !members.apply_list(vec![member("node1")], NodeSet::default(), at_ms(3)).is_change,
         "and is not taken in again"
     );
 }
@@ -184,10 +187,10 @@ fn a_node_that_is_not_named_any_more_stays_where_members_are_discovered() {
     let mut members = members(&["a", "b"]);
     names(&mut members, &[member("a")], true);
     assert_eq!(present(&members), ["a", "b"]);
-    members.take_list(vec![member("a")], NodeSet::default(), at_ms(200));
+    members.apply_list(vec![member("a")], NodeSet::default(), at_ms(200));
     assert_eq!(present(&members), ["a"], "discovery does not list it, and it does not answer");
     names(&mut members, &[member("a"), member("c")], true);
-    members.take_list(vec![member("a"), member("c"), member("d")], NodeSet::default(), at_ms(300));
+    members.apply_list(vec![member("a"), member("c"), member("d")], NodeSet::default(), at_ms(300));
     names(&mut members, &[member("d")], false);
     assert_eq!(present(&members), ["d"], "without discovery only the named ones stay");
 }

@@ -18,7 +18,7 @@ pub(super) enum Question {
 /// Whether the server is in recovery is asked once and first: it can end between two calls, but never begin, so what
 /// is asked of a primary does not fail for its having become a replica. `offset 0` keeps the planner from asking again.
 ///
-/// - The insertion's timeline, by the name of its WAL file, because `pg_control_checkpoint()` tells of a promotion only
+/// - The insertion's timeline, by the name of its WAL file, because `pg_control_checkpoint()` shows a promotion only
 ///   after the next checkpoint.
 /// - `cluster_name` is Patroni's scope: Patroni starts every PostgreSQL with it.
 const WHOLE: &str = "\

@@ -27,9 +27,9 @@ use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 /// it thaws, and one over TLS leaves a line in its log.
 const LOGIN_MAX: Duration = Duration::from_secs(60);
 
-/// How long a session that is given up waits for the answer to its last question before it is closed all the same. An
-/// answer that still comes is read, which is the tidier end; a server that wakes later finds Terminate in its queue.
-const FAREWELL_MAX: Duration = Duration::from_secs(1);
+/// How long a session that is no longer needed waits for the answer to its last query before it is closed anyway. A
+/// server that continues later finds Terminate in its queue.
+const LAST_ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// A kernel acknowledges at once, even for a frozen server: what stays unacknowledged for so long went to a dead host.
 const TCP: TcpOptions = TcpOptions {
@@ -133,7 +133,7 @@ async fn start(access: &Access, stream: Stream) -> Result<Session, LoginFailure>
     tokio::spawn(async move {
         let given_up = async {
             let _ = dropped.await; // never sent: it ends when the session is dropped
-            sleep(FAREWELL_MAX).await;
+            sleep(LAST_ANSWER_MAX).await;
         };
         tokio::select! {
             // what ends it reaches the client too, as the outcome of its next question

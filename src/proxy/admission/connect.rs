@@ -10,19 +10,19 @@ use crate::net::Stream;
 use crate::net::dial::{ConnectFailure, Destination, connect};
 use crate::tls::{NegotiationFailure, ServerTls, SslMode};
 
-/// Why there is no connection to a node as it is wanted.
+/// Why there is no connection to a node as the settings ask.
 #[derive(Debug)]
 pub enum ReachFailure {
     /// There is none at all.
     Connect(ConnectFailure),
     /// It could not be encrypted as the settings ask.
     Encryption(NegotiationFailure),
-    /// The node took it, and did not say in time whether it speaks TLS.
+    /// The node accepted it, and did not say in time whether it supports TLS.
     Silent,
 }
 
 impl ReachFailure {
-    /// Whether trying again may help: what settings or certificates forbid stays forbidden.
+    /// Whether trying again may help. It does not if settings or certificates are the reason.
     pub fn is_passing(&self) -> bool {
         match self {
             ReachFailure::Connect(_) | ReachFailure::Silent => true,
@@ -36,7 +36,7 @@ impl ReachFailure {
 impl std::error::Error for ReachFailure {}
 
 impl fmt::Display for ReachFailure {
-    /// Goes behind a node's name.
+    /// Follows a node's name.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReachFailure::Connect(failure) => write!(f, "{failure}"),
@@ -50,7 +50,7 @@ impl fmt::Display for ReachFailure {
 ///
 /// With `prefer`, a connection without TLS follows a handshake that fails, as in libpq.
 ///
-/// Cancel safe: dropped half-way, it leaves nothing behind but a line in PostgreSQL's log.
+/// Cancel safe: if it is dropped before its end, only a line in PostgreSQL's log remains.
 pub async fn reach(to: &Destination<'_>, tls: &ServerTls, patience: [Duration; 2]) -> Result<Stream, ReachFailure> {
     let socket = connect(to, Instant::now() + patience[0]).await.map_err(ReachFailure::Connect)?;
     match tls.mode() {

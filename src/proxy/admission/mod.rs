@@ -1,5 +1,5 @@
-//! From a client that wants a session to a session on a node: route, connect, log in; and again, or wait, while the
-//! client sees nothing but a pause.
+//! From a client that wants a session to a session on a node: route, connect, log in. If that fails, it is tried again or
+//! at another node, or the client waits: it notices nothing but a pause.
 
 pub mod connect;
 pub mod failure;
@@ -29,17 +29,17 @@ use crate::routing::{NoRoute, Situation, Target, route};
 /// How long a node may take for its first answer where another can be tried instead: PostgreSQL needs a few milliseconds.
 const ANSWER_TIMEOUT_WITH_ALTERNATIVES: Duration = Duration::from_secs(2);
 
-/// First wait before a node that has just failed is tried again, if nothing new is learnt meanwhile.
+/// First wait before a node that has just failed is tried again, if the topology does not change meanwhile.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 
 /// Longest such wait.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// A session that has its place.
+/// A session that has its node.
 pub struct Admitted {
     /// The node's connection.
     pub server: Stream,
-    /// Its place in the registry.
+    /// Its registration on the node.
     pub guard: SessionGuard,
     /// What the login left for the relay.
     pub ready: Ready,
@@ -47,9 +47,9 @@ pub struct Admitted {
 
 /// Why there will be no session.
 pub enum Refused {
-    /// The client is to be told in our words, where it can be.
+    /// The client gets pgvane's own error message, where it can get one.
     End(End),
-    /// The client is given the words of the last node that refused it.
+    /// The client gets the error message of the last node that refused it.
     ByServer(BytesMut, End),
     /// The client sent a cancel request after its request for encryption was refused.
     IsCancel(CancelRequest),
@@ -63,14 +63,14 @@ pub struct Admission<'a> {
     preamble: &'a [u8],
     started: Instant,
     /// The same on the clock of the checks.
-    came_at: Moment,
-    /// Nodes that have failed for this client since something was last learnt.
+    arrived_at: Moment,
+    /// Nodes that have failed for this client since the topology last changed.
     tried: Vec<NodeId>,
     retry_wait: Duration,
     /// When those that have failed, or were full, are tried again.
     retry_at: Option<Instant>,
     newest_failure: Option<NodeFailure>,
-    /// One of those that have failed may do better a moment later.
+    /// One of those that have failed may work a moment later.
     may_try_again: bool,
     held: Option<Held>,
 }
@@ -83,7 +83,7 @@ impl<'a> Admission<'a> {
             client,
             preamble,
             started: Instant::now(),
-            came_at: context.cluster.now(),
+            arrived_at: context.cluster.now(),
             tried: Vec::new(),
             retry_wait: RETRY_FIRST,
             retry_at: None,
@@ -148,8 +148,8 @@ impl<'a> Admission<'a> {
             turn: context.next_turn(),
             load,
             now: context.cluster.now(),
-            came_at: self.came_at,
-            attended_at: context.cluster.attended_at(),
+            arrived_at: self.arrived_at,
+            monitored_at: context.cluster.monitored_at(),
         };
         route(topology, &context.settings.rule, &situation)
     }
@@ -212,7 +212,7 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Leaves a node that cannot take the session.
+    /// Gives up a node that cannot take the session.
     fn leave(&mut self, node: NodeId, failure: NodeFailure) {
         let member = Arc::clone(&self.context.cluster.topology().node(node).member);
         let name = &member.name;
@@ -230,7 +230,7 @@ impl<'a> Admission<'a> {
         self.newest_failure = Some(NodeFailure { why: format!("{name} {}", failure.why), ..failure });
     }
 
-    /// Waits until something is learnt, or it is time to try again. The error is the end of all waiting.
+    /// Waits until the topology changes, or until it is time to try again. The error ends the waiting.
     async fn hold(&mut self, seen: u64, no_route: &NoRoute) -> Result<(), Refused> {
         let deadline = self.started + self.context.settings.hold_max;
         let is_hopeless = *no_route == NoRoute::AllTried && !self.may_try_again;
@@ -246,7 +246,7 @@ impl<'a> Admission<'a> {
             debug!(listener = %self.context.settings.name, reason = %no_route, "holding a connection");
             self.held = Some(held);
         }
-        // again each time: those held since the leader became doubtful were so before the loss was on record
+        // again each time: connections that are held since the leader became doubtful were held before the loss was recorded
         self.context.cluster.history().held(self.context.registry.held(self.context.index));
         let may_try_again = matches!(no_route, NoRoute::AllTried | NoRoute::AllFull);
         let tls_answer_due = self.tls_answer_due();
@@ -254,7 +254,7 @@ impl<'a> Admission<'a> {
         tokio::select! {
             () = self.context.cluster.newer_than(seen) => {
                 if self.context.cluster.topology().leader().is_none() {
-                    self.tried.clear(); // the next leader gets a try
+                    self.tried.clear(); // the next leader is tried
                 }
             }
             () = tokio::time::sleep_until(retry_at), if may_try_again => {
@@ -262,7 +262,7 @@ impl<'a> Admission<'a> {
                 self.retry_at = None;
                 self.retry_wait = (self.retry_wait * 2).min(RETRY_MAX);
             }
-            // one session ends, one connection is woken; those that it does not help look again at `retry_at`
+            // one session ends, and one connection is woken; if that does not help it, it tries again at `retry_at`
             () = self.context.cluster.sessions().session_ended(), if *no_route == NoRoute::AllFull => {}
             () = tokio::time::sleep_until(tls_answer_due.unwrap_or(deadline)), if tls_answer_due.is_some() => {}
             () = tokio::time::sleep_until(deadline) => {}
@@ -275,7 +275,7 @@ impl<'a> Admission<'a> {
         let failure = self.newest_failure.take();
         let end = End::no_node(no_route, failure.as_ref().map(|failure| failure.why.as_str()));
         match failure.and_then(|failure| failure.server_error) {
-            Some(words) if *no_route == NoRoute::AllTried => Refused::ByServer(words, end),
+            Some(message) if *no_route == NoRoute::AllTried => Refused::ByServer(message, end),
             _ => Refused::End(end),
         }
     }

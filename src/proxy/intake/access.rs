@@ -2,7 +2,7 @@
 
 use crate::config::Access;
 use crate::net::Peer;
-use crate::protocol::startup::{Replication, Who};
+use crate::protocol::startup::{Replication, StartupParameters};
 use crate::proxy::end::End;
 
 /// The entry in `databases` for physical replication, which uses no database; the same keyword as in `pg_hba.conf`.
@@ -20,7 +20,7 @@ impl Access {
     }
 
     /// Checks user and database against the allow-lists.
-    pub fn check_names(&self, who: &Who) -> Result<(), End> {
+    pub fn check_names(&self, who: &StartupParameters) -> Result<(), End> {
         let lists = |list: &[String], name: &str| list.iter().any(|listed| listed == name);
         if !self.users.is_empty() && !lists(&self.users, who.user()) {
             return Err(End::UserNotAllowed(who.user().to_owned()));
@@ -43,8 +43,8 @@ impl Access {
 mod tests {
     use super::*;
 
-    fn who(user: &str, database: &str) -> Who {
-        Who::new(user, database, "")
+    fn who(user: &str, database: &str) -> StartupParameters {
+        StartupParameters::new(user, database, "")
     }
 
     fn access(users: &[&str], databases: &[&str]) -> Access {

@@ -1,5 +1,5 @@
 //! The client's side of a connection before the relay: reads its first packets, negotiates TLS where that ends at pgvane,
-//! and tells the client why it gets no session.
+//! and sends the client the reason if it gets no session.
 
 use std::io;
 use std::mem;
@@ -14,7 +14,7 @@ use super::tls::{Encryption, Offer};
 use crate::config::Listener;
 use crate::net::{Peer, Socket, Stream};
 use crate::protocol::opening::{self, NotPostgres, Opening, Progress};
-use crate::protocol::startup::{Replication, Who};
+use crate::protocol::startup::{Replication, StartupParameters};
 use crate::protocol::{CancelKey, Fatal, application_name};
 use crate::proxy::end::End;
 use crate::tls::Acceptor;
@@ -51,14 +51,14 @@ pub struct CancelRequest {
 /// Why no request could be read.
 #[derive(Debug)]
 pub struct HandshakeError {
-    /// The client, if it can still be told.
+    /// The client, if it can still get an error message.
     pub client: Option<Box<Client>>,
     /// The reason.
     pub end: End,
 }
 
 impl From<End> for HandshakeError {
-    /// The client cannot be told.
+    /// The client gets no error message.
     fn from(end: End) -> HandshakeError {
         HandshakeError { client: None, end }
     }
@@ -69,25 +69,25 @@ impl From<End> for HandshakeError {
 pub struct Client {
     peer: Peer,
     stream: Stream,
-    /// Bytes received and not yet passed on; starts with the present packet.
+    /// Bytes received and not yet forwarded; starts with the present packet.
     inbox: BytesMut,
     opening: SessionOpening,
     opening_length: usize,
     /// The certificate that the client was shown, if TLS ends at pgvane.
     acceptor: Option<Arc<Acceptor>>,
-    /// The first proof that it was asked for.
-    asked: Option<Asked>,
+    /// The first authentication request that it was sent.
+    authentication: Option<Authentication>,
     /// It has been told that TLS begins, and no node has agreed to that yet.
     expects_tls: bool,
 }
 
-/// A node's first question for a proof, and the client's answer if it has given one. Another node that asks the same can be
-/// given the same answer.
+/// A node's first authentication request, and the client's answer if it has sent one. Another node that sends the same
+/// request can be sent the same answer.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct Authentication {
     /// The message as the client was sent it.
-    pub question: BytesMut,
-    /// The message that the client answered with.
+    pub request: BytesMut,
+    /// The client's answer.
     pub answer: Option<BytesMut>,
 }
 
@@ -97,7 +97,7 @@ pub enum SessionOpening {
     /// No packet has been read.
     Unread,
     /// A session.
-    Startup(Who),
+    Startup(StartupParameters),
     /// TLS (`SSLRequest`).
     Ssl,
     /// GSSAPI encryption (`GSSENCRequest`).
@@ -106,7 +106,7 @@ pub enum SessionOpening {
     DirectTls,
 }
 
-/// What a packet calls for where pgvane itself negotiates encryption.
+/// What follows a packet where pgvane itself negotiates encryption.
 enum Step {
     /// The client has asked for a session.
     Done,
@@ -146,7 +146,7 @@ impl Client {
             opening: SessionOpening::Unread,
             opening_length: 0,
             acceptor,
-            asked: None,
+            authentication: None,
             expects_tls: false,
         }
     }
@@ -187,7 +187,7 @@ impl Client {
                 Err(End::TlsFailed(io::Error::other("this listener has no TLS")))
             }
             (SessionOpening::Gss, _) | (SessionOpening::Ssl, Offer::Refuse) => Ok(Step::Refuse),
-            // somebody between client and pgvane could have added these bytes (CVE-2021-23214)
+            // an attacker between client and pgvane could have added these bytes (CVE-2021-23214)
             (SessionOpening::Ssl, Offer::Accept(_)) if self.inbox.len() > self.opening_length => {
                 Err(End::NotPostgres(NotPostgres::DataBeforeTls))
             }
@@ -220,14 +220,14 @@ impl Client {
     /// Checks the present packet's user and database against the listener's allow-lists, and adds the client's address to
     /// its `application_name` where the listener is configured so. To be called once for each packet that was read.
     pub fn check_access(&mut self, listener: &Listener) -> Result<(), End> {
-        let who = match &self.opening {
-            SessionOpening::Startup(who) => who,
+        let parameters = match &self.opening {
+            SessionOpening::Startup(parameters) => parameters,
             SessionOpening::DirectTls if listener.access.restricts_names() => return Err(End::NamesHidden),
             _ => return Ok(()),
         };
-        listener.access.check_names(who)?;
+        listener.access.check_names(parameters)?;
         // synchronous_standby_names lists replicas and subscribers by this name
-        let may_be_renamed = who.replication == Replication::None;
+        let may_be_renamed = parameters.replication == Replication::None;
         if listener.application_name_add_host
             && may_be_renamed
             && let Some(packet) = application_name::add_host(self.opening_packet(), &self.peer.to_string())
@@ -246,10 +246,10 @@ impl Client {
     }
 
     /// The user, database and application of the startup packet, where it was not encrypted. To be called once.
-    pub fn take_who(&mut self) -> Who {
+    pub fn take_parameters(&mut self) -> StartupParameters {
         match &mut self.opening {
-            SessionOpening::Startup(who) => mem::take(who),
-            _ => Who::default(),
+            SessionOpening::Startup(parameters) => mem::take(parameters),
+            _ => StartupParameters::default(),
         }
     }
 
@@ -261,20 +261,20 @@ impl Client {
         }
     }
 
-    /// What it was first asked for as a proof, if it was.
-    pub fn asked(&self) -> Option<&Asked> {
-        self.asked.as_ref()
+    /// The first authentication request that it was sent, if there was one.
+    pub fn authentication(&self) -> Option<&Authentication> {
+        self.authentication.as_ref()
     }
 
-    /// Notes what it is asked first.
-    pub fn ask(&mut self, question: &[u8]) {
-        self.asked = Some(Asked { question: BytesMut::from(question), answer: None });
+    /// Notes the first authentication request.
+    pub fn note_authentication_request(&mut self, request: &[u8]) {
+        self.authentication = Some(Authentication { request: BytesMut::from(request), answer: None });
     }
 
-    /// Notes its answer to that.
-    pub fn answers(&mut self, message: &[u8]) {
-        if let Some(asked) = &mut self.asked {
-            asked.answer.get_or_insert_with(|| BytesMut::from(message));
+    /// Notes its answer to the first authentication request.
+    pub fn note_authentication_answer(&mut self, message: &[u8]) {
+        if let Some(authentication) = &mut self.authentication {
+            authentication.answer.get_or_insert_with(|| BytesMut::from(message));
         }
     }
 
@@ -292,7 +292,7 @@ impl Client {
         (self.stream, self.inbox)
     }
 
-    /// Passes on the server's answer to the present request for encryption, and reads the next packet if it was refused.
+    /// Forwards the server's answer to the present request for encryption, and reads the next packet if it was refused.
     ///
     /// Returns the cancel request, if the next packet is one.
     pub async fn answer_negotiation(&mut self, answer: u8, patience: Duration) -> Result<Option<CancelRequest>, End> {
@@ -341,7 +341,7 @@ impl Client {
                         Opening::Cancel(key) => {
                             return Ok(Some(CancelRequest { key, packet: self.inbox[..length].to_vec() }));
                         }
-                        Opening::Startup(who) => SessionOpening::Startup(who),
+                        Opening::Startup(parameters) => SessionOpening::Startup(parameters),
                         Opening::Ssl => SessionOpening::Ssl,
                         Opening::Gss => SessionOpening::Gss,
                         Opening::DirectTls => SessionOpening::DirectTls,
@@ -364,10 +364,10 @@ impl Client {
         self.stream.closed().await;
     }
 
-    /// Tells the client why it gets no session. libpq shows an error only after it has sent its startup packet, so requests
+    /// Sends the client the reason why it gets no session. libpq shows an error only after it has sent its startup packet, so requests
     /// for encryption are answered with `N` first.
     ///
-    /// A client that uses direct TLS, or that has been told that TLS begins, cannot be told. Ends within a few seconds.
+    /// A client that uses direct TLS, or that has been told that TLS begins, gets no message. Ends within a few seconds.
     pub async fn refuse(mut self, fatal: &Fatal) {
         if self.expects_tls {
             return;
@@ -384,21 +384,21 @@ impl Client {
         }
         let is_none = self.opening_length == 0 && self.inbox.first() != Some(&0x16);
         if is_encrypted || is_none || matches!(self.opening, SessionOpening::Startup(_)) {
-            say_and_close(&mut self.stream, &fatal.encode()).await;
+            send_last_message(&mut self.stream, &fatal.encode()).await;
         }
     }
 }
 
 /// Sends a last message and waits a moment until the client has read it and closed: if pgvane closed a socket with unread
 /// bytes in it, the kernel would reset the connection and the message could be lost.
-pub async fn say_and_close(stream: &mut Stream, message: &[u8]) {
-    let said = async {
+pub async fn send_last_message(stream: &mut Stream, message: &[u8]) {
+    let sent = async {
         stream.write_all(message).await?;
         stream.shutdown().await?;
         let mut sink = [0; 256];
         while stream.read(&mut sink).await? > 0 {}
         io::Result::Ok(())
     };
-    // a client that closes first misses nothing
-    let _ = timeout(LAST_MESSAGE_MAX, said).await;
+    // a client that closes first does not need it
+    let _ = timeout(LAST_MESSAGE_MAX, sent).await;
 }

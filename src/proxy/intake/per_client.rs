@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_those_who_have_left() {
+    fn nothing_is_kept_of_clients_that_have_left() {
         let sessions = PerClient::default();
         for _ in 0..2 {
             assert!(sessions.enter(client(7), 2));

@@ -29,7 +29,7 @@ use crate::protocol::framing::Framing;
 use crate::protocol::message::TERMINATE;
 use crate::proxy::byte_counters::ByteCounters;
 
-/// How long a client may go on sending after its server has closed.
+/// How long a client may continue to send after its server has closed.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// If one side closes within this time after the other, it closed because of the other.
@@ -66,7 +66,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay between the two; `for_server` and `for_client` are bytes that were received and not yet sent on.
+    /// A relay between the two; `for_server` and `for_client` are bytes that were received and not yet forwarded.
     pub fn new(
         mode: RelayMode,
         client: Stream,
@@ -76,7 +76,7 @@ impl Relay {
         for_client: BytesMut,
     ) -> Relay {
         if let Some(framing) = &mut framing {
-            framing.ask(&for_server);
+            framing.client_sent(&for_server);
             framing.take_error(); // of the login; if the server closes after it, `last_error` still has it
         }
         Relay {
@@ -92,7 +92,7 @@ impl Relay {
     }
 
     /// Sets whether the relay ends as soon as no transaction is open and no request is running. Requests that the client
-    /// sends after that are not sent to the server, so that the client can be told that they were not executed.
+    /// sends after that are not sent to the server, so that the client's error message can say that they were not executed.
     ///
     /// A session that pipelines requests would never reach that state by itself: while it drains, the next request is
     /// sent only after the answer to the previous one. Sessions that are encrypted end to end are not affected.
@@ -128,7 +128,7 @@ impl Relay {
         }
     }
 
-    /// Whether, after the answers that were just sent on, a draining session can end or a held-back request can be sent.
+    /// Whether, after the answers that were just forwarded, a draining session can end or a held-back request can be sent.
     fn can_continue(&self) -> bool {
         let is_drained = self.is_draining && self.is_between_transactions();
         let may_send = self.up.holds_back() && !self.server_write_failed && !self.awaits_answer();
@@ -158,15 +158,15 @@ impl Relay {
             };
             // sent while no request was running, this is the message `Terminate` and not data that looks like it: the
             // server will close first, so the port in TIME_WAIT is the server's and not one of pgvane's
-            let is_terminate = framing.rests() && matches!(chunk, Chunk::Read(TERMINATE));
+            let is_terminate = framing.is_idle() && matches!(chunk, Chunk::Read(TERMINATE));
             let passed_on = match chunk {
-                Chunk::Read(read) if *is_draining => framing.ask_up_to_next(read),
+                Chunk::Read(read) if *is_draining => framing.client_sent_up_to_next_request(read),
                 Chunk::Read(read) => {
-                    framing.ask(read);
+                    framing.client_sent(read);
                     length
                 }
                 Chunk::Spliced(_) => {
-                    framing.ask_unseen(length);
+                    framing.client_sent_unread(length);
                     length
                 }
             };
@@ -184,7 +184,7 @@ impl Relay {
         }
         match up.poll(cx, client, server, see) {
             Poll::Ready(Err(PumpError::Read(error))) => return Some(Outcome::ClientFailed(error)),
-            // the kernel gave the connection up: the server has closed nothing
+            // the kernel has ended the connection: the server has not closed it
             Poll::Ready(Err(PumpError::Write(error))) if error.kind() == io::ErrorKind::TimedOut => {
                 return Some(Outcome::ServerFailed(error));
             }
@@ -206,8 +206,8 @@ impl Relay {
             bytes.add_to_client(chunk.length());
             if let Some(framing) = framing {
                 match chunk {
-                    Chunk::Read(bytes) => framing.follow(bytes),
-                    Chunk::Spliced(length) => framing.pass(length),
+                    Chunk::Read(bytes) => framing.server_sent(bytes),
+                    Chunk::Spliced(length) => framing.server_sent_unread(length),
                 }
                 if let Some(error) = framing.take_error() {
                     on_error(error);
@@ -220,7 +220,7 @@ impl Relay {
                 if let Some(framing) = framing
                     && down.is_empty()
                 {
-                    framing.comes_to_rest();
+                    framing.server_paused();
                 }
                 Poll::Pending
             }
@@ -247,13 +247,13 @@ impl Relay {
 
     /// Whether pgvane may send the client a message of its own now.
     pub fn can_send_own_message(&self) -> bool {
-        self.down.is_empty() && self.framing.as_ref().is_some_and(Framing::is_at_boundary)
+        self.down.is_empty() && self.framing.as_ref().is_some_and(Framing::is_server_at_boundary)
     }
 
     /// Sends `Terminate` to the server, without waiting: the session's locks and its connection slot there are free
     /// before the client has read why it ends.
     pub fn terminate_server(&mut self) {
-        if self.up.has_delivered() && self.framing.as_ref().is_some_and(Framing::may_be_asked) {
+        if self.up.has_delivered() && self.framing.as_ref().is_some_and(Framing::is_client_at_boundary) {
             self.server.write_last(TERMINATE);
         } else {
             // it may be closed already

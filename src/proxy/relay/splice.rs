@@ -16,7 +16,7 @@ const SMALL_CHUNKS: u8 = 4;
 pub(super) const SPLICE_LENGTH_MIN: usize = 16 * 1024;
 
 /// This many of the bytes that have arrived are always read and not spliced: when a stream pauses, pgvane has then seen
-/// its last messages. See [`crate::protocol::framing::Framing::comes_to_rest`].
+/// its last messages. See [`crate::protocol::framing::Framing::server_paused`].
 pub(super) const TAIL_LENGTH: usize = 64;
 
 /// A connection that may be a plaintext socket. Between two plaintext sockets the kernel can move the bytes.

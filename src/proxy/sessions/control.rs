@@ -73,7 +73,7 @@ pub struct SessionControl {
     /// The bytes that it had moved when it was last looked at, the lower half of the number.
     swept_bytes: AtomicU32,
     /// Its peers are to be asked whether they still acknowledge.
-    is_due_for_peering: AtomicBool,
+    is_due_for_peer_check: AtomicBool,
     /// A peer had not acknowledged everything when it was last asked.
     is_unconfirmed: AtomicBool,
     /// Wakes the session's task after a new order.
@@ -92,7 +92,7 @@ impl SessionControl {
             order: AtomicU8::new(0),
             shows_transactions: AtomicBool::new(false),
             swept_bytes: AtomicU32::new(0),
-            is_due_for_peering: AtomicBool::new(false),
+            is_due_for_peer_check: AtomicBool::new(false),
             is_unconfirmed: AtomicBool::new(false),
             waker: Mutex::new(None),
             bytes: ByteCounters::default(),
@@ -141,18 +141,18 @@ impl SessionControl {
         let moved = to_server.wrapping_add(to_client) as u32;
         let has_moved = self.swept_bytes.swap(moved, Relaxed) != moved;
         if has_moved || self.is_unconfirmed.load(Relaxed) {
-            self.is_due_for_peering.store(true, Relaxed);
+            self.is_due_for_peer_check.store(true, Relaxed);
             self.wake();
         }
     }
 
     /// Whether the session is to ask its peers now.
-    pub fn take_peering(&self) -> bool {
-        self.is_due_for_peering.load(Relaxed) && self.is_due_for_peering.swap(false, Relaxed)
+    pub fn take_peer_check(&self) -> bool {
+        self.is_due_for_peer_check.load(Relaxed) && self.is_due_for_peer_check.swap(false, Relaxed)
     }
 
     /// Notes whether both peers have acknowledged everything.
-    pub fn note_peering(&self, is_confirmed: bool) {
+    pub fn note_peers(&self, is_confirmed: bool) {
         self.is_unconfirmed.store(!is_confirmed, Relaxed);
     }
 

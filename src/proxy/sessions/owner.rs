@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::str;
 
 use crate::net::Peer;
-use crate::protocol::startup::{Who, cut_to_name_length};
+use crate::protocol::startup::{StartupParameters, cut_to_name_length};
 
 /// Separates the names. A name in a startup packet ends with a zero byte, so it contains none.
 const SEPARATOR: u8 = 0;
@@ -23,9 +23,10 @@ pub struct Owner(Box<[u8]>);
 
 impl Owner {
     /// The client at this address that gave these names.
-    pub fn new(client: Peer, who: &Who) -> Owner {
+    pub fn new(client: Peer, parameters: &StartupParameters) -> Owner {
         let [user, database, application_name] =
-            [who.user(), who.database(), who.application_name()].map(|name| cut_to_name_length(name).as_bytes());
+            [parameters.user(), parameters.database(), parameters.application_name()]
+                .map(|name| cut_to_name_length(name).as_bytes());
         let mut bytes = match client {
             Peer::Unix => vec![UNIX],
             Peer::Tcp { ip: IpAddr::V4(ip), port, .. } => [&[IPV4][..], &ip.octets(), &port.to_be_bytes()].concat(),
@@ -51,9 +52,9 @@ impl Owner {
     }
 
     /// The names, as the log has them.
-    pub fn who(&self) -> Who {
+    pub fn parameters(&self) -> StartupParameters {
         let [user, database, application_name] = self.names();
-        Who::new(user, database, application_name)
+        StartupParameters::new(user, database, application_name)
     }
 
     /// The address, and the bytes of the names. Never `None`: [`Owner::new`] wrote it.
@@ -92,14 +93,14 @@ mod tests {
 
     #[test]
     fn address_and_names_come_out_as_they_went_in() {
-        let who = Who::new("app", "", "psql");
+        let parameters = StartupParameters::new("app", "", "psql");
         let address = |text: &str| Peer::from(text.parse::<SocketAddr>().expect("an address"));
         for client in [Peer::Unix, address("192.0.2.7:12345"), address("[fe80::7%3]:12345")] {
-            let owner = Owner::new(client, &who);
+            let owner = Owner::new(client, &parameters);
             assert_eq!((owner.client(), owner.names()), (client, ["app", "", "psql"]));
-            assert_eq!(owner.who(), who);
+            assert_eq!(owner.parameters(), parameters);
             assert_eq!(owner.to_string(), format!("{client} user \"app\" database ? application \"psql\""));
         }
-        assert_eq!(Owner::new(Peer::Unix, &Who::default()).names(), ["", "", ""]);
+        assert_eq!(Owner::new(Peer::Unix, &StartupParameters::default()).names(), ["", "", ""]);
     }
 }

@@ -25,7 +25,7 @@ use crate::net::descriptors;
 use crate::probe::NodeSessions;
 use crate::protocol::CancelKey;
 use crate::proxy::intake::pending::PendingConnections;
-use crate::routing::{NodeLoad, Reaction, Reactions, Rule, why_misplaced};
+use crate::routing::{NodeLoad, Reaction, Reactions, Rule, why_on_wrong_node};
 
 /// Descriptors that sessions leave alone: 64 connections to the stats page, the checks, the pipes of 16 streams at rest, and
 /// what the process itself needs.
@@ -362,7 +362,7 @@ impl Registry {
 
 /// The order for a session of this rule that is on `node`; `None` if it can stay.
 pub fn order_for(rule: &Rule, reactions: &Reactions, topology: &Topology, node: NodeId) -> Option<SessionOrder> {
-    let cause = why_misplaced(rule, topology, node)?;
+    let cause = why_on_wrong_node(rule, topology, node)?;
     match reactions.to(cause) {
         Reaction::Keep => None,
         Reaction::Drain => Some(SessionOrder::Drain(cause)),

@@ -161,7 +161,7 @@ mod tests {
     use crate::routing::{Rule, Target};
 
     #[test]
-    fn current_sessions_come_back_to_zero_and_totals_stay() {
+    fn the_number_of_sessions_returns_to_zero_and_totals_stay() {
         let (counts, node) = (ServerCounts::default(), NodeId::new(1));
         let control = SessionControl::new(
             Origin::shared((ListenerIndex(0), "test"), ClusterIndex(0), Rule::new(Target::Any)),

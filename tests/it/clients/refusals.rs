@@ -56,7 +56,7 @@ const PROMOTED: Words = Words {
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_a_server_in_vain_reads_why_and_what_to_do() {
+async fn a_client_that_gets_no_server_gets_the_reason_and_a_hint() {
     let scratch = Scratch::new().expect("a directory");
     let nobody = || ports::free().expect("a port");
     let nodes = ["node1", "node2"].map(|name| Node::elsewhere(name, nobody(), nobody()));
@@ -84,7 +84,7 @@ async fn who_waits_for_a_server_in_vain_reads_why_and_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_finds_no_place_reads_which_limit_is_reached() {
+async fn a_client_that_gets_no_place_gets_the_limit_that_is_reached() {
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane.write_listener("sessions_max = 1")).await;
     let _first = Session::through(pgvane.write_addr).await;
@@ -96,7 +96,7 @@ async fn who_finds_no_place_reads_which_limit_is_reached() {
 /// The servers are real; what their Patronis say is made up, because a leader that really steps down tells its clients
 /// so itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_at_rest_on_a_node_that_loses_the_lead_reads_so_at_its_next_query() {
+async fn an_idle_session_on_a_node_that_loses_the_lead_gets_the_reason_at_its_next_query() {
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     let (leader, [replica, _]) = leader_and_replicas(&lab).await;
     let patronis = [FakePatroni::start("node1").await, FakePatroni::start("node2").await];
@@ -118,7 +118,7 @@ async fn a_session_at_rest_on_a_node_that_loses_the_lead_reads_so_at_its_next_qu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_at_rest_on_a_replica_that_is_promoted_reads_so_at_its_next_query() {
+async fn an_idle_reader_on_a_replica_that_is_promoted_gets_the_reason_at_its_next_query() {
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane.read_listener("fallback = \"none\"")).await;
     let visit = visit_to(pgvane.read_addr, lab.directory());

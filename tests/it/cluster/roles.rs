@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 /// patroni#2263, patroni#3474: the API falls silent for a while, and every session of a healthy server is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifteen_seconds_of_silence_of_the_leaders_api_cost_nobody_anything() {
+async fn fifteen_seconds_without_an_answer_of_the_leaders_api_affect_no_session() {
     let lab = sound_cluster().await;
     // the lock must outlast the silence, or Patroni itself would have the leader replaced
     lab.patronictl(&["edit-config", "--set", "ttl=60", "--force"]).await.expect("is set");
@@ -45,7 +45,7 @@ async fn fifteen_seconds_of_silence_of_the_leaders_api_cost_nobody_anything() {
 
 /// A postmaster that hangs accepts connections and answers none; its running sessions go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hung_postmaster_makes_newcomers_wait_and_leaves_running_sessions_alone() {
+async fn a_hung_postmaster_delays_new_sessions_and_does_not_affect_running_ones() {
     let lab = sound_cluster().await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane.hold_max("30s").write_listener("login_timeout = \"500ms\"")).await;
     let (leader, _) = leader_and_replicas(&lab).await;

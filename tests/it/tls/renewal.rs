@@ -17,7 +17,7 @@ const EXPIRY: &str = "pgvane_tls_certificate_expiry_timestamp_seconds{listener=\
 const FAILURES: &str = "pgvane_tls_reload_failures_total{listener=\"write\"}";
 
 #[tokio::test]
-async fn a_new_certificate_is_shown_to_new_clients_and_old_sessions_go_on() {
+async fn a_new_certificate_is_shown_to_new_clients_and_old_sessions_continue() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "")).await;
     let told = "certificate for clients loaded listener=write names=\"localhost\" expires=";
@@ -56,7 +56,7 @@ async fn is_read(pgvane: &Pgvane, files: &Certificates, name: &str) {
 }
 
 #[tokio::test]
-async fn a_broken_certificate_is_told_and_the_old_one_stays_in_use() {
+async fn a_broken_certificate_is_logged_and_the_old_one_stays_in_use() {
     let (cluster, files) = (FakeCluster::of(1).await, certificates());
     let pgvane = cluster.pgvane(|pgvane| terminating(pgvane, &files, "")).await;
     let before = metrics::value(&pgvane, EXPIRY).await;

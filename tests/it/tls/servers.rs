@@ -26,7 +26,7 @@ async fn seen_by_server(session: &mut Session) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_way_to_the_server_is_encrypted_and_verified_as_the_settings_say() {
+async fn the_connection_to_the_server_is_encrypted_and_verified_as_the_settings_say() {
     let files = certificates();
     files.stranger();
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
@@ -125,7 +125,7 @@ except psycopg.errors.QueryCanceled:
     print('cancelled')
 ";
 
-async fn psycopg_cancels_in_private(port: u16) {
+async fn psycopg_sends_encrypted_cancel_requests(port: u16) {
     let mut command = Command::new(programs::in_venv("python").expect("psycopg is installed"));
     let server = format!("host=127.0.0.1 port={port} user=app password=app dbname=app sslmode=require");
     command.args(["-c", CANCEL_IN_PRIVATE, &server]).env("PGCHANNELBINDING", "disable");
@@ -135,14 +135,14 @@ async fn psycopg_cancels_in_private(port: u16) {
 
 /// Those in clear, which psql's Ctrl-C sends in every version, are with the other clients' in `clients/cancelling.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancel_in_private_ends_its_query() {
+async fn an_encrypted_cancel_request_ends_its_query() {
     let files = certificates();
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     for server_tls in ["disable", "require"] {
         let line = format!("server_tls = \"{server_tls}\"");
         let required = |pgvane| terminating(pgvane, &files, ", sslmode = \"require\"").read_listener(&line);
         let pgvane = pgvane_before(&lab, required).await;
-        psycopg_cancels_in_private(pgvane.read_addr.port()).await;
+        psycopg_sends_encrypted_cancel_requests(pgvane.read_addr.port()).await;
         assert_eq!(handshakes(&pgvane).await, 2.0, "one for the session, one for the cancel");
         let delivered = "pgvane_cancels_total{listener=\"read\",outcome=\"delivered\"}";
         assert_eq!(metrics::value(&pgvane, delivered).await, 1.0);

@@ -3,7 +3,7 @@
 use super::{Following, Login, LoginOutcome};
 use crate::protocol::sasl;
 use crate::proxy::end::End;
-use crate::proxy::intake::handshake::Asked;
+use crate::proxy::intake::handshake::Authentication;
 
 /// What happens if a client chooses channel binding (SCRAM-SHA-256-PLUS), which binds its answer to the certificate that
 /// it has seen.
@@ -28,17 +28,17 @@ impl Login<'_> {
         length: usize,
     ) -> Result<usize, LoginOutcome> {
         let length = self.without_unusable_channel_binding(login, length);
-        let question = &login.received[login.examined..login.examined + length];
+        let request = &login.received[login.examined..login.examined + length];
         login.answer_due = None;
-        let Some(Asked { question: asked, answer }) = self.client.asked() else {
-            self.client.ask(question);
+        let Some(Authentication { request: asked, answer }) = self.client.authentication() else {
+            self.client.note_authentication_request(request);
             return Ok(length);
         };
         if login.is_bound_to_node || login.has_answered() {
             login.is_bound_to_node = true;
             return Ok(length);
         }
-        if asked[..] != *question || !sasl::fits_any_server(question) {
+        if asked[..] != *request || !sasl::fits_any_server(request) {
             let why =
                 "the server was lost during the login, and another server asks for another authentication".to_owned();
             return Err(LoginOutcome::End(End::LoginBroken(why)));

@@ -206,7 +206,7 @@ impl Login<'_> {
                 let why = format!("sent more than {STARTUP_RESPONSE_LENGTH_MAX} bytes before the session was ready");
                 return self.server_lost(&login, NodeFailure::new(why, None));
             }
-            if self.client.asked().is_some()
+            if self.client.authentication().is_some()
                 && let Err(error) = self.send_to_client(&mut login).await
             {
                 return LoginOutcome::End(End::ClientFailed(error));
@@ -238,7 +238,7 @@ impl Login<'_> {
                 None => std::future::pending().await,
             }
         };
-        let is_asked = self.client.asked().is_some();
+        let is_asked = self.client.authentication().is_some();
         let from_client = async {
             match is_asked {
                 true => Wakeup::Client(self.client.stream().read_buf(&mut login.for_server).await),
@@ -291,7 +291,7 @@ impl Login<'_> {
                     length
                 }
                 ServerMessage::AuthenticationOk => {
-                    login.is_bound_to_node |= self.client.asked().is_some();
+                    login.is_bound_to_node |= self.client.authentication().is_some();
                     length
                 }
                 ServerMessage::Other => length,
@@ -327,7 +327,7 @@ impl Login<'_> {
         }
         let message = login.for_server.split();
         if !login.has_answered() && !login.is_bound_to_node {
-            self.client.answers(&message);
+            self.client.note_authentication_answer(&message);
         }
         self.send_to_server(login, &message).await.err()
     }
@@ -337,7 +337,7 @@ impl Login<'_> {
             return Err(self.server_lost(login, NodeFailure::closed_early(&error)));
         }
         self.guard.control().bytes().add_to_server(message.len());
-        login.framing.ask(message); // a client may have sent a query already
+        login.framing.client_sent(message); // a client may have sent a query already
         login.answers_sent += 1;
         login.answer_due = Some(Instant::now() + self.answer_timeout.max(AUTHENTICATION_TIMEOUT));
         Ok(())
@@ -381,7 +381,7 @@ impl Login<'_> {
         if error.is_shutting_down() {
             return !login.is_bound_to_node;
         }
-        error.sqlstate == *b"53300" && self.listener.rule.has_alternatives() && self.client.asked().is_none()
+        error.sqlstate == *b"53300" && self.listener.rule.has_alternatives() && self.client.authentication().is_none()
     }
 }
 
@@ -408,6 +408,6 @@ fn unreadable(received: BytesMut) -> LoginOutcome {
 
 /// The login has ended within `received`, which starts with a message; what follows belongs to the session.
 fn ready(mut framing: Framing, received: BytesMut) -> LoginOutcome {
-    framing.follow(&received);
+    framing.server_sent(&received);
     LoginOutcome::Ready(Ready { framing: Some(framing), for_client: received })
 }

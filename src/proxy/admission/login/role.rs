@@ -35,7 +35,7 @@ impl Login<'_> {
             self.cluster.suspect(node, Suspicion::HotStandby);
             return None;
         }
-        let settled = self.cluster.settle_login_hint(node, port, in_recovery);
+        let settled = self.cluster.check_login_hint(node, port, in_recovery);
         let (hinted_at, topology) = tokio::time::timeout(self.listener.login_timeout, settled).await.ok()?;
         let view = topology.node(node);
         let is_answered = view.health.answer_asked_at().is_some_and(|asked_at| asked_at >= hinted_at);
@@ -48,7 +48,7 @@ impl Login<'_> {
 
     /// The node does not have the role that the client needs.
     pub(super) async fn wrong_role(&mut self, login: &mut Following, cause: Cause) -> LoginOutcome {
-        if self.client.asked().is_none() {
+        if self.client.authentication().is_none() {
             return NodeFailure::new(format!("reported at login that {}", cause.reason()), None).into();
         }
         // the client gets the rest of its authentication, and then the reason

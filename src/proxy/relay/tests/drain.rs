@@ -9,7 +9,7 @@ async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
     let [client, server] = ways.map(connected);
     let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
     let mut framing = Framing::default();
-    framing.follow(&message(b'Z', b"I"));
+    framing.server_sent(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
     let relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
     (client, server, relay)
@@ -24,7 +24,7 @@ async fn a_session_that_drains_before_its_client_has_the_startup_response_ends_o
         [connected(Way::Tcp).await, connected(Way::Tcp).await];
     let ready = message(b'Z', b"I");
     let mut framing = Framing::default();
-    framing.follow(&ready);
+    framing.server_sent(&ready);
     let for_client = BytesMut::from(&*ready);
     let mode = RelayMode::Auto;
     let mut relay = Relay::new(mode, client_inside, server_inside, Some(framing), BytesMut::new(), for_client);
@@ -79,7 +79,7 @@ async fn a_request_that_comes_between_transactions_is_not_sent_on() {
 }
 
 #[tokio::test]
-async fn a_withdrawn_drain_sends_on_what_it_held_back() {
+async fn a_withdrawn_drain_forwards_what_was_held_back() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(&origin(), NodeId::new(0));
     let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;

@@ -46,7 +46,7 @@ async fn bytes_that_rustls_buffers_are_sent_on() {
 
 /// With a slow client, bytes wait in the relay and in rustls, and the server is slowed down.
 #[tokio::test]
-async fn a_slow_encrypted_client_gets_everything_and_costs_no_polls() {
+async fn a_slow_encrypted_client_gets_everything_and_is_not_polled_while_it_waits() {
     let ((mut client, client_inside), (server_inside, mut server)) =
         tokio::join!(connected(Way::Tls), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));

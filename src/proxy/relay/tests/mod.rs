@@ -353,13 +353,13 @@ async fn after_a_stream_the_session_is_idle_owns_nothing_and_can_be_drained() {
 }
 
 #[tokio::test]
-async fn a_farewell_leaves_the_close_to_the_server() {
+async fn after_terminate_the_server_closes_the_connection() {
     let ((mut client, client_inside), (mut server, server_inside)) =
         tokio::join!(connected(Way::Tcp), connected(Way::Tcp));
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
     let guard = registry.guard(&origin(), NodeId::new(0));
     let mut framing = Framing::default();
-    framing.follow(&message(b'Z', b"I"));
+    framing.server_sent(&message(b'Z', b"I"));
     let nothing = BytesMut::new;
     let mut relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
     client.write_all(TERMINATE).await.expect("goes");
