@@ -1,5 +1,7 @@
 //! `pgvane reload`: has a running pgvane read its configuration file again.
 
+use std::io::{self, Write};
+
 use clap::Args;
 
 use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
@@ -12,12 +14,19 @@ pub(super) struct ReloadArgs {
     admin_url: AdminUrl,
     #[command(flatten)]
     identity: Identity,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// Reloads, and prints what has changed. Errors: the file was not accepted, and why.
 pub(super) async fn reload(args: &ReloadArgs) -> Result<(), CliError> {
     let api = AdminApi::at(&args.admin_url, Some(&args.identity))?.for_changes()?;
     let text = api.post(&["api", "reload"], None, "").await?;
+    if args.json {
+        let _ = io::stdout().write_all(text.as_bytes()); // the reader may close the pipe early, as `head` does
+        return Ok(());
+    }
     let reload: Reload = serde_json::from_str(&text).map_err(|error| CliError::Unreadable(error.to_string()))?;
     reload.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if reload.changes.is_empty() && reload.needs_restart.is_empty() {

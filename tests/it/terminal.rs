@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::command_line::{FAILURE, OK, USAGE, pgvane};
 use crate::fake::FakeCluster;
+use crate::operators::Operator;
 use crate::wire::{SOON, Session};
 
 // ---- top ------------------------------------------------------------------------------------------------------------
@@ -51,6 +52,25 @@ fn top_without_a_terminal_says_what_to_use_instead() {
     let answer = pgvane(&["top"]);
     answer.ended_with(USAGE);
     assert!(answer.err.contains("not a terminal") && answer.err.contains("pgvane status"), "{}", answer.err);
+}
+
+// ---- reload ---------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn reload_prints_json_of_what_has_changed() {
+    let cluster = FakeCluster::of(1).await;
+    let users = Operator::line(cluster.directory());
+    let running = cluster.pgvane(|pgvane| pgvane.admin(&users)).await;
+    let operator = Operator::at(&running, cluster.directory());
+    let text = fs::read_to_string(running.config_path()).expect("is there");
+    let changed = text.replacen("target = \"leader\"", "target = \"leader\"\nhold_max = \"7s\"", 1);
+    assert_ne!(changed, text);
+    fs::write(running.config_path(), changed).expect("is writable");
+    let answer = operator.says(&["reload", "--json"]).await;
+    answer.ended_with(OK);
+    let reload: Value = serde_json::from_str(&answer.out).unwrap_or_else(|error| panic!("{error}: {}", answer.out));
+    let change = reload["changes"][0].as_str().unwrap_or_default();
+    assert!(change.contains("hold_max"), "{reload:#}");
 }
 
 // ---- completions and the manual page --------------------------------------------------------------------------------
