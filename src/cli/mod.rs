@@ -92,7 +92,7 @@ enum Command {
     /// Print a script that makes a shell complete the commands and options of pgvane
     ///
     /// bash: pgvane completions bash > /etc/bash_completion.d/pgvane
-    /// zsh: pgvane completions zsh > "${fpath[1]}/_pgvane"
+    /// zsh: pgvane completions zsh > /usr/local/share/zsh/site-functions/_pgvane
     /// fish: pgvane completions fish > ~/.config/fish/completions/pgvane.fish
     #[command(verbatim_doc_comment)]
     Completions {

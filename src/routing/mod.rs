@@ -1,7 +1,7 @@
 //! Where a new session goes: a pure function of the topology, the listener's rule and the load.
 //!
 //! In reading order: a listener's [`Rule`]; whether a node is eligible (`eligibility`); the eligible nodes, best first
-//! (`pools`); the choice among equals ([`Balance`]); [`route`], which uses all of these; what operators have to know of
+//! (`pools`); the choice among equals ([`Balance`]); [`route()`], which uses all of these; what operators have to know of
 //! the result ([`Coverage`], [`ServerState`]); and when running sessions are moved ([`Rebalance`]).
 
 mod balance;
