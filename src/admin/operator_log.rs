@@ -1,4 +1,4 @@
-//! What operators have changed, by whom and when: for the stats page and the API. The log has the same as lines.
+//! What operators have changed, when and under which name: for the stats page and the API. The log has the same as lines.
 
 use std::collections::{BTreeMap, VecDeque};
 

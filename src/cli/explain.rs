@@ -6,7 +6,7 @@ use crate::config::{Config, Listener, size_text};
 use crate::routing::{Balance, Cause, Reaction, Rule, Target};
 use crate::tls::ClientTls;
 
-/// What a listener does: to whom it gives sessions, where, how long clients wait, and what ends a session.
+/// What a listener does: which node it gives sessions to, where, how long clients wait, and what ends a session.
 pub(super) fn sentence(config: &Config, listener: &Listener) -> String {
     let cluster = &config.clusters[listener.cluster.0].name;
     let parts = [

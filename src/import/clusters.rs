@@ -198,7 +198,7 @@ fn rest_tls(server: &Server, bases: &Bases, ledger: &mut Ledger) -> RestTls {
     if verifies_nothing {
         ledger.note(
             line,
-            "WARNING: verify none: whoever answers at the REST API's address is believed, and can say which node takes the \
+            "WARNING: verify none: anybody who answers at the REST API's address is believed, and can say which node takes the \
              writes. The result says verify = \"none\" too. Better, in [cluster.patroni_tls]: ca_file = \
              \"/etc/pgvane/patroni-ca.pem\" and verify = \"full\"",
         );

@@ -126,7 +126,7 @@ fn cluster(cluster: &Cluster, out: &mut Out) {
         out.table("[cluster.patroni_tls]");
         if tls.verifies_nothing {
             out.comment(
-                "WARNING: whoever answers at the address of a REST API is believed, and can say which node takes the",
+                "WARNING: anybody who answers at the address of a REST API is believed, and can say which node takes the",
             );
             out.comment("writes. With these two lines in place of the one below, certificates are verified:");
             out.comment("ca_file = \"/etc/pgvane/patroni-ca.pem\"");

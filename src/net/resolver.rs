@@ -3,7 +3,7 @@
 //! - A name is looked up again when its last answer is older than a second: a changed address is used within about that
 //!   time. There is one lookup of a name at a time, however many callers there are, because each lookup occupies a
 //!   thread until it ends.
-//! - While the resolver fails, the addresses of its last answer are used, without a limit. Whoever asks waits half a
+//! - While the resolver fails, the addresses of its last answer are used, without a limit. A caller waits half a
 //!   second for a new answer; once the resolver is known to be slow, 50 ms. A late answer is used from then on.
 //! - If the resolver answers that the name does not exist, its last addresses are used for another 30 seconds, as with
 //!   HAProxy's `hold nx`: a name may be missing for a moment while its record is replaced.

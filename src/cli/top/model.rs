@@ -95,7 +95,7 @@ impl Model {
     /// Takes a new state.
     pub(super) fn take(&mut self, status: Status, sessions: Sessions, at: Instant) {
         let seconds = self.taken_at.map_or(0.0, |before| (at - before).as_secs_f64());
-        // after a restart the counts begin anew, and there is no rate
+        // after a restart the counts begin again at zero, and there is no rate
         let is_comparable = seconds > 0.0 && status.uptime_seconds >= self.status.uptime_seconds;
         let before = &self.status.listeners;
         let rates = status.listeners.iter().filter(|_| is_comparable).filter_map(|listener| {
