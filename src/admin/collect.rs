@@ -169,6 +169,7 @@ pub(super) fn session(cluster: Option<(&ClusterHandle, &Topology)>, info: &Sessi
         info.owner.as_ref().map(Owner::names).unwrap_or_default().map(str::to_owned);
     let [bytes_to_server, bytes_to_client] = info.bytes;
     Session {
+        id: info.id,
         listener: info.origin.listener_name.clone(),
         client,
         user,

@@ -17,6 +17,7 @@ use super::frame::Frame;
 use super::query::Query;
 use super::refusal::{ALLOW_LEADER, Refusal};
 use super::rows::badge;
+use super::session_order::SessionOrder;
 use super::sessions::{Field, Sessions, Wanted};
 use super::status::{Node, SetBy, Status};
 use super::users::Users;
@@ -178,7 +179,7 @@ pub(super) async fn close_page(State(context): State<Arc<AdminContext>>, RawQuer
     if let Err(refusal) = wanted.check_for_close(&context) {
         return refusal.into_response();
     }
-    let Sessions { total, sessions } = wanted.finder(&context).list(SHOWN);
+    let Sessions { total, sessions } = wanted.finder(&context).list(SessionOrder::default(), SHOWN);
     html(&ClosePage {
         frame: Frame::of("close"),
         which: wanted.to_string(),

@@ -22,6 +22,7 @@ mod scrape;
 mod served;
 mod server;
 pub mod servers;
+pub mod session_order;
 pub mod sessions;
 mod stats;
 pub mod status;

@@ -3,6 +3,7 @@
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::session_order::SessionOrder;
 use super::users::Denied;
 use crate::cluster::AdminState;
 use crate::cluster::node::WEIGHT_MAX;
@@ -21,7 +22,11 @@ pub(super) enum Refusal {
     UnknownCluster(String),
     UnknownNode(String),
     UnknownListener(String),
+    /// No session has this number: it has ended, or there was none.
+    UnknownSession(String),
     UnknownState(String),
+    /// There is no such order of sessions.
+    UnknownOrder(String),
     InvalidWeight(String),
     /// The request does not say which sessions it means.
     AllSessions,
@@ -35,8 +40,13 @@ impl Refusal {
         match self {
             Refusal::CrossSite | Refusal::Denied(Denied::NoUsers) => StatusCode::FORBIDDEN,
             Refusal::Denied(Denied::NoCredentials | Denied::WrongCredentials(_)) => StatusCode::UNAUTHORIZED,
-            Refusal::UnknownCluster(_) | Refusal::UnknownNode(_) | Refusal::UnknownListener(_) => StatusCode::NOT_FOUND,
-            Refusal::UnknownState(_) | Refusal::InvalidWeight(_) | Refusal::AllSessions => StatusCode::BAD_REQUEST,
+            Refusal::UnknownCluster(_)
+            | Refusal::UnknownNode(_)
+            | Refusal::UnknownListener(_)
+            | Refusal::UnknownSession(_) => StatusCode::NOT_FOUND,
+            Refusal::UnknownState(_) | Refusal::UnknownOrder(_) | Refusal::InvalidWeight(_) | Refusal::AllSessions => {
+                StatusCode::BAD_REQUEST
+            }
             Refusal::IsLeader(_) => StatusCode::CONFLICT,
             Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -53,17 +63,22 @@ impl Refusal {
             Refusal::UnknownCluster(name) => format!("unknown cluster \"{name}\""),
             Refusal::UnknownNode(name) => format!("this cluster has no node \"{name}\""),
             Refusal::UnknownListener(name) => format!("unknown listener \"{name}\""),
+            Refusal::UnknownSession(id) => format!("no session has the number {id}: it may have ended"),
             Refusal::UnknownState(given) => {
                 let [ready, drain, maint] = AdminState::ALL.map(AdminState::label);
                 format!("unknown state \"{given}\": expected {ready}, {drain} or {maint}")
+            }
+            Refusal::UnknownOrder(given) => {
+                let known: Vec<&str> = SessionOrder::labels().collect();
+                format!("unknown order \"{given}\": expected one of {}", known.join(", "))
             }
             Refusal::InvalidWeight(given) => format!(
                 "\"{given}\" is not a weight: expected 1 to {WEIGHT_MAX}, or {CONFIGURED}; to send a node no sessions, \
                  drain it"
             ),
             Refusal::AllSessions => {
-                "say which sessions: node, user, database, application, client or listener; a cluster or a state alone \
-                 is not enough"
+                "say which sessions: session, node, user, database, application, client or listener; a cluster or a \
+                 state alone is not enough"
                     .to_owned()
             }
             Refusal::IsLeader(name) => {

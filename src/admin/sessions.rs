@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{RawQuery, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ use super::context::AdminContext;
 use super::frame::Frame;
 use super::query::Query;
 use super::refusal::Refusal;
+use super::session_order::SessionOrder;
 use super::status::Session;
 use super::words::{seconds, sessions as count_of};
 use crate::cluster::Topology;
@@ -32,7 +33,7 @@ const LISTED: usize = 100;
 pub(super) const LISTED_MAX: usize = 5000;
 
 /// The fields by which sessions are found: names in query strings, and labels on the page.
-const FIELDS: [(&str, &str); 8] = [
+const FIELDS: [(&str, &str); 9] = [
     ("client", "client (address or network)"),
     ("user", "user"),
     ("database", "database"),
@@ -41,10 +42,11 @@ const FIELDS: [(&str, &str); 8] = [
     ("state", "state"),
     ("listener", "listener"),
     ("cluster", "cluster"),
+    ("session", "session (number)"),
 ];
 
 /// The fields of which one is needed to close sessions.
-const CLOSE_FIELDS: [&str; 6] = ["client", "user", "database", "application", "node", "listener"];
+const CLOSE_FIELDS: [&str; 7] = ["client", "user", "database", "application", "node", "listener", "session"];
 
 /// Which sessions are wanted: those that match every field that is given.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +100,9 @@ impl Wanted {
         if let Some(name) = self.get("listener").filter(|name| !has_listener(context, name)) {
             return Err(Refusal::UnknownListener(name.to_owned()));
         }
+        if let Some(id) = self.get("session").filter(|id| !has_session(context, id)) {
+            return Err(Refusal::UnknownSession(id.to_owned()));
+        }
         let has = |name: &str| {
             context.clusters.iter().any(|cluster| {
                 self.get("cluster").is_none_or(|wanted| cluster.name() == wanted)
@@ -148,6 +153,7 @@ impl Finder<'_> {
             && is("node", cluster.map_or("", |(_, topology)| &topology.node(info.node).member.name))
             && is("cluster", cluster.map_or("", |(view, _)| view.name()))
             && is("listener", &info.origin.listener_name)
+            && self.wanted.get("session").is_none_or(|wanted| wanted.parse() == Ok(info.id))
             && self
                 .wanted
                 .get("client")
@@ -160,10 +166,15 @@ impl Finder<'_> {
         Some((&self.context.clusters[at], &self.topologies[at]))
     }
 
-    /// The oldest of them, at most `max`, and the number of all.
-    pub(super) fn list(&self, max: usize) -> Sessions {
-        let (listed, total) = self.context.registry.list(max, |info| self.matches(info));
-        Sessions { total, sessions: listed.iter().map(|info| session(self.cluster_of(info), info)).collect() }
+    /// The first of them in this order, at most `max`, and the number of all.
+    pub(super) fn list(&self, order: SessionOrder, max: usize) -> Sessions {
+        // the registry has them by age, so that no others are needed for the oldest
+        let read_max = if order == SessionOrder::Age { max } else { usize::MAX };
+        let (listed, total) = self.context.registry.list(read_max, |info| self.matches(info));
+        let mut sessions: Vec<Session> = listed.iter().map(|info| session(self.cluster_of(info), info)).collect();
+        order.sort(&mut sessions);
+        sessions.truncate(max);
+        Sessions { total, sessions }
     }
 }
 
@@ -171,6 +182,11 @@ impl Finder<'_> {
 fn has_listener(context: &AdminContext, name: &str) -> bool {
     context.config.listeners.iter().any(|listener| listener.name == name)
         || context.registry.list(0, |info| info.origin.listener_name == name).1 > 0
+}
+
+/// Whether a session with this number runs.
+fn has_session(context: &AdminContext, id: &str) -> bool {
+    id.parse::<u64>().is_ok_and(|id| context.registry.list(0, |info| info.id == id).1 > 0)
 }
 
 /// Whether the client is the wanted one: an address, an address with its port, a network, or `unix`.
@@ -190,14 +206,23 @@ fn is_client(client: Peer, wanted: &str) -> bool {
 pub struct Sessions {
     /// The number of the sessions that match.
     pub total: usize,
-    /// The oldest of them.
+    /// The first of them: the oldest, if no other order was asked for.
     pub sessions: Vec<Session>,
 }
 
 /// `GET /api/sessions`.
 pub(super) async fn as_json(State(context): State<Arc<AdminContext>>, RawQuery(query): RawQuery) -> Response {
     let query = Query::read(query.as_deref().unwrap_or_default());
-    json(&Wanted::of(&query).finder(&context).list(listed(&query)))
+    match order(&query) {
+        Ok(order) => json(&Wanted::of(&query).finder(&context).list(order, listed(&query))),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The order that the query asks for. Errors: there is no such order.
+fn order(query: &Query) -> Result<SessionOrder, Refusal> {
+    let Some(given) = query.get("sort") else { return Ok(SessionOrder::default()) };
+    given.parse().map_err(|_| Refusal::UnknownOrder(given.to_owned()))
 }
 
 fn listed(query: &Query) -> usize {
@@ -212,6 +237,10 @@ struct Page {
     fields: Vec<Field>,
     max: usize,
     listed_max: usize,
+    /// The orders in which they can be shown, and whether they are.
+    orders: Vec<(&'static str, bool)>,
+    /// The order in which they are shown.
+    order: &'static str,
     /// The number of sessions in words.
     count: String,
     others: usize,
@@ -221,6 +250,9 @@ struct Page {
 }
 
 struct Row {
+    id: u64,
+    /// Where this session alone can be closed.
+    close_link: Option<String>,
     client: String,
     user: String,
     database: String,
@@ -240,23 +272,32 @@ struct Row {
 pub(super) async fn as_page(State(context): State<Arc<AdminContext>>, RawQuery(query): RawQuery) -> Response {
     let query = Query::read(query.as_deref().unwrap_or_default());
     let (wanted, max) = (Wanted::of(&query), listed(&query));
-    let Sessions { total, sessions } = wanted.finder(&context).list(max);
+    let order = match order(&query) {
+        Ok(order) => order,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let Sessions { total, sessions } = wanted.finder(&context).list(order, max);
     let can_close = context.has_actions() && wanted.can_be_closed() && total > 0;
     html(&Page {
         frame: Frame::of("sessions"),
         fields: wanted.fields(),
         max,
         listed_max: LISTED_MAX,
+        orders: SessionOrder::labels().map(|name| (name, name == order.label())).collect(),
+        order: order.label(),
         count: count_of(total),
         others: total - sessions.len(),
-        sessions: sessions.into_iter().map(row).collect(),
+        sessions: sessions.into_iter().map(|session| row(session, context.has_actions())).collect(),
         close_link: can_close.then(|| wanted.link("/stats/close")),
     })
 }
 
-fn row(session: Session) -> Row {
+fn row(session: Session, can_close: bool) -> Row {
     let or_unknown = |name: String| if name.is_empty() { "?".to_owned() } else { name };
+    let id = session.id.to_string();
     Row {
+        id: session.id,
+        close_link: can_close.then(|| Query::of([("session", id.as_str())]).link("/stats/close")),
         client: or_unknown(session.client),
         user: or_unknown(session.user),
         database: or_unknown(session.database),

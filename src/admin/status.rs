@@ -291,6 +291,8 @@ pub const LEFT_MAX: usize = 20;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Session {
+    /// Its number, by which it can be closed: of this session only, as long as pgvane runs.
+    pub id: u64,
     /// The listener.
     pub listener: String,
     /// The cluster.
@@ -316,15 +318,15 @@ pub struct Session {
 }
 
 impl fmt::Display for Session {
-    /// StartupParameters it is, in one line.
+    /// Whose it is, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_unknown = |name: &str| if name.is_empty() { "?".to_owned() } else { format!("{name:?}") };
         let [user, database, application] =
             [&self.user, &self.database, &self.application_name].map(|of| or_unknown(of));
         write!(
             f,
-            "{} user {user} database {database} application {application} for {} s ({}, {})",
-            self.client, self.seconds, self.listener, self.state
+            "{} user {user} database {database} application {application} for {} s ({}, {}, session {})",
+            self.client, self.seconds, self.listener, self.state, self.id
         )
     }
 }

@@ -3,15 +3,20 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
 use super::status::aligned;
+use crate::admin::session_order::SessionOrder;
 use crate::admin::sessions::Sessions;
 use crate::config::size_text;
 
 /// Which sessions: those that match every option that is given.
 #[derive(Debug, Args)]
 pub(super) struct SessionFilter {
+    /// The session with this number, as `pgvane sessions` and the stats page show it
+    #[arg(long, value_name = "NUMBER")]
+    session: Option<u64>,
     /// Sessions on this node
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -33,6 +38,9 @@ pub(super) struct SessionFilter {
     /// Sessions of this cluster
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+    /// Sessions in this state: login, open or draining
+    #[arg(long, value_parser = ["login", "open", "draining"])]
+    state: Option<String>,
 }
 
 /// The arguments of `pgvane sessions`.
@@ -40,7 +48,10 @@ pub(super) struct SessionFilter {
 pub(super) struct ListArgs {
     #[command(flatten)]
     filter: SessionFilter,
-    /// List at most this number; the oldest sessions come first
+    /// What to sort by: the oldest sessions, or those with most bytes, come first
+    #[arg(long, value_name = "FIELD", default_value = "age", value_parser = PossibleValuesParser::new(SessionOrder::labels()))]
+    sort: String,
+    /// List at most this number, the first in the order of --sort
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     max: usize,
     /// Print JSON
@@ -68,7 +79,9 @@ pub(super) struct CloseArgs {
 
 impl SessionFilter {
     fn query(&self) -> form_urlencoded::Serializer<'static, String> {
+        let session = self.session.map(|id| id.to_string());
         let fields = [
+            ("session", &session),
             ("node", &self.node),
             ("user", &self.db_user),
             ("database", &self.database),
@@ -76,6 +89,7 @@ impl SessionFilter {
             ("client", &self.client),
             ("listener", &self.listener),
             ("cluster", &self.cluster),
+            ("state", &self.state),
         ];
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(fields.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))));
@@ -86,7 +100,7 @@ impl SessionFilter {
 /// Prints the sessions.
 pub(super) async fn list(args: &ListArgs) -> Result<(), CliError> {
     let api = AdminApi::at(&args.admin_url, Some(&args.identity))?;
-    let query = args.filter.query().append_pair("max", &args.max.to_string()).finish();
+    let query = args.filter.query().append_pair("sort", &args.sort).append_pair("max", &args.max.to_string()).finish();
     let text = api.get_with(&["api", "sessions"], Some(&query)).await?;
     let printed = if args.json { text } else { table(&parse(&text)?) };
     let _ = io::stdout().write_all(printed.as_bytes()); // the reader may close the pipe early, as `head` does
@@ -121,11 +135,13 @@ fn parse(text: &str) -> Result<Sessions, CliError> {
 }
 
 fn table(sessions: &Sessions) -> String {
-    let header = ["CLIENT", "USER", "DATABASE", "APPLICATION", "NODE", "LISTENER", "AGE", "STATE", "SENT", "RECEIVED"];
+    let header =
+        ["ID", "CLIENT", "USER", "DATABASE", "APPLICATION", "NODE", "LISTENER", "AGE", "STATE", "SENT", "RECEIVED"];
     let or_unknown = |name: &String| if name.is_empty() { "?".to_owned() } else { name.clone() };
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(sessions.sessions.iter().map(|session| {
         [
+            session.id.to_string(),
             or_unknown(&session.client),
             or_unknown(&session.user),
             or_unknown(&session.database),
@@ -153,6 +169,7 @@ mod tests {
     #[test]
     fn sessions_are_a_table_with_the_number_of_the_others() {
         let session = Session {
+            id: 17,
             client: "192.0.2.7:5000".to_owned(),
             user: "app".to_owned(),
             node: "node2".to_owned(),
@@ -164,8 +181,8 @@ mod tests {
         };
         let text = table(&Sessions { total: 3, sessions: vec![session] });
         let expected = "\
-CLIENT          USER  DATABASE  APPLICATION  NODE   LISTENER  AGE   STATE  SENT  RECEIVED
-192.0.2.7:5000  app   ?         ?            node2  read      90 s  open   5 B   0 B
+ID  CLIENT          USER  DATABASE  APPLICATION  NODE   LISTENER  AGE   STATE  SENT  RECEIVED
+17  192.0.2.7:5000  app   ?         ?            node2  read      90 s  open   5 B   0 B
 and 2 more
 ";
         assert_eq!(text, expected);

@@ -20,6 +20,7 @@
 //! - [`reload`]: a configuration that changes while pgvane runs
 //! - [`reload_kinds`]: the same, for each part of a configuration
 //! - [`service_manager`]: what systemd is told
+//! - [`session_list`]: the list of sessions, and one that is picked from it and closed
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
@@ -54,6 +55,7 @@ mod page;
 mod reload;
 mod reload_kinds;
 mod service_manager;
+mod session_list;
 mod sql;
 mod stage;
 mod terminal;

@@ -71,7 +71,8 @@ fn state_of(node: &str, state: &str) -> String {
     format!("pgvane_node_admin_state{{cluster=\"main\",node=\"{node}\",state=\"{state}\"}}")
 }
 
-async fn session_on(server: SocketAddr, node: &str) -> Session {
+/// A session on this node.
+pub async fn session_on(server: SocketAddr, node: &str) -> Session {
     for _ in 0..20 {
         let mut session = Session::through(server).await;
         if session.value("who").await == node {

@@ -37,6 +37,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// What operators see of a session.
 #[derive(Debug, Clone)]
 pub struct SessionInfo {
+    /// Its number: of this session only, as long as the process lives.
+    pub id: u64,
     /// Its listener and cluster.
     pub origin: Arc<Origin>,
     /// The node.
@@ -71,8 +73,9 @@ impl SessionInfo {
         }
     }
 
-    fn of(control: &SessionControl, now: u32) -> SessionInfo {
+    fn of(id: u64, control: &SessionControl, now: u32) -> SessionInfo {
         SessionInfo {
+            id,
             origin: Arc::clone(&control.origin),
             node: control.node,
             owner: control.owner().cloned(),
@@ -216,8 +219,8 @@ impl Registry {
     /// The oldest sessions for which `is_wanted` is true, at most `max`, and the number of all of them.
     pub fn list(&self, max: usize, is_wanted: impl Fn(&SessionInfo) -> bool) -> (Vec<SessionInfo>, usize) {
         let (now, mut total, mut listed) = (self.seconds(), 0, Vec::new());
-        for control in self.controls.lock().values() {
-            let info = SessionInfo::of(control, now);
+        for (id, control) in self.controls.lock().iter() {
+            let info = SessionInfo::of(*id, control, now);
             if is_wanted(&info) {
                 total += 1;
                 if listed.len() < max {
@@ -280,8 +283,8 @@ impl Registry {
     pub fn close(&self, is_wanted: impl Fn(&SessionInfo) -> bool) -> usize {
         let now = self.seconds();
         let controls = self.controls.lock();
-        let wanted = controls.values().filter(|control| is_wanted(&SessionInfo::of(control, now)));
-        wanted.map(|control| control.send_order(SessionOrder::Close)).count()
+        let wanted = controls.iter().filter(|(id, control)| is_wanted(&SessionInfo::of(**id, control, now)));
+        wanted.map(|(_, control)| control.send_order(SessionOrder::Close)).count()
     }
 
     /// Ends every connection: those on a node with [`SessionOrder::Stop`], the others with [`Registry::stopped`].
@@ -536,6 +539,20 @@ mod tests {
         assert_eq!(registry.close(|session| session.node == NodeId::new(0)), 3);
         assert!(guards[..3].iter().all(|guard| guard.control().is_ordered(SessionOrder::Close)));
         assert!(!guards[3].control().is_ordered(SessionOrder::Close));
+    }
+
+    #[test]
+    fn one_session_is_closed_by_its_id_and_the_id_is_not_given_again() {
+        let registry = registry();
+        let (first, second) = (registry.guard(&from(0), NodeId::new(0)), registry.guard(&from(0), NodeId::new(0)));
+        let ids = || registry.list(9, |_| true).0.iter().map(|session| session.id).collect::<Vec<u64>>();
+        let before = ids();
+        assert_eq!(registry.close(|session| session.id == before[1]), 1);
+        assert!(second.control().is_ordered(SessionOrder::Close) && !first.control().is_ordered(SessionOrder::Close));
+        drop(second);
+        let _third = registry.guard(&from(0), NodeId::new(0));
+        assert_eq!(ids()[0], before[0], "it stays the same");
+        assert!(!before.contains(&ids()[1]), "{before:?}, then {:?}", ids());
     }
 
     #[test]
