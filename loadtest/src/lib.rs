@@ -6,6 +6,7 @@
 //! - [`pgvane`] and [`haproxy`]: the two proxies, each started in front of a lab's nodes
 //! - [`pgbouncer`]: a pooler between a proxy and one node
 //! - [`namespace`]: a network namespace for a proxy, which can be disconnected from single nodes
+//! - [`machine`]: machines with systemd and a network of their own, on which a README can be followed
 //! - [`name_server`]: names for the nodes, and a name server that fails on demand
 //! - [`writer`], [`reader`] and [`crowd`]: clients that record every answer and every failure with its time
 //! - [`fake`]: a Patroni and a PostgreSQL that misbehave on demand
@@ -24,6 +25,7 @@ pub mod haproxy;
 pub mod http;
 pub mod lab;
 pub mod login;
+pub mod machine;
 pub mod messages;
 pub mod name_server;
 pub mod namespace;
