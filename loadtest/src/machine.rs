@@ -140,7 +140,7 @@ impl Machine {
 
     /// What a script printed, whether it failed or not.
     pub fn output(&self, script: &str) -> Result<String> {
-        self.run(&format!("{script} || true"))
+        self.run(&format!("( {script}\n) || true"))
     }
 
     /// Starts a shell script that goes on by itself, with its output in a file of this host.

@@ -50,7 +50,8 @@ prepare() {
 # A machine on which the same packages are installed, and nothing is configured or running.
 forget_this_machine() {
     rm -rf "$1"/etc/systemd/system/*.wants "$1"/etc/rc?.d/* "$1"/etc/keepalived/* "$1"/etc/etcd* "$1"/etc/default/etcd \
-        "$1"/etc/pgvane "$1"/etc/patroni "$1"/etc/postgresql/*/* "$1"/var/lib/postgresql/* "$1"/var/lib/etcd/* "$1"/var/log/journal
+        "$1"/etc/pgvane "$1"/etc/patroni "$1"/etc/postgresql/*/* "$1"/var/lib/postgresql/* "$1"/var/lib/etcd/* "$1"/var/log/journal \
+        "$1"/var/lib/apt/lists/* # what is installed is then the newest, and apt-get has nothing to download
     echo "$name" >"$1/etc/hostname"
     # systemd makes one for itself
     : >"$1/etc/machine-id"

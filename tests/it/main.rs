@@ -21,6 +21,7 @@
 //! - [`reload_kinds`]: the same, for each part of a configuration
 //! - [`service_manager`]: what systemd is told
 //! - [`session_list`]: the list of sessions, and one that is picked from it and closed
+//! - [`set_ups`]: the set-ups of `config/`, followed as their READMEs say
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
@@ -56,6 +57,7 @@ mod reload;
 mod reload_kinds;
 mod service_manager;
 mod session_list;
+mod set_ups;
 mod sql;
 mod stage;
 mod terminal;
