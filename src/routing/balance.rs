@@ -5,7 +5,8 @@ use crate::cluster::NodeId;
 /// How new sessions are spread over the nodes of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Balance {
-    /// The node with the fewest sessions for its weight; among equals, in turn.
+    /// The node with the fewest sessions for its weight; among equals, in turn. If no node has a session, all are equals,
+    /// as in HAProxy: clients that come one at a time are spread over all nodes, also over those of little weight.
     #[default]
     LeastConnections,
     /// One after the other; weighted where weights differ.
@@ -40,6 +41,7 @@ impl Balance {
         let count = u64::try_from(pool.len()).ok().filter(|count| *count > 0)?;
         let nth = |n: u64| pool[(n % count) as usize];
         let chosen = match self {
+            Balance::LeastConnections if pool.iter().all(|choice| choice.load == 0) => nth(turn),
             Balance::LeastConnections => (0..count).map(|step| nth(turn.wrapping_add(step))).min_by_key(cost)?,
             Balance::RoundRobin if pool.iter().all(|choice| choice.weight == pool[0].weight) => nth(turn),
             // multiples of the golden ratio are spread evenly over the shares, even after a few turns
@@ -115,6 +117,14 @@ mod tests {
         assert_eq!(picks(Balance::LeastConnections, &equals(), 4), [1, 4, 7, 1]);
         let uneven = [choice(1, 300, 8), choice(4, 100, 3)];
         assert_eq!(Balance::LeastConnections.pick(&uneven, 0), Some(NodeId::new(1)), "9/300 is less than 4/100");
+    }
+
+    #[test]
+    fn nodes_take_turns_whatever_their_weight_while_none_has_a_session() {
+        let idle = [choice(1, 60, 0), choice(4, 120, 0), choice(7, 120, 0)];
+        assert_eq!(picks(Balance::LeastConnections, &idle, 4), [1, 4, 7, 1]);
+        let not_all_idle = [choice(1, 60, 0), choice(4, 120, 0), choice(7, 120, 1)];
+        assert_eq!(picks(Balance::LeastConnections, &not_all_idle, 4), [4; 4], "their shares count again");
     }
 
     #[test]

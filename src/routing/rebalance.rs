@@ -138,13 +138,15 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
         of_those.next().filter(|_| !self.takers.is_empty())
     }
 
-    /// Whether it has a session that can be moved to a node which, with that session, has less load than this one.
+    /// Whether it has a session that can be moved to a node which, with that session, has less load than this one. The only
+    /// session of all nodes is not moved: without it all nodes are equals, and it could come back.
     fn can_give_one(&self, donor: &Choice) -> bool {
+        let is_the_only_session = donor.load == 1 && self.sharing.iter().map(|choice| choice.load).sum::<u32>() == 1;
         let is_lighter = |taker: &Choice| {
             let then = (u128::from(taker.load) + 1) * u128::from(donor.weight);
             then < u128::from(donor.load) * u128::from(taker.weight)
         };
-        (self.node_load)(donor.node).movable > 0 && self.takers.iter().any(is_lighter)
+        !is_the_only_session && (self.node_load)(donor.node).movable > 0 && self.takers.iter().any(is_lighter)
     }
 }
 
@@ -259,6 +261,14 @@ mod tests {
         assert_eq!(within.settles(), 0);
         let mut beyond = Bench::new(&[100, 100], &[13, 7]);
         assert_eq!((beyond.settles(), beyond.carried()), (3, vec![0, 10, 10]));
+    }
+
+    #[test]
+    fn the_only_session_stays_where_it_is() {
+        let mut bench = Bench::new(&[60, 120], &[1, 0]);
+        assert_eq!((bench.settles(), bench.carried()), (0, vec![0, 1, 0]));
+        bench.sessions.replace(vec![0, 2, 0]);
+        assert_eq!((bench.settles(), bench.carried()), (1, vec![0, 1, 1]));
     }
 
     #[test]
