@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
-use crate::Result;
 use crate::error::Doing;
+use crate::{Result, programs};
 
 /// DNS' own port: `resolv.conf` cannot name another one.
 const PORT: u16 = 53;
@@ -56,6 +57,24 @@ struct Zone {
 pub struct ResolverFiles {
     pub(crate) hosts: PathBuf,
     pub(crate) resolv_conf: PathBuf,
+}
+
+impl ResolverFiles {
+    /// A command that runs `program`, in the process that is started, with these files in place of `/etc/hosts` and
+    /// `/etc/resolv.conf`, for this program alone. Takes root.
+    pub fn command(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new(programs::on_path("unshare")?);
+        command.arg("--mount");
+        self.put_before(program, &mut command);
+        Ok(command)
+    }
+
+    /// Completes a command that runs its arguments in a mount namespace of its own.
+    pub(crate) fn put_before(&self, program: &Path, command: &mut Command) {
+        const SCRIPT: &str =
+            "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && shift 2 && exec \"$@\"";
+        command.args(["/bin/sh", "-c", SCRIPT, "sh"]).arg(&self.hosts).arg(&self.resolv_conf).arg(program);
+    }
 }
 
 impl NameServer {

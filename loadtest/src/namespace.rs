@@ -189,10 +189,9 @@ impl NamespaceAddress {
     /// The same with other files in place of `/etc/hosts` and `/etc/resolv.conf`, for this program alone: `ip netns exec`
     /// has given it a mount namespace of its own.
     pub(crate) fn command_with(&self, program: &Path, files: &ResolverFiles) -> Result<Command> {
-        const SCRIPT: &str =
-            "mount --bind \"$1\" /etc/hosts && mount --bind \"$2\" /etc/resolv.conf && shift 2 && exec \"$@\"";
-        let mut command = self.command(Path::new("/bin/sh"))?;
-        command.args(["-c", SCRIPT, "sh"]).arg(&files.hosts).arg(&files.resolv_conf).arg(program);
+        let mut command = Command::new(programs::on_path("ip")?);
+        command.args(["netns", "exec", &self.name]);
+        files.put_before(program, &mut command);
         Ok(command)
     }
 

@@ -33,8 +33,13 @@ impl Certificates {
 
     /// A certificate for `name` in `FILE.pem`, and its key in `FILE.key`; what was there before is replaced.
     pub fn issue(&self, file: &str, name: &str) {
-        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        params.distinguished_name.push(DnType::CommonName, name); // by which PostgreSQL knows the role
+        self.issue_for(file, &[name.to_owned()]);
+    }
+
+    /// The same for several names or addresses.
+    pub fn issue_for(&self, file: &str, names: &[String]) {
+        let mut params = CertificateParams::new(names).expect("names");
+        params.distinguished_name.push(DnType::CommonName, names[0].as_str()); // by which PostgreSQL knows the role
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.authority).expect("a certificate");
         self.write(&format!("{file}.pem"), &certificate.pem());

@@ -26,6 +26,7 @@
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
+//! - [`imported`]: what `pgvane import` writes, beside HAProxy with the file that it was made from
 //! - [`layout`]: the order of the source: imports run down, and the pure parts know no sockets and clocks
 //! - [`binary`], [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
@@ -46,6 +47,7 @@ mod figures;
 mod fuzz;
 mod garbage;
 mod haproxy_outputs;
+mod imported;
 mod layout;
 mod listeners;
 mod members;

@@ -19,7 +19,8 @@ use crate::messages::{
 /// How the server treats one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
-    /// Refuses encryption, accepts every login, and answers the question of pgvane's check and these queries:
+    /// Refuses encryption, accepts every login, and answers the question of a check (`pg_is_in_recovery()`, or `NOT` it)
+    /// and these queries:
     ///
     /// - `who` with a row that holds the server's name
     /// - `begin` and `commit` with the transaction's new state
@@ -97,6 +98,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct FakePostgres {
     address: SocketAddr,
+    listens_on: Ipv4Addr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
@@ -106,6 +108,7 @@ struct Shared {
     name: String,
     script: Mutex<Script>,
     logins_are_held: watch::Sender<bool>,
+    crashes: watch::Sender<()>,
     seen: watch::Sender<Seen>,
 }
 
@@ -136,19 +139,29 @@ pub struct Seen {
 impl FakePostgres {
     /// A primary that serves. Needs a tokio runtime.
     pub async fn start(name: &str) -> FakePostgres {
+        // open to networks of tests too, see `Namespace`
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a port");
+        let port = listener.local_addr().expect("is bound").port();
+        FakePostgres::serving(name, listener, Ipv4Addr::UNSPECIFIED, (Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    /// The same at this address of loopback.
+    pub async fn start_at(name: &str, ip: Ipv4Addr, port: u16) -> FakePostgres {
+        let listener = TcpListener::bind((ip, port)).await.unwrap_or_else(|error| panic!("{ip}:{port}: {error}"));
+        FakePostgres::serving(name, listener, ip, (ip, port).into())
+    }
+
+    fn serving(name: &str, listener: TcpListener, listens_on: Ipv4Addr, address: SocketAddr) -> FakePostgres {
         let script = Script { usual: Behaviour::Serves, next: VecDeque::new(), is_in_recovery: false };
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             script: Mutex::new(script),
             logins_are_held: watch::Sender::new(false),
+            crashes: watch::Sender::default(),
             seen: watch::Sender::default(),
         });
-        // open to networks of tests too, see `Namespace`
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a port");
-        let port = listener.local_addr().expect("is bound").port();
-        let address = (Ipv4Addr::LOCALHOST, port).into();
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        FakePostgres { address, shared, accepting }
+        FakePostgres { address, listens_on, shared, accepting }
     }
 
     /// On loopback.
@@ -161,10 +174,16 @@ impl FakePostgres {
         super::end(&self.accepting).await;
     }
 
+    /// Closes the port and every connection.
+    pub async fn crashes(&mut self) {
+        self.closes().await;
+        self.shared.crashes.send_replace(());
+    }
+
     /// Opens the port again.
     pub async fn opens(&mut self) {
         let listener =
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, self.address.port())).await.expect("nobody else has taken it");
+            TcpListener::bind((self.listens_on, self.address.port())).await.expect("nobody else has taken it");
         self.accepting = tokio::spawn(accept(listener, Arc::clone(&self.shared)));
     }
 
@@ -231,8 +250,9 @@ impl Shared {
         if behaviour == Behaviour::HidesControlData && question.contains("pg_control_system") {
             return Err(error("42501", "permission denied for function pg_control_system"));
         }
-        let in_recovery: &[u8] = if self.script().is_in_recovery { b"t" } else { b"f" };
-        Ok([one_column("in_recovery"), row(in_recovery)].concat())
+        let asks_for_the_opposite = question.to_ascii_lowercase().starts_with("select not ");
+        let answer: &[u8] = if self.script().is_in_recovery == asks_for_the_opposite { b"f" } else { b"t" };
+        Ok([one_column("in_recovery"), row(answer)].concat())
     }
 }
 
@@ -244,9 +264,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         shared.saw(|seen| seen.connections += 1);
         let shared = Arc::clone(&shared);
-        // connections that break are what many tests want
+        let mut crashes = shared.crashes.subscribe();
         tokio::spawn(async move {
-            attend(stream, behaviour, &shared).await.ok();
+            // connections that break are what many tests want
+            tokio::select! {
+                _broken = attend(stream, behaviour, &shared) => {}
+                _crash = crashes.changed() => {}
+            }
             shared.saw(|seen| seen.ended += 1);
         });
     }
