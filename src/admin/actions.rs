@@ -31,7 +31,8 @@ pub(super) const BODY_LENGTH_MAX: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Operator<'a> {
     pub(super) user: &'a str,
-    pub(super) peer: SocketAddr,
+    /// The address of the client, or the path of the socket.
+    pub(super) from: &'a str,
 }
 
 /// The answer to a request that has set a node's state.
@@ -73,7 +74,9 @@ pub(super) async fn set_state(
     let allows_leader = query.get(ALLOW_LEADER.0) == Some(ALLOW_LEADER.1);
     let target = Target { cluster: &cluster, node: &node };
     let outcome = match authorize(&users, &headers) {
-        Ok(user) => target.set_state(&context, Operator { user, peer }, body.trim(), allows_leader).await,
+        Ok(user) => {
+            target.set_state(&context, Operator { user, from: &peer.to_string() }, body.trim(), allows_leader).await
+        }
         Err(refusal) => Err(refusal),
     };
     outcome.map_or_else(IntoResponse::into_response, |change| json(&change))
@@ -90,7 +93,7 @@ pub(super) async fn set_weight(
 ) -> Response {
     let target = Target { cluster: &cluster, node: &node };
     let outcome = match authorize(&users, &headers) {
-        Ok(user) => target.set_weight(&context, Operator { user, peer }, body.trim()).await,
+        Ok(user) => target.set_weight(&context, Operator { user, from: &peer.to_string() }, body.trim()).await,
         Err(refusal) => Err(refusal),
     };
     outcome.map_or_else(IntoResponse::into_response, |change| json(&change))
@@ -105,8 +108,8 @@ pub(super) async fn close(
     headers: HeaderMap,
 ) -> Response {
     let wanted = Wanted::of(&Query::read(query.as_deref().unwrap_or_default()));
-    let outcome =
-        authorize(&users, &headers).and_then(|user| close_sessions(&context, Operator { user, peer }, &wanted));
+    let outcome = authorize(&users, &headers)
+        .and_then(|user| close_sessions(&context, Operator { user, from: &peer.to_string() }, &wanted));
     outcome.map_or_else(IntoResponse::into_response, |closed| json(&closed))
 }
 
@@ -144,7 +147,7 @@ impl<'a> Target<'a> {
             return Err(Refusal::Stopping);
         }
         let (state, was) = (state.label(), was.label());
-        info!(cluster, node, from = was, to = state, user = by.user, peer = %by.peer, "administrative state set");
+        info!(cluster, node, from = was, to = state, user = by.user, peer = %by.from, "administrative state set");
         self.record(context, by, NodeSetting::State, format!("{node} of {cluster}: {state} (was {was})"));
         Ok(StateChange { cluster, node, state, was })
     }
@@ -169,7 +172,7 @@ impl<'a> Target<'a> {
             return Err(Refusal::Stopping);
         }
         let weight = given.unwrap_or(configured);
-        info!(cluster, node, from = was, to = weight, configured, user = by.user, peer = %by.peer, "weight set");
+        info!(cluster, node, from = was, to = weight, configured, user = by.user, peer = %by.from, "weight set");
         let what = format!("{node} of {cluster}: weight {weight} (was {was}, configured {configured})");
         self.record(context, by, NodeSetting::Weight, what);
         Ok(WeightChange { cluster, node, weight, was, configured })
@@ -177,7 +180,7 @@ impl<'a> Target<'a> {
 
     fn record(self, context: &AdminContext, by: Operator<'_>, setting: NodeSetting, what: String) {
         context.operators.set(self.cluster, self.node, setting, by.user);
-        context.operators.record(by.user, &by.peer.to_string(), what);
+        context.operators.record(by.user, by.from, what);
     }
 
     /// The node, and what is wanted of it.
@@ -201,8 +204,8 @@ pub(super) fn close_sessions(context: &AdminContext, by: Operator<'_>, wanted: &
     let finder = wanted.finder(context);
     let closed = context.registry.close(|session| finder.matches(session));
     let which = wanted.to_string();
-    info!(sessions = closed, which, user = by.user, peer = %by.peer, "sessions closed by an operator");
-    context.operators.record(by.user, &by.peer.to_string(), format!("closed {}: {which}", sessions(closed)));
+    info!(sessions = closed, which, user = by.user, peer = %by.from, "sessions closed by an operator");
+    context.operators.record(by.user, by.from, format!("closed {}: {which}", sessions(closed)));
     Ok(Closed { closed })
 }
 

@@ -160,8 +160,9 @@ pub(super) async fn change_node(
     let [cluster, node, state, weight] =
         ["cluster", "node", "state", "weight"].map(|field| form.get(field).unwrap_or_default());
     let target = Target { cluster, node };
+    let from = peer.to_string();
     let by = match authorize(&users, &headers) {
-        Ok(user) => Operator { user, peer },
+        Ok(user) => Operator { user, from: &from },
         Err(refusal) => return refusal.into_response(),
     };
     let outcome = if weight.is_empty() {
@@ -202,7 +203,8 @@ pub(super) async fn close(
     body: String,
 ) -> Response {
     let wanted = Wanted::of(&Query::read(&body));
-    let by = authorize(&users, &headers).map(|user| Operator { user, peer });
+    let from = peer.to_string();
+    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
     after(by.and_then(|by| close_sessions(&context, by, &wanted)).map(drop))
 }
 

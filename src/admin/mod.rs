@@ -18,6 +18,7 @@ mod refusal;
 mod reload;
 pub mod reloads;
 mod rows;
+pub mod runtime;
 mod scrape;
 mod served;
 mod server;

@@ -52,7 +52,8 @@ impl Refusal {
         }
     }
 
-    fn why(&self) -> String {
+    /// The reason, as a sentence without a full stop.
+    pub(super) fn why(&self) -> String {
         match self {
             Refusal::CrossSite => "the request was sent by a web page of another site".to_owned(),
             Refusal::Denied(Denied::NoUsers) => {

@@ -1,6 +1,7 @@
 //! The parts of the running program: clusters with their monitors, listeners, places to accept at, the admin port.
 
 mod admin_port;
+mod admin_sockets;
 mod places;
 
 use std::collections::HashMap;
@@ -13,12 +14,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::info;
 
 use self::admin_port::{AdminPort, OpenedAdmin};
+use self::admin_sockets::{AdminSockets, OpenedSocket};
 use self::places::{OpenedPlace, Places};
 use super::background::Background;
 use super::error::StartError;
 use super::load::{Loaded, LoadedCluster, Loader};
 use crate::admin::reloads::Reloads;
-use crate::admin::{AdminContext, OperatorLog, Trends};
+use crate::admin::{self, AdminContext, OperatorLog, Trends};
 use crate::config::{Cluster, ClusterIndex, Config, Listener, ListenerIndex};
 use crate::net::Resolver;
 use crate::probe::metrics::ProbeMetrics;
@@ -52,6 +54,7 @@ pub(super) struct Parts {
     next_cluster: usize,
     places: Places,
     admin: Option<AdminPort>,
+    admin_sockets: AdminSockets,
     encryptions: watch::Sender<Vec<Arc<Encryption>>>,
     pub(super) background: Background,
     pub(super) registry: Arc<Registry>,
@@ -87,6 +90,7 @@ pub(super) struct Opened {
     numbers: Vec<ListenerIndex>,
     places: Vec<OpenedPlace>,
     admin: OpenedAdmin,
+    admin_sockets: Vec<OpenedSocket>,
 }
 
 impl Parts {
@@ -104,6 +108,7 @@ impl Parts {
             next_cluster: 0,
             places: Places::new(threads),
             admin: None,
+            admin_sockets: AdminSockets::default(),
             encryptions: watch::Sender::new(Vec::new()),
             background: Background::default(),
             registry: Arc::new(Registry::empty()),
@@ -156,7 +161,8 @@ impl Parts {
         let numbers = self.numbers_of(&loaded.config.listeners)?;
         let places = self.places.open(&loaded.config.listeners)?;
         let admin = AdminPort::open(self.admin.as_ref(), loaded.config.admin.as_ref())?;
-        Ok(Opened { loaded, numbers, places, admin })
+        let admin_sockets = self.admin_sockets.open(&loaded.config.admin_sockets)?;
+        Ok(Opened { loaded, numbers, places, admin, admin_sockets })
     }
 
     fn numbers_of(&self, listeners: &[Listener]) -> Result<Vec<ListenerIndex>, StartError> {
@@ -175,7 +181,7 @@ impl Parts {
 
     /// Makes a configuration the one in use. Running sessions stay.
     pub(super) async fn apply(&mut self, opened: Opened) {
-        let Opened { loaded: Loaded { config, clusters, encryptions }, numbers, places, admin } = opened;
+        let Opened { loaded: Loaded { config, clusters, encryptions }, numbers, places, admin, admin_sockets } = opened;
         if self.config.is_none() {
             let registry = Arc::clone(&self.registry);
             self.background.spawn("search for dead peers", async move { registry.sweep().await });
@@ -188,8 +194,11 @@ impl Parts {
         self.config = Some(Arc::clone(&config));
         let contexts: Vec<_> = self.listeners.iter().map(|listener| Arc::clone(&listener.context)).collect();
         self.places.apply(places, &contexts, &self.workers);
-        let context = self.admin_context(&config);
-        AdminPort::apply(&mut self.admin, admin, context, &mut self.background, self.admin_thread.runtime(0));
+        let served = admin::serving(self.admin_context(&config));
+        // on a thread of its own: however long a page takes, the checks are on time
+        let runtime = self.admin_thread.runtime(0);
+        self.admin_sockets.apply(admin_sockets, &served, &mut self.background, runtime);
+        AdminPort::apply(&mut self.admin, admin, served, &mut self.background, runtime);
     }
 
     async fn apply_clusters(&mut self, config: &Arc<Config>, loaded: Vec<LoadedCluster>) {

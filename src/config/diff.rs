@@ -92,7 +92,7 @@ fn named(table: &str, key: &str) -> String {
     if table.is_empty() {
         return key.to_owned();
     }
-    let prefixes = ["admin.users.", "admin.", "cluster.node.", "cluster.", "listener."];
+    let prefixes = ["admin.users.", "admin.sockets.", "admin.", "cluster.node.", "cluster.", "listener."];
     let short = prefixes.iter().find_map(|prefix| key.strip_prefix(prefix)).unwrap_or(key);
     format!("{table}: {short}")
 }

@@ -166,6 +166,17 @@ fn nested_cases() -> Vec<Case> {
     cases.push(("listener.proxy_protocol.trusted", proxy(""), proxy("").replace("0.5", "0.6")));
     cases.push(("listener.proxy_protocol.required", proxy(""), proxy(", required = false")));
     let unix = |more: &str| format!("bind = \"unix:/run/pgvane/s\"\n{more}");
+    let socket = |more: &str| format!("sockets = [{{ path = \"/run/pgvane/s\"{more} }}]");
+    for (key, more) in [
+        ("admin.sockets.mode", ", mode = \"0660\""),
+        ("admin.sockets.owner", ", owner = \"7\""),
+        ("admin.sockets.group", ", group = \"7\""),
+        ("admin.sockets.level", ", level = \"admin\""),
+        ("admin.sockets.idle_timeout", ", idle_timeout = \"7s\""),
+    ] {
+        cases.push((key, socket(""), socket(more)));
+    }
+    cases.push(("admin.sockets.path", socket(""), socket("").replace("pgvane/s", "pgvane/t")));
     cases.push(("listener.unix_socket_mode", unix(""), unix("unix_socket_mode = \"0700\"")));
     cases.push(("listener.unix_socket_owner", unix(""), unix("unix_socket_owner = \"7\"")));
     cases.push(("listener.unix_socket_group", unix(""), unix("unix_socket_group = \"7\"")));
@@ -244,7 +255,9 @@ fn is_told(key: &str, differences: &[Difference]) -> bool {
     let name = if name == "password_file" { "password" } else { name };
     let is_it = |difference: &Difference| match difference {
         Difference::Changed { key: told, .. } => told.ends_with(name) || told.contains("address"),
-        Difference::Added(_) | Difference::Removed(_) => name == "name" || key == "admin.enabled",
+        Difference::Added(_) | Difference::Removed(_) => {
+            name == "name" || key == "admin.enabled" || key == "admin.sockets.path"
+        }
     };
     differences.iter().any(is_it)
 }

@@ -12,7 +12,8 @@ use super::{Config, read};
 use crate::tls::world::World;
 
 /// Tables that the README names too: the file may have them or not, or they may be a string instead.
-const OPTIONAL_TABLES: [&str; 8] = [
+const OPTIONAL_TABLES: [&str; 9] = [
+    "admin.sockets",
     "admin.users",
     "cluster.patroni_tls",
     "cluster.sql",
@@ -195,8 +196,15 @@ fn the_defaults_in_the_reference_file_are_those_of_the_reader() {
             .replace("/etc/pgvane/server.crt", &identity.cert_file.display().to_string())
             .replace("/etc/pgvane/server.key", &identity.key_file.display().to_string())
     };
-    let needed =
-        ["cluster.sql", "cluster.sql.user", "listener.tls.cert_file", "listener.tls.key_file"].map(str::to_owned);
+    let needed = [
+        "admin.sockets",
+        "admin.sockets.path",
+        "cluster.sql",
+        "cluster.sql.user",
+        "listener.tls.cert_file",
+        "listener.tls.key_file",
+    ]
+    .map(str::to_owned);
     let inline = ["listener.proxy_protocol", "listener.rebalance"];
     let shortest = |text: String| {
         text.replace("#rebalance = {", "rebalance = {} #")

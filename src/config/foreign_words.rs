@@ -13,7 +13,7 @@ enum Own {
 use Own::{Advice, Key, Table};
 
 /// The tables that can be in a file several times, and are written with two brackets.
-const REPEATED: [&str; 4] = ["listener", "cluster", "cluster.node", "admin.users"];
+const REPEATED: [&str; 5] = ["listener", "cluster", "cluster.node", "admin.users", "admin.sockets"];
 
 /// Stands for every table.
 const ANYWHERE: &str = "*";
@@ -116,6 +116,11 @@ const KEYS: &[Row] = &[
     // the rest
     ("admin", &["listen", "listen_addr", "address", "host", "port", "stats"], Key("admin.bind")),
     ("admin", &["auth", "user", "username", "admin_users", "stats_users"], Key("admin.users")),
+    ("admin", &["socket", "stats_socket", "runtime_socket"], Table("admin.sockets")),
+    ("admin.sockets", &["bind", "file", "socket", "address"], Key("admin.sockets.path")),
+    ("admin.sockets", &["user", "uid"], Key("admin.sockets.owner")),
+    ("admin.sockets", &["gid"], Key("admin.sockets.group")),
+    ("admin.sockets", &["timeout", "stats_timeout"], Key("admin.sockets.idle_timeout")),
     ("admin.users", &["user", "username"], Key("admin.users.name")),
     ("log", &["file", "path", "dir", "logfile", "syslog"], LOG_TO_STDERR),
     ("cluster.sql", &["username", "role", "auth_user"], Key("cluster.sql.user")),

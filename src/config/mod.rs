@@ -17,6 +17,7 @@ mod index;
 mod read;
 mod read_access;
 mod read_admin;
+mod read_admin_sockets;
 mod read_cluster;
 mod read_listener;
 mod read_secret;
@@ -45,7 +46,7 @@ pub use units::{duration, size_text};
 
 use crate::cluster::node::ServerKind;
 use crate::cluster::{HostPort, Member, Suspicion};
-use crate::net::{Binds, Ipv6Prefix, Networks, Peer};
+use crate::net::{Binds, Ipv6Prefix, Networks, Peer, UnixBind};
 use crate::routing::{Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
 
@@ -64,6 +65,8 @@ pub mod default_port {
 pub struct Config {
     /// The stats page, the metrics and the API; `None` if they are not served.
     pub admin: Option<Admin>,
+    /// UNIX sockets that take the commands of HAProxy's runtime API.
+    pub admin_sockets: Vec<AdminSocket>,
     /// What is logged, and in which format.
     pub log: Log,
     /// How long running sessions may continue after a signal to stop.
@@ -89,6 +92,42 @@ pub struct Admin {
     pub requires_login: bool,
     /// Names under which the page and the API are served, besides IP addresses, `localhost` and this machine's name.
     pub hosts: Vec<String>,
+}
+
+/// A UNIX socket that takes the commands of HAProxy's runtime API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminSocket {
+    /// Its path, its permissions and its owner.
+    pub file: UnixBind,
+    /// What may be done there.
+    pub level: SocketLevel,
+    /// How long a client may send nothing.
+    pub idle_timeout: Duration,
+}
+
+/// What may be done at a socket; HAProxy has the same levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketLevel {
+    /// Read what is not about clients.
+    User,
+    /// Read everything.
+    Operator,
+    /// Change everything that operators can change.
+    Admin,
+}
+
+impl SocketLevel {
+    /// All levels.
+    pub const ALL: [SocketLevel; 3] = [SocketLevel::User, SocketLevel::Operator, SocketLevel::Admin];
+
+    /// Its name.
+    pub fn label(self) -> &'static str {
+        match self {
+            SocketLevel::User => "user",
+            SocketLevel::Operator => "operator",
+            SocketLevel::Admin => "admin",
+        }
+    }
 }
 
 /// A user that may change the state of nodes.
@@ -337,6 +376,7 @@ impl Config {
                 Listener::new("write", any(default_port::WRITE).into(), Target::Leader),
                 Listener::new("read", any(default_port::READ).into(), Target::Replica),
             ],
+            admin_sockets: Vec::new(),
             file_warnings: Vec::new(),
         })
     }

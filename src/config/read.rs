@@ -18,7 +18,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Faults> {
 /// Reads every key. The result is valid only if the document has no faults.
 pub(super) fn read(document: &Document<'_>) -> Config {
     let root = Section::root(document);
-    let admin = read_admin::admin(&root);
+    let (admin, admin_sockets) = read_admin::admin(&root);
     let log = log(&root);
     let drain_timeout = root.duration("drain_timeout", at_least_ms(0)).unwrap_or(DEFAULT_DRAIN_TIMEOUT);
     let threads = root.integer("threads", 1..1025).map_or_else(default_threads, |threads| threads as usize);
@@ -37,8 +37,13 @@ pub(super) fn read(document: &Document<'_>) -> Config {
         }));
         listeners.push(listener);
     }
+    let span = root.span_of("admin");
+    places.extend(admin_sockets.iter().map(|socket| Place {
+        bind: Bind::Unix(socket.file.clone()),
+        owner: "[[admin.sockets]]".to_owned(),
+        span: span.clone(),
+    }));
     if let Some(admin) = &admin {
-        let span = root.span_of("admin");
         places.insert(0, Place { bind: admin.bind.into(), owner: "[admin]".to_owned(), span });
     }
     if !root.has("cluster") {
@@ -60,7 +65,7 @@ pub(super) fn read(document: &Document<'_>) -> Config {
     distinct_addresses(&root, &places);
 
     root.finish();
-    Config { admin, log, drain_timeout, threads, clusters, listeners, file_warnings: Vec::new() }
+    Config { admin, admin_sockets, log, drain_timeout, threads, clusters, listeners, file_warnings: Vec::new() }
 }
 
 fn log(root: &Section<'_>) -> Log {

@@ -17,7 +17,7 @@ const NETWORKS: &str = "write networks or addresses, for example [\"10.0.0.0/8\"
 /// Where it listens. For Unix sockets also the permissions, owner and group of their files.
 pub(super) fn binds(section: &Section<'_>) -> Option<Binds> {
     let binds = section.binds("bind");
-    let mode = section.string("unix_socket_mode").and_then(|text| mode(section, &text));
+    let mode = section.string("unix_socket_mode").and_then(|text| mode(section, "unix_socket_mode", &text));
     let owner = account(section, "unix_socket_owner", account::user);
     let group = account(section, "unix_socket_group", account::group);
     let binds = Binds::new(binds)?;
@@ -38,20 +38,18 @@ pub(super) fn binds(section: &Section<'_>) -> Option<Binds> {
     Binds::new(binds.iter().map(with_owner).collect())
 }
 
-fn mode(section: &Section<'_>, text: &str) -> Option<u32> {
+/// The permissions of a file, in octal. Reports a fault of the key if they are not.
+pub(super) fn mode(section: &Section<'_>, key: &str, text: &str) -> Option<u32> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     if mode.is_none() {
-        let message = format!("unix_socket_mode: \"{text}\" is not a file mode");
-        section.fault_at(
-            "unix_socket_mode",
-            message,
-            "write the permissions in octal, as for chmod, for example \"0770\"",
-        );
+        let message = format!("{key}: \"{text}\" is not a file mode");
+        section.fault_at(key, message, "write the permissions in octal, as for chmod, for example \"0770\"");
     }
     mode
 }
 
-fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -> Result<u32, String>) -> Option<u32> {
+/// The number of a user or a group. Reports a fault of the key if there is none.
+pub(super) fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -> Result<u32, String>) -> Option<u32> {
     let name = section.string(key)?;
     let found = find(&name);
     let report = |error| section.fault_at(key, format!("{key}: {error}"), "write a name or a number that exists");

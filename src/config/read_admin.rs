@@ -2,15 +2,16 @@
 
 use super::read_secret::password;
 use super::section::{Section, distinct};
-use super::{Admin, AdminUser};
+use super::{Admin, AdminSocket, AdminUser, read_admin_sockets};
 use crate::net::Bind;
 
 const PATH: &str = "admin.users";
 
-/// Reads the table. `None` if `enabled` is false: then nothing is served.
-pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
+/// Reads the table: what is served over HTTP, `None` if `enabled` is false; and the sockets.
+pub(super) fn admin(root: &Section<'_>) -> (Option<Admin>, Vec<AdminSocket>) {
     let mut admin = Admin::default();
-    let Some(section) = root.section("admin") else { return Some(admin) };
+    let Some(section) = root.section("admin") else { return (Some(admin), Vec::new()) };
+    let sockets = read_admin_sockets::sockets(&section);
     let is_enabled = section.boolean("enabled").unwrap_or(true);
     match section.bind("bind") {
         Some(Bind::Tcp(address)) => admin.bind = address,
@@ -35,7 +36,7 @@ pub(super) fn admin(root: &Section<'_>) -> Option<Admin> {
     admin.hosts = hosts(&section);
     distinct(&section, "users", &admin.users.iter().map(|user| user.name.as_str()).collect::<Vec<_>>());
     section.finish();
-    is_enabled.then_some(admin)
+    (is_enabled.then_some(admin), sockets)
 }
 
 fn hosts(section: &Section<'_>) -> Vec<String> {

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    Access, Admin, AdminUser, Check, Cluster, Config, Discovery, Listener, Log, PatroniTls, ProxyProtocol, RelayMode,
-    RequireAuth, Secret, Sql, size_text,
+    Access, Admin, AdminSocket, AdminUser, Check, Cluster, Config, Discovery, Listener, Log, PatroniTls, ProxyProtocol,
+    RelayMode, RequireAuth, Secret, Sql, size_text,
 };
 use crate::cluster::Member;
 use crate::net::{Bind, UnixBind};
@@ -55,7 +55,7 @@ pub type Settings = BTreeMap<&'static str, (Value, Effect)>;
 /// settings of the whole file begin with an empty one.
 pub fn of(config: &Config) -> BTreeMap<String, Settings> {
     // warnings of the file are no settings
-    let Config { admin, log, drain_timeout, threads, clusters, listeners, file_warnings: _ } = config;
+    let Config { admin, admin_sockets, log, drain_timeout, threads, clusters, listeners, file_warnings: _ } = config;
     let mut tables = BTreeMap::new();
     let mut root = Table::default();
     root.duration("drain_timeout", *drain_timeout);
@@ -67,6 +67,9 @@ pub fn of(config: &Config) -> BTreeMap<String, Settings> {
     tables.insert(String::new(), root.0);
     if let Some(admin) = admin {
         insert_admin(&mut tables, admin);
+    }
+    for socket in admin_sockets {
+        insert_admin_socket(&mut tables, socket);
     }
     for cluster in clusters {
         insert_cluster(&mut tables, cluster);
@@ -146,6 +149,18 @@ fn insert_admin(tables: &mut BTreeMap<String, Settings>, admin: &Admin) {
         table.secret("admin.users.password", Some(password));
         tables.insert(format!("admin user \"{name}\""), table.0);
     }
+}
+
+fn insert_admin_socket(tables: &mut BTreeMap<String, Settings>, socket: &AdminSocket) {
+    let AdminSocket { file: UnixBind { path, mode, owner, group }, level, idle_timeout } = socket;
+    let mut table = Table::default();
+    table.file("admin.sockets.path", Some(path));
+    table.text("admin.sockets.mode", format!("{mode:04o}"));
+    table.optional("admin.sockets.owner", owner.map(|owner| owner.to_string()));
+    table.optional("admin.sockets.group", group.map(|group| group.to_string()));
+    table.text("admin.sockets.level", level.label());
+    table.duration("admin.sockets.idle_timeout", *idle_timeout);
+    tables.insert(format!("admin socket {}", path.display()), table.0);
 }
 
 fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {

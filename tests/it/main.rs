@@ -12,6 +12,7 @@
 //! - [`cancels`]: which node a cancel request goes to, and which go nowhere
 //! - [`clients`]: clients of every kind before servers of two versions
 //! - [`haproxy_outputs`]: the CSV, JSON and metrics of HAProxy, for programs that read HAProxy
+//! - [`admin_socket`]: HAProxy's runtime API on a UNIX socket, held beside HAProxy's own
 //! - [`dashboard`]: the Grafana dashboard and the alert rules, held against a real Prometheus
 //! - [`browser`]: the pages in a real browser
 //! - [`page`]: what the stats page and its JSON say when something is wrong
@@ -31,6 +32,7 @@
 //! - [`binary`], [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
 mod access;
+mod admin_socket;
 mod attackers;
 mod binary;
 mod browser;

@@ -6,7 +6,7 @@ use crate::admin::servers::Server;
 use crate::admin::status::{Listener, Node, Status};
 
 /// The number of the first proxy: HAProxy's own statistics have number 1 there.
-const FIRST_PROXY: u32 = 2;
+pub(in crate::admin) const FIRST_PROXY: u32 = 2;
 
 /// Ends of connections that a rule forbids before the client has said anything.
 const DENIED_CONNECTIONS: [&str; 1] = ["address-not-allowed"];
@@ -34,9 +34,9 @@ const INTERNAL_ERRORS: [&str; 2] = ["descriptors-full", "lost"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::admin) struct Filter {
     /// Those that get no new sessions.
-    pub(super) hides_down: bool,
+    pub(in crate::admin) hides_down: bool,
     /// Those in maintenance.
-    pub(super) hides_maint: bool,
+    pub(in crate::admin) hides_maint: bool,
 }
 
 /// All lines, in the order of the listeners.

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::admin::{self, AdminContext, Served};
+use crate::admin::{self, Served};
 use crate::app::background::Background;
 use crate::app::error::StartError;
 use crate::config::Admin;
@@ -45,11 +45,10 @@ impl AdminPort {
     pub(super) fn apply(
         running: &mut Option<AdminPort>,
         opened: OpenedAdmin,
-        context: AdminContext,
+        served: Served,
         background: &mut Background,
         runtime: &Handle,
     ) {
-        let served = admin::serving(context);
         let before = running.take();
         match (opened, before) {
             (OpenedAdmin::Kept, Some(port)) => {
@@ -58,7 +57,6 @@ impl AdminPort {
             }
             (OpenedAdmin::New(bind, socket), before) => {
                 let (sender, served) = watch::channel(served);
-                // on a thread of its own: however long a page takes, the checks are on time
                 let task = background.spawn_on("stats page", admin::serve(socket, served), runtime);
                 *running = Some(AdminPort { bind, served: sender, task });
                 before.iter().for_each(|before| before.task.abort());
