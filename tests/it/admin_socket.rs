@@ -199,7 +199,7 @@ async fn statistics_have_haproxys_columns_and_their_values() {
 
 #[tokio::test]
 async fn socat_shows_the_answer_of_a_script() {
-    let Ok(socat) = programs::on_path("socat") else { return };
+    let socat = programs::on_path("socat").expect("socat is installed");
     let cluster = FakeCluster::of(1).await;
     let (_pgvane, path) = with_socket(&cluster, "user").await;
     for (text, expected) in [("show cli level\n", "user\n\n"), ("show cli level", "user\n\n")] {
