@@ -30,6 +30,7 @@ use crate::proxy::intake::tls::{self, Encryption};
 use crate::proxy::metrics::ProxyMetrics;
 use crate::proxy::sessions::coverage_watch::CoverageWatch;
 use crate::proxy::sessions::drain_watch::log_sessions_left;
+use crate::proxy::sessions::parking;
 use crate::proxy::sessions::rebalancer::Rebalancer;
 use crate::proxy::sessions::registry::Registry;
 use crate::proxy::sessions::slots::SLOTS_MAX;
@@ -74,7 +75,7 @@ pub(super) struct Parts {
 struct RunningCluster {
     index: ClusterIndex,
     handle: ClusterHandle,
-    tasks: [AbortHandle; 3],
+    tasks: [AbortHandle; 4],
 }
 
 struct RunningListener {
@@ -221,9 +222,11 @@ impl Parts {
         self.registry.add_cluster(index, Arc::clone(handle.sessions()));
         let orders = apply_every_topology(index, handle.clone(), Arc::clone(&self.registry));
         let drains = log_sessions_left(index, handle.clone(), Arc::clone(&self.registry));
+        let parks = parking::keep_time(index, handle.clone(), Arc::clone(&self.registry));
         let tasks = [
             self.background.spawn("session orders", orders),
             self.background.spawn("log of drains", drains),
+            self.background.spawn("time of parks", parks),
             self.background.spawn("monitor", monitor.run()),
         ];
         RunningCluster { index, handle, tasks }

@@ -72,6 +72,7 @@ fn plain_cases() -> Vec<Case> {
         ("cluster.rise", "7"),
         ("cluster.fall", "7"),
         ("cluster.leader_grace", "\"17s\""),
+        ("cluster.park", "true"),
         ("cluster.discover", "true"),
         ("cluster.send_proxy", "\"v2\""),
         ("cluster.node.name", "\"b\""),
@@ -143,6 +144,9 @@ fn nested_cases() -> Vec<Case> {
     cases.push(changed("cluster.discover_allow", discover, "discover = true\ndiscover_allow = [\"10.0.0.0/8\"]"));
     let map = "discover = true\ndiscover_map = { \"a:1\" = \"b:2\" }";
     cases.push(changed("cluster.discover_map", discover, map));
+    let park = "park = true";
+    cases.push(changed("cluster.park_grace", park, "park = true\npark_grace = \"7s\""));
+    cases.push(changed("cluster.park_max", park, "park = true\npark_max = \"7s\""));
     for (key, line) in [
         ("listener.on.lost_lead", "lost_lead = \"drain\""),
         ("listener.on.promotion", "promotion = \"cut\""),

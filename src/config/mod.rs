@@ -47,7 +47,7 @@ pub use units::{duration, size_text};
 use crate::cluster::node::ServerKind;
 use crate::cluster::{HostPort, Member, Suspicion};
 use crate::net::{Binds, Ipv6Prefix, Networks, Peer, UnixBind};
-use crate::routing::{Rule, Target};
+use crate::routing::{ParkSettings, Rule, Target};
 use crate::tls::{ClientTls, SslMode, TlsSettings};
 
 /// The default ports.
@@ -173,6 +173,8 @@ pub struct Cluster {
     pub fall: u32,
     /// How long a silent leader still counts as the leader.
     pub leader_grace: Duration,
+    /// How long its write sessions may be parked; they cannot be if `None`.
+    pub park: Option<ParkSettings>,
     /// Certificates for REST APIs with HTTPS.
     pub patroni_tls: PatroniTls,
     /// Whether connections to the nodes begin with a PROXY header that contains the client's address.
@@ -456,6 +458,7 @@ impl Cluster {
             fall: 3,
             // Patroni's default ttl of 30 s minus one loop_wait of 10 s: no other node can get the lock sooner
             leader_grace: Duration::from_secs(20),
+            park: None,
             patroni_tls: PatroniTls::default(),
             sends_proxy_header: false,
         }

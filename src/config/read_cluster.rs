@@ -1,6 +1,7 @@
 //! Reads `[[cluster]]`: its nodes, how they are checked, and how members are discovered.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::fault::Fault;
 use super::section::{Section, at_least_ms, distinct, set};
@@ -8,6 +9,10 @@ use super::{Check, Cluster, Discovery, PatroniTls, read_sql, read_tls};
 use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT, WEIGHT_MAX};
 use crate::cluster::{HostPort, Member};
 use crate::net::networks::network;
+use crate::routing::ParkSettings;
+
+/// Clients do not wait for an answer for longer than some minutes.
+const PARK_MAX: Duration = Duration::from_secs(3601);
 
 /// The port of Patroni's REST API for nodes whose URL is not given.
 const PATRONI_PORT: u16 = 8008;
@@ -23,6 +28,7 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     set(&mut cluster.fast_interval, section.duration("fast_interval", at_least_ms(20)));
     set(&mut cluster.timeout, section.duration("timeout", at_least_ms(50)));
     set(&mut cluster.leader_grace, section.duration("leader_grace", at_least_ms(100)));
+    cluster.park = park(&section);
     set(&mut cluster.rise, section.integer("rise", 1..1001).map(|n| n as u32));
     set(&mut cluster.fall, section.integer("fall", 1..1001).map(|n| n as u32));
     let versions = [("none", false), ("v2", true)];
@@ -75,6 +81,24 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     distinct(&section, "address", &cluster.nodes.iter().map(|node| &node.address).collect::<Vec<_>>());
     section.finish();
     cluster
+}
+
+/// How long a transaction may take to end when its session is to be parked, and how long sessions stay parked: twice the
+/// time that Patroni needs for a switchover in which the old leader has much to write.
+const PARK: ParkSettings = ParkSettings { grace: Duration::from_secs(5), max: Duration::from_secs(30) };
+
+fn park(section: &Section<'_>) -> Option<ParkSettings> {
+    let is_on = section.boolean("park").unwrap_or(false);
+    let mut settings = PARK;
+    set(&mut settings.grace, section.duration("park_grace", Duration::ZERO..PARK_MAX));
+    set(&mut settings.max, section.duration("park_max", Duration::from_secs(1)..PARK_MAX));
+    for key in ["park_grace", "park_max"].into_iter().filter(|key| section.has(key) && !section.has("park")) {
+        section.fault_at(key, format!("{key} has no effect without park = true"), "add park = true, or remove it");
+    }
+    if settings.grace > settings.max {
+        section.fault_at("park_grace", "park_grace is longer than park_max", "make it shorter");
+    }
+    is_on.then_some(settings)
 }
 
 fn discovery(section: &Section<'_>, nodes: &[Member]) -> Option<Discovery> {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::cluster::Member;
 use crate::net::{Bind, UnixBind};
-use crate::routing::{Cause, Rebalance, Rule};
+use crate::routing::{Cause, ParkSettings, Rebalance, Rule};
 use crate::tls::{ClientTls, IdentityFiles, Negotiation, SslMode, Terminate, TlsSettings, VerifyClient};
 
 /// When a changed setting takes effect.
@@ -176,6 +176,7 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
         rise,
         fall,
         leader_grace,
+        park,
         patroni_tls,
         sends_proxy_header,
     } = cluster;
@@ -189,6 +190,10 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
     table.text("cluster.rise", rise);
     table.text("cluster.fall", fall);
     table.duration("cluster.leader_grace", *leader_grace);
+    let park = park.map(|ParkSettings { grace, max }| (grace, max));
+    table.text("cluster.park", park.is_some());
+    table.optional("cluster.park_grace", park.map(|(grace, _)| format!("{grace:?}")));
+    table.optional("cluster.park_max", park.map(|(_, max)| format!("{max:?}")));
     table.text("cluster.send_proxy", if *sends_proxy_header { "v2" } else { "none" });
     let PatroniTls { ca_file, client_identity_file, verifies_nothing } = patroni_tls;
     table.file("cluster.patroni_tls.ca_file", ca_file.as_deref());

@@ -69,22 +69,38 @@ impl Default for Framing {
 
 impl Framing {
     /// Reads the next bytes that the server has sent, in any chunks.
-    pub fn server_sent(&mut self, mut bytes: &[u8]) {
+    pub fn server_sent(&mut self, bytes: &[u8]) {
+        self.server_sent_while(bytes, |_| true);
+    }
+
+    /// The same up to the first `ErrorResponse`: where no request is in progress, it says why the server ends the
+    /// session. Returns the number of bytes read.
+    pub fn server_sent_up_to_error(&mut self, bytes: &[u8]) -> usize {
+        self.server_sent_while(bytes, |kind| kind != ERROR_RESPONSE)
+    }
+
+    fn server_sent_while(&mut self, bytes: &[u8], may_pass: impl Fn(u8) -> bool) -> usize {
         if self.sync == SyncState::Lost {
-            return self.kept.push(bytes);
+            self.kept.push(bytes);
+            return bytes.len();
         }
-        while !bytes.is_empty() && self.sync == SyncState::InSync {
-            match self.walk.step(bytes) {
+        let mut at = 0;
+        while at < bytes.len() && self.sync == SyncState::InSync {
+            if self.walk.is_at_boundary() && !may_pass(bytes[at]) {
+                return at;
+            }
+            match self.walk.step(&bytes[at..]) {
                 Ok((taken, body)) => {
                     self.keep_beginning(body);
                     if self.walk.is_at_boundary() {
                         self.end_message();
                     }
-                    bytes = &bytes[taken..];
+                    at += taken;
                 }
                 Err(_) => self.sync = SyncState::Unparseable,
             }
         }
+        bytes.len()
     }
 
     /// Notes that the server has sent bytes that pgvane has not read. The sync is lost, unless they belong to one message.
@@ -307,6 +323,22 @@ mod tests {
         assert_eq!(framing.take_error().map(|error| error.sqlstate), Some(*b"57P01"));
         assert_eq!(framing.take_error(), None);
         assert_eq!(framing.last_error(), Some(*b"57P01"));
+    }
+
+    #[test]
+    fn an_error_between_two_requests_can_be_kept_from_the_client() {
+        let news = message(b'A', b"\0\0\0\x07E\0E\0");
+        let fatal = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mbye\0\0");
+        let stream = [news.clone(), fatal].concat();
+        for cut in 0..stream.len() {
+            let mut framing = ready();
+            let passed = framing.server_sent_up_to_error(&stream[..cut]);
+            assert_eq!(passed, cut.min(news.len()), "of {cut} bytes");
+            if cut <= news.len() {
+                assert_eq!(framing.server_sent_up_to_error(&stream[cut..]), news.len() - cut);
+            }
+            assert!(framing.is_between_transactions(), "the error has not been read");
+        }
     }
 
     #[test]

@@ -135,6 +135,7 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
             terminated(cause.reason(), Some("The transaction did not end within drain_timeout."))
         }
         End::Rebalanced => terminated("another server has fewer sessions", Some(NOTHING_WAS_OPEN)),
+        End::Parked(why) => terminated(why.reason(), Some(NOTHING_WAS_OPEN)),
         End::ListenerRemoved => terminated("the proxy does not serve this port any more", None),
         End::Stopped => terminated("the proxy is stopping", None),
         End::ClosedByOperator => terminated("an operator has closed the session", None),
@@ -182,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::config::ConnectionRate;
-    use crate::proxy::end::EndKind;
+    use crate::proxy::end::{EndKind, ParkEnd};
     use crate::routing::{Cause, NoRoute};
 
     #[test]
@@ -235,6 +236,8 @@ mod tests {
             End::NotPostgres(NotPostgres::DataBeforeTls),
             End::NotPostgres(NotPostgres::Malformed("…".into())),
         ];
+        let parked = [ParkEnd::NoLeader, ParkEnd::NewLeader, ParkEnd::ServerClosed];
+        ends.extend(parked.map(End::Parked));
         ends.extend(Cause::ALL.into_iter().flat_map(|cause| [End::Cut(cause), End::Drained(cause)]));
         ends
     }

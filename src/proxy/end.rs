@@ -134,6 +134,9 @@ pub enum End {
     /// An operator has closed the session.
     #[error("an operator has closed the session")]
     ClosedByOperator,
+    /// The session was parked between two transactions, and could not go on.
+    #[error("ended while it was parked because {}", .0.reason())]
+    Parked(ParkEnd),
     /// A reload has removed the listener, and the session did not end within `drain_timeout`.
     #[error("ended after drain_timeout because the listener was removed from the configuration")]
     ListenerRemoved,
@@ -175,6 +178,28 @@ pub enum CancelOutcome {
     Limited,
     /// No server could be reached in time.
     Failed,
+}
+
+/// Why a parked session could not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParkEnd {
+    /// No node has led for `park_max`.
+    NoLeader,
+    /// Another node leads.
+    NewLeader,
+    /// The server has closed the connection: it was shut down, or it failed.
+    ServerClosed,
+}
+
+impl ParkEnd {
+    /// The reason, after "because".
+    pub fn reason(self) -> &'static str {
+        match self {
+            ParkEnd::NoLeader => "no server has become the leader within park_max",
+            ParkEnd::NewLeader => "another server is the leader now",
+            ParkEnd::ServerClosed => "the server was shut down",
+        }
+    }
 }
 
 /// What is wrong with the PROXY header of a trusted proxy.
@@ -229,6 +254,7 @@ impl EndKind {
             | EndKind::WrongNode
             | EndKind::Lost => EndClass::Failed,
             EndKind::ClosedByOperator
+            | EndKind::Parked
             | EndKind::Cut
             | EndKind::Drained
             | EndKind::DrainTimedOut
@@ -329,6 +355,7 @@ impl End {
             | End::DrainTimedOut(_)
             | End::Rebalanced
             | End::ClosedByOperator
+            | End::Parked(_)
             | End::Lost => true,
         }
     }

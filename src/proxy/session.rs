@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep};
 use super::admission::Admitted;
 use super::client_message::client_message;
 use super::connection::Connection;
-use super::end::End;
+use super::end::{End, ParkEnd};
 use super::intake::handshake::{Client, send_last_message};
 use super::relay::{Outcome, Relay};
 use super::sessions::control::{SessionControl, SessionOrder};
@@ -22,7 +22,7 @@ use crate::cluster::Suspicion;
 use crate::net::Incoming;
 use crate::net::tcp_info::{PeerState, peer_state};
 use crate::protocol::ServerError;
-use crate::routing::Target;
+use crate::routing::{SessionPark, Target};
 
 /// `read_only_sql_transaction`: the server refuses to write.
 const READ_ONLY: &[u8; 5] = b"25006";
@@ -156,6 +156,12 @@ impl Session {
                 Some(SessionOrder::Move) | None => *deadline = None,
             }
         }
+        let park = guard.control().park();
+        match park {
+            SessionPark::NoLeader => return Poll::Ready(End::Parked(ParkEnd::NoLeader)),
+            SessionPark::NewLeader => return Poll::Ready(End::Parked(ParkEnd::NewLeader)),
+            park => relay.set_parking(park.stops()),
+        }
         if guard.control().take_peer_check()
             && let Some(end) = unresponsive_peer(relay, guard.control(), context.settings.tcp_user_timeout)
         {
@@ -183,7 +189,12 @@ impl Session {
                 suspect(Suspicion::ConnectionLost);
             }
         };
-        relay.poll(cx, guard.control().bytes(), on_error).map(|outcome| match outcome {
+        let polled = relay.poll(cx, guard.control().bytes(), on_error);
+        let is_parked = relay.is_parked();
+        if is_parked && park == SessionPark::Finishing {
+            guard.control().note_at_rest();
+        }
+        polled.map(|outcome| match outcome {
             Outcome::ClientClosed => End::ClientClosed,
             Outcome::ClientFailed(error) => End::ClientFailed(error),
             Outcome::Drained => match *last_order {
@@ -191,15 +202,19 @@ impl Session {
                 Some(SessionOrder::Move) => End::Rebalanced,
                 _ => End::Lost,
             },
+            Outcome::ServerClosedParked => {
+                suspect(Suspicion::ShuttingDown);
+                End::Parked(ParkEnd::ServerClosed)
+            }
             Outcome::ServerClosed(code) => {
                 if code.is_none() {
                     lost();
                 }
-                End::ServerClosed(code)
+                if is_parked { End::Parked(ParkEnd::ServerClosed) } else { End::ServerClosed(code) }
             }
             Outcome::ServerFailed(error) => {
                 lost();
-                End::ServerFailed(error)
+                if is_parked { End::Parked(ParkEnd::ServerClosed) } else { End::ServerFailed(error) }
             }
         })
     }

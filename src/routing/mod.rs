@@ -2,13 +2,15 @@
 //!
 //! In reading order: a listener's [`Rule`]; whether a node is eligible (`eligibility`); the eligible nodes, best first
 //! (`pools`); the choice among equals ([`Balance`]); [`route()`], which uses all of these; what operators have to know of
-//! the result ([`Coverage`], [`ServerState`]); and when running sessions are moved ([`Rebalance`]).
+//! the result ([`Coverage`], [`ServerState`]); when running sessions are moved ([`Rebalance`]); and when they are held between
+//! two transactions ([`Park`]).
 
 mod balance;
 mod coverage;
 mod eligibility;
 #[cfg(test)]
 mod fixtures;
+mod park;
 mod pools;
 mod rebalance;
 mod route;
@@ -18,6 +20,8 @@ mod server_state;
 pub use balance::{Balance, Choice};
 pub use coverage::{Coverage, Excluded};
 pub use eligibility::why_on_wrong_node;
+pub use park::session::{SessionPark, SessionParkEvent};
+pub use park::{Park, ParkAction, ParkEvent, ParkOver, ParkSettings, Parking};
 pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use route::{NoRoute, Situation, route};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};

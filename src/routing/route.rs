@@ -38,6 +38,8 @@ pub struct Situation<'a, Load: Fn(NodeId) -> u32> {
 pub enum NoRoute {
     /// No node takes writes.
     NoLeader(String),
+    /// The write sessions of the cluster are parked, for this reason.
+    Parked(String),
     /// No node of the requested kind is eligible.
     NoneEligible(String),
     /// All eligible nodes have reached their `sessions_max`.
@@ -50,6 +52,7 @@ impl fmt::Display for NoRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoRoute::NoLeader(why) => write!(f, "no leader: {why}"),
+            NoRoute::Parked(why) => write!(f, "the write sessions of the cluster are parked ({why})"),
             NoRoute::NoneEligible(why) => write!(f, "no eligible server: {why}"),
             NoRoute::AllFull => f.write_str("every eligible server has reached its sessions_max"),
             NoRoute::AllTried => f.write_str("every eligible server was tried and failed"),

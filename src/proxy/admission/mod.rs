@@ -23,6 +23,7 @@ use crate::proxy::end::End;
 use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
 use crate::proxy::intake::tls_answers::ANSWER_AFTER;
 use crate::proxy::sessions::control::SessionOrder;
+use crate::proxy::sessions::parking::{ClusterParking, is_parkable};
 use crate::proxy::sessions::registry::{Held, SessionGuard, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
 
@@ -142,6 +143,9 @@ impl<'a> Admission<'a> {
 
     fn route(&self, topology: &Topology) -> Result<NodeId, NoRoute> {
         let (context, cluster) = (self.context, self.context.settings.cluster);
+        if let Some(why) = self.parking().and_then(ClusterParking::why_parked) {
+            return Err(NoRoute::Parked(why));
+        }
         let load = |node| context.registry.load(cluster, node);
         let situation = Situation {
             tried: &self.tried,
@@ -152,6 +156,12 @@ impl<'a> Admission<'a> {
             monitored_at: context.cluster.monitored_at(),
         };
         route(topology, &context.settings.rule, &situation)
+    }
+
+    /// The park that concerns this client, if it is one of a write listener.
+    fn parking(&self) -> Option<&'a ClusterParking> {
+        let settings = &self.context.settings;
+        is_parkable(&settings.rule).then(|| self.context.registry.parking(settings.cluster))
     }
 
     async fn attempt(&mut self, node: NodeId, topology: &Topology) -> Result<Admitted, LoginOutcome> {
@@ -257,6 +267,7 @@ impl<'a> Admission<'a> {
                     self.tried.clear(); // the next leader is tried
                 }
             }
+            () = park_over(self.parking()), if matches!(no_route, NoRoute::Parked(_)) => {}
             () = tokio::time::sleep_until(retry_at), if may_try_again => {
                 self.tried.clear();
                 self.retry_at = None;
@@ -292,5 +303,12 @@ impl<'a> Admission<'a> {
         if self.held.is_some() {
             self.context.metrics.hold.observe(self.started.elapsed().as_secs_f64());
         }
+    }
+}
+
+/// Waits until there is no park.
+async fn park_over(parking: Option<&ClusterParking>) {
+    if let Some(parking) = parking {
+        parking.over().await;
     }
 }

@@ -48,6 +48,8 @@ pub enum Outcome {
     ServerFailed(io::Error),
     /// The session was draining, and its transaction has ended.
     Drained,
+    /// The session was parked, and the server has begun to say why it closes. The client has not got that.
+    ServerClosedParked,
 }
 
 /// Two connections and the bytes in flight between them.
@@ -63,6 +65,10 @@ pub struct Relay {
     /// Writes to the server fail. Bytes that it sent before may still arrive, and among them the error that says why.
     server_write_failed: bool,
     is_draining: bool,
+    /// The session is to stop between two transactions.
+    is_parking: bool,
+    /// It has: nothing is read from the client.
+    is_parked: bool,
 }
 
 impl Relay {
@@ -88,6 +94,8 @@ impl Relay {
             client_terminated: false,
             server_write_failed: false,
             is_draining: false,
+            is_parking: false,
+            is_parked: false,
         }
     }
 
@@ -103,6 +111,25 @@ impl Relay {
         }
     }
 
+    /// Sets whether the session stops as soon as no transaction is open and no request is running: then nothing is read
+    /// from the client, and what the server still sends is passed on, except the error with which it closes. Until then
+    /// it is as if the session drained.
+    pub fn set_parking(&mut self, is_parking: bool) {
+        if is_parking == self.is_parking {
+            return;
+        }
+        self.is_parking = is_parking;
+        self.is_parked = false;
+        if is_parking && !self.is_between_transactions() {
+            self.up.stop_splicing();
+        }
+    }
+
+    /// Whether nothing is read from the client, because the session has stopped between two transactions.
+    pub fn is_parked(&self) -> bool {
+        self.is_parked
+    }
+
     /// Relays until the session ends. `on_error` is called with every error that the server sends.
     ///
     /// Bytes that were read and not yet written stay in the relay; the next call continues with them.
@@ -113,26 +140,47 @@ impl Relay {
         mut on_error: impl FnMut(ServerError),
     ) -> Poll<Outcome> {
         loop {
-            let is_drained = self.is_draining && self.is_between_transactions();
-            if is_drained && self.down.is_empty() {
-                return Poll::Ready(Outcome::Drained);
+            if self.has_stopped() {
+                if self.is_draining {
+                    return Poll::Ready(Outcome::Drained);
+                }
+                self.is_parked = true;
             }
-            if !is_drained && let Some(end) = self.poll_up(cx, bytes) {
+            if !(self.is_parked || self.is_about_to_stop())
+                && let Some(end) = self.poll_up(cx, bytes)
+            {
                 return Poll::Ready(end);
             }
             let down = self.poll_down(cx, bytes, &mut on_error);
-            let may_continue = down.is_pending() && (self.is_draining || self.up.holds_back());
+            let may_continue = down.is_pending() && (self.is_stopping() || self.up.holds_back());
             if !(may_continue && self.can_continue()) {
                 return down;
             }
         }
     }
 
-    /// Whether, after the answers that were just forwarded, a draining session can end or a held-back request can be sent.
+    /// Whether the session is to stop between two transactions, to end or to be parked.
+    fn is_stopping(&self) -> bool {
+        self.is_draining || self.is_parking
+    }
+
+    /// Whether it is to stop, and is between two transactions.
+    fn is_about_to_stop(&self) -> bool {
+        self.is_stopping() && self.is_between_transactions()
+    }
+
+    /// Whether the client has everything, too.
+    fn has_stopped(&self) -> bool {
+        self.is_about_to_stop() && self.down.is_empty()
+    }
+
+    /// Whether, after the answers that were just forwarded, a session can stop or a held-back request can be sent.
     fn can_continue(&self) -> bool {
-        let is_drained = self.is_draining && self.is_between_transactions();
+        if self.is_parked {
+            return false;
+        }
         let may_send = self.up.holds_back() && !self.server_write_failed && !self.awaits_answer();
-        if is_drained { self.down.is_empty() } else { may_send }
+        if self.is_about_to_stop() { self.down.is_empty() } else { may_send }
     }
 
     fn is_between_transactions(&self) -> bool {
@@ -148,7 +196,8 @@ impl Relay {
         if self.server_write_failed {
             return None;
         }
-        let Relay { client, server, up, framing, client_terminated, is_draining, .. } = self;
+        let is_stopping = self.is_stopping();
+        let Relay { client, server, up, framing, client_terminated, .. } = self;
         let mut see = |chunk: Chunk<'_>| {
             let length = chunk.length();
             let Some(framing) = framing else {
@@ -160,7 +209,7 @@ impl Relay {
             // server will close first, so the port in TIME_WAIT is the server's and not one of pgvane's
             let is_terminate = framing.is_idle() && matches!(chunk, Chunk::Read(TERMINATE));
             let passed_on = match chunk {
-                Chunk::Read(read) if *is_draining => framing.client_sent_up_to_next_request(read),
+                Chunk::Read(read) if is_stopping => framing.client_sent_up_to_next_request(read),
                 Chunk::Read(read) => {
                     framing.client_sent(read);
                     length
@@ -201,11 +250,12 @@ impl Relay {
         bytes: &ByteCounters,
         on_error: &mut impl FnMut(ServerError),
     ) -> Poll<Outcome> {
-        let Relay { client, server, down, framing, .. } = self;
+        let Relay { client, server, down, framing, is_parked, .. } = self;
         let polled = down.poll(cx, server, client, |chunk| {
-            bytes.add_to_client(chunk.length());
+            let mut passed_on = chunk.length();
             if let Some(framing) = framing {
                 match chunk {
+                    Chunk::Read(bytes) if *is_parked => passed_on = framing.server_sent_up_to_error(bytes),
                     Chunk::Read(bytes) => framing.server_sent(bytes),
                     Chunk::Spliced(length) => framing.server_sent_unread(length),
                 }
@@ -213,9 +263,14 @@ impl Relay {
                     on_error(error);
                 }
             }
-            Flow::More
+            bytes.add_to_client(passed_on);
+            if passed_on < chunk.length() { Flow::HoldBack(chunk.length() - passed_on) } else { Flow::More }
         });
         match polled {
+            Poll::Pending if down.holds_back() && down.has_delivered() => {
+                down.discard_held_back();
+                Poll::Ready(Outcome::ServerClosedParked)
+            }
             Poll::Pending => {
                 if let Some(framing) = framing
                     && down.is_empty()

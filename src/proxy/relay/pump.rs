@@ -160,6 +160,18 @@ impl Pump {
         matches!(&self.in_flight, InFlight::Bytes(pending) if pending.held_back > 0)
     }
 
+    /// Drops the bytes that are held back: they will not be delivered.
+    pub(super) fn discard_held_back(&mut self) {
+        if let InFlight::Bytes(pending) = &mut self.in_flight {
+            let kept = pending.bytes.len() - pending.held_back;
+            pending.bytes.truncate(kept);
+            pending.held_back = 0;
+            if kept == 0 {
+                self.in_flight = InFlight::Nothing;
+            }
+        }
+    }
+
     /// Calls `see` with the bytes that are held back; its result says how many of them still are.
     pub(super) fn reconsider(&mut self, see: impl FnOnce(Chunk<'_>) -> Flow) {
         let InFlight::Bytes(pending) = &mut self.in_flight else { return };

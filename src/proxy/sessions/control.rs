@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 
 use super::origin::Origin;
 use super::owner::Owner;
+use super::park_state::ParkState;
 use crate::cluster::NodeId;
 use crate::config::{ClusterIndex, ListenerIndex};
 use crate::proxy::byte_counters::ByteCounters;
-use crate::routing::Cause;
+use crate::routing::{Cause, SessionPark, SessionParkEvent};
 
 /// An order to a running session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct SessionControl {
     order: AtomicU8,
     /// pgvane can see when no transaction is open.
     shows_transactions: AtomicBool,
+    /// Whether it is parked.
+    park: ParkState,
     /// The bytes that it had moved when it was last looked at, the lower half of the number.
     swept_bytes: AtomicU32,
     /// Its peers are to be asked whether they still acknowledge.
@@ -91,6 +94,7 @@ impl SessionControl {
             owner: OnceLock::new(),
             order: AtomicU8::new(0),
             shows_transactions: AtomicBool::new(false),
+            park: ParkState::default(),
             swept_bytes: AtomicU32::new(0),
             is_due_for_peer_check: AtomicBool::new(false),
             is_unconfirmed: AtomicBool::new(false),
@@ -211,6 +215,30 @@ impl SessionControl {
     /// Whether it can be moved between two transactions: it has no order yet, and pgvane can see its transactions.
     pub(super) fn is_movable(&self) -> bool {
         self.order().is_none() && self.shows_transactions.load(Relaxed)
+    }
+
+    /// Whether it is parked.
+    pub fn park(&self) -> SessionPark {
+        self.park.now()
+    }
+
+    /// Records that the session is between two transactions and reads no more from its client.
+    pub fn note_at_rest(&self) {
+        self.park.note(SessionParkEvent::AtRest, self.node);
+    }
+
+    /// Takes notice of what happens to its park, and returns its state before and after.
+    pub(super) fn note_park(&self, event: SessionParkEvent) -> [SessionPark; 2] {
+        let [before, after] = self.park.note(event, self.node);
+        if before != after {
+            self.wake();
+        }
+        [before, after]
+    }
+
+    /// Whether pgvane can see its transactions; `None` during the login, when this is not known yet.
+    pub(super) fn is_visible(&self) -> Option<bool> {
+        self.owner().map(|_| self.shows_transactions.load(Relaxed))
     }
 
     fn wake(&self) {

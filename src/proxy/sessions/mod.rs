@@ -1,6 +1,7 @@
 //! The running sessions: the [`registry`] has all of them and sends them orders through their [`control`]s;
 //! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes;
 //! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster;
+//! [`parking`] holds them between two transactions;
 //! [`server_counts`] counts what happens on each node of a listener.
 
 pub mod cancel_keys;
@@ -10,6 +11,8 @@ pub mod coverage_watch;
 pub mod drain_watch;
 pub mod origin;
 pub mod owner;
+mod park_state;
+pub mod parking;
 pub mod rebalancer;
 pub mod registry;
 pub mod server_counts;

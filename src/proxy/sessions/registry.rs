@@ -13,6 +13,7 @@ use super::cancel_keys::{Keys, SessionKey};
 use super::control::{SessionControl, SessionOrder};
 use super::origin::Origin;
 use super::owner::Owner;
+use super::parking::ClusterParking;
 use super::server_counts::ServerCounts;
 use super::slots::Slots;
 use super::tally::{Census, ListenerTally};
@@ -25,7 +26,7 @@ use crate::net::descriptors;
 use crate::probe::NodeSessions;
 use crate::protocol::CancelKey;
 use crate::proxy::intake::pending::PendingConnections;
-use crate::routing::{NodeLoad, Reaction, Reactions, Rule, why_on_wrong_node};
+use crate::routing::{NodeLoad, Reaction, Reactions, Rule, SessionPark, why_on_wrong_node};
 
 /// Descriptors that sessions leave alone: 64 connections to the stats page, the checks, the pipes of 16 streams at rest, and
 /// what the process itself needs.
@@ -49,6 +50,8 @@ pub struct SessionInfo {
     pub seconds: u32,
     /// It is to end between two transactions.
     pub is_draining: bool,
+    /// Whether it is parked.
+    pub park: SessionPark,
     /// Bytes to the server and to the client.
     pub bytes: [u64; 2],
 }
@@ -64,11 +67,12 @@ impl fmt::Display for SessionInfo {
 }
 
 impl SessionInfo {
-    /// Its state in a word: `login`, `open` or `draining`.
+    /// Its state in a word: `login`, `open`, `draining` or `parked`.
     pub fn state(&self) -> &'static str {
         match (&self.owner, self.is_draining) {
             (None, _) => "login",
             (Some(_), true) => "draining",
+            (Some(_), false) if self.park == SessionPark::Parked => "parked",
             (Some(_), false) => "open",
         }
     }
@@ -81,6 +85,7 @@ impl SessionInfo {
             owner: control.owner().cloned(),
             seconds: now.saturating_sub(control.since_seconds),
             is_draining: control.is_draining(),
+            park: control.park(),
             bytes: control.bytes().read(),
         }
     }
@@ -93,7 +98,9 @@ pub struct Registry {
     /// Sessions on each node, by cluster and node number.
     nodes: Slots<Arc<NodeSessions>>,
     /// In the order in which they were registered.
-    controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
+    pub(super) controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
+    /// By cluster.
+    pub(super) parkings: Slots<ClusterParking>,
     keys: Keys,
     /// File descriptors that the process may have.
     descriptors_max: usize,
@@ -109,6 +116,7 @@ impl Registry {
             listeners: Slots::empty(),
             nodes: Slots::empty(),
             controls: Mutex::default(),
+            parkings: Slots::empty(),
             keys: Keys::empty(),
             descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
@@ -202,7 +210,10 @@ impl Registry {
         let id = self.next_id.fetch_add(1, Relaxed);
         self.on_nodes(cluster).add(node);
         self.servers(origin.listener).chosen(node, self.seconds());
-        self.controls.lock().insert(id, Arc::clone(&control));
+        let mut controls = self.controls.lock();
+        self.park_new(&control);
+        controls.insert(id, Arc::clone(&control));
+        drop(controls);
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
 

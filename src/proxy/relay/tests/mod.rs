@@ -2,6 +2,7 @@
 
 mod drain;
 mod encrypted;
+mod park;
 mod rest;
 
 use std::net::Ipv4Addr;

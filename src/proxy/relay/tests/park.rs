@@ -1,0 +1,134 @@
+//! Parking: a session stops between two transactions, and goes on as if nothing had been.
+
+use super::*;
+
+/// A relay whose session has logged in, and the client's and the server's ends of its connections.
+async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
+    let [client, server] = ways.map(connected);
+    let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
+    let mut framing = Framing::default();
+    framing.server_sent(&message(b'Z', b"I"));
+    let nothing = BytesMut::new;
+    let relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
+    (client, server, relay)
+}
+
+fn query() -> Vec<u8> {
+    message(b'Q', b"select\0")
+}
+
+fn answer(tag: &[u8], state: u8) -> Vec<u8> {
+    [message(b'C', tag), message(b'Z', &[state])].concat()
+}
+
+/// Reads the expected bytes while the relay runs.
+async fn reads(relay: &mut Relay, counters: &ByteCounters, stream: &mut Stream, expected: &[u8]) {
+    let mut received = vec![0; expected.len()];
+    let read = timeout(DEADLINE, async {
+        tokio::select! {
+            read = stream.read_exact(&mut received) => read.map(drop),
+            ended = run_to_end(relay, counters) => panic!("the relay has ended: {ended:?}"),
+        }
+    });
+    read.await.expect("comes in time").expect("comes");
+    assert_eq!(received, expected);
+}
+
+const WAYS: [[Way; 2]; 3] = [[Way::Tcp, Way::Tcp], [Way::Tls, Way::Tcp], [Way::Tls, Way::Tls]];
+
+#[tokio::test]
+async fn a_parked_session_passes_on_what_the_server_says_and_nothing_that_the_client_says() {
+    for ways in WAYS {
+        let counters = &ByteCounters::default();
+        let (mut client, mut server, mut relay) = session(ways).await;
+        relay.set_parking(true);
+        run_until(&mut relay, counters, Relay::is_parked).await.expect("is at rest");
+        client.send(&[query(), query()].concat()).await.expect("goes");
+        let news = message(b'A', b"\0\0\0\x07news\0all is well\0");
+        server.send(&news).await.expect("goes");
+        reads(&mut relay, counters, &mut client, &news).await;
+        assert_eq!(counters.read(), [0, news.len() as u64], "{ways:?}");
+        relay.set_parking(false);
+        assert!(!relay.is_parked());
+        reads(&mut relay, counters, &mut server, &[query(), query()].concat()).await;
+        let answers = [answer(b"SELECT 1\0", b'I'), answer(b"SELECT 1\0", b'I')].concat();
+        server.send(&answers).await.expect("goes");
+        reads(&mut relay, counters, &mut client, &answers).await;
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_finished_first_and_what_follows_it_waits() {
+    for ways in WAYS {
+        let counters = &ByteCounters::default();
+        let (mut client, mut server, mut relay) = session(ways).await;
+        client.send(&query()).await.expect("goes");
+        reads(&mut relay, counters, &mut server, &query()).await;
+        relay.set_parking(true);
+        server.send(&answer(b"BEGIN\0", b'T')).await.expect("goes");
+        reads(&mut relay, counters, &mut client, &answer(b"BEGIN\0", b'T')).await;
+        assert!(!relay.is_parked(), "a transaction is open");
+        client.send(&[query(), query(), query()].concat()).await.expect("goes");
+        reads(&mut relay, counters, &mut server, &query()).await;
+        server.send(&answer(b"SELECT 1\0", b'T')).await.expect("goes");
+        reads(&mut relay, counters, &mut server, &query()).await;
+        server.send(&answer(b"COMMIT\0", b'I')).await.expect("goes");
+        run_until(&mut relay, counters, Relay::is_parked).await.expect("the transaction has ended");
+        let answers = [answer(b"SELECT 1\0", b'T'), answer(b"COMMIT\0", b'I')].concat();
+        reads(&mut relay, counters, &mut client, &answers).await;
+        assert_eq!(counters.read()[0], 3 * query().len() as u64, "the fourth query waits");
+        relay.set_parking(false);
+        reads(&mut relay, counters, &mut server, &query()).await;
+    }
+}
+
+#[tokio::test]
+async fn the_error_with_which_a_server_closes_does_not_reach_a_parked_client() {
+    let counters = &ByteCounters::default();
+    let (mut client, mut server, mut relay) = session([Way::Tls, Way::Tcp]).await;
+    relay.set_parking(true);
+    run_until(&mut relay, counters, Relay::is_parked).await.expect("is at rest");
+    let news = message(b'A', b"\0\0\0\x07news\0all is well\0");
+    let fatal = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0");
+    server.send(&[news.clone(), fatal[..9].to_vec()].concat()).await.expect("goes");
+    let outcome = run_to_end(&mut relay, counters).await;
+    assert!(matches!(outcome, Some(Outcome::ServerClosedParked)), "{outcome:?}");
+    assert!(relay.can_send_own_message());
+    drop(relay);
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).await.expect("comes");
+    assert_eq!(received, news);
+}
+
+#[tokio::test]
+async fn a_parked_session_can_be_drained() {
+    let counters = &ByteCounters::default();
+    let (_client, _server, mut relay) = session([Way::Tcp; 2]).await;
+    relay.set_parking(true);
+    run_until(&mut relay, counters, Relay::is_parked).await.expect("is at rest");
+    relay.set_draining(true);
+    assert!(matches!(run_to_end(&mut relay, counters).await, Some(Outcome::Drained)));
+}
+
+#[tokio::test]
+async fn a_session_at_rest_that_was_parked_still_splices_what_its_client_streams() {
+    let counters = &ByteCounters::default();
+    let (mut client, mut server, mut relay) = session([Way::Tcp; 2]).await;
+    relay.set_parking(true);
+    run_until(&mut relay, counters, Relay::is_parked).await.expect("is at rest");
+    relay.set_parking(false);
+    client.send(&query()).await.expect("goes");
+    reads(&mut relay, counters, &mut server, &query()).await;
+    let in_copy = message(b'G', b"\0\0\0");
+    server.send(&in_copy).await.expect("goes");
+    reads(&mut relay, counters, &mut client, &in_copy).await;
+    let data = message(b'd', &bytes(100_000, 3)).repeat(100);
+    let sending = data.clone();
+    let sender = tokio::spawn(async move {
+        client.send(&sending).await.expect("goes");
+        client
+    });
+    reads(&mut relay, counters, &mut server, &data).await;
+    sender.await.expect("no panic");
+    assert!(relay.up.spliced > 0, "a park must not make every later bulk load dearer");
+}
