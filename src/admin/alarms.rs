@@ -43,6 +43,13 @@ fn warning(subject: &str, what: impl Into<String>, what_to_do: impl Into<String>
 
 fn of_cluster(cluster: &Cluster) -> Vec<Alarm> {
     let mut alarms: Vec<Alarm> = of_lead(cluster).into_iter().collect();
+    if let Some(park) = &cluster.park {
+        alarms.push(warning(
+            &cluster.name,
+            format!("the write sessions are parked ({}): their clients and new clients wait", park.reason),
+            "This is right in a planned switchover or restart. To let the sessions go on: pgvane unpark.",
+        ));
+    }
     alarms.extend(cluster.nodes.iter().flat_map(|node| of_node(cluster, node)));
     alarms.extend(
         cluster.notes.iter().map(|note| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::alarms;
 use super::context::AdminContext;
 use super::operator_log::NodeSetting;
+use super::park_status::{Park, ParkCounts};
 use super::servers::servers;
 use super::status::{
     Cluster, Exclusion, LEFT_MAX, Lead, Listener, NameLookups, Node, NodePort, Session, Status, UnresolvedName,
@@ -114,6 +115,9 @@ fn cluster(
         grace_left_seconds: grace_left.map(|left| left.as_secs_f64()),
         writes_wait: why_writes_wait(topology),
         notes: notes(topology).into_iter().chain(context.config.clusters[index.0].warning()).collect(),
+        park: Park::of_cluster(&context.registry, context.cluster_numbers[index.0], now),
+        can_park: context.config.clusters[index.0].park.is_some(),
+        park_counts: ParkCounts::of_cluster(&context.registry, context.cluster_numbers[index.0]),
         nodes: nodes.collect(),
         changes: view.history().records(),
     }

@@ -10,6 +10,8 @@ mod frame;
 mod haproxy;
 pub mod host;
 mod operator_log;
+pub mod park_status;
+pub mod parking;
 mod plot;
 pub mod process;
 mod protection;
@@ -90,6 +92,7 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/stats/sessions", get(sessions::as_page))
         .route("/stats/node", form(get(forms::node_page).post(forms::change_node)))
         .route("/stats/close", form(get(forms::close_page).post(forms::close)))
+        .route("/stats/park", form(get(parking::page).post(parking::change)))
         .route("/metrics", get(metrics))
         .route("/metrics/haproxy", get(haproxy_metrics))
         .route("/api/events", get(events))
@@ -97,6 +100,8 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/api/sessions", get(sessions::as_json))
         .route("/api/sessions/close", post(actions::close))
         .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
+        .route("/api/park", get(parking::show).post(parking::park))
+        .route("/api/unpark", post(parking::unpark))
         .route("/api/reload", post(reload::reload))
         .route("/api/nodes/{cluster}/{node}/weight", post(actions::set_weight))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -20,6 +20,10 @@ pub(super) enum Refusal {
     CrossSite,
     Denied(Denied),
     UnknownCluster(String),
+    /// There are several clusters, and the request names none. Holds their names.
+    WhichCluster(Vec<String>),
+    /// The write sessions of this cluster cannot be parked.
+    ParkIsOff(String),
     UnknownNode(String),
     UnknownListener(String),
     /// No session has this number: it has ended, or there was none.
@@ -47,7 +51,8 @@ impl Refusal {
             Refusal::UnknownState(_) | Refusal::UnknownOrder(_) | Refusal::InvalidWeight(_) | Refusal::AllSessions => {
                 StatusCode::BAD_REQUEST
             }
-            Refusal::IsLeader(_) => StatusCode::CONFLICT,
+            Refusal::WhichCluster(_) => StatusCode::BAD_REQUEST,
+            Refusal::IsLeader(_) | Refusal::ParkIsOff(_) => StatusCode::CONFLICT,
             Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -62,6 +67,10 @@ impl Refusal {
             Refusal::Denied(Denied::NoCredentials) => "user name and password are required".to_owned(),
             Refusal::Denied(Denied::WrongCredentials(_)) => "wrong user name or password".to_owned(),
             Refusal::UnknownCluster(name) => format!("unknown cluster \"{name}\""),
+            Refusal::WhichCluster(known) => format!("say which cluster: {}", known.join(", ")),
+            Refusal::ParkIsOff(name) => {
+                format!("sessions cannot be parked: the configuration has no park = true for cluster \"{name}\"")
+            }
             Refusal::UnknownNode(name) => format!("this cluster has no node \"{name}\""),
             Refusal::UnknownListener(name) => format!("unknown listener \"{name}\""),
             Refusal::UnknownSession(id) => format!("no session has the number {id}: it may have ended"),

@@ -6,6 +6,7 @@ use askama::Template;
 
 use super::frame::Frame;
 use super::plot::Plot;
+use super::query::Query;
 use super::reloads::ReloadRecord;
 use super::rows::{self, Column, LISTENER_COLUMNS, NODE_COLUMNS};
 use super::status::{self, Alarm, Lead, OperatorAction, Status};
@@ -43,6 +44,9 @@ struct Cluster {
     severity: &'static str,
     headline: String,
     notes: Vec<String>,
+    /// The page of its park, if it can be parked; and the park in words, if there is one.
+    park_link: Option<String>,
+    park: Option<String>,
     nodes: Vec<rows::Node>,
     changes: Vec<Change>,
 }
@@ -115,6 +119,8 @@ fn cluster(cluster: status::Cluster) -> Cluster {
         severity,
         headline: cluster.headline,
         notes: cluster.notes,
+        park_link: cluster.can_park.then(|| Query::of([("cluster", cluster.name.as_str())]).link("/stats/park")),
+        park: cluster.park.map(|park| park.to_string()),
         nodes: cluster.nodes.into_iter().map(|node| rows::node(&cluster.name, node)).collect(),
         changes: cluster.changes.into_iter().take(CHANGES_SHOWN).map(change).collect(),
         name: cluster.name,

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::park_status::{Park, ParkCounts};
 use super::process::Process;
 use super::reloads::ReloadRecord;
 use super::servers::Server;
@@ -159,6 +160,12 @@ pub struct Cluster {
     pub writes_wait: Option<String>,
     /// What else operators should know of the cluster, a sentence each.
     pub notes: Vec<String>,
+    /// The park of its write sessions, if there is one.
+    pub park: Option<Park>,
+    /// Whether its write sessions can be parked (`park = true`).
+    pub can_park: bool,
+    /// What became of sessions that were to be parked, since the start.
+    pub park_counts: ParkCounts,
     /// Its members.
     pub nodes: Vec<Node>,
     /// The changes of leader, newest first. `/api/events` has them as JSON.
@@ -309,7 +316,8 @@ pub struct Session {
     pub application_name: String,
     /// How long it has been on its node.
     pub seconds: u32,
-    /// `login`, `open`, or `draining`: it ends when its transaction ends, or after `drain_timeout`.
+    /// `login`; `open`; `parked`: its client waits between two transactions; or `draining`: it ends when its transaction
+    /// ends, or after `drain_timeout`.
     pub state: String,
     /// Bytes relayed to the server.
     pub bytes_to_server: u64,

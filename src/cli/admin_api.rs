@@ -36,6 +36,13 @@ pub(super) struct AdminUrl {
     admin: String,
 }
 
+impl AdminUrl {
+    /// This URL.
+    pub(super) fn new(admin: String) -> AdminUrl {
+        AdminUrl { admin }
+    }
+}
+
 /// The user to log in as.
 #[derive(Debug, Args)]
 pub(super) struct Identity {
@@ -76,6 +83,12 @@ pub(super) enum CliError {
     UnknownNode(String, Vec<String>),
     /// Several clusters have a node of this name. Holds the names of these clusters.
     AmbiguousNode(String, Vec<String>),
+    /// Parking failed. Holds an error for each pgvane that has one, with its URL.
+    NotParked(Vec<(String, CliError)>),
+    /// Transactions did not end within `park_grace`. Holds the state in words.
+    SessionsNotParked(String),
+    /// Sessions are not parked, or an answer did not come, within `--wait`. Holds the newest state in words.
+    ParkTimedOut(String),
     /// The node still has sessions at the end of `--wait`. Holds their number, and the oldest of them.
     SessionsLeft(String, u32, Vec<Session>),
 }
@@ -111,6 +124,16 @@ impl fmt::Display for CliError {
             CliError::AmbiguousNode(node, clusters) => {
                 write!(f, "several clusters have a node \"{node}\": add --cluster with one of {}", clusters.join(", "))
             }
+            CliError::NotParked(errors) => {
+                let line = |(url, error): &(String, CliError)| match error {
+                    CliError::NoAnswer(..) => error.to_string(), // it names the URL
+                    _ => format!("{url}: {error}"),
+                };
+                let lines: Vec<String> = errors.iter().map(line).collect();
+                f.write_str(&lines.join("\npgvane: "))
+            }
+            CliError::SessionsNotParked(state) => f.write_str(state),
+            CliError::ParkTimedOut(state) => write!(f, "not within --wait: {state}"),
             CliError::SessionsLeft(node, left, sessions) => {
                 write!(f, "{node} still has {left} session(s)")?;
                 sessions.iter().try_for_each(|session| write!(f, "\n  {session}"))?;
@@ -134,6 +157,11 @@ impl CliError {
             | CliError::NoPassword
             | CliError::UnknownNode(..)
             | CliError::AmbiguousNode(..) => exit::USAGE,
+            CliError::NotParked(errors) => {
+                let mut codes = errors.iter().map(|(_, error)| error.exit_code());
+                let first = codes.next().unwrap_or(exit::FAILURE);
+                if codes.all(|code| code == first) { first } else { exit::FAILURE }
+            }
             CliError::PasswordFile(..) => exit::NO_INPUT,
             CliError::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => exit::NO_PERMISSION,
             CliError::Refused(StatusCode::UNPROCESSABLE_ENTITY, _) => exit::CONFIG,
@@ -142,6 +170,8 @@ impl CliError {
             | CliError::Unreadable(_)
             | CliError::NoClient(_)
             | CliError::Terminal(_)
+            | CliError::ParkTimedOut(_)
+            | CliError::SessionsNotParked(_)
             | CliError::SessionsLeft(..) => exit::FAILURE,
         }
     }
@@ -194,7 +224,7 @@ impl AdminApi {
     /// Sends POST. Returns the body if the status is success.
     pub(super) async fn post(&self, path: &[&str], query: Option<&str>, body: &str) -> Result<String, CliError> {
         let mut url = self.url(path);
-        url.set_query(query);
+        url.set_query(query.filter(|query| !query.is_empty()));
         let request = self.client.post(url).timeout(CHANGE_TIMEOUT).body(body.to_owned());
         send(self.authenticated(request)).await
     }

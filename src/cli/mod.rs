@@ -9,6 +9,7 @@ mod healthcheck;
 mod import;
 mod memory;
 mod node;
+mod park;
 mod reload;
 mod run;
 mod sessions;
@@ -28,6 +29,7 @@ use self::check::CheckArgs;
 use self::exit::failed;
 use self::import::ImportArgs;
 use self::node::{DrainArgs, NodeArgs, WeightArgs};
+use self::park::{ParkArgs, UnparkArgs};
 use self::reload::ReloadArgs;
 use self::sessions::{CloseArgs, ListArgs};
 use self::shell::Shell;
@@ -75,6 +77,13 @@ enum Command {
     },
     /// Show the nodes, listeners and sessions of a running pgvane, live on the terminal; q quits
     Top(TopArgs),
+    /// Hold the write sessions of a cluster between two transactions: their clients wait. For Patroni's before_stop
+    ///
+    /// Each session has park_grace to end its transaction. Exit code 0: every session that can be parked is parked, or
+    /// the node does not lead. 1: a pgvane did not answer, or a session is not parked, after --wait at the latest.
+    Park(ParkArgs),
+    /// Let parked sessions go on where they are
+    Unpark(UnparkArgs),
     /// Read the configuration file again; running sessions stay
     Reload(ReloadArgs),
     /// Send no new sessions to a node, and close each of its sessions between two transactions
@@ -134,6 +143,8 @@ pub fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Reload(args) => block_on(reload::reload(&args)),
+        Command::Park(args) => block_on(park::park(&args)),
+        Command::Unpark(args) => block_on(park::unpark(&args)),
         Command::Check(args) => match read(args.file()) {
             Ok(config) => on_one_thread(check::run(&args, &config)),
             Err(ReadError::Faults(faults)) if args.as_json() => check::print_faults(&faults),

@@ -67,7 +67,8 @@ fn nodes(cluster: &Cluster) -> String {
         .nodes
         .iter()
         .flat_map(|node| node.left.iter().map(|session| format!("left on {}: {session}\n", node.name)));
-    format!("cluster {}: {headline}\n{}{}", cluster.name, aligned(&rows), left.collect::<String>())
+    let park = cluster.park.as_ref().map(|park| format!("{park}\n")).unwrap_or_default();
+    format!("cluster {}: {headline}\n{park}{}{}", cluster.name, aligned(&rows), left.collect::<String>())
 }
 
 /// Whether the node answers its checks, and if not, for how long and why.

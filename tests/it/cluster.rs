@@ -6,6 +6,7 @@ mod addresses;
 mod drain;
 mod names;
 mod network;
+mod parked;
 mod passed_through;
 mod rebalance;
 mod roles;

@@ -17,6 +17,7 @@
 //! - [`browser`]: the pages in a real browser
 //! - [`page`]: what the stats page and its JSON say when something is wrong
 //! - [`figures`]: what is counted of listeners and nodes
+//! - [`park`]: write sessions that are held between two transactions
 //! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`reload`]: a configuration that changes while pgvane runs
 //! - [`reload_kinds`]: the same, for each part of a configuration
@@ -57,6 +58,7 @@ mod metrics;
 mod neighbours;
 mod operators;
 mod page;
+mod park;
 mod reload;
 mod reload_kinds;
 mod service_manager;

@@ -42,6 +42,12 @@ impl Operator {
         self.says_as("ops", &self.password_file, command).await
     }
 
+    /// The same at other admin addresses.
+    pub async fn says_at(&self, admin: &str, command: &[&str]) -> Answer {
+        let identity = ["--admin", admin, "--user", "ops", "--password-file", &self.password_file];
+        run(&[command, &identity].concat()).await
+    }
+
     async fn says_as(&self, user: &str, password_file: &str, command: &[&str]) -> Answer {
         let admin = format!("http://{}", self.admin);
         let identity = ["--admin", &admin, "--user", user, "--password-file", password_file];
@@ -50,7 +56,7 @@ impl Operator {
 }
 
 /// Runs pgvane to its end, while the fakes go on.
-async fn run(arguments: &[&str]) -> Answer {
+pub async fn run(arguments: &[&str]) -> Answer {
     let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
     let run = move || pgvane(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     tokio::task::spawn_blocking(run).await.expect("no panic")
