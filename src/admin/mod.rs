@@ -10,6 +10,7 @@ mod frame;
 mod haproxy;
 pub mod host;
 mod operator_log;
+mod park_metrics;
 pub mod park_status;
 pub mod parking;
 mod plot;

@@ -5,14 +5,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::Cluster;
 use super::words::{seconds, sessions};
 use crate::cluster::Moment;
 use crate::config::ClusterIndex;
 use crate::proxy::sessions::parking::{ParkCensus, ParkInfo};
 use crate::proxy::sessions::registry::Registry;
 use crate::routing::ParkOver;
-use crate::telemetry::MetricRegistry;
 
 /// A park that is not over.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -104,39 +102,6 @@ impl ParkCounts {
             parks: by_name(&parks),
         }
     }
-}
-
-/// The metrics of the clusters whose sessions can be parked.
-pub(super) fn metrics(clusters: &[Cluster]) -> MetricRegistry {
-    let registry = MetricRegistry::default();
-    let gauge = |name: &str, help: &str| registry.gauge(name, help, &["cluster"]);
-    let parked = gauge("pgvane_cluster_parked", "1 while the write sessions of the cluster are parked, else 0.");
-    let sessions = gauge("pgvane_sessions_parked", "Sessions that are held between two transactions.");
-    let outcomes = registry.counter(
-        "pgvane_parked_sessions_total",
-        "What became of sessions that were to be parked: let-go (parked, then went on), ended (parked, then ended \
-         because no node led in time or another one did), late (the transaction did not end within park_grace), \
-         encrypted (client and server encrypt end to end).",
-        &["cluster", "outcome"],
-    );
-    let parks = registry.counter(
-        "pgvane_parks_total",
-        "Parks that are over, by reason: unparked (by an operator), led (there is a leader again), park-max (the same \
-         node still led), no-leader (no node led within park_max).",
-        &["cluster", "reason"],
-    );
-    for cluster in clusters.iter().filter(|cluster| cluster.can_park) {
-        let name = cluster.name.as_str();
-        parked.with_label_values(&[name]).set(f64::from(u8::from(cluster.park.is_some())));
-        sessions.with_label_values(&[name]).set(cluster.park.as_ref().map_or(0.0, |park| park.parked as f64));
-        for (outcome, count) in &cluster.park_counts.sessions {
-            outcomes.with_label_values(&[name, outcome]).inc_by(*count);
-        }
-        for (reason, count) in &cluster.park_counts.parks {
-            parks.with_label_values(&[name, reason]).inc_by(*count);
-        }
-    }
-    registry
 }
 
 #[cfg(test)]

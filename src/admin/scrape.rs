@@ -1,6 +1,6 @@
 //! Metrics that are read at the time of the scrape, such as roles, lags and sessions.
 
-use super::park_status;
+use super::park_metrics;
 use super::status::{Cluster, Lead, Listener, Status};
 use crate::cluster::AdminState;
 use crate::telemetry::{MetricRegistry, lines_lost, registry};
@@ -12,7 +12,7 @@ pub(super) fn render(registered: &MetricRegistry, status: &Status) -> String {
     families.extend(of_node_figures(&status.clusters).gather());
     families.extend(of_listeners(&status.listeners).gather());
     families.extend(of_choices(status).gather());
-    families.extend(park_status::metrics(&status.clusters).gather());
+    families.extend(park_metrics::metrics(&status.clusters).gather());
     families.extend(of_names(status).gather());
     families.extend(of_process().gather());
     registry::render(&families)

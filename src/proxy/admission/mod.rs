@@ -22,8 +22,8 @@ use crate::proxy::context::ListenerContext;
 use crate::proxy::end::End;
 use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
 use crate::proxy::intake::tls_answers::ANSWER_AFTER;
+use crate::proxy::sessions::cluster_parking::{ClusterParking, is_parkable};
 use crate::proxy::sessions::control::SessionOrder;
-use crate::proxy::sessions::parking::{ClusterParking, is_parkable};
 use crate::proxy::sessions::registry::{Held, SessionGuard, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
 

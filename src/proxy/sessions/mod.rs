@@ -6,6 +6,7 @@
 
 pub mod cancel_keys;
 pub mod cancel_limits;
+pub mod cluster_parking;
 pub mod control;
 pub mod coverage_watch;
 pub mod drain_watch;

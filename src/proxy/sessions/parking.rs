@@ -1,39 +1,21 @@
-//! Parks the write sessions of a cluster: does what [`Park`] says, and keeps the time for it.
+//! Parks the write sessions of a cluster: does what [`Park`](crate::routing::Park) says, and keeps the time for it.
 //!
 //! A park concerns the listeners whose target is the leader: their new clients wait, as without a leader, and each of
 //! their sessions is asked to stop between two transactions. A session that registers during a park is asked too: the
 //! state of the park changes only while the registry's list is locked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use super::cluster_parking::{ClusterParking, ParkTotals, is_parkable};
 use super::control::SessionControl;
 use super::registry::Registry;
 use crate::cluster::{Moment, NodeId};
 use crate::config::ClusterIndex;
 use crate::probe::ClusterHandle;
-use crate::routing::{
-    Park, ParkAction, ParkEvent, ParkOver, ParkSettings, Rule, SessionPark, SessionParkEvent, Target,
-};
-
-/// What became of the sessions that were asked to park, since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ParkTotals {
-    /// They were parked and went on.
-    pub let_go: u64,
-    /// They were parked and ended, because no node led or another one did.
-    pub ended: u64,
-    /// Their transaction did not end within `park_grace`.
-    pub late: u64,
-    /// Client and server encrypt end to end.
-    pub encrypted: u64,
-    /// Parks that are over, by reason, in the order of [`ParkOver::LABELS`].
-    pub parks: [u64; ParkOver::LABELS.len()],
-}
+use crate::routing::{ParkAction, ParkEvent, ParkOver, ParkSettings, SessionPark, SessionParkEvent};
 
 /// The sessions of a cluster during a park.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,48 +41,6 @@ pub struct ParkInfo {
     pub reason: String,
     /// The sessions.
     pub census: ParkCensus,
-}
-
-/// The park of one cluster.
-#[derive(Debug, Default)]
-pub struct ClusterParking {
-    park: Mutex<Park>,
-    reason: Mutex<String>,
-    is_parked: watch::Sender<bool>,
-    /// Something has changed that the task which keeps the time has to look at.
-    changed: Notify,
-    let_go: AtomicU64,
-    ended: AtomicU64,
-    late: AtomicU64,
-    encrypted: AtomicU64,
-    parks: [AtomicU64; ParkOver::LABELS.len()],
-}
-
-impl ClusterParking {
-    /// Why new clients wait; `None` if there is no park.
-    pub fn why_parked(&self) -> Option<String> {
-        self.is_parked.borrow().then(|| self.reason.lock().clone())
-    }
-
-    /// Waits until there is no park. Cancel safe.
-    pub async fn over(&self) {
-        let _ = self.is_parked.subscribe().wait_for(|is_parked| !is_parked).await;
-    }
-
-    fn totals(&self) -> ParkTotals {
-        ParkTotals {
-            let_go: self.let_go.load(Relaxed),
-            ended: self.ended.load(Relaxed),
-            late: self.late.load(Relaxed),
-            encrypted: self.encrypted.load(Relaxed),
-            parks: std::array::from_fn(|reason| self.parks[reason].load(Relaxed)),
-        }
-    }
-}
-
-/// Whether a park concerns the sessions of this rule: those that write.
-pub fn is_parkable(rule: &Rule) -> bool {
-    rule.target == Target::Leader
 }
 
 impl Registry {
@@ -157,14 +97,6 @@ impl Registry {
             }
         }
         census
-    }
-
-    /// Asks a session that is about to be registered to park, if there is a park. The list of sessions is locked.
-    pub(super) fn park_new(&self, control: &SessionControl) {
-        let is_parked = |cluster: &ClusterParking| *cluster.park.lock() != Park::Off;
-        if is_parkable(&control.origin.rule) && self.parkings.get(control.cluster().0).is_some_and(is_parked) {
-            control.note_park(SessionParkEvent::Asked);
-        }
     }
 
     /// Passes an event to the park of a cluster, and does what follows from it.

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::{Keys, SessionKey};
+use super::cluster_parking::ClusterParking;
 use super::control::{SessionControl, SessionOrder};
 use super::origin::Origin;
 use super::owner::Owner;
-use super::parking::ClusterParking;
 use super::server_counts::ServerCounts;
 use super::slots::Slots;
 use super::tally::{Census, ListenerTally};
@@ -211,7 +211,7 @@ impl Registry {
         self.on_nodes(cluster).add(node);
         self.servers(origin.listener).chosen(node, self.seconds());
         let mut controls = self.controls.lock();
-        self.park_new(&control);
+        self.parkings.get(cluster.0).inspect(|parking| parking.ask_new(&control));
         controls.insert(id, Arc::clone(&control));
         drop(controls);
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
