@@ -104,7 +104,8 @@ pub(super) async fn park(
     headers: HeaderMap,
 ) -> Response {
     let query = Query::read(query.as_deref().unwrap_or_default());
-    let by = authorize(&users, &headers).map(|user| Operator { user, peer });
+    let from = peer.to_string();
+    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
     let state = by.and_then(|by| begin(&context, by, &query));
     state.map_or_else(IntoResponse::into_response, |state| json(&state))
 }
@@ -118,7 +119,8 @@ pub(super) async fn unpark(
     headers: HeaderMap,
 ) -> Response {
     let query = Query::read(query.as_deref().unwrap_or_default());
-    let by = authorize(&users, &headers).map(|user| Operator { user, peer });
+    let from = peer.to_string();
+    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
     let state = by.and_then(|by| end(&context, by, &query));
     state.map_or_else(IntoResponse::into_response, |state| json(&state))
 }
@@ -133,7 +135,7 @@ fn begin(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<Park
     if let Some(node) = node
         && !has_writers(&concerned.view.topology(), node)?
     {
-        info!(cluster, node, user = by.user, peer = %by.peer, "nothing is parked: the node does not lead");
+        info!(cluster, node, user = by.user, peer = by.from, "nothing is parked: the node does not lead");
         let why_not = Some(format!("{node} does not lead: it has no write sessions"));
         return Ok(ParkState { why_not, ..concerned.state(context) });
     }
@@ -146,10 +148,16 @@ fn begin(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<Park
     let (grace, max) = (settings.grace.as_secs_f64(), settings.max.as_secs_f64());
     let sessions = state.park.as_ref().map(Park::sessions).unwrap_or_default();
     info!(
-        cluster, node, sessions, grace_seconds = grace, max_seconds = max, user = by.user, peer = %by.peer,
+        cluster,
+        node,
+        sessions,
+        grace_seconds = grace,
+        max_seconds = max,
+        user = by.user,
+        peer = by.from,
         "write sessions are parked"
     );
-    context.operators.record(by.user, &by.peer.to_string(), format!("parked the write sessions of {cluster}"));
+    context.operators.record(by.user, by.from, format!("parked the write sessions of {cluster}"));
     Ok(state)
 }
 
@@ -161,8 +169,8 @@ fn end(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<ParkSt
         let why_not = Some("the write sessions are not parked".to_owned());
         return Ok(ParkState { why_not, ..concerned.state(context) });
     }
-    info!(cluster, sessions, user = by.user, peer = %by.peer, "parked sessions go on");
-    context.operators.record(by.user, &by.peer.to_string(), format!("let the write sessions of {cluster} go on"));
+    info!(cluster, sessions, user = by.user, peer = by.from, "parked sessions go on");
+    context.operators.record(by.user, by.from, format!("let the write sessions of {cluster} go on"));
     Ok(concerned.state(context))
 }
 
@@ -203,7 +211,8 @@ pub(super) async fn change(
     body: String,
 ) -> Response {
     let form = Query::read(&body);
-    let by = authorize(&users, &headers).map(|user| Operator { user, peer });
+    let from = peer.to_string();
+    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
     let done = by.and_then(|by| match form.get("action") {
         Some("unpark") => end(&context, by, &form),
         _ => begin(&context, by, &form),
