@@ -1,6 +1,7 @@
 //! The set-ups of `config/`, followed as their READMEs say.
 
 mod keepalived;
+mod pgbouncer;
 mod php;
 mod readme;
 

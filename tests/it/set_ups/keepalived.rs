@@ -95,7 +95,7 @@ fn everything_can_be_readdressed(readme: &Readme) {
     assert!(left.is_empty(), "these are left:\n{}", left.join("\n"));
 }
 
-async fn set_up(readme: &Readme, db1: &Machine, db2: &Machine, quorum: &Machine) {
+pub(super) async fn set_up(readme: &Readme, db1: &Machine, db2: &Machine, quorum: &Machine) {
     let [copy] = readme.commands("1.");
     let [install, install_quorum] = readme.commands("2.");
     for machine in [db1, db2, quorum] {
@@ -133,7 +133,7 @@ async fn set_up(readme: &Readme, db1: &Machine, db2: &Machine, quorum: &Machine)
 }
 
 /// What Nextcloud does with the lines of its `config.php`.
-fn application(readme: &Readme, web: &Machine) -> PhpWriter {
+pub(super) fn application(readme: &Readme, web: &Machine) -> PhpWriter {
     let lines = readme.excerpt("7.", "php");
     let value = |key: &str| {
         let line = lines.lines().find_map(|line| line.strip_prefix(&format!("'{key}' => '"))).expect("is there");
@@ -152,11 +152,11 @@ fn report(what: &str, php: &PhpWriter, moment: usize, gap_max: f64) {
 }
 
 /// The two nodes.
-struct Pair<'a>([&'a Machine; 2]);
+pub(super) struct Pair<'a>(pub(super) [&'a Machine; 2]);
 
 impl Pair<'_> {
     /// Which of them has the address.
-    async fn holder(&self) -> usize {
+    pub(super) async fn holder(&self) -> usize {
         let look = || async {
             let has = |node: &Machine| node.output("ip -br address show dev eth0").is_ok_and(|it| it.contains(ADDRESS));
             match self.0.map(has) {
@@ -174,7 +174,7 @@ impl Pair<'_> {
     }
 
     /// The node runs as a replica of the other one, as Patroni says.
-    async fn wait_until_streams(&self, node: usize) {
+    pub(super) async fn wait_until_streams(&self, node: usize) {
         let name = self.0[node].name();
         let streams = || async {
             let members = self.members();
@@ -186,7 +186,7 @@ impl Pair<'_> {
         waited.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    async fn make_leader(&self, node: usize) {
+    pub(super) async fn make_leader(&self, node: usize) {
         let name = self.0[node].name();
         let leads = |members: &str| {
             members.lines().any(|line| line.contains(&format!(" {name} ")) && line.contains(" Leader "))
