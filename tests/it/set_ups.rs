@@ -4,14 +4,19 @@ mod keepalived;
 mod pgbouncer;
 mod php;
 mod readme;
+mod vm_pair;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use pgvane_loadtest::machine::{self, Machine, Switch};
-use pgvane_loadtest::programs;
+use pgvane_loadtest::{programs, wait};
 
 use crate::binary;
+
+/// A cluster takes about twenty seconds to start, and longer beside busy neighbours.
+const GOOD_WITHIN: Duration = Duration::from_secs(90);
 
 /// Machines with these names and addresses, all running, and their network, which must outlive them; `None`, and a word on why, where there can be none.
 async fn machines<const N: usize>(wanted: [(&str, &str); N]) -> Option<(Switch, [Machine; N])> {
@@ -32,6 +37,19 @@ async fn machines<const N: usize>(wanted: [(&str, &str); N]) -> Option<(Switch, 
 /// Runs commands as somebody who logs in and types them.
 fn typed(machine: &Machine, commands: &str) -> String {
     machine.run(commands).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same again and again, until what is printed is good.
+async fn typed_until(machine: &Machine, commands: &str, is_good: impl Fn(&str) -> bool) {
+    let look = || async {
+        let printed = machine.output(commands).map_err(|error| error.to_string())?;
+        if is_good(&printed) { Ok(()) } else { Err(printed) }
+    };
+    let waited = wait::until(&format!("a good answer to {commands:?}"), GOOD_WITHIN, look).await;
+    if let Err(error) = waited {
+        let journal = machine.output("journalctl --no-pager --lines 40").unwrap_or_default();
+        panic!("{error}\n{journal}");
+    }
 }
 
 /// Copies what a README says to copy, by `scp`, from the source's directory: the words after `scp -r` up to the target.

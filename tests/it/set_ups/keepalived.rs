@@ -8,7 +8,7 @@ use pgvane_loadtest::wait;
 
 use super::php::PhpWriter;
 use super::readme::Readme;
-use super::{copied, machines, patroni_is_downloaded, typed};
+use super::{copied, machines, patroni_is_downloaded, typed, typed_until};
 
 const ADDRESS: &str = "10.0.0.10";
 const SOON: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ async fn the_address_moves_and_an_application_in_php_goes_on() {
     let wanted = [("db1", "10.0.0.11"), ("db2", "10.0.0.12"), ("quorum", "10.0.0.13"), ("web", "10.0.0.20")];
     let Some((_switch, [db1, db2, quorum, web])) = machines(wanted).await else { return };
     let readme = Readme::of("keepalived");
-    everything_can_be_readdressed(&readme);
+    readme.leaves_no_address_behind("0.", r"10\.0\.0\.[0-9]|eth0");
     set_up(&readme, &db1, &db2, &quorum).await;
     let pair = Pair([&db1, &db2]);
     let [create] = readme.commands("7.");
@@ -80,21 +80,6 @@ async fn the_address_moves_and_an_application_in_php_goes_on() {
     readme.assert_all_is_used();
 }
 
-/// The README's command for other addresses leaves none of the old ones.
-fn everything_can_be_readdressed(readme: &Readme) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let [readdress] = readme.commands("0.");
-    let script = format!("cp -r {}/. . && {readdress}", readme.folder().display());
-    let run = std::process::Command::new("bash").args(["-ec", &script]).current_dir(directory.path()).output();
-    let run = run.expect("bash is there");
-    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    let mut search = std::process::Command::new("grep");
-    search.args(["-rnE", r"10\.0\.0\.[0-9]|eth0"]).current_dir(directory.path());
-    let left = String::from_utf8(search.output().expect("grep is there").stdout).expect("is text");
-    let left: Vec<&str> = left.lines().filter(|line| !line.contains("sed -i")).collect();
-    assert!(left.is_empty(), "these are left:\n{}", left.join("\n"));
-}
-
 pub(super) async fn set_up(readme: &Readme, db1: &Machine, db2: &Machine, quorum: &Machine) {
     let [copy] = readme.commands("1.");
     let [install, install_quorum] = readme.commands("2.");
@@ -112,13 +97,13 @@ pub(super) async fn set_up(readme: &Readme, db1: &Machine, db2: &Machine, quorum
         typed(machine, start);
     }
     for machine in [db1, db2, quorum] {
-        until(machine, health, |answer| answer.contains(r#""health":"true""#)).await;
+        typed_until(machine, health, |answer| answer.contains(r#""health":"true""#)).await;
     }
     let [start, list] = readme.commands("4.");
     for node in [db1, db2] {
         typed(node, start);
     }
-    until(db2, list, |list| list.contains(" Leader ") && list.contains(" streaming ")).await;
+    typed_until(db2, list, |list| list.contains(" Leader ") && list.contains(" streaming ")).await;
     let [start] = readme.commands("5.");
     for node in [db1, db2] {
         typed(node, start);
@@ -246,13 +231,4 @@ fn sql(machine: &Machine, host: &str, query: &str) -> String {
         machine,
         &format!("PGPASSWORD=change-me-postgres psql -AtX -h {host} -p 5000 -U postgres -d nextcloud -c '{query}'"),
     )
-}
-
-async fn until(machine: &Machine, commands: &str, is_good: impl Fn(&str) -> bool) {
-    let look = || async {
-        let printed = machine.output(commands).map_err(|error| error.to_string())?;
-        if is_good(&printed) { Ok(()) } else { Err(printed) }
-    };
-    let waited = wait::until(&format!("a good answer to {commands:?}"), FAILOVER_WITHIN, look).await;
-    waited.unwrap_or_else(|error| panic!("{error}"));
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A README of a folder in `config/`, with its commands.
 pub struct Readme {
@@ -38,6 +39,21 @@ impl Readme {
         texts.try_into().unwrap_or_else(|texts: Vec<&str>| {
             panic!("{N} blocks of commands are expected below {heading:?}, and there are {}", texts.len())
         })
+    }
+
+    /// The command below this heading, which writes other addresses into the files, leaves none of the old ones.
+    pub fn leaves_no_address_behind(&self, heading: &str, old: &str) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [readdress] = self.commands(heading);
+        let run = |script: &str| {
+            let output = Command::new("bash").args(["-ec", script]).current_dir(directory.path()).output();
+            output.expect("bash is there")
+        };
+        let changed = run(&format!("cp -r {}/. .\n{readdress}", self.folder.display()));
+        assert!(changed.status.success(), "{}", String::from_utf8_lossy(&changed.stderr));
+        let left = String::from_utf8(run(&format!("grep -rnE '{old}' .")).stdout).expect("is text");
+        let left: Vec<&str> = left.lines().filter(|line| !line.contains("sed -i")).collect();
+        assert!(left.is_empty(), "these are left:\n{}", left.join("\n"));
     }
 
     /// What is shown below the heading in another language than that of the shell.
