@@ -3,7 +3,7 @@
 use super::status::Cluster;
 use crate::telemetry::MetricRegistry;
 
-/// The metrics of the clusters whose sessions can be parked.
+/// The metrics of every cluster, so that alerts find them before the first park.
 pub(super) fn metrics(clusters: &[Cluster]) -> MetricRegistry {
     let registry = MetricRegistry::default();
     let gauge = |name: &str, help: &str| registry.gauge(name, help, &["cluster"]);
@@ -22,7 +22,7 @@ pub(super) fn metrics(clusters: &[Cluster]) -> MetricRegistry {
          node still led), no-leader (no node led within park_max).",
         &["cluster", "reason"],
     );
-    for cluster in clusters.iter().filter(|cluster| cluster.can_park) {
+    for cluster in clusters {
         let name = cluster.name.as_str();
         parked.with_label_values(&[name]).set(f64::from(u8::from(cluster.park.is_some())));
         sessions.with_label_values(&[name]).set(cluster.park.as_ref().map_or(0.0, |park| park.parked as f64));
