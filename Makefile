@@ -13,10 +13,10 @@ VARIANT ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab build demo test test-long failover chaos bench fuzz clean
+.PHONY: help setup lab build demo test test-long package test-package release failover chaos bench fuzz clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
 
 setup: ## install what building and testing need (Debian; fast if everything is installed)
 	@scripts/setup
@@ -38,10 +38,19 @@ test: setup ## what continuous integration runs
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) test --workspace --locked
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items --workspace --locked
 
-test-long: setup ## what is slow and rarely breaks: silent peers, slow readers, long faults
+test-long: setup package ## what is slow and rarely breaks: silent peers, slow readers, long faults, the package
 	$(CARGO) test --workspace --locked -- --ignored
+
+package: ## the packages for Debian and for RPM systems, target/package/*.deb and *.rpm
+	@scripts/package
+
+test-package: setup package ## the Debian package on a machine with systemd, from installation to purge
+	@scripts/test-package
+
+release: setup ## the checklist of a release: everything that must hold, and the files to publish
+	@scripts/release
 
 failover: lab ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
 	$(CARGO) build --release --locked --workspace

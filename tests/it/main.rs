@@ -29,6 +29,7 @@
 //! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`imported`]: what `pgvane import` writes, beside HAProxy with the file that it was made from
+//! - [`package`]: the Debian package, from its installation to its purge
 //! - [`layout`]: the order of the source: imports run down, and the pure parts know no sockets and clocks
 //! - [`binary`], [`stage`], [`fake`], [`wire`], [`metrics`], [`certificates`]: what the others stand on
 
@@ -57,6 +58,7 @@ mod members;
 mod metrics;
 mod neighbours;
 mod operators;
+mod package;
 mod page;
 mod park;
 mod reload;
