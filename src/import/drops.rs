@@ -110,7 +110,6 @@ pub(super) fn global(word: &str) -> &'static str {
         "user" | "group" | "uid" | "gid" | "chroot" | "set-dumpable" | "setcap" | "ulimit-n" | "fd-hard-limit" => {
             "set it in pgvane's systemd unit (User, Group, LimitNOFILE …)"
         }
-        "stats" => "pgvane has its API at [admin] and the commands `pgvane status`, `drain`, `maint` and `ready`",
         "nbthread" | "cpu-map" | "thread-groups" | "thread-group" | "numa-cpu-mapping" | "cpu-policy" | "cpu-set" => {
             "pgvane uses all CPU cores that it may use (threads)"
         }

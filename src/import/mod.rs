@@ -35,6 +35,7 @@ mod samples;
 mod section;
 mod server;
 mod shards;
+mod sockets;
 mod sql;
 mod templates;
 mod write;
@@ -87,12 +88,13 @@ pub fn import(request: &Request<'_>) -> Outcome {
 
 fn run(request: &Request<'_>, file: &File, ledger: &mut Ledger) -> (Outcome, Option<Plan>) {
     let (global, bases) = global(file, ledger);
+    let sockets = sockets::read(file, ledger);
     let is_proxy = |kind: Kind| matches!(kind, Kind::Listen | Kind::Frontend | Kind::Backend);
     let sections = file.sections.iter().filter(|section| is_proxy(section.kind));
     let mut proxies: Vec<Proxy> = sections.map(|section| Proxy::read(file, section)).collect();
     templates::stand_in(&mut proxies, &file.environment);
     let fronts = front::sort(&proxies, ledger);
-    let import = Import { request, proxies: &proxies, fronts: &fronts, global, bases: &bases };
+    let import = Import { request, proxies: &proxies, fronts: &fronts, global, bases: &bases, sockets: &sockets };
     templates::refuse(&fronts.routes, &proxies, ledger);
     drop_the_rest(file, ledger);
     if fronts.routes.is_empty() && !ledger.is_refused() {
@@ -130,6 +132,7 @@ struct Import<'a> {
     fronts: &'a Fronts,
     global: GlobalMax,
     bases: &'a Bases,
+    sockets: &'a [plan::Socket],
 }
 
 /// A title, and a configuration that may be meant.
@@ -189,7 +192,8 @@ impl Import<'_> {
             return Plan::default();
         }
         let around = Around { proxies: self.proxies, read_file: self.request.read_file };
-        let mut plan = Plan { admin: pages::read(self.fronts, self.proxies, ledger), ..Plan::default() };
+        let admin = plan::Admin { sockets: self.sockets.to_vec(), ..pages::read(self.fronts, self.proxies, ledger) };
+        let mut plan = Plan { admin, ..Plan::default() };
         let mut lanes = Vec::new();
         for (route, nodes) in routes.iter().zip(&found.of_routes) {
             let Some(meaning) = &route.meaning else { continue };
@@ -247,6 +251,7 @@ fn global(file: &File, ledger: &mut Ledger) -> (GlobalMax, Bases) {
             "crt-base" => bases.crt_base = Some(value.to_owned()),
             "ssl-server-verify" => bases.verifies_nothing = value == "none",
             "presetenv" | "setenv" | "unsetenv" | "resetenv" => {}
+            "stats" => continue, // see `sockets`
             word => {
                 ledger.dropped(line.number, drops::global(word));
                 continue;

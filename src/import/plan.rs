@@ -22,6 +22,19 @@ pub(super) struct Admin {
     pub is_off: bool,
     /// HAProxy's page asked for a password.
     pub had_password: bool,
+    /// HAProxy's `stats socket`s.
+    pub sockets: Vec<Socket>,
+}
+
+/// A `stats socket`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Socket {
+    pub path: String,
+    pub mode: Option<String>,
+    pub owner: Option<String>,
+    pub group: Option<String>,
+    pub level: String,
+    pub idle_timeout: Option<String>,
 }
 
 /// One cluster.

@@ -376,6 +376,35 @@ fn conditions_decide_which_backend_serves() {
     );
 }
 
+#[test]
+fn a_stats_socket_becomes_an_admin_socket_behind_comment_signs() {
+    let head = "global\n stats socket /run/haproxy/admin.sock mode 660 user root level admin expose-fd listeners\n \
+                stats socket ipv4@127.0.0.1:9999 level admin\n stats socket unix@/s\n stats timeout 2m\n";
+    let outcome = imported((head.to_owned() + &text(1).replacen("global\n", "", 1)).as_bytes(), &[], None);
+    let toml = outcome.toml.unwrap_or_else(|| panic!("{}", outcome.report));
+    let without = Config::from_toml("result", &toml).expect("is valid");
+    assert_eq!(without.admin_sockets, [], "pgvane starts also where it cannot listen there");
+    for told in ["haproxy.cfg:2: dropped: stats socket", "[[admin.sockets]]", "on Unix sockets only"] {
+        assert!(outcome.report.contains(told), "{told:?} is not in\n{}", outcome.report);
+    }
+    let is_socket = |line: &str| {
+        ["# [[admin.sockets]]", "# path", "# mode", "# owner", "# level", "# idle"]
+            .iter()
+            .any(|start| line.starts_with(start))
+    };
+    let used: String =
+        toml.lines().map(|line| format!("{}\n", if is_socket(line) { &line[2..] } else { line })).collect();
+    let config = Config::from_toml("result", &used).unwrap_or_else(|faults| panic!("{faults}\n{used}"));
+    let shown: Vec<_> = config
+        .admin_sockets
+        .iter()
+        .map(|socket| (socket.file.path.display().to_string(), socket.file.mode, socket.level.label()))
+        .collect();
+    let expected = [("/run/haproxy/admin.sock".to_owned(), 0o660, "admin"), ("/s".to_owned(), 0o600, "operator")];
+    assert_eq!(shown, expected);
+    assert!(config.admin_sockets.iter().all(|socket| socket.idle_timeout.as_secs() == 120));
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_make_it_panic_and_no_line_is_lost(

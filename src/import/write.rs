@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::access;
-use super::plan::{Admin, Cluster, Listener, Node, Plan};
+use super::plan::{Admin, Cluster, Listener, Node, Plan, Socket};
 
 /// The text of a configuration file.
 pub(super) fn toml(plan: &Plan, source: &str) -> String {
@@ -11,6 +11,7 @@ pub(super) fn toml(plan: &Plan, source: &str) -> String {
     out.comment(&format!("Written by `pgvane import {}`. `pgvane check` reports errors in it.", one_line(source)));
     out.comment("The report of the import says what was dropped and what means something else than in HAProxy.");
     admin(&plan.admin, &mut out);
+    admin_sockets(&plan.admin, &mut out);
     for one in &plan.clusters {
         cluster(one, &mut out);
     }
@@ -102,6 +103,27 @@ fn admin(admin: &Admin, out: &mut Out) {
         out.comment("users = [{ name = \"ops\", password_file = \"/etc/pgvane/admin-password\" }]");
     }
     out.text("bind", bind);
+}
+
+/// The sockets as comments, so that they can be used by taking the `#` from the lines.
+fn admin_sockets(admin: &Admin, out: &mut Out) {
+    for Socket { path, mode, owner, group, level, idle_timeout } in &admin.sockets {
+        out.table("# HAProxy's stats socket. If scripts use it, take the # from these lines; pgvane must be able to create it.");
+        out.comment("[[admin.sockets]]");
+        let lines = [
+            ("path", Some(path)),
+            ("mode", mode.as_ref()),
+            ("owner", owner.as_ref()),
+            ("group", group.as_ref()),
+            ("level", Some(level)),
+            ("idle_timeout", idle_timeout.as_ref()),
+        ];
+        for (key, value) in lines {
+            if let Some(value) = value {
+                out.comment(&format!("{key} = {}", quoted(value)));
+            }
+        }
+    }
 }
 
 fn cluster(cluster: &Cluster, out: &mut Out) {
