@@ -1,23 +1,20 @@
 //! What operators can change: the administrative state and the weight of a node, and running sessions, which they can
 //! close. Over HTTP for programs here; the pages with forms for people are in `forms`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Extension;
-use axum::extract::{ConnectInfo, Path, RawQuery, State};
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
 use serde::Serialize;
 use tracing::info;
 
 use super::answer::json;
+use super::caller::Caller;
 use super::context::AdminContext;
-use super::operator_log::NodeSetting;
+use super::operator_log::{NodeSetting, Operator};
 use super::query::Query;
 use super::refusal::{ALLOW_LEADER, CONFIGURED, Refusal};
 use super::sessions::Wanted;
-use super::users::Users;
 use super::words::sessions;
 use crate::cluster::node::WEIGHT_MAX;
 use crate::cluster::topology::NodeView;
@@ -26,14 +23,6 @@ use crate::probe::ClusterHandle;
 
 /// The longest body of a request, in bytes. The body is the name of a state, or a weight.
 pub(super) const BODY_LENGTH_MAX: usize = 64;
-
-/// Who sent a request, and from where.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Operator<'a> {
-    pub(super) user: &'a str,
-    /// The address of the client, or the path of the socket.
-    pub(super) from: &'a str,
-}
 
 /// The answer to a request that has set a node's state.
 #[derive(Debug, Serialize)]
@@ -63,62 +52,37 @@ pub(super) struct Closed {
 /// `POST /api/nodes/{cluster}/{node}/state`, with the name of the state as the body.
 pub(super) async fn set_state(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
+    caller: Caller,
     Path((cluster, node)): Path<(String, String)>,
     RawQuery(query): RawQuery,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
     body: String,
-) -> Response {
+) -> Result<Response, Refusal> {
     let query = Query::read(query.as_deref().unwrap_or_default());
     let allows_leader = query.get(ALLOW_LEADER.0) == Some(ALLOW_LEADER.1);
     let target = Target { cluster: &cluster, node: &node };
-    let outcome = match authorize(&users, &headers) {
-        Ok(user) => {
-            target.set_state(&context, Operator { user, from: &peer.to_string() }, body.trim(), allows_leader).await
-        }
-        Err(refusal) => Err(refusal),
-    };
-    outcome.map_or_else(IntoResponse::into_response, |change| json(&change))
+    let change = target.set_state(&context, caller.as_operator(), body.trim(), allows_leader).await?;
+    Ok(json(&change))
 }
 
 /// `POST /api/nodes/{cluster}/{node}/weight`, with the weight as the body, or `configured`.
 pub(super) async fn set_weight(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
+    caller: Caller,
     Path((cluster, node)): Path<(String, String)>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
     body: String,
-) -> Response {
+) -> Result<Response, Refusal> {
     let target = Target { cluster: &cluster, node: &node };
-    let outcome = match authorize(&users, &headers) {
-        Ok(user) => target.set_weight(&context, Operator { user, from: &peer.to_string() }, body.trim()).await,
-        Err(refusal) => Err(refusal),
-    };
-    outcome.map_or_else(IntoResponse::into_response, |change| json(&change))
+    Ok(json(&target.set_weight(&context, caller.as_operator(), body.trim()).await?))
 }
 
 /// `POST /api/sessions/close`, with the sessions in the query string.
 pub(super) async fn close(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
+    caller: Caller,
     RawQuery(query): RawQuery,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
+) -> Result<Response, Refusal> {
     let wanted = Wanted::of(&Query::read(query.as_deref().unwrap_or_default()));
-    let outcome = authorize(&users, &headers)
-        .and_then(|user| close_sessions(&context, Operator { user, from: &peer.to_string() }, &wanted));
-    outcome.map_or_else(IntoResponse::into_response, |closed| json(&closed))
-}
-
-/// The user who sent the request, if it may change something.
-pub(super) fn authorize<'u>(users: &'u Users, headers: &HeaderMap) -> Result<&'u str, Refusal> {
-    match is_cross_site(headers) {
-        true => Err(Refusal::CrossSite),
-        false => users.authenticate(headers).map_err(Refusal::Denied),
-    }
+    Ok(json(&close_sessions(&context, caller.as_operator(), &wanted)?))
 }
 
 /// The node that a request names.
@@ -207,45 +171,4 @@ pub(super) fn close_sessions(context: &AdminContext, by: Operator<'_>, wanted: &
     info!(sessions = closed, which, user = by.user, peer = %by.from, "sessions closed by an operator");
     context.operators.record(by.user, by.from, format!("closed {}: {which}", sessions(closed)));
     Ok(Closed { closed })
-}
-
-/// Whether a browser's headers say that a page of another site made the request. A browser sends a saved password with
-/// such requests too, so they are refused. Clients that are not browsers send neither of the two headers.
-fn is_cross_site(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    match (text("sec-fetch-site"), text("origin")) {
-        (Some(site), _) => !["same-origin", "none"].contains(&site),
-        (None, Some(origin)) => origin.split_once("://").map(|(_, host)| host) != text("host"),
-        (None, None) => false,
-    }
-}
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| ((*name).parse().expect("a name"), value.parse().expect("a value"))).collect()
-    }
-
-    #[test]
-    fn only_requests_from_pages_of_other_sites_are_cross_site() {
-        for own in [
-            &[][..],
-            &[("host", "pg:8404")],
-            &[("host", "pg:8404"), ("origin", "http://pg:8404")],
-            &[("host", "pg:8404"), ("origin", "https://pg:8404"), ("sec-fetch-site", "same-origin")],
-            &[("host", "inner:80"), ("origin", "https://outer"), ("sec-fetch-site", "same-origin")],
-        ] {
-            assert!(!is_cross_site(&headers(own)), "{own:?}");
-        }
-        for other in [
-            &[("host", "pg:8404"), ("origin", "http://evil")][..],
-            &[("host", "pg:8404"), ("origin", "null")],
-            &[("host", "pg:8404"), ("origin", "http://pg:8405")],
-            &[("host", "pg:8404"), ("origin", "http://pg:8404"), ("sec-fetch-site", "cross-site")],
-            &[("host", "pg:8404"), ("sec-fetch-site", "same-site")],
-        ] {
-            assert!(is_cross_site(&headers(other)), "{other:?}");
-        }
-    }
 }

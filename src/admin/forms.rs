@@ -1,17 +1,15 @@
 //! The pages with forms: a node with what can be done to it, and the question before sessions are closed. They work
 //! without JavaScript.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::Extension;
-use axum::extract::{ConnectInfo, RawQuery, State};
-use axum::http::HeaderMap;
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Redirect, Response};
 
-use super::actions::{Operator, Target, authorize, close_sessions};
+use super::actions::{Target, close_sessions};
 use super::answer::html;
+use super::caller::Caller;
 use super::context::AdminContext;
 use super::frame::Frame;
 use super::query::Query;
@@ -20,7 +18,6 @@ use super::rows::badge;
 use super::session_order::SessionOrder;
 use super::sessions::{Field, Sessions, Wanted};
 use super::status::{Node, SetBy, Status};
-use super::users::Users;
 use super::words::sessions as count_of;
 use crate::cluster::AdminState;
 use crate::cluster::node::WEIGHT_MAX;
@@ -151,27 +148,20 @@ fn state_form(node: &Node, state: AdminState) -> StateForm {
 /// `POST /stats/node`: sets the state or the weight that the form has.
 pub(super) async fn change_node(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
+    caller: Caller,
     body: String,
-) -> Response {
-    let form = Query::read(&body);
+) -> Result<Redirect, Refusal> {
+    let (form, by) = (Query::read(&body), caller.as_operator());
     let [cluster, node, state, weight] =
         ["cluster", "node", "state", "weight"].map(|field| form.get(field).unwrap_or_default());
     let target = Target { cluster, node };
-    let from = peer.to_string();
-    let by = match authorize(&users, &headers) {
-        Ok(user) => Operator { user, from: &from },
-        Err(refusal) => return refusal.into_response(),
-    };
-    let outcome = if weight.is_empty() {
+    if weight.is_empty() {
         let allows_leader = form.get(ALLOW_LEADER.0) == Some(ALLOW_LEADER.1);
-        target.set_state(&context, by, state, allows_leader).await.map(drop)
+        target.set_state(&context, by, state, allows_leader).await?;
     } else {
-        target.set_weight(&context, by, weight).await.map(drop)
-    };
-    after(outcome)
+        target.set_weight(&context, by, weight).await?;
+    }
+    Ok(Redirect::to(AFTER))
 }
 
 /// `GET /stats/close`: the question before sessions are closed.
@@ -197,20 +187,9 @@ pub(super) async fn close_page(State(context): State<Arc<AdminContext>>, RawQuer
 /// `POST /stats/close`: closes the sessions that the form names.
 pub(super) async fn close(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
+    caller: Caller,
     body: String,
-) -> Response {
-    let wanted = Wanted::of(&Query::read(&body));
-    let from = peer.to_string();
-    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
-    after(by.and_then(|by| close_sessions(&context, by, &wanted)).map(drop))
-}
-
-fn after(outcome: Result<(), Refusal>) -> Response {
-    match outcome {
-        Ok(()) => Redirect::to(AFTER).into_response(),
-        Err(refusal) => refusal.into_response(),
-    }
+) -> Result<Redirect, Refusal> {
+    close_sessions(&context, caller.as_operator(), &Wanted::of(&Query::read(&body)))?;
+    Ok(Redirect::to(AFTER))
 }

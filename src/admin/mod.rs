@@ -3,6 +3,7 @@
 mod actions;
 mod alarms;
 mod answer;
+mod caller;
 mod collect;
 mod context;
 mod forms;

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::{Timestamp, Unit};
 use parking_lot::Mutex;
 
+use super::reloads::{Refused, Reload, RequestedBy};
 use super::status::{OperatorAction, SetBy};
 
 /// How many changes are kept.
 const ACTIONS_MAX: usize = 50;
+
+/// How many changes of a configuration are named.
+const CHANGES_SHOWN: usize = 5;
 
 /// The newest changes, and for each node the newest one of each kind.
 #[derive(Debug, Default)]
@@ -18,6 +22,14 @@ pub struct OperatorLog(Mutex<Records>);
 struct Records {
     newest: VecDeque<OperatorAction>,
     of_nodes: BTreeMap<(String, String, NodeSetting), SetBy>,
+}
+
+/// Who sent a request, and from where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Operator<'a> {
+    pub(super) user: &'a str,
+    /// The address of the client, or the path of the socket.
+    pub(super) from: &'a str,
 }
 
 /// What operators set of a node.
@@ -38,6 +50,18 @@ impl OperatorLog {
         newest.push_front(action);
     }
 
+    /// Records a reload: what it has changed, or why the file was not accepted.
+    pub fn reloaded(&self, by: &RequestedBy, outcome: &Result<Reload, Refused>) {
+        let what = match outcome {
+            Ok(reload) => format!("configuration reloaded: {}", summary(reload)),
+            Err(why) => format!("the changed configuration was not accepted: {}", why.to_string().trim_end()),
+        };
+        match by {
+            RequestedBy::Signal(signal) => self.record("?", signal, what), // any process of the host can send one
+            RequestedBy::User { name, peer } => self.record(name, &peer.to_string(), what),
+        }
+    }
+
     /// Records who has set something of a node.
     pub(super) fn set(&self, cluster: &str, node: &str, setting: NodeSetting, user: &str) {
         let by = SetBy { user: user.to_owned(), at: now() };
@@ -55,6 +79,17 @@ impl OperatorLog {
     }
 }
 
+/// The first changes in words, and how many more there are.
+fn summary(reload: &Reload) -> String {
+    let all: Vec<&str> = reload.changes.iter().chain(&reload.needs_restart).map(String::as_str).collect();
+    let shown = all[..all.len().min(CHANGES_SHOWN)].join("; ");
+    match all.len() {
+        0 => "nothing has changed".to_owned(),
+        count if count > CHANGES_SHOWN => format!("{shown}; and {} more", count - CHANGES_SHOWN),
+        _ => shown,
+    }
+}
+
 fn now() -> String {
     let now = Timestamp::now();
     now.round(Unit::Second).unwrap_or(now).to_string()
@@ -63,6 +98,27 @@ fn now() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reload_is_recorded_with_its_first_changes_or_its_fault() {
+        let log = OperatorLog::default();
+        let reload = |count: usize| Reload {
+            at: Timestamp::UNIX_EPOCH,
+            by: String::new(),
+            changes: (0..count).map(|number| format!("key{number}: 1 → 2")).collect(),
+            needs_restart: vec!["threads: 1 → 2".to_owned()],
+            warnings: Vec::new(),
+        };
+        let user = RequestedBy::User { name: "ops".to_owned(), peer: ([192, 0, 2, 1], 5).into() };
+        log.reloaded(&user, &Ok(reload(1)));
+        log.reloaded(&RequestedBy::Signal("SIGHUP"), &Ok(reload(9)));
+        log.reloaded(&user, &Err(Refused::Faulty("line 3: no\n".to_owned())));
+        let newest = log.newest();
+        assert_eq!(newest[2].what, "configuration reloaded: key0: 1 → 2; threads: 1 → 2");
+        assert_eq!((newest[2].user.as_str(), newest[2].from.as_str()), ("ops", "192.0.2.1:5"));
+        assert!(newest[1].what.ends_with("key4: 1 → 2; and 5 more") && newest[1].from == "SIGHUP", "{newest:?}");
+        assert_eq!(newest[0].what, "the changed configuration was not accepted: line 3: no");
+    }
 
     #[test]
     fn the_newest_changes_are_kept_and_each_node_knows_who_set_it() {

@@ -1,24 +1,21 @@
 //! Parks the write sessions of a cluster and lets them go on: over HTTP for programs, and a page for people.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::Extension;
-use axum::extract::{ConnectInfo, RawQuery, State};
-use axum::http::HeaderMap;
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::actions::{Operator, authorize};
 use super::answer::{html, json};
+use super::caller::Caller;
 use super::context::AdminContext;
 use super::frame::Frame;
+use super::operator_log::Operator;
 use super::park_status::Park;
 use super::query::Query;
 use super::refusal::Refusal;
-use super::users::Users;
 use super::words::span;
 use crate::cluster::topology::Topology;
 use crate::cluster::{Moment, NodeId};
@@ -98,31 +95,21 @@ pub(super) async fn show(State(context): State<Arc<AdminContext>>, RawQuery(quer
 /// `POST /api/park?cluster=NAME&node=NAME`.
 pub(super) async fn park(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
+    caller: Caller,
     RawQuery(query): RawQuery,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
+) -> Result<Response, Refusal> {
     let query = Query::read(query.as_deref().unwrap_or_default());
-    let from = peer.to_string();
-    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
-    let state = by.and_then(|by| begin(&context, by, &query));
-    state.map_or_else(IntoResponse::into_response, |state| json(&state))
+    Ok(json(&begin(&context, caller.as_operator(), &query)?))
 }
 
 /// `POST /api/unpark?cluster=NAME`.
 pub(super) async fn unpark(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
+    caller: Caller,
     RawQuery(query): RawQuery,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
+) -> Result<Response, Refusal> {
     let query = Query::read(query.as_deref().unwrap_or_default());
-    let from = peer.to_string();
-    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
-    let state = by.and_then(|by| end(&context, by, &query));
-    state.map_or_else(IntoResponse::into_response, |state| json(&state))
+    Ok(json(&end(&context, caller.as_operator(), &query)?))
 }
 
 fn begin(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<ParkState, Refusal> {
@@ -205,22 +192,13 @@ pub(super) async fn page(State(context): State<Arc<AdminContext>>, RawQuery(quer
 /// `POST /stats/park`: what the form of the page says.
 pub(super) async fn change(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
+    caller: Caller,
     body: String,
-) -> Response {
-    let form = Query::read(&body);
-    let from = peer.to_string();
-    let by = authorize(&users, &headers).map(|user| Operator { user, from: &from });
-    let done = by.and_then(|by| match form.get("action") {
-        Some("unpark") => end(&context, by, &form),
-        _ => begin(&context, by, &form),
-    });
-    match done {
-        Ok(state) => {
-            Redirect::to(&Query::of([("cluster", state.cluster.as_str())]).link("/stats/park")).into_response()
-        }
-        Err(refusal) => refusal.into_response(),
-    }
+) -> Result<Redirect, Refusal> {
+    let (form, by) = (Query::read(&body), caller.as_operator());
+    let state = match form.get("action") {
+        Some("unpark") => end(&context, by, &form)?,
+        _ => begin(&context, by, &form)?,
+    };
+    Ok(Redirect::to(&Query::of([("cluster", state.cluster.as_str())]).link("/stats/park")))
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::actions::authorize;
+use super::caller::authorize;
 use super::host::Hosts;
 use super::refusal::Refusal;
 use super::users::{Denied, PENALTY, Users};

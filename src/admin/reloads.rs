@@ -1,6 +1,7 @@
 //! Reloads of the configuration: who asked for the last one, what it changed, or why it was refused.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,10 +18,33 @@ const REQUESTS_MAX: usize = 4;
 /// A request to reload.
 #[derive(Debug)]
 pub struct ReloadRequest {
-    /// Who asks, for the log.
-    pub by: String,
+    /// Who asks.
+    pub by: RequestedBy,
     /// Who waits for the outcome.
     pub answer: Option<oneshot::Sender<Result<Reload, Refused>>>,
+}
+
+/// Who asks for a reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestedBy {
+    /// A signal to the process.
+    Signal(&'static str),
+    /// A user of the API.
+    User {
+        /// The name.
+        name: String,
+        /// Where the request came from.
+        peer: SocketAddr,
+    },
+}
+
+impl fmt::Display for RequestedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestedBy::Signal(name) => f.write_str(name),
+            RequestedBy::User { name, peer } => write!(f, "user {name} from {}", peer.ip()),
+        }
+    }
 }
 
 /// A reload that was accepted.
@@ -110,14 +134,14 @@ impl Reloads {
         *self.gauges.lock() = Some(gauges);
     }
 
-    /// Asks for a reload and does not wait for it.
-    pub fn request(&self, by: &str) {
+    /// Asks for a reload because of this signal, and does not wait for it.
+    pub fn request(&self, signal: &'static str) {
         // full: one that has not begun yet reads the same file
-        let _ = self.requests.try_send(ReloadRequest { by: by.to_owned(), answer: None });
+        let _ = self.requests.try_send(ReloadRequest { by: RequestedBy::Signal(signal), answer: None });
     }
 
     /// Asks for a reload and waits for its outcome. `None` if pgvane is stopping. Cancelled, it goes on.
-    pub async fn reload(&self, by: String) -> Option<Result<Reload, Refused>> {
+    pub async fn reload(&self, by: RequestedBy) -> Option<Result<Reload, Refused>> {
         let (answer, outcome) = oneshot::channel();
         self.requests.send(ReloadRequest { by, answer: Some(answer) }).await.ok()?;
         outcome.await.ok()

@@ -67,7 +67,7 @@ pub(super) struct Parts {
     proxy_metrics: Arc<ProxyMetrics>,
     pub(super) reloads: Arc<Reloads>,
     trends: Arc<Trends>,
-    operators: Arc<OperatorLog>,
+    pub(super) operators: Arc<OperatorLog>,
     started: Instant,
     is_stopping: watch::Receiver<bool>,
 }

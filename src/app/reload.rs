@@ -52,7 +52,7 @@ impl Reloader {
 
     /// Begins to read and load; on another thread, because a disk can be slow.
     pub(super) fn begin(&mut self, request: ReloadRequest, loader: Loader) {
-        info!(by = request.by, "reloading the configuration");
+        info!(by = request.by.to_string(), "reloading the configuration");
         let read = Arc::clone(&self.read);
         let running = spawn_blocking(move || {
             let config = read().map_err(refused_by_file)?;
@@ -88,7 +88,7 @@ impl Parts {
     /// Ends a reload: applies what was loaded, or says why not. Returns how it ended, for people.
     pub(super) async fn reload(&mut self, outcome: Outcome) -> String {
         let Outcome { request, loaded } = outcome;
-        let now = Timestamp::now();
+        let (by, now) = (request.by.to_string(), Timestamp::now());
         let at = Timestamp::from_second(now.as_second()).unwrap_or(now); // whole seconds are easier to read
         let applied = match loaded {
             Ok(loaded) => self.take_over(loaded).await,
@@ -109,16 +109,17 @@ impl Parts {
                 for warning in &self.config().file_warnings {
                     warn!("{warning}");
                 }
-                info!(by = request.by, changes = changes.len(), "configuration reloaded");
-                Ok(Reload { at, by: request.by.clone(), changes, needs_restart, warnings })
+                info!(by, changes = changes.len(), "configuration reloaded");
+                Ok(Reload { at, by: by.clone(), changes, needs_restart, warnings })
             }
             Err(refused) => {
                 let reason = refused.to_string();
-                error!(by = request.by, reason, "the new configuration was not accepted; nothing was changed");
+                error!(by, reason, "the new configuration was not accepted; nothing was changed");
                 Err(refused)
             }
         };
-        self.reloads.ended(at, &request.by, &reload);
+        self.reloads.ended(at, &by, &reload);
+        self.operators.reloaded(&request.by, &reload);
         let told = match &reload {
             Ok(reload) => format!("connections are accepted; configuration of {}", reload.at),
             Err(why) => format!("connections are accepted; the configuration of {at} was not accepted: {why}"),

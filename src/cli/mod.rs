@@ -12,6 +12,7 @@ mod node;
 mod park;
 mod reload;
 mod run;
+mod running;
 mod sessions;
 mod shell;
 mod status;
@@ -24,13 +25,14 @@ use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use self::admin_api::{AdminUrl, CliError, Identity};
+use self::admin_api::CliError;
 use self::check::CheckArgs;
 use self::exit::failed;
+use self::healthcheck::HealthcheckArgs;
 use self::import::ImportArgs;
 use self::node::{DrainArgs, NodeArgs, WeightArgs};
 use self::park::{ParkArgs, UnparkArgs};
-use self::reload::ReloadArgs;
+use self::running::Asked;
 use self::sessions::{CloseArgs, ListArgs};
 use self::shell::Shell;
 use self::top::TopArgs;
@@ -58,23 +60,9 @@ enum Command {
     /// that does not say clearly what is meant is refused with exit code 78, and nothing is written to standard output.
     Import(ImportArgs),
     /// Check whether a running pgvane is alive; for Docker's HEALTHCHECK
-    Healthcheck {
-        #[command(flatten)]
-        admin_url: AdminUrl,
-        /// Check whether it is ready to accept connections, not only whether it is alive
-        #[arg(long)]
-        ready: bool,
-    },
+    Healthcheck(HealthcheckArgs),
     /// Show the nodes and listeners of a running pgvane
-    Status {
-        #[command(flatten)]
-        admin_url: AdminUrl,
-        #[command(flatten)]
-        identity: Identity,
-        /// Print JSON, with more details than the tables
-        #[arg(long)]
-        json: bool,
-    },
+    Status(Asked),
     /// Show the nodes, listeners and sessions of a running pgvane, live on the terminal; q quits
     Top(TopArgs),
     /// Hold the write sessions of a cluster between two transactions: their clients wait. For Patroni's before_stop
@@ -85,7 +73,7 @@ enum Command {
     /// Let parked sessions go on where they are
     Unpark(UnparkArgs),
     /// Read the configuration file again; running sessions stay
-    Reload(ReloadArgs),
+    Reload(Asked),
     /// Send no new sessions to a node, and close each of its sessions between two transactions
     Drain(DrainArgs),
     /// The same as drain, for a node that will be shut down
@@ -142,7 +130,7 @@ pub fn main() -> ExitCode {
             Ok(config) => run::run(config, Arc::new(move || source.read())),
             Err(code) => code,
         },
-        Command::Reload(args) => block_on(reload::reload(&args)),
+        Command::Reload(asked) => block_on(reload::reload(&asked)),
         Command::Park(args) => block_on(park::park(&args)),
         Command::Unpark(args) => block_on(park::unpark(&args)),
         Command::Check(args) => match read(args.file()) {
@@ -154,8 +142,8 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => printed(shell::completions(shell, Cli::command())),
         Command::Man => printed(shell::man(Cli::command())),
         Command::Import(args) => import::run(&args),
-        Command::Healthcheck { admin_url, ready } => block_on(healthcheck::ask(&admin_url, ready)),
-        Command::Status { admin_url, identity, json } => block_on(status::show(&admin_url, &identity, json)),
+        Command::Healthcheck(args) => block_on(healthcheck::ask(&args)),
+        Command::Status(asked) => block_on(status::show(&asked)),
         Command::Drain(args) => block_on(node::drain(&args, AdminState::Drain)),
         Command::Maint(args) => block_on(node::drain(&args, AdminState::Maint)),
         Command::Ready(args) => block_on(node::ready(&args)),

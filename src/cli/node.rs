@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::{Instant, sleep};
 
-use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
+use super::admin_api::{AdminApi, CliError};
+use super::running::{Asked, print};
 use crate::admin::status::Node;
 use crate::cluster::AdminState;
 use crate::config::duration;
@@ -22,9 +23,7 @@ pub(super) struct NodeArgs {
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     #[command(flatten)]
-    admin_url: AdminUrl,
-    #[command(flatten)]
-    identity: Identity,
+    asked: Asked,
 }
 
 /// The same for `drain` and `maint`.
@@ -52,46 +51,81 @@ pub(super) struct WeightArgs {
 
 /// Sets the weight.
 pub(super) async fn weight(args: &WeightArgs) -> Result<(), CliError> {
-    let api = AdminApi::at(&args.target.admin_url, Some(&args.target.identity))?.for_changes()?;
+    let api = args.target.asked.api_for_changes()?;
     let (cluster, node) = find(&api, &args.target.node, args.target.cluster.as_deref()).await?;
-    api.post(&["api", "nodes", &cluster, &node.name, "weight"], None, &args.weight).await?;
+    let answer = api.post(&["api", "nodes", &cluster, &node.name, "weight"], None, &args.weight).await?;
     let (_, now) = find(&api, &node.name, Some(&cluster)).await?;
-    println!("{}: weight {} (was {}, configured {})", node.name, now.weight, node.weight, now.weight_configured);
-    Ok(())
+    let Node { name, weight, weight_configured, .. } = now;
+    args.target.asked.print(&answer, |_| {
+        Ok(format!("{name}: weight {weight} (was {}, configured {weight_configured})\n", node.weight))
+    })
 }
 
 /// Sets the state `ready`.
 pub(super) async fn ready(target: &NodeArgs) -> Result<(), CliError> {
-    target.set_state(AdminState::Ready, None).await.map(drop)
+    target.set_state(AdminState::Ready, None).await?.print(target, None)
 }
 
 /// Sets `state`, which is `drain` or `maint`, and waits for the end of the sessions if `--wait` is given.
 pub(super) async fn drain(args: &DrainArgs, state: AdminState) -> Result<(), CliError> {
-    let (api, cluster) = args.target.set_state(state, args.leader.then_some("leader=yes")).await?;
-    let Some(time) = args.wait else { return Ok(()) };
+    let change = args.target.set_state(state, args.leader.then_some("leader=yes")).await?;
+    let Some(time) = args.wait else { return change.print(&args.target, None) };
+    if !args.target.asked.json {
+        change.print(&args.target, None)?; // at once: the wait can be long
+    }
     let (name, deadline) = (&args.target.node, Instant::now() + time);
     loop {
-        let (_, node) = find(&api, name, Some(&cluster)).await?;
-        if node.sessions == 0 {
-            println!("{name} has no sessions");
-            return Ok(());
+        let (_, node) = find(&change.api, name, Some(&change.cluster)).await?;
+        let is_over = node.sessions == 0 || Instant::now() >= deadline;
+        if is_over && args.target.asked.json {
+            change.print(&args.target, Some(node.sessions))?;
         }
-        if Instant::now() >= deadline {
-            return Err(CliError::SessionsLeft(name.clone(), node.sessions, node.left));
+        match node.sessions {
+            0 if args.target.asked.json => return Ok(()),
+            0 => {
+                print(&format!("{name} has no sessions\n"));
+                return Ok(());
+            }
+            left if is_over => return Err(CliError::SessionsLeft(name.clone(), left, node.left)),
+            _ => sleep(POLL_INTERVAL).await,
         }
-        sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// A state that has been set.
+struct StateChange {
+    api: AdminApi,
+    cluster: String,
+    /// The node as it was before.
+    node: Node,
+    state: AdminState,
+    /// The answer of the API.
+    answer: String,
+}
+
+impl StateChange {
+    /// Prints it, with the number of sessions now, or that before the change.
+    fn print(&self, target: &NodeArgs, sessions: Option<u32>) -> Result<(), CliError> {
+        let Node { name, state: was, sessions: before, .. } = &self.node;
+        let sessions = sessions.unwrap_or(*before);
+        if target.asked.json {
+            let mut answer: serde_json::Value =
+                serde_json::from_str(&self.answer).map_err(|error| CliError::Unreadable(error.to_string()))?;
+            answer["sessions"] = sessions.into();
+            print(&format!("{answer:#}\n"));
+        } else {
+            print(&format!("{name}: {} (was {was}), {sessions} sessions\n", self.state.label()));
+        }
+        Ok(())
     }
 }
 
 impl NodeArgs {
-    /// Sets the state. Returns the API client, and the name of the node's cluster.
-    async fn set_state(&self, state: AdminState, query: Option<&str>) -> Result<(AdminApi, String), CliError> {
-        let api = AdminApi::at(&self.admin_url, Some(&self.identity))?.for_changes()?;
+    async fn set_state(&self, state: AdminState, query: Option<&str>) -> Result<StateChange, CliError> {
+        let api = self.asked.api_for_changes()?;
         let (cluster, node) = find(&api, &self.node, self.cluster.as_deref()).await?;
-        let path = ["api", "nodes", &cluster, &node.name, "state"];
-        api.post(&path, query, state.label()).await?;
-        println!("{}: {} (was {}), {} sessions", node.name, state.label(), node.state, node.sessions);
-        Ok((api, cluster))
+        let answer = api.post(&["api", "nodes", &cluster, &node.name, "state"], query, state.label()).await?;
+        Ok(StateChange { api, cluster, node, state, answer })
     }
 }
 

@@ -1,40 +1,24 @@
 //! `pgvane reload`: has a running pgvane read its configuration file again.
 
-use std::io::{self, Write};
-
-use clap::Args;
-
-use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
+use super::admin_api::CliError;
+use super::running::Asked;
 use crate::admin::reloads::Reload;
 
-/// The running pgvane, and the user who asks.
-#[derive(Debug, Args)]
-pub(super) struct ReloadArgs {
-    #[command(flatten)]
-    admin_url: AdminUrl,
-    #[command(flatten)]
-    identity: Identity,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+/// Reloads, and prints what has changed. Errors: the file was not accepted, and why.
+pub(super) async fn reload(asked: &Asked) -> Result<(), CliError> {
+    let answer = asked.api_for_changes()?.post(&["api", "reload"], None, "").await?;
+    asked.print(&answer, |answer| {
+        let reload: Reload = serde_json::from_str(answer).map_err(|error| CliError::Unreadable(error.to_string()))?;
+        reload.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        Ok(text(&reload))
+    })
 }
 
-/// Reloads, and prints what has changed. Errors: the file was not accepted, and why.
-pub(super) async fn reload(args: &ReloadArgs) -> Result<(), CliError> {
-    let api = AdminApi::at(&args.admin_url, Some(&args.identity))?.for_changes()?;
-    let text = api.post(&["api", "reload"], None, "").await?;
-    if args.json {
-        let _ = io::stdout().write_all(text.as_bytes()); // the reader may close the pipe early, as `head` does
-        return Ok(());
-    }
-    let reload: Reload = serde_json::from_str(&text).map_err(|error| CliError::Unreadable(error.to_string()))?;
-    reload.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+fn text(reload: &Reload) -> String {
     if reload.changes.is_empty() && reload.needs_restart.is_empty() {
-        println!("reloaded: nothing has changed, and the certificates were loaded again");
-        return Ok(());
+        return "reloaded: nothing has changed, and the certificates were loaded again\n".to_owned();
     }
-    println!("reloaded:");
-    reload.changes.iter().for_each(|change| println!("  {change}"));
-    reload.needs_restart.iter().for_each(|change| println!("  {change} (takes effect with the next start)"));
-    Ok(())
+    let changes = reload.changes.iter().map(|change| format!("  {change}\n"));
+    let later = reload.needs_restart.iter().map(|change| format!("  {change} (takes effect with the next start)\n"));
+    "reloaded:\n".to_owned() + &changes.chain(later).collect::<String>()
 }

@@ -1,11 +1,12 @@
 //! `pgvane sessions` and `pgvane close`: lists and closes the sessions of a running pgvane.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
+use super::admin_api::CliError;
+use super::running::Asked;
 use super::status::aligned;
 use crate::admin::session_order::SessionOrder;
 use crate::admin::sessions::Sessions;
@@ -54,13 +55,8 @@ pub(super) struct ListArgs {
     /// List at most this number, the first in the order of --sort
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     max: usize,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    admin_url: AdminUrl,
-    #[command(flatten)]
-    identity: Identity,
+    asked: Asked,
 }
 
 /// The arguments of `pgvane close`.
@@ -72,9 +68,7 @@ pub(super) struct CloseArgs {
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
-    admin_url: AdminUrl,
-    #[command(flatten)]
-    identity: Identity,
+    asked: Asked,
 }
 
 impl SessionFilter {
@@ -99,35 +93,33 @@ impl SessionFilter {
 
 /// Prints the sessions.
 pub(super) async fn list(args: &ListArgs) -> Result<(), CliError> {
-    let api = AdminApi::at(&args.admin_url, Some(&args.identity))?;
     let query = args.filter.query().append_pair("sort", &args.sort).append_pair("max", &args.max.to_string()).finish();
-    let text = api.get_with(&["api", "sessions"], Some(&query)).await?;
-    let printed = if args.json { text } else { table(&parse(&text)?) };
-    let _ = io::stdout().write_all(printed.as_bytes()); // the reader may close the pipe early, as `head` does
-    Ok(())
+    let answer = args.asked.api()?.get_with(&["api", "sessions"], Some(&query)).await?;
+    args.asked.print(&answer, |answer| Ok(table(&parse(answer)?)))
 }
 
 /// Closes the sessions, after a question if a person can answer it.
 pub(super) async fn close(args: &CloseArgs) -> Result<(), CliError> {
-    let api = AdminApi::at(&args.admin_url, Some(&args.identity))?.for_changes()?;
+    let api = args.asked.api_for_changes()?;
     let query = args.filter.query().finish();
     if !args.yes {
         if !io::stdin().is_terminal() {
             return Err(CliError::NotConfirmed);
         }
         let total = parse(&api.get_with(&["api", "sessions"], Some(&query)).await?)?.total;
-        print!("Close {total} sessions at once, also in the middle of a transaction? [y/N] ");
-        let _ = io::stdout().flush();
+        eprint!("Close {total} sessions at once, also in the middle of a transaction? [y/N] ");
         let mut answer = String::new();
         if io::stdin().read_line(&mut answer).is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
             return Err(CliError::NotConfirmed);
         }
     }
-    let text = api.post(&["api", "sessions", "close"], Some(&query), "").await?;
-    let closed = serde_json::from_str::<serde_json::Value>(&text).ok().and_then(|answer| answer["closed"].as_u64());
-    let closed = closed.ok_or_else(|| CliError::Unreadable(text.clone()))?;
-    println!("{closed} {} closed", if closed == 1 { "session" } else { "sessions" });
-    Ok(())
+    let answer = api.post(&["api", "sessions", "close"], Some(&query), "").await?;
+    args.asked.print(&answer, |answer| {
+        let closed =
+            serde_json::from_str::<serde_json::Value>(answer).ok().and_then(|answer| answer["closed"].as_u64());
+        let closed = closed.ok_or_else(|| CliError::Unreadable(answer.to_owned()))?;
+        Ok(format!("{closed} {} closed\n", if closed == 1 { "session" } else { "sessions" }))
+    })
 }
 
 fn parse(text: &str) -> Result<Sessions, CliError> {

@@ -1,17 +1,17 @@
 //! `pgvane status`: prints the nodes and listeners of a running pgvane as tables.
 
-use std::io::{self, Write};
-
-use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
+use super::admin_api::CliError;
+use super::running::Asked;
 use crate::admin::status::{Cluster, Lead, Node, Status};
 use crate::config::size_text;
 
-pub(super) async fn show(admin_url: &AdminUrl, identity: &Identity, as_json: bool) -> Result<(), CliError> {
-    let api = AdminApi::at(admin_url, Some(identity))?;
-    let text = if as_json { api.get(&["api", "status"]).await? } else { tables(&api.status().await?) };
-    // the reader may close the pipe early, as `head` does
-    let _ = io::stdout().write_all(text.as_bytes());
-    Ok(())
+/// Prints the tables, or with `--json` more details.
+pub(super) async fn show(asked: &Asked) -> Result<(), CliError> {
+    let answer = asked.api()?.get(&["api", "status"]).await?;
+    asked.print(&answer, |answer| {
+        let status = serde_json::from_str(answer).map_err(|error| CliError::Unreadable(error.to_string()))?;
+        Ok(tables(&status))
+    })
 }
 
 fn tables(status: &Status) -> String {

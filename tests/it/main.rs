@@ -26,6 +26,7 @@
 //! - [`set_ups`]: the set-ups of `config/`, followed as their READMEs say
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
+//! - [`json_output`]: the JSON that commands print for scripts
 //! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`imported`]: what `pgvane import` writes, beside HAProxy with the file that it was made from
@@ -52,6 +53,7 @@ mod fuzz;
 mod garbage;
 mod haproxy_outputs;
 mod imported;
+mod json_output;
 mod layout;
 mod listeners;
 mod members;

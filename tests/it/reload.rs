@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::command_line::{FAILURE, OK};
 use crate::fake::FakeCluster;
+use crate::figures::status;
 use crate::metrics;
 use crate::operators::Operator;
 use crate::wire::{SOON, Session};
@@ -84,14 +85,30 @@ async fn a_faulty_file_changes_nothing_and_says_why_everywhere() {
     assert!(page.contains("the changed configuration was not accepted at") && page.contains("hold_min"), "{page}");
     assert_eq!(metrics::value(&pgvane, "pgvane_config_last_reload_successful").await, 0.0);
     Session::through(pgvane.write_addr).await.value("who").await;
+    let [by_user, by_signal] = [0, 1].map(|place| format!("/operators/{place}"));
+    let recorded = status(&pgvane).await;
+    let told = |place: &str, key: &str| recorded.pointer(place).map(|one| one[key].to_string()).unwrap_or_default();
+    assert!(
+        told(&by_user, "what").contains("was not accepted") && told(&by_user, "user").contains("ops"),
+        "{recorded:#}"
+    );
+    assert!(
+        told(&by_signal, "what").contains("hold_min") && told(&by_signal, "from").contains("SIGHUP"),
+        "{recorded:#}"
+    );
 
     write(&pgvane, &before.replace("target = \"leader\"", "target = \"leader\"\nhold_max = \"7s\""));
     let answer = operator.says(&["reload"]).await;
     answer.ended_with(OK);
     assert_eq!(answer.out, "reloaded:\n  listener \"write\": hold_max: 40s → 7s\n");
     let page = pgvane.admin_get("/stats").await.expect("is served").body;
-    assert!(!page.contains("was not accepted") && page.contains("hold_max: 40s"), "{page}");
+    assert!(
+        !page.contains("the changed configuration was not accepted at") && page.contains("hold_max: 40s"),
+        "{page}"
+    );
     assert!(page.contains("user ops from 127.0.0.1"), "{page}");
+    let operators = &page[page.find("changes by operators").expect("is there")..];
+    assert!(operators.contains("configuration reloaded: listener &#34;write&#34;: hold_max: 40s → 7s"), "{operators}");
     assert_eq!(metrics::value(&pgvane, "pgvane_config_last_reload_successful").await, 1.0);
 }
 

@@ -2,8 +2,9 @@
 
 use super::place::Place;
 use super::session_lines;
-use crate::admin::actions::{Operator, Target, close_sessions};
+use crate::admin::actions::{Target, close_sessions};
 use crate::admin::context::AdminContext;
+use crate::admin::operator_log::Operator;
 use crate::admin::query::Query;
 use crate::admin::refusal::{CONFIGURED, Refusal};
 use crate::admin::sessions::Wanted;

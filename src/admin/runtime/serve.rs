@@ -14,8 +14,8 @@ use tracing::{info, warn};
 
 use super::commands::{self, Verb};
 use super::{change, info, line, servers, session_lines, stat};
-use crate::admin::actions::Operator;
 use crate::admin::context::AdminContext;
+use crate::admin::operator_log::Operator;
 use crate::admin::served::Served;
 use crate::admin::status::Status;
 use crate::cluster::AdminState;

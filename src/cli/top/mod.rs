@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::model::{Model, Sessions};
-use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
+use super::admin_api::{AdminApi, CliError};
+use super::running::Running;
 use crate::config::duration;
 
 /// The shortest time between two questions: more would cost the proxy more than a person can read.
@@ -33,9 +34,7 @@ pub(super) struct TopArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     interval: Duration,
     #[command(flatten)]
-    admin_url: AdminUrl,
-    #[command(flatten)]
-    identity: Identity,
+    running: Running,
 }
 
 /// What a key asks for.
@@ -58,7 +57,7 @@ pub(super) async fn run(args: &TopArgs) -> Result<(), CliError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(CliError::NoTerminal);
     }
-    let api = AdminApi::at(&args.admin_url, Some(&args.identity))?;
+    let api = args.running.api()?;
     let mut model = Model::default();
     update(&api, &mut model).await?;
     let mut terminal = ratatui::try_init().map_err(CliError::Terminal)?;
