@@ -6,6 +6,7 @@ pub mod dial;
 mod encrypted;
 pub mod listen;
 pub(crate) mod networks;
+pub mod packets;
 mod peer;
 pub mod resolver;
 mod socket;

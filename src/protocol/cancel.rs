@@ -38,6 +38,15 @@ impl CancelKey {
         }
     }
 
+    /// The body of a `BackendKeyData` message with this key.
+    pub fn to_backend_key_data(&self) -> Vec<u8> {
+        let (process_id, secret): (i32, &[u8]) = match &self.0 {
+            Key::Short(process_id, secret) => (*process_id, secret),
+            Key::Long(key) => (key.0, &key.1),
+        };
+        [&process_id.to_be_bytes()[..], secret].concat()
+    }
+
     /// Reads the body of a `BackendKeyData` message. `None` if it is malformed.
     pub fn from_backend_key_data(body: &[u8]) -> Option<CancelKey> {
         let (process_id, secret) = body.split_first_chunk::<4>()?;

@@ -3,6 +3,8 @@
 
 use std::mem;
 
+use serde::{Deserialize, Serialize};
+
 use super::error_response::{ServerError, read_error};
 use super::message::{HEADER_LENGTH, Tail};
 use super::requests::Requests;
@@ -19,7 +21,7 @@ const COPY_IN_RESPONSE: u8 = b'G';
 const KEPT_MAX: usize = 48;
 
 /// A session's transaction state, from its last `ReadyForQuery`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Transaction {
     /// Not in a transaction.
     Idle,
@@ -28,7 +30,7 @@ enum Transaction {
 }
 
 /// Whether it is known where messages begin and end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum SyncState {
     /// Known. Exits: to `Lost` when bytes pass unread, to `Unparseable` at a length that no message can have.
     InSync,
@@ -38,14 +40,16 @@ enum SyncState {
     Unparseable,
 }
 
-/// The state of a session's two streams.
-#[derive(Debug, Clone)]
+/// The state of a session's two streams. Written down, it is a part of the format in which a session moves to another
+/// process (`proxy::session::move_state`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Framing {
     walk: Walk,
     sync: SyncState,
     kept: Tail<KEPT_MAX>,
     /// From the last `ReadyForQuery`. `None` before the first one.
     transaction: Option<Transaction>,
+    #[serde(skip)] // it is taken after each chunk
     newest_error: Option<ServerError>,
     /// An error that no `ReadyForQuery` has followed.
     last_error: Option<[u8; 5]>,

@@ -3,6 +3,8 @@
 //! Source: PostgreSQL's documentation, "Message Formats"
 //! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
 
+use serde::{Deserialize, Serialize};
+
 /// One byte of type and four bytes of length. The length counts itself and the body, not the type. The packets that a
 /// client sends before its session (startup, `SSLRequest`, `CancelRequest`) have no type.
 pub const HEADER_LENGTH: usize = 5;
@@ -15,7 +17,8 @@ pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
 pub const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 
 /// The last `N` bytes of a stream that arrives in chunks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(into = "Vec<u8>", from = "Vec<u8>")]
 pub(super) struct Tail<const N: usize> {
     bytes: [u8; N],
     length: u8,
@@ -25,6 +28,20 @@ impl<const N: usize> Default for Tail<N> {
     fn default() -> Tail<N> {
         const { assert!(N <= u8::MAX as usize, "the length is one byte") };
         Tail { bytes: [0; N], length: 0 }
+    }
+}
+
+impl<const N: usize> From<Tail<N>> for Vec<u8> {
+    fn from(tail: Tail<N>) -> Vec<u8> {
+        tail.as_slice().to_vec()
+    }
+}
+
+impl<const N: usize> From<Vec<u8>> for Tail<N> {
+    fn from(bytes: Vec<u8>) -> Tail<N> {
+        let mut tail = Tail::default();
+        tail.push(&bytes);
+        tail
     }
 }
 

@@ -7,6 +7,8 @@
 //!
 //! If the count is wrong, it is too high: then the server seems to owe an answer, which does no other harm.
 
+use serde::{Deserialize, Serialize};
+
 use super::message::Tail;
 use super::walk::Walk;
 
@@ -30,7 +32,7 @@ const COPY_ENDS: [&[u8]; 2] = [b"c\0\0\0\x04", b"c\0\0\0\x04S\0\0\0\x04"];
 const KEPT_MAX: usize = 10;
 
 /// Whether it is known where messages begin and end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 enum SyncState {
     /// Known. Exits: to `Lost` when bytes pass unread, to `Unparseable` at a message that no client sends.
     #[default]
@@ -42,7 +44,7 @@ enum SyncState {
 }
 
 /// The client's requests.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Requests {
     walk: Walk,
     sync: SyncState,

@@ -1,9 +1,11 @@
 //! Walks from message to message through a stream that arrives in any chunks, without buffering it.
 
+use serde::{Deserialize, Serialize};
+
 use super::message::HEADER_LENGTH;
 
 /// A place in a stream of messages.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Walk {
     header: [u8; HEADER_LENGTH],
     header_filled: u8,
