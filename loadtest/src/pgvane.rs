@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::Doing;
 use crate::lab::Node;
@@ -19,6 +20,12 @@ use crate::{Result, http, ports, wait};
 
 /// It asks every node once when it starts, and is ready as soon as it knows a leader.
 const READY_WITHIN: Duration = Duration::from_secs(15);
+
+/// What pgvane logs when another process has taken over from it.
+const UPGRADED: &str = "the new process accepts connections";
+
+/// What it logs when that process has died, so that it serves again itself.
+const NOT_UPGRADED: &str = "the new process has ended too early";
 
 /// A running pgvane; killed when it is dropped.
 #[derive(Debug)]
@@ -51,6 +58,7 @@ pub struct PgvaneBuilder {
     environment: Vec<(String, String)>,
     error_output: Option<Arc<File>>,
     descriptors_max: Option<u32>,
+    link: Option<PathBuf>,
 }
 
 impl Pgvane {
@@ -72,6 +80,7 @@ impl Pgvane {
             environment: Vec::new(),
             error_output: None,
             descriptors_max: None,
+            link: None,
         }
     }
 
@@ -122,6 +131,36 @@ impl Pgvane {
     /// Sends SIGHUP.
     pub fn reload(&self) -> Result<()> {
         self.process.signal(Signal::HUP)
+    }
+
+    /// Sends SIGUSR2 to the process that accepts connections now, and waits until another one does.
+    pub async fn upgrade(&self) -> Result<()> {
+        let from = self.log_text().len();
+        self.ask_to_upgrade()?;
+        self.wait_for_log(UPGRADED, from, Duration::from_secs(60)).await
+    }
+
+    /// Sends SIGUSR2 to the process that accepts connections now.
+    pub fn ask_to_upgrade(&self) -> Result<()> {
+        let process = self.newest_process_id();
+        let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+        let sent = pid.map(|pid| kill_process(pid, Signal::USR2));
+        sent.transpose().map_err(Into::into).doing(|| format!("sending SIGUSR2 to process {process}"))?;
+        Ok(())
+    }
+
+    /// The process that accepts connections now: after an upgrade it is another one.
+    pub fn newest_process_id(&self) -> u32 {
+        let mut processes = vec![self.process.id()];
+        for line in self.log_text().lines() {
+            let number = line.split("process=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+            match number {
+                Some(number) if line.contains(UPGRADED) => processes.push(number),
+                _ if line.contains(NOT_UPGRADED) => _ = processes.pop(),
+                _ => {}
+            }
+        }
+        processes.pop().unwrap_or_else(|| self.process.id())
     }
 
     /// Sends SIGTERM.
@@ -243,6 +282,12 @@ impl PgvaneBuilder {
         self
     }
 
+    /// It is started by this link to the program, so that an upgrade starts what the link names then.
+    pub fn by_link(mut self, link: &Path) -> Self {
+        self.link = Some(link.to_owned());
+        self
+    }
+
     /// How many file descriptors it may have, by the hard limit too.
     pub fn descriptors_max(mut self, max: u32) -> Self {
         self.descriptors_max = Some(max);
@@ -277,6 +322,13 @@ impl PgvaneBuilder {
         fs::write(&config, text).doing(|| format!("writing {}", config.display()))?;
         // The child starts in another directory; a relative path would not be found from there.
         let binary = self.binary.canonicalize().doing(|| format!("looking for {}", self.binary.display()))?;
+        let binary = match self.link {
+            Some(link) => {
+                symlink(&binary, &link).doing(|| format!("making {}", link.display()))?;
+                link
+            }
+            None => binary,
+        };
         let mut command = match &self.namespace {
             Some(namespace) => match &self.names {
                 Some((_, files)) => namespace.command_with(&binary, files)?,

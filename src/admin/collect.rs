@@ -48,6 +48,7 @@ impl Status {
             unresolved_names: context.names.unresolved().into_iter().map(UnresolvedName::from).collect(),
             name_lookups: name_lookups(context),
             reload: context.reloads.record(),
+            predecessor: context.upgrades.predecessor(),
             clusters: clusters
                 .map(|(index, topology)| {
                     cluster(context, ClusterIndex(index), topology, &listeners, &census.node_bytes[index])

@@ -10,6 +10,7 @@ use super::operator_log::OperatorLog;
 use super::process::Process;
 use super::reloads::Reloads;
 use super::trends::Trends;
+use super::upgrades::Upgrades;
 use crate::config::{ClusterIndex, Config, ListenerIndex};
 use crate::net::Resolver;
 use crate::probe::ClusterHandle;
@@ -47,6 +48,8 @@ pub struct AdminContext {
     pub is_stopping: watch::Receiver<bool>,
     /// Reloads of the configuration.
     pub reloads: Arc<Reloads>,
+    /// Upgrades.
+    pub upgrades: Arc<Upgrades>,
 }
 
 impl AdminContext {

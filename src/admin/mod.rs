@@ -32,6 +32,8 @@ pub mod sessions;
 mod stats;
 pub mod status;
 mod trends;
+mod upgrade;
+pub mod upgrades;
 mod users;
 mod words;
 
@@ -46,6 +48,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::task::TaskTracker;
 
 use self::answer::{html, json};
 pub use self::context::AdminContext;
@@ -60,11 +63,11 @@ use crate::probe::history::Record;
 /// When the first sample for the plots is taken.
 const FIRST_SAMPLE_AFTER: Duration = Duration::from_secs(1);
 
-/// Serves the admin port until it is dropped; each request is answered by the newest of `served`. It needs a runtime of
-/// its own: a slow page must not delay the checks.
-pub async fn serve(socket: std::net::TcpListener, served: watch::Receiver<Served>) {
+/// Serves the admin port until it is dropped; each request is answered by the newest of `served`. `connections` has the
+/// running ones. It needs a runtime of its own: a slow page must not delay the checks.
+pub async fn serve(socket: std::net::TcpListener, served: watch::Receiver<Served>, connections: TaskTracker) {
     tokio::select! {
-        () = server::serve(socket, served.clone()) => {}
+        () = server::serve(socket, served.clone(), connections) => {}
         () = take_samples(served) => {}
     }
 }
@@ -105,6 +108,7 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/api/park", get(parking::show).post(parking::park))
         .route("/api/unpark", post(parking::unpark))
         .route("/api/reload", post(reload::reload))
+        .route("/api/upgrade", post(upgrade::upgrade))
         .route("/api/nodes/{cluster}/{node}/weight", post(actions::set_weight))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
@@ -113,7 +117,7 @@ pub fn serving(context: AdminContext) -> Served {
         .layer(Extension(users))
         .layer(axum::middleware::from_fn_with_state(protection, protection::protect))
         .with_state(Arc::clone(&context));
-    Served { router, context }
+    Served { router, context, is_accepting: true }
 }
 
 /// Routes whose requests have the body of a form.

@@ -13,4 +13,13 @@ pub struct Served {
     pub(super) router: Router,
     /// What its handlers share.
     pub(super) context: Arc<AdminContext>,
+    /// Whether connections are accepted. If not, another process accepts them, and each running one ends after its request.
+    pub(super) is_accepting: bool,
+}
+
+impl Served {
+    /// Whether connections are accepted from now on.
+    pub fn set_accepting(&mut self, is_accepting: bool) {
+        self.is_accepting = is_accepting;
+    }
 }

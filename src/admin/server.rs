@@ -2,6 +2,7 @@
 //! clients cannot use up the descriptors and the memory that health checks and sessions need.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{info, warn};
 
@@ -37,7 +39,7 @@ const CONNECTION_MAX: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped. An error on a connection ends that connection only.
-pub(super) async fn serve(socket: std::net::TcpListener, served: watch::Receiver<Served>) {
+pub(super) async fn serve(socket: std::net::TcpListener, mut served: watch::Receiver<Served>, tasks: TaskTracker) {
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return warn!(%error, "the stats page cannot be served"),
@@ -47,10 +49,18 @@ pub(super) async fn serve(socket: std::net::TcpListener, served: watch::Receiver
     }
     let connections = Arc::new(PendingConnections::default());
     let mut lines = LineLimit::new(1);
+    let mut is_accepting = served.borrow_and_update().is_accepting;
     loop {
-        match socket.accept().await {
+        let accepted = tokio::select! {
+            accepted = socket.accept(), if is_accepting => accepted,
+            Ok(()) = served.changed() => {
+                is_accepting = served.borrow_and_update().is_accepting;
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, peer)) => {
-                drop(tokio::spawn(serve_connection(stream, peer, served.clone(), Arc::clone(&connections))));
+                drop(tasks.spawn(serve_connection(stream, peer, served.clone(), Arc::clone(&connections))));
             }
             Err(error) => {
                 if let Some(suppressed) = lines.admit(Instant::now()) {
@@ -67,25 +77,35 @@ pub(super) async fn serve(socket: std::net::TcpListener, served: watch::Receiver
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    served: watch::Receiver<Served>,
+    mut served: watch::Receiver<Served>,
     connections: Arc<PendingConnections>,
 ) {
     let client = Peer::from(peer).source(Ipv6Prefix::default());
     let Some(place) = connections.enter(client, CONNECTIONS_MAX) else { return };
+    let newest = served.clone();
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         normalize(&mut request);
         request.extensions_mut().insert(ConnectInfo(peer));
-        let router = served.borrow().router.clone();
+        let router = newest.borrow().router.clone();
         router.oneshot(request)
     });
     let requests = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_MAX)
         .serve_connection(TokioIo::new(stream), service);
+    let mut requests = pin!(requests);
+    let all = async {
+        tokio::select! {
+            _ = served.wait_for(|served| !served.is_accepting) => {}
+            _ = requests.as_mut() => return,
+        }
+        requests.as_mut().graceful_shutdown(); // the next request belongs to the other process
+        let _ = requests.await;
+    };
     tokio::select! {
         // an error needs no log line: the client sees it
-        _ = timeout(CONNECTION_MAX, requests) => {}
+        _ = timeout(CONNECTION_MAX, all) => {}
         () = place.evicted() => {}
     }
 }

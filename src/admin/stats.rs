@@ -10,6 +10,7 @@ use super::query::Query;
 use super::reloads::ReloadRecord;
 use super::rows::{self, Column, LISTENER_COLUMNS, NODE_COLUMNS};
 use super::status::{self, Alarm, Lead, OperatorAction, Status};
+use super::upgrades::Predecessor;
 use super::words::span;
 use crate::probe::history::Record;
 
@@ -23,6 +24,7 @@ pub(super) struct Page {
     frame: Frame,
     uptime: String,
     is_stopping: bool,
+    predecessor: Option<Predecessor>,
     reload: ReloadRecord,
     /// The configuration has users, so operators may change something.
     has_actions: bool,
@@ -70,6 +72,7 @@ impl Page {
             frame: Frame::of("stats"),
             uptime: span(Duration::from_secs(status.uptime_seconds)),
             is_stopping: status.is_stopping,
+            predecessor: status.predecessor,
             reload: status.reload,
             has_actions,
             alarms: status.alarms,

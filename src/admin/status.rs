@@ -11,6 +11,7 @@ use super::park_status::{Park, ParkCounts};
 use super::process::Process;
 use super::reloads::ReloadRecord;
 use super::servers::Server;
+use super::upgrades::Predecessor;
 use crate::net::resolver::Unresolved;
 use crate::probe::history::Record;
 
@@ -32,6 +33,8 @@ pub struct Status {
     pub name_lookups: NameLookups,
     /// Reloads of the configuration.
     pub reload: ReloadRecord,
+    /// The process that this one has taken over from, while it still has sessions.
+    pub predecessor: Option<Predecessor>,
     /// The clusters, in the configuration's order.
     pub clusters: Vec<Cluster>,
     /// The listeners, in the configuration's order.

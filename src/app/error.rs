@@ -57,3 +57,14 @@ pub struct TaskEnded {
     /// Its name.
     pub task: &'static str,
 }
+
+/// Why the running program ended by itself.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A background task ended.
+    #[error(transparent)]
+    TaskEnded(TaskEnded),
+    /// It was to take over from another process, which goes on.
+    #[error("cannot take over from the process before: {0}")]
+    NotTakenOver(io::Error),
+}

@@ -2,24 +2,30 @@
 
 mod admin_port;
 mod admin_sockets;
+pub(super) mod inherited;
 mod places;
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use self::admin_port::{AdminPort, OpenedAdmin};
 use self::admin_sockets::{AdminSockets, OpenedSocket};
+use self::inherited::Inherited;
 use self::places::{OpenedPlace, Places};
 use super::background::Background;
 use super::error::StartError;
 use super::load::{Loaded, LoadedCluster, Loader};
 use crate::admin::reloads::Reloads;
+use crate::admin::upgrades::Upgrades;
 use crate::admin::{self, AdminContext, OperatorLog, Trends};
 use crate::config::{Cluster, ClusterIndex, Config, Listener, ListenerIndex};
 use crate::net::Resolver;
@@ -41,7 +47,7 @@ use crate::telemetry::MetricRegistry;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Everything that runs.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     /// `None` before the first configuration has been applied.
     config: Option<Arc<Config>>,
     /// In the order of the configuration.
@@ -60,12 +66,17 @@ pub(super) struct Parts {
     pub(super) background: Background,
     pub(super) registry: Arc<Registry>,
     pub(super) workers: Arc<Workers>,
+    /// What each listener's sessions share, in the order of the configuration.
+    contexts: watch::Sender<Vec<Arc<ListenerContext>>>,
+    /// What had been counted when that was last sent to a process that takes over: by name, and by the labels of what it is.
+    pub(super) sent_figures: HashMap<(String, Vec<(String, String)>), f64>,
     admin_thread: Workers,
     names: Arc<Resolver>,
-    metrics: MetricRegistry,
+    pub(super) metrics: MetricRegistry,
     probe_metrics: Arc<ProbeMetrics>,
     proxy_metrics: Arc<ProxyMetrics>,
     pub(super) reloads: Arc<Reloads>,
+    pub(super) upgrades: Arc<Upgrades>,
     trends: Arc<Trends>,
     pub(super) operators: Arc<OperatorLog>,
     started: Instant,
@@ -95,8 +106,14 @@ pub(super) struct Opened {
 }
 
 impl Parts {
-    /// Without a configuration: nothing runs but the threads for so many sessions.
-    pub(super) fn none(threads: usize, reloads: Arc<Reloads>) -> Result<Parts, StartError> {
+    /// Without a configuration: nothing runs but the threads for so many sessions. The clock of the sessions began `clock`
+    /// ago.
+    pub(super) fn none(
+        threads: usize,
+        reloads: Arc<Reloads>,
+        upgrades: Arc<Upgrades>,
+        clock: Duration,
+    ) -> Result<Parts, StartError> {
         let metrics = MetricRegistry::with_build_info();
         let (probe_metrics, proxy_metrics) = (ProbeMetrics::new(&metrics), ProxyMetrics::new(&metrics));
         reloads.count_in(&metrics);
@@ -112,7 +129,9 @@ impl Parts {
             admin_sockets: AdminSockets::default(),
             encryptions: watch::Sender::new(Vec::new()),
             background: Background::default(),
-            registry: Arc::new(Registry::empty()),
+            registry: Arc::new(Registry::with_clock_since(clock)),
+            contexts: watch::Sender::new(Vec::new()),
+            sent_figures: HashMap::new(),
             workers: Arc::new(Workers::start(threads).map_err(StartError::Threads)?),
             admin_thread: Workers::start(1).map_err(StartError::Threads)?,
             names: Resolver::system(),
@@ -120,6 +139,7 @@ impl Parts {
             probe_metrics: Arc::new(probe_metrics),
             proxy_metrics: Arc::new(proxy_metrics),
             reloads,
+            upgrades,
             trends: Arc::default(),
             operators: Arc::default(),
             started: Instant::now(),
@@ -153,16 +173,17 @@ impl Parts {
         self.encryptions.borrow().clone()
     }
 
-    /// Opens the ports that are not open yet. Errors: one of them cannot be opened; then none of them stays open.
-    pub(super) fn open(&self, loaded: Loaded) -> Result<Opened, StartError> {
+    /// Opens the ports that are not open yet and were not `inherited` from another process. Errors: one of them cannot be
+    /// opened; then none of them stays open.
+    pub(super) fn open(&self, loaded: Loaded, inherited: &mut Inherited) -> Result<Opened, StartError> {
         let new_clusters = loaded.clusters.iter().filter(|cluster| matches!(cluster, LoadedCluster::New(..))).count();
         if self.next_cluster + new_clusters > SLOTS_MAX {
             return Err(StartError::TooMany("clusters"));
         }
         let numbers = self.numbers_of(&loaded.config.listeners)?;
-        let places = self.places.open(&loaded.config.listeners)?;
-        let admin = AdminPort::open(self.admin.as_ref(), loaded.config.admin.as_ref())?;
-        let admin_sockets = self.admin_sockets.open(&loaded.config.admin_sockets)?;
+        let places = self.places.open(&loaded.config.listeners, inherited)?;
+        let admin = AdminPort::open(self.admin.as_ref(), loaded.config.admin.as_ref(), inherited)?;
+        let admin_sockets = self.admin_sockets.open(&loaded.config.admin_sockets, inherited)?;
         Ok(Opened { loaded, numbers, places, admin, admin_sockets })
     }
 
@@ -195,7 +216,9 @@ impl Parts {
         self.config = Some(Arc::clone(&config));
         let contexts: Vec<_> = self.listeners.iter().map(|listener| Arc::clone(&listener.context)).collect();
         self.places.apply(places, &contexts, &self.workers);
-        let served = admin::serving(self.admin_context(&config));
+        self.contexts.send_replace(contexts);
+        let mut served = admin::serving(self.admin_context(&config));
+        served.set_accepting(self.places.is_accepting());
         // on a thread of its own: however long a page takes, the checks are on time
         let runtime = self.admin_thread.runtime(0);
         self.admin_sockets.apply(admin_sockets, &served, &mut self.background, runtime);
@@ -327,9 +350,71 @@ impl Parts {
             started: self.started,
             is_stopping: self.is_stopping.clone(),
             reloads: Arc::clone(&self.reloads),
+            upgrades: Arc::clone(&self.upgrades),
             trends: Arc::clone(&self.trends),
             operators: Arc::clone(&self.operators),
         }
+    }
+
+    /// Whether connections are accepted from now on, of clients and on the admin port. If not, they wait in the kernel.
+    pub(super) fn set_accepting(&mut self, is_accepting: bool) {
+        self.places.set_accepting(is_accepting);
+        self.admin.iter().for_each(|admin| admin.set_accepting(is_accepting));
+        self.admin_sockets.set_accepting(is_accepting);
+    }
+
+    /// What each listener's sessions share, in the order of the configuration.
+    pub(super) fn contexts(&self) -> watch::Receiver<Vec<Arc<ListenerContext>>> {
+        self.contexts.subscribe()
+    }
+
+    /// The clusters.
+    pub(super) fn cluster_handles(&self) -> Vec<ClusterHandle> {
+        self.clusters.iter().map(|cluster| cluster.handle.clone()).collect()
+    }
+
+    /// The cluster whose sessions are parked, if there is one.
+    pub(super) fn parked_cluster(&self) -> Option<&str> {
+        let parked = self.clusters.iter().find(|cluster| self.registry.park_info(cluster.index).is_some());
+        parked.map(|cluster| cluster.handle.name())
+    }
+
+    /// Becomes true when the program stops.
+    pub(super) fn is_stopping(&self) -> watch::Receiver<bool> {
+        self.is_stopping.clone()
+    }
+
+    /// Copies of all sockets at which clients are accepted. Errors: there are no descriptors left.
+    pub(super) fn places_to_copy(&self) -> Result<Vec<CopiedPlace>, String> {
+        let copied = self.places.all().iter().map(|place| {
+            let sockets = place.copies().iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+            Ok(CopiedPlace { owner: place.listener(), bind: place.bind().to_string(), sockets })
+        });
+        copied.collect::<io::Result<_>>().map_err(|error| no_descriptors(&error))
+    }
+
+    /// A copy of the socket of the admin port, if there is one. Errors: there are no descriptors left.
+    pub(super) fn admin_to_copy(&self) -> Result<Option<CopiedPlace>, String> {
+        let Some((bind, socket)) = self.admin.as_ref().and_then(AdminPort::copy) else { return Ok(None) };
+        let socket = socket.try_clone().map_err(|error| no_descriptors(&error))?;
+        Ok(Some(CopiedPlace { owner: String::new(), bind: bind.to_string(), sockets: vec![socket] }))
+    }
+
+    /// Copies of the admin sockets, with their paths. Errors: there are no descriptors left.
+    pub(super) fn admin_sockets_to_copy(&self) -> Result<Vec<CopiedPlace>, String> {
+        let copied = self.admin_sockets.copies().map(|(path, socket)| {
+            Ok(CopiedPlace {
+                owner: String::new(),
+                bind: path.display().to_string(),
+                sockets: vec![socket.try_clone()?],
+            })
+        });
+        copied.collect::<io::Result<_>>().map_err(|error| no_descriptors(&error))
+    }
+
+    /// The connections to the admin port.
+    pub(super) fn admin_connections(&self) -> Option<&TaskTracker> {
+        self.admin.as_ref().map(AdminPort::connections)
     }
 
     /// Waits until the places are closed that were removed before.
@@ -341,6 +426,19 @@ impl Parts {
     pub(super) async fn close_all(&mut self) {
         self.places.close_all().await;
     }
+}
+
+/// Copies of the sockets of a place, for another process.
+pub(crate) struct CopiedPlace {
+    /// The name of the listener.
+    pub(super) owner: String,
+    /// The place, as the configuration has it.
+    pub(super) bind: String,
+    pub(super) sockets: Vec<OwnedFd>,
+}
+
+fn no_descriptors(error: &io::Error) -> String {
+    format!("cannot copy the listening sockets: {error}")
 }
 
 /// A running cluster after a change of its configuration, if there is one.

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::error::StartError;
 use super::load::{Loaded, Loader};
 use super::parts::Parts;
+use super::parts::inherited::Inherited;
 use crate::admin::reloads::{Refused, Reload, ReloadRequest};
 use crate::config::diff::{self, Difference};
 use crate::config::{Config, Faults};
@@ -136,7 +137,9 @@ impl Parts {
         loaded.config.threads = before.threads;
         loaded.config.log.is_json = before.log.is_json;
         self.places_are_closed().await; // a removed port may come back
-        let opened = self.open(loaded).map_err(|error: StartError| Refused::Unusable(error.to_string()))?;
+        let opened = self
+            .open(loaded, &mut Inherited::default())
+            .map_err(|error: StartError| Refused::Unusable(error.to_string()))?;
         self.apply(opened).await;
         tls::check_all(self.encryptions_in_use(), true).await;
         let log = &self.config().log;

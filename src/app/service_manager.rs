@@ -17,7 +17,7 @@ use crate::proxy::worker::Workers;
 
 /// The service manager, if there is one that wants to be told.
 #[derive(Debug, Default)]
-pub(super) struct ServiceManager {
+pub(crate) struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
     /// The service manager kills pgvane if it does not hear of it for so long.
     watchdog: Option<Duration>,
@@ -59,6 +59,11 @@ impl ServiceManager {
         let now = clock_gettime(ClockId::Monotonic);
         let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS=reloading the configuration"));
+    }
+
+    /// Another process is the main one now: it speaks to the service manager.
+    pub(super) fn main_process(&self, process: u32) {
+        self.tell(&format!("MAINPID={process}"));
     }
 
     /// pgvane stops: no connections are accepted any more.

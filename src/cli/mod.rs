@@ -17,6 +17,7 @@ mod sessions;
 mod shell;
 mod status;
 mod top;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,12 @@ enum Command {
     Unpark(UnparkArgs),
     /// Read the configuration file again; running sessions stay
     Reload(Asked),
+    /// Start the program again from its file, which may be a newer version, and let it take over: no session is cut
+    ///
+    /// The new process reads the configuration file, takes over the ports, and gets the sessions one by one. If it cannot
+    /// start, the old one goes on. Sessions whose TLS ends at pgvane stay in the old process until they end, at most for
+    /// drain_timeout. The signal SIGUSR2 does the same.
+    Upgrade(Asked),
     /// Send no new sessions to a node, and close each of its sessions between two transactions
     Drain(DrainArgs),
     /// The same as drain, for a node that will be shut down
@@ -133,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Reload(asked) => block_on(reload::reload(&asked)),
         Command::Park(args) => block_on(park::park(&args)),
         Command::Unpark(args) => block_on(park::unpark(&args)),
+        Command::Upgrade(asked) => block_on(upgrade::upgrade(&asked)),
         Command::Check(args) => match read(args.file()) {
             Ok(config) => on_one_thread(check::run(&args, &config)),
             Err(ReadError::Faults(faults)) if args.as_json() => check::print_faults(&faults),

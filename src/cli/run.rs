@@ -10,12 +10,15 @@ use tracing::{debug, error, info, warn};
 use super::exit::{self, failed};
 use super::memory;
 use crate::admin::reloads::Reloads;
-use crate::app::{App, ReadConfig};
+use crate::admin::upgrades::Upgrades;
+use crate::app::upgrade::new_process::OldProcess;
+use crate::app::{App, ReadConfig, RunError};
 use crate::config::Config;
 use crate::net::descriptors;
 use crate::telemetry::logging;
 
-/// Runs until SIGTERM or SIGINT. SIGHUP reloads the configuration, which `read` reads again.
+/// Runs until SIGTERM or SIGINT. SIGHUP reloads the configuration, which `read` reads again. SIGUSR2 starts the program again,
+/// and lets the new process take over.
 pub(super) fn run(config: Config, read: ReadConfig) -> ExitCode {
     memory::disable_fastbins();
     let _log = match logging::start(&config.log) {
@@ -37,18 +40,24 @@ pub(super) fn run(config: Config, read: ReadConfig) -> ExitCode {
     };
     runtime.block_on(async {
         let (reloads, requests) = Reloads::new();
-        let reloading = reload_on_signal(Arc::clone(&reloads));
-        let stop = match reloading.and_then(|()| stop_on_signals()) {
+        let (upgrades, upgrade_requests) = Upgrades::new();
+        let asking = ask_on_signals(Arc::clone(&reloads), Arc::clone(&upgrades));
+        let stop = match asking.and_then(|()| stop_on_signals()) {
             Ok(stop) => stop,
             Err(error) => return failed(exit::FAILURE, format!("cannot handle signals: {error}")),
         };
-        match App::build(config, read, (reloads, requests)) {
+        let old_process = match OldProcess::greet().await {
+            Ok(old_process) => old_process,
+            Err(error) => return failed(exit::FAILURE, format!("cannot take over from the process before: {error}")),
+        };
+        match App::build(config, read, (reloads, requests), (upgrades, upgrade_requests), old_process) {
             Ok(app) => match app.run(stop).await {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(ended) => {
+                Err(ended @ RunError::TaskEnded(_)) => {
                     error!("{ended}");
                     ExitCode::from(exit::SOFTWARE)
                 }
+                Err(error @ RunError::NotTakenOver(_)) => failed(exit::FAILURE, error),
             },
             Err(error) => failed(exit::FAILURE, error),
         }
@@ -73,13 +82,22 @@ fn stop_on_signals() -> std::io::Result<watch::Receiver<bool>> {
     Ok(receiver)
 }
 
-/// Asks for a reload with each SIGHUP.
-fn reload_on_signal(reloads: Arc<Reloads>) -> std::io::Result<()> {
+/// Asks for a reload with each SIGHUP, and for an upgrade with each SIGUSR2.
+fn ask_on_signals(reloads: Arc<Reloads>, upgrades: Arc<Upgrades>) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut user_defined = signal(SignalKind::user_defined2())?;
     tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            info!(signal = "SIGHUP", "received a signal to reload the configuration");
-            reloads.request("SIGHUP");
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {
+                    info!(signal = "SIGHUP", "received a signal to reload the configuration");
+                    reloads.request("SIGHUP");
+                }
+                _ = user_defined.recv() => {
+                    info!(signal = "SIGUSR2", "received a signal to upgrade");
+                    upgrades.request("SIGUSR2");
+                }
+            }
         }
     });
     Ok(())

@@ -19,6 +19,10 @@ fn tables(status: &Status) -> String {
     if status.is_stopping {
         text.push_str("stopping: new connections are not accepted\n\n");
     }
+    if let Some(before) = &status.predecessor {
+        let (version, sessions) = (&before.version, before.sessions);
+        text.push_str(&format!("upgraded: the process before (version {version}) still has {sessions} sessions\n\n"));
+    }
     for name in &status.unresolved_names {
         text.push_str(&format!("cannot resolve {name}\n\n"));
     }

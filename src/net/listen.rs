@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix;
 
 use socket2::{Domain, Protocol, SockRef, Socket as NewSocket, Type};
@@ -69,6 +70,14 @@ impl BoundListener {
         Ok(all.into_iter().map(|socket| BoundListener::Tcp(socket.into())).collect())
     }
 
+    /// A socket that another process has opened at this place and handed over. Errors: the file of a Unix socket is gone.
+    pub fn inherited(bind: &Bind, socket: OwnedFd) -> io::Result<BoundListener> {
+        match bind {
+            Bind::Tcp(_) => Ok(BoundListener::Tcp(socket.into())),
+            Bind::Unix(unix) => Ok(BoundListener::Unix(socket.into(), SocketFile::of(&unix.path, false)?)),
+        }
+    }
+
     /// Registers it with the current runtime. Errors: the kernel accepts no more descriptors in epoll.
     pub fn watch(self) -> io::Result<Listener> {
         match self {
@@ -91,7 +100,23 @@ fn tcp_socket(address: SocketAddr, options: TcpOptions) -> io::Result<NewSocket>
     Ok(socket)
 }
 
+impl AsFd for BoundListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            BoundListener::Tcp(listener) => listener.as_fd(),
+            BoundListener::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 impl Listener {
+    /// Whether this process accepts there from now on, or another one: then the file of a Unix socket stays.
+    pub fn set_ours(&self, is_ours: bool) {
+        if let Listener::Unix(_, file) = self {
+            file.set_ours(is_ours);
+        }
+    }
+
     /// Sets the options of the connections that it will accept. Errors: those of the kernel.
     pub fn set_options(&self, options: TcpOptions) -> io::Result<()> {
         match self {

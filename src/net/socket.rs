@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net as unix;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -146,6 +146,17 @@ impl Socket {
 }
 
 impl Incoming {
+    /// The socket of this descriptor. Errors: it is no connected TCP or Unix socket.
+    pub fn of(descriptor: OwnedFd) -> io::Result<Incoming> {
+        let socket = socket2::Socket::from(descriptor);
+        socket.set_nonblocking(true)?;
+        match socket.domain()? {
+            socket2::Domain::IPV4 | socket2::Domain::IPV6 => Ok(Incoming::Tcp(socket.into())),
+            socket2::Domain::UNIX => Ok(Incoming::Unix(socket.into())),
+            other => Err(io::Error::other(format!("a socket of the unexpected domain {other:?}"))),
+        }
+    }
+
     /// Registers it with the current runtime; if it is registered already, that must be the current one. Errors: the
     /// kernel accepts no more descriptors in epoll.
     pub fn watch(self) -> io::Result<Socket> {

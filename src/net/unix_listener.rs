@@ -5,17 +5,21 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tracing::warn;
 
 use super::UnixBind;
 
-/// The file of a socket that pgvane listens on. The drop removes it, unless another process has replaced it.
+/// The file of a socket that pgvane listens on. The drop removes it, unless another process has replaced it or
+/// has the socket now.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     device_and_inode: (u64, u64),
+    /// Whether this process accepts there. If not, another one does, and needs the file.
+    is_ours: AtomicBool,
 }
 
 /// Listens on a file. A stale socket, which a killed process has left, is removed first.
@@ -27,12 +31,25 @@ pub fn listen(unix: &UnixBind, backlog: i32) -> io::Result<(UnixListener, Socket
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(&unix.path)?)?;
-    let created = fs::symlink_metadata(&unix.path)?;
-    let file = SocketFile { path: unix.path.clone(), device_and_inode: (created.dev(), created.ino()) };
+    let file = SocketFile::of(&unix.path, true)?;
     // no client can connect before `listen`, so the permissions until then do not matter
     set_permissions(unix)?;
     socket.listen(backlog)?;
     Ok((socket.into(), file))
+}
+
+impl SocketFile {
+    /// The file of a socket that is open already, here or in the process that has handed it over. Errors: it does not exist.
+    pub fn of(path: &Path, is_ours: bool) -> io::Result<SocketFile> {
+        let found = fs::symlink_metadata(path)?;
+        let device_and_inode = (found.dev(), found.ino());
+        Ok(SocketFile { path: path.to_owned(), device_and_inode, is_ours: is_ours.into() })
+    }
+
+    /// Whether this process accepts there from now on, or another one.
+    pub fn set_ours(&self, is_ours: bool) {
+        self.is_ours.store(is_ours, Relaxed);
+    }
 }
 
 /// Gives the file of a socket its owner, its group and its mode. Errors: those of the kernel.
@@ -64,9 +81,12 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_ours =
+        let is_same =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.device_and_inode);
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+        if *self.is_ours.get_mut()
+            && is_same
+            && let Err(error) = fs::remove_file(&self.path)
+        {
             warn!(path = %self.path.display(), %error, "cannot remove the socket file");
         }
     }

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Unit};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::metrics::ClusterMetrics;
 
 /// How many changes are kept for each cluster.
 const RECORDS_MAX: usize = 50;
 
+/// The previous leader, if there was none since pgvane started.
+const NOBODY: &str = "none";
+
 /// One leader change. Times are UTC, durations are milliseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     /// When pgvane noticed that there was no leader any more; or when it saw the new leader, if there was no gap.
     pub noticed_at: Timestamp,
@@ -65,7 +68,7 @@ impl History {
         self.metrics.lead_taken(leaderless);
         let is_open = self.records.lock().back().is_some_and(|record| record.to.is_none());
         if !is_open {
-            self.push(from, if from == "none" { "pgvane started" } else { "another node took the lead" }, None);
+            self.push(from, if from == NOBODY { "pgvane started" } else { "another node took the lead" }, None);
         }
         if let Some(record) = self.records.lock().back_mut() {
             record.to = Some(to.to_owned());
@@ -97,6 +100,21 @@ impl History {
     /// The changes, newest first.
     pub fn records(&self) -> Vec<Record> {
         self.records.lock().iter().rev().cloned().collect()
+    }
+
+    /// Puts the changes that another process has seen, oldest first, before its own. The leader that this process found at its
+    /// start is no change if it led before.
+    pub fn continue_from(&self, before: Vec<Record>) {
+        let mut records = self.records.lock();
+        let led_before = before.last().and_then(|record| record.to.clone());
+        if led_before.is_some() && records.front().is_some_and(|own| own.from == NOBODY && own.to == led_before) {
+            records.pop_front();
+            self.awaits_session.store(false, Relaxed);
+        }
+        before.into_iter().rev().for_each(|record| records.push_front(record));
+        while records.len() > RECORDS_MAX {
+            records.pop_front();
+        }
     }
 
     fn push(&self, from: &str, reason: &str, last_seen_ms: Option<u64>) {

@@ -9,6 +9,9 @@ use crate::cluster::node::NODES_MAX;
 use crate::cluster::{NodeId, NodeSet};
 use crate::telemetry::RateMeter;
 
+const SESSIONS_HIGHEST: &str = "sessions_highest";
+const PER_SECOND_HIGHEST: &str = "per_second_highest";
+
 /// The sessions on each node of one cluster.
 #[derive(Debug)]
 pub struct NodeSessions {
@@ -27,6 +30,19 @@ struct Totals {
     lost: AtomicU64,
     ended_bytes_to_server: AtomicU64,
     ended_bytes_to_client: AtomicU64,
+}
+
+impl Totals {
+    /// The numbers that only grow, with their names.
+    fn counters(&self) -> [(&'static str, &AtomicU64); 5] {
+        [
+            ("established", &self.established),
+            ("failed", &self.failed),
+            ("lost", &self.lost),
+            ("bytes_to_server", &self.ended_bytes_to_server),
+            ("bytes_to_client", &self.ended_bytes_to_client),
+        ]
+    }
 }
 
 /// The counts of one node at one moment.
@@ -99,14 +115,35 @@ impl NodeSessions {
         totals.ended_bytes_to_client.fetch_add(to_client, Relaxed);
     }
 
+    /// What was counted of a node so far, by name. Another process can add it to its own.
+    pub fn figures(&self, node: NodeId) -> Vec<(&'static str, u64)> {
+        let totals = &self.totals[node.index()];
+        let highest = [(SESSIONS_HIGHEST, totals.highest.load(Relaxed)), (PER_SECOND_HIGHEST, totals.rate.highest())];
+        let highest = highest.map(|(name, value)| (name, u64::from(value)));
+        totals.counters().map(|(name, counter)| (name, counter.load(Relaxed))).into_iter().chain(highest).collect()
+    }
+
+    /// Adds what another process has counted of a node. False if the name is unknown.
+    pub fn add_figure(&self, node: NodeId, name: &str, value: u64) -> bool {
+        let totals = &self.totals[node.index()];
+        let highest = u32::try_from(value).unwrap_or(u32::MAX);
+        match name {
+            SESSIONS_HIGHEST => _ = totals.highest.fetch_max(highest, Relaxed),
+            PER_SECOND_HIGHEST => totals.rate.was(highest),
+            name => match totals.counters().into_iter().find(|(known, _)| *known == name) {
+                Some((_, counter)) => _ = counter.fetch_add(value, Relaxed),
+                None => return false,
+            },
+        }
+        true
+    }
+
     /// Forgets what has been counted since the start: the number is another node's from now on.
     pub fn forget(&self, node: NodeId) {
         let totals = &self.totals[node.index()];
         totals.highest.store(self.on(node), Relaxed);
         totals.rate.forget();
-        let counters = [&totals.established, &totals.failed, &totals.lost];
-        let bytes = [&totals.ended_bytes_to_server, &totals.ended_bytes_to_client];
-        counters.into_iter().chain(bytes).for_each(|counter| counter.store(0, Relaxed));
+        totals.counters().iter().for_each(|(_, counter)| counter.store(0, Relaxed));
     }
 
     /// Bytes that ended sessions have relayed to a node and from it.

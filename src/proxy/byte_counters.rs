@@ -10,6 +10,12 @@ pub struct ByteCounters {
 }
 
 impl ByteCounters {
+    /// Begins with these numbers, to the server and to the client, before any byte is counted.
+    pub fn begin_with(&self, [to_server, to_client]: [u64; 2]) {
+        self.to_server.store(to_server, Relaxed);
+        self.to_client.store(to_client, Relaxed);
+    }
+
     /// Counts bytes that are sent to the server.
     pub fn add_to_server(&self, length: usize) {
         self.to_server.fetch_add(length as u64, Relaxed);

@@ -56,6 +56,24 @@ impl Connection {
         }
     }
 
+    /// A connection that another process had before, since this time.
+    pub fn moved_in(context: Arc<ListenerContext>, peer: Peer, age: Duration, load: Load) -> Connection {
+        let now = Instant::now();
+        Connection {
+            permit: SessionPermit::moved_in(context, peer),
+            parameters: StartupParameters::default(),
+            node: None,
+            started: now.checked_sub(age).unwrap_or(now),
+            is_closed: false,
+            _load: load,
+        }
+    }
+
+    /// Another process has it now: there is no end to record.
+    pub fn moved_out(mut self) {
+        self.is_closed = true;
+    }
+
     /// How long it has lasted.
     pub fn age(&self) -> Duration {
         self.started.elapsed()

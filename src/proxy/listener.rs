@@ -1,6 +1,7 @@
 //! Accepts connections at one place, a TCP port or the file of a Unix socket, for the listener that has it now.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,9 +47,20 @@ pub struct OpenPlace {
 /// A place at which connections are accepted.
 pub struct Place {
     bind: Bind,
-    /// The listener that has it. Dropping it closes the place.
-    context: watch::Sender<Arc<ListenerContext>>,
+    /// Dropping it closes the place.
+    assigned: watch::Sender<Assigned>,
     accepting: JoinSet<()>,
+    /// The same sockets, for another process.
+    copies: Vec<OwnedFd>,
+}
+
+/// Who accepts at a place.
+#[derive(Debug, Clone)]
+struct Assigned {
+    /// The listener that has it.
+    context: Arc<ListenerContext>,
+    /// Whether connections are accepted. If not, they wait in the kernel, and another process may accept them.
+    is_accepting: bool,
 }
 
 impl OpenPlace {
@@ -61,17 +73,28 @@ impl OpenPlace {
         Ok(OpenPlace { bind: bind.clone(), sockets })
     }
 
-    /// Accepts for this listener from now on. The workers' threads accept, and serve the sessions.
-    pub fn accept(self, context: Arc<ListenerContext>, workers: &Arc<Workers>) -> Place {
+    /// A place that another process has opened and handed over. Errors: its sockets cannot be used.
+    pub fn inherited(bind: &Bind, sockets: Vec<OwnedFd>) -> Result<OpenPlace, BindError> {
+        let sockets =
+            sockets.into_iter().map(|socket| BoundListener::inherited(bind, socket)).collect::<io::Result<_>>();
+        let sockets = sockets.map_err(|error| BindError { address: bind.clone(), error })?;
+        Ok(OpenPlace { bind: bind.clone(), sockets })
+    }
+
+    /// Belongs to this listener from now on, and accepts if `is_accepting`. The workers' threads accept, and serve the
+    /// sessions.
+    pub fn accept(self, context: Arc<ListenerContext>, is_accepting: bool, workers: &Arc<Workers>) -> Place {
         let first = context.index.0;
-        let context = watch::Sender::new(context);
+        // without descriptors for copies nothing can be handed over, and all else works
+        let copies = self.sockets.iter().map(|socket| socket.as_fd().try_clone_to_owned()).collect::<io::Result<_>>();
+        let assigned = watch::Sender::new(Assigned { context, is_accepting });
         let mut accepting = JoinSet::new();
         for (number, socket) in self.sockets.into_iter().enumerate() {
             let thread = first + number;
-            let accepted = accept(socket, thread, context.subscribe(), Arc::clone(workers));
+            let accepted = accept(socket, thread, assigned.subscribe(), Arc::clone(workers));
             accepting.spawn_on(accepted, workers.runtime(thread));
         }
-        Place { bind: self.bind, context, accepting }
+        Place { bind: self.bind, assigned, accepting, copies: copies.unwrap_or_default() }
     }
 }
 
@@ -83,7 +106,17 @@ impl Place {
 
     /// The name of the listener that has it.
     pub fn listener(&self) -> String {
-        self.context.borrow().settings.name.clone()
+        self.assigned.borrow().context.settings.name.clone()
+    }
+
+    /// Its sockets, for another process.
+    pub fn copies(&self) -> &[OwnedFd] {
+        &self.copies
+    }
+
+    /// Whether connections are accepted from now on. If not, they wait in the kernel.
+    pub fn set_accepting(&self, is_accepting: bool) {
+        self.assigned.send_modify(|assigned| assigned.is_accepting = is_accepting);
     }
 
     /// Accepts for another listener, or for one whose settings have changed, from the next connection on. `bind` is the
@@ -95,32 +128,29 @@ impl Place {
             warn!(listener = %context.settings.name, address = %bind, %error, "cannot set the permissions of the socket");
         }
         self.bind = bind.clone();
-        self.context.send_replace(context);
+        self.assigned.send_modify(|assigned| assigned.context = context);
     }
 
-    /// Closes it. Connections that the kernel has taken already are still served.
+    /// Closes it. Connections that the kernel has taken already are still served, unless another process accepts here.
     pub async fn close(self) {
-        drop(self.context);
+        drop((self.assigned, self.copies));
         self.accepting.join_all().await;
     }
 }
 
-/// Accepts on one thread, until the sender of `contexts` is dropped.
-async fn accept(
-    socket: BoundListener,
-    thread: usize,
-    mut contexts: watch::Receiver<Arc<ListenerContext>>,
-    workers: Arc<Workers>,
-) {
+/// Accepts on one thread, until the sender of `assigned` is dropped.
+async fn accept(socket: BoundListener, thread: usize, mut assigned: watch::Receiver<Assigned>, workers: Arc<Workers>) {
     let socket = match socket.watch() {
         Ok(socket) => socket,
-        Err(error) => return warn!(listener = %contexts.borrow().settings.name, %error, "cannot listen"),
+        Err(error) => return warn!(listener = %assigned.borrow().context.settings.name, %error, "cannot listen"),
     };
     let mut lines = LineLimit::new(1);
+    let mut is_accepting = assigned.borrow_and_update().is_accepting;
+    socket.set_ours(is_accepting);
     loop {
         tokio::select! {
-            accepted = socket.accept() => {
-                let context = Arc::clone(&contexts.borrow());
+            accepted = socket.accept(), if is_accepting => {
+                let context = Arc::clone(&assigned.borrow().context);
                 if let Err(error) = serve(accepted, thread, &context, &workers) {
                     if let Some(suppressed) = lines.admit(Instant::now()) {
                         let suppressed = (suppressed > 0).then_some(suppressed);
@@ -129,13 +159,21 @@ async fn accept(
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-            changed = contexts.changed() => match changed {
-                Ok(()) => set_options(&socket, &contexts.borrow_and_update()),
+            changed = assigned.changed() => match changed {
+                Ok(()) => {
+                    let now = assigned.borrow_and_update();
+                    is_accepting = now.is_accepting;
+                    socket.set_ours(is_accepting);
+                    set_options(&socket, &now.context);
+                }
                 Err(_) => break,
             }
         }
     }
-    let context = Arc::clone(&contexts.borrow());
+    if !is_accepting {
+        return; // another process does
+    }
+    let context = Arc::clone(&assigned.borrow().context);
     let until = Instant::now() + QUEUED_MAX;
     while let Ok(accepted) = timeout(QUEUED_WITHIN, socket.accept()).await {
         if serve(accepted, thread, &context, &workers).is_err() || Instant::now() >= until {

@@ -25,6 +25,16 @@ impl SessionPermit {
         SessionPermit { context, peer, is_held: false, counted_by: None }
     }
 
+    /// Of a session that another process had before. It counts, even above the limits.
+    pub fn moved_in(context: Arc<ListenerContext>, peer: Peer) -> SessionPermit {
+        let ListenerContext { index, settings, registry, kept, .. } = &*context;
+        let client = settings.client_of(peer).filter(|_| settings.sessions_max_per_client < usize::MAX);
+        let counted_by = client.filter(|client| kept.per_client.enter(*client, usize::MAX));
+        let counted_by = counted_by.map(|_| settings.client_ipv6_prefix);
+        let is_held = registry.enter(*index, usize::MAX);
+        SessionPermit { context, peer, is_held, counted_by }
+    }
+
     /// Takes the permit. Errors: the listener or the client has reached a limit. To be called once.
     pub fn acquire(&mut self) -> Result<(), End> {
         let context = Arc::clone(&self.context);

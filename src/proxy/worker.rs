@@ -83,6 +83,16 @@ impl Workers {
         Ok(())
     }
 
+    /// Serves what is not registered with any thread's runtime, on the thread that has the fewest sessions.
+    pub fn spawn_anywhere<F>(&self, serve: impl FnOnce(Load) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
+            drop(self.sessions.spawn_on(serve(Load::count(worker)), &worker.runtime));
+        }
+    }
+
     /// Waits until every thread has run something: until none of them hangs. Cancel safe.
     pub async fn all_react(&self) {
         for worker in &self.workers {

@@ -42,6 +42,11 @@ impl RateMeter {
         self.highest.load(Relaxed)
     }
 
+    /// There was a second with so many events before this process began.
+    pub fn was(&self, highest: u32) {
+        self.highest.fetch_max(highest, Relaxed);
+    }
+
     /// Forgets the busiest second, and the events so far.
     pub fn forget(&self) {
         [&self.newest, &self.before].into_iter().for_each(|second| second.store(0, Relaxed));

@@ -21,6 +21,7 @@
 //! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`reload`]: a configuration that changes while pgvane runs
 //! - [`reload_kinds`]: the same, for each part of a configuration
+//! - [`upgrade`]: another process takes over, and no session is cut
 //! - [`service_manager`]: what systemd is told
 //! - [`session_list`]: the list of sessions, and one that is picked from it and closed
 //! - [`set_ups`]: the set-ups of `config/`, followed as their READMEs say
@@ -72,5 +73,6 @@ mod sql;
 mod stage;
 mod terminal;
 mod tls;
+mod upgrade;
 mod waiting;
 mod wire;

@@ -41,7 +41,7 @@ const IDLE_MAX: Duration = Duration::from_secs(3600);
 pub async fn serve(
     socket: std::os::unix::net::UnixListener,
     settings: watch::Receiver<AdminSocket>,
-    served: watch::Receiver<Served>,
+    mut served: watch::Receiver<Served>,
 ) {
     let socket = match UnixListener::from_std(socket) {
         Ok(socket) => socket,
@@ -54,9 +54,11 @@ pub async fn serve(
     let places = Arc::new(PendingConnections::default());
     let mut connections = JoinSet::new();
     let mut lines = LineLimit::new(1);
+    let mut is_accepting = served.borrow_and_update().is_accepting;
     loop {
         tokio::select! {
-            accepted = socket.accept() => match accepted {
+            Ok(()) = served.changed() => is_accepting = served.borrow_and_update().is_accepting,
+            accepted = socket.accept(), if is_accepting => match accepted {
                 Ok((stream, _)) => {
                     let client = Client::new(&stream, settings.clone(), served.clone());
                     let places = Arc::clone(&places);

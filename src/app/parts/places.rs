@@ -1,11 +1,11 @@
 //! The places at which connections are accepted. A place that stays in the configuration stays open, whichever listener has
 //! it: no connection is lost.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use super::inherited::{Inherited, overlaps};
 use crate::app::error::StartError;
 use crate::config::Listener;
 use crate::net::Bind;
@@ -20,6 +20,7 @@ pub(super) struct Places {
     /// Those that are about to be closed.
     closing: JoinSet<()>,
     threads: usize,
+    is_accepting: bool,
 }
 
 /// A place of a configuration that is about to be applied.
@@ -39,12 +40,32 @@ enum State {
 impl Places {
     /// None; so many threads will accept at each.
     pub(super) fn new(threads: usize) -> Places {
-        Places { open: Vec::new(), closing: JoinSet::new(), threads }
+        Places { open: Vec::new(), closing: JoinSet::new(), threads, is_accepting: true }
     }
 
-    /// Opens the places of a configuration that are not open. Errors: one of them cannot be opened; then none of them stays
-    /// open.
-    pub(super) fn open(&self, listeners: &[Listener]) -> Result<Vec<OpenedPlace>, StartError> {
+    /// Whether connections are accepted from now on. If not, they wait in the kernel.
+    pub(super) fn set_accepting(&mut self, is_accepting: bool) {
+        self.is_accepting = is_accepting;
+        self.open.iter().for_each(|place| place.set_accepting(is_accepting));
+    }
+
+    /// Whether connections are accepted.
+    pub(super) fn is_accepting(&self) -> bool {
+        self.is_accepting
+    }
+
+    /// Those that are open.
+    pub(super) fn all(&self) -> &[Place] {
+        &self.open
+    }
+
+    /// Opens the places of a configuration that are not open and were not `inherited` from another process. Errors: one of
+    /// them cannot be opened; then none of them stays open.
+    pub(super) fn open(
+        &self,
+        listeners: &[Listener],
+        inherited: &mut Inherited,
+    ) -> Result<Vec<OpenedPlace>, StartError> {
         let wanted: Vec<(usize, &Bind)> = listeners
             .iter()
             .enumerate()
@@ -54,14 +75,14 @@ impl Places {
         let stays = |at: &usize| kept.contains(&Some(*at));
         let closing: Vec<&Bind> =
             self.open.iter().enumerate().filter(|(at, _)| !stays(at)).map(|(_, place)| place.bind()).collect();
-        let open = |((listener, bind), kept): ((usize, &Bind), Option<usize>)| {
+        let mut open = |((listener, bind), kept): ((usize, &Bind), Option<usize>)| {
             let state = match kept {
                 Some(at) => State::Kept(at),
-                None => State::New(self.open_one(&listeners[listener], bind, &closing)?),
+                None => State::New(self.open_one(&listeners[listener], bind, &closing, inherited)?),
             };
             Ok(OpenedPlace { listener, bind: bind.clone(), state })
         };
-        wanted.iter().copied().zip(kept.iter().copied()).map(open).collect()
+        wanted.iter().copied().zip(kept.iter().copied()).map(&mut open).collect()
     }
 
     /// For each wanted place the position of the open one that it is. With port 0 several can be at the same address: then a
@@ -84,11 +105,23 @@ impl Places {
         kept
     }
 
-    fn open_one(&self, listener: &Listener, bind: &Bind, closing: &[&Bind]) -> Result<OpenPlace, StartError> {
+    fn open_one(
+        &self,
+        listener: &Listener,
+        bind: &Bind,
+        closing: &[&Bind],
+        inherited: &mut Inherited,
+    ) -> Result<OpenPlace, StartError> {
         let options: TcpOptions = tcp_options(listener);
-        let is_beside_own = closing.iter().any(|other| overlaps(other, bind));
-        OpenPlace::open(bind, options, self.threads, is_beside_own).map_err(|BindError { address, error }| {
-            StartError::Bind { owner: format!("listener \"{}\"", listener.name), address, error }
+        let is_beside_own = closing.iter().any(|other| overlaps(other, bind)) || inherited.overlaps(bind);
+        let opened = match inherited.take(&listener.name, bind) {
+            Some(sockets) => OpenPlace::inherited(bind, sockets),
+            None => OpenPlace::open(bind, options, self.threads, is_beside_own),
+        };
+        opened.map_err(|BindError { address, error }| StartError::Bind {
+            owner: format!("listener \"{}\"", listener.name),
+            address,
+            error,
         })
     }
 
@@ -103,7 +136,7 @@ impl Places {
         for OpenedPlace { listener, bind, state } in places {
             let context = Arc::clone(&contexts[listener]);
             let place = match state {
-                State::New(open) => Some(open.accept(context, workers)),
+                State::New(open) => Some(open.accept(context, self.is_accepting, workers)),
                 State::Kept(at) => before[at].take().map(|mut place| {
                     place.hand_to(context, &bind);
                     place
@@ -133,14 +166,5 @@ fn is_same(open: &Bind, wanted: &Bind) -> bool {
     match (open.unix(), wanted.unix()) {
         (Some(open), Some(wanted)) => open.path == wanted.path,
         _ => open == wanted,
-    }
-}
-
-/// Whether the kernel refuses to listen at both, because one of them is all addresses of the host.
-fn overlaps(one: &Bind, other: &Bind) -> bool {
-    let is_all = |address: &SocketAddr| address.ip().is_unspecified();
-    match (one, other) {
-        (Bind::Tcp(one), Bind::Tcp(other)) => one.port() == other.port() && (is_all(one) || is_all(other)),
-        _ => false,
     }
 }

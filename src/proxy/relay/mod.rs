@@ -52,6 +52,17 @@ pub enum Outcome {
     ServerClosedParked,
 }
 
+/// What there is of a relay besides its two sockets.
+#[derive(Debug, Clone)]
+pub struct RelayState {
+    /// The position in the protocol; `None` if client and server encrypt end to end.
+    pub framing: Option<Framing>,
+    /// Bytes from the client that the server has not got.
+    pub for_server: Vec<u8>,
+    /// Bytes from the server that the client has not got.
+    pub for_client: Vec<u8>,
+}
+
 /// Two connections and the bytes in flight between them.
 #[derive(Debug)]
 pub struct Relay {
@@ -85,6 +96,17 @@ impl Relay {
             framing.client_sent(&for_server);
             framing.take_error(); // of the login; if the server closes after it, `last_error` still has it
         }
+        Relay::of(mode, client, server, framing, [for_server, for_client])
+    }
+
+    /// A relay that goes on where another one, perhaps in another process, had this state.
+    pub fn resumed(mode: RelayMode, client: Stream, server: Stream, state: RelayState) -> Relay {
+        let in_flight = [state.for_server, state.for_client].map(|bytes| BytesMut::from(bytes.as_slice()));
+        Relay::of(mode, client, server, state.framing, in_flight)
+    }
+
+    fn of(mode: RelayMode, client: Stream, server: Stream, framing: Option<Framing>, bytes: [BytesMut; 2]) -> Relay {
+        let [for_server, for_client] = bytes;
         Relay {
             client,
             server,
@@ -97,6 +119,23 @@ impl Relay {
             is_parking: false,
             is_parked: false,
         }
+    }
+
+    /// Its state, if the state and the two sockets are all there is of it: then another process can go on with them. `None`
+    /// while the kernel has bytes in a pipe, while it drains, or if it ends soon; and always if TLS ends at pgvane.
+    pub fn state(&self) -> Option<RelayState> {
+        let is_plain = self.client.plain().is_some() && self.server.plain().is_some();
+        if !is_plain || self.client_terminated || self.server_write_failed || self.is_draining {
+            return None;
+        }
+        let [for_server, for_client] = [self.up.undelivered()?, self.down.undelivered()?].map(<[u8]>::to_vec);
+        Some(RelayState { framing: self.framing.clone(), for_server, for_client })
+    }
+
+    /// From now on all bytes are copied, so that soon none are in a pipe.
+    pub fn stop_splicing(&mut self) {
+        self.up.stop_splicing();
+        self.down.stop_splicing();
     }
 
     /// Sets whether the relay ends as soon as no transaction is open and no request is running. Requests that the client

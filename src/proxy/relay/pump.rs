@@ -155,6 +155,17 @@ impl Pump {
         !has_more && !self.is_unflushed
     }
 
+    /// The bytes that were read and not yet delivered, if nothing else is in flight and more may come. `None` if some are in
+    /// a pipe or in the buffers of TLS, or the stream has ended.
+    pub(super) fn undelivered(&self) -> Option<&[u8]> {
+        match &self.in_flight {
+            _ if self.stage != Stage::Open || self.is_unflushed => None,
+            InFlight::Nothing => Some(&[]),
+            InFlight::Bytes(pending) if pending.held_back == 0 => Some(&pending.bytes),
+            InFlight::Bytes(_) | InFlight::Pipe(_) => None,
+        }
+    }
+
     /// Whether it holds bytes back.
     pub(super) fn holds_back(&self) -> bool {
         matches!(&self.in_flight, InFlight::Bytes(pending) if pending.held_back > 0)

@@ -74,6 +74,25 @@ impl Keys {
         self.seen.lock().locations.insert(key, (cluster, node, port));
     }
 
+    /// The keys of a cluster's sessions, with node and port.
+    pub fn all(&self, cluster: ClusterIndex) -> Vec<(CancelKey, NodeId, SessionPort)> {
+        let seen = self.seen.lock();
+        let here = seen.locations.iter().filter(|(_, (found, ..))| *found == cluster);
+        here.map(|(key, (_, node, port))| (key.clone(), *node, *port)).collect()
+    }
+
+    /// How many sessions of a listener have keys that pgvane cannot read, by node.
+    pub fn all_unseen(&self, listener: ListenerIndex) -> Vec<(NodeId, u32)> {
+        let counts = self.unseen(listener).iter().enumerate();
+        let counts = counts.map(|(number, count)| (NodeId::new(number), count.load(Relaxed)));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The port of its node that the session of this key uses.
+    pub fn port(&self, key: &CancelKey) -> SessionPort {
+        self.seen.lock().locations.get(key).and_then(|(_, _, port)| *port)
+    }
+
     /// Adds a session whose key pgvane cannot read.
     pub fn add_unseen(&self, listener: ListenerIndex, node: NodeId) {
         self.unseen(listener)[node.index()].fetch_add(1, Relaxed);

@@ -58,6 +58,20 @@ impl SessionOrder {
     }
 }
 
+/// Whether a session is to move to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Moving {
+    /// It is not.
+    No,
+    /// As soon as it can.
+    Asked,
+    /// The other process did not take it.
+    Refused,
+    /// The other process has it, with the bytes that it has moved.
+    Done,
+}
+
 /// The part of a session on a node that other tasks read and change.
 #[derive(Debug)]
 pub struct SessionControl {
@@ -79,6 +93,8 @@ pub struct SessionControl {
     is_due_for_peer_check: AtomicBool,
     /// A peer had not acknowledged everything when it was last asked.
     is_unconfirmed: AtomicBool,
+    /// Whether it is to move to another process, see [`Moving`].
+    moving: AtomicU8,
     /// Wakes the session's task after a new order.
     waker: Mutex<Option<Waker>>,
     bytes: ByteCounters,
@@ -98,6 +114,7 @@ impl SessionControl {
             swept_bytes: AtomicU32::new(0),
             is_due_for_peer_check: AtomicBool::new(false),
             is_unconfirmed: AtomicBool::new(false),
+            moving: AtomicU8::new(Moving::No as u8),
             waker: Mutex::new(None),
             bytes: ByteCounters::default(),
         }
@@ -160,6 +177,41 @@ impl SessionControl {
         self.is_unconfirmed.store(!is_confirmed, Relaxed);
     }
 
+    /// Whether it is to move to another process as soon as it can.
+    pub fn is_to_move_out(&self) -> bool {
+        self.moving.load(Relaxed) == Moving::Asked as u8
+    }
+
+    /// Notes that the other process did not take it. It is not asked again.
+    pub fn stays_here(&self) {
+        self.moving.store(Moving::Refused as u8, Relaxed);
+    }
+
+    /// Notes that the other process has it.
+    pub(super) fn has_moved_out(&self) {
+        self.moving.store(Moving::Done as u8, Relaxed);
+    }
+
+    /// Whether another process has it.
+    pub(super) fn is_moved_out(&self) -> bool {
+        self.moving.load(Relaxed) == Moving::Done as u8
+    }
+
+    /// Asks it to move to another process, if it has not been asked yet. Returns whether it was asked now.
+    pub(super) fn ask_to_move_out(&self) -> bool {
+        let asked = self.moving.compare_exchange(Moving::No as u8, Moving::Asked as u8, Relaxed, Relaxed).is_ok();
+        if asked {
+            self.wake();
+        }
+        asked
+    }
+
+    /// Takes that back: there is no other process any more.
+    pub(super) fn need_not_move_out(&self) {
+        let take_back = |moving| (moving != Moving::Done as u8).then_some(Moving::No as u8);
+        let _ = self.moving.fetch_update(Relaxed, Relaxed, take_back); // one that has moved is gone
+    }
+
     /// Waits until the order differs from `last_order`, and returns the new one; `None` if the order was withdrawn. Only
     /// one task may wait for a control's orders.
     pub fn poll_order(&self, cx: &mut Context<'_>, last_order: Option<SessionOrder>) -> Poll<Option<SessionOrder>> {
@@ -179,6 +231,11 @@ impl SessionControl {
         (order != last_order).then_some(order)
     }
 
+    /// Whether it has an order, followed or not.
+    pub fn has_order(&self) -> bool {
+        self.order().is_some()
+    }
+
     fn order(&self) -> Option<SessionOrder> {
         SessionOrder::from_byte(self.order.load(SeqCst))
     }
@@ -190,7 +247,7 @@ impl SessionControl {
     }
 
     /// Sends an order, unless a higher one is in force.
-    pub(super) fn send_order(&self, order: SessionOrder) {
+    pub fn send_order(&self, order: SessionOrder) {
         let byte = order.to_byte();
         if self.order.fetch_max(byte, SeqCst) < byte {
             self.wake();

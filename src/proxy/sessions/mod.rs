@@ -2,7 +2,8 @@
 //! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes;
 //! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster;
 //! [`parking`] holds them between two transactions;
-//! [`server_counts`] counts what happens on each node of a listener.
+//! [`server_counts`] counts what happens on each node of a listener. [`moving`] is what goes along when a session moves to
+//! another process.
 
 pub mod cancel_keys;
 pub mod cancel_limits;
@@ -10,6 +11,7 @@ pub mod cluster_parking;
 pub mod control;
 pub mod coverage_watch;
 pub mod drain_watch;
+pub mod moving;
 pub mod origin;
 pub mod owner;
 mod park_state;

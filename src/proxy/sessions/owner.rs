@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str;
 
+use serde::{Deserialize, Serialize};
+
 use crate::net::Peer;
 use crate::protocol::startup::{StartupParameters, cut_to_name_length};
 
@@ -18,7 +20,7 @@ const IPV6: u8 = 6;
 
 /// The owner of a session, as bytes: the kind of address, the address (IP address, port, for IPv6 also the zone), user,
 /// database, application.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner(Box<[u8]>);
 
 impl Owner {

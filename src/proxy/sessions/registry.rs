@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::cancel_keys::{Keys, SessionKey};
 use super::cluster_parking::ClusterParking;
 use super::control::{SessionControl, SessionOrder};
+use super::moving::Exit;
 use super::origin::Origin;
 use super::owner::Owner;
 use super::server_counts::ServerCounts;
@@ -38,7 +39,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// What operators see of a session.
 #[derive(Debug, Clone)]
 pub struct SessionInfo {
-    /// Its number: of this session only, as long as the process lives.
+    /// Its number: of this session only, as long as the process lives. It keeps the number when another process takes over.
     pub id: u64,
     /// Its listener and cluster.
     pub origin: Arc<Origin>,
@@ -107,11 +108,19 @@ pub struct Registry {
     next_id: AtomicU64,
     started: Instant,
     stop: CancellationToken,
+    /// Where sessions go that move to another process.
+    exit: Mutex<Option<Exit>>,
 }
 
 impl Registry {
     /// A registry without listeners and clusters.
     pub fn empty() -> Registry {
+        Registry::with_clock_since(Duration::ZERO)
+    }
+
+    /// The same, whose clock began so long ago: sessions that move in may be older than this process.
+    pub fn with_clock_since(age: Duration) -> Registry {
+        let now = Instant::now();
         Registry {
             listeners: Slots::empty(),
             nodes: Slots::empty(),
@@ -120,8 +129,9 @@ impl Registry {
             keys: Keys::empty(),
             descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
-            started: Instant::now(),
+            started: now.checked_sub(age).unwrap_or(now),
             stop: CancellationToken::new(),
+            exit: Mutex::default(),
         }
     }
 
@@ -205,21 +215,70 @@ impl Registry {
 
     /// Registers a session on a node: it counts as the node's load, receives orders, and can have a cancel key.
     pub fn guard(self: &Arc<Self>, origin: &Arc<Origin>, node: NodeId) -> SessionGuard {
-        let control = Arc::new(SessionControl::new(Arc::clone(origin), node, self.seconds()));
-        let cluster = origin.cluster;
-        let id = self.next_id.fetch_add(1, Relaxed);
-        self.on_nodes(cluster).add(node);
         self.servers(origin.listener).chosen(node, self.seconds());
+        self.register(self.next_id.fetch_add(1, Relaxed), origin, node, self.seconds())
+    }
+
+    /// Registers a session that another process had before, under the same number; it has been on the node for so long.
+    pub fn move_in(self: &Arc<Self>, id: u64, origin: &Arc<Origin>, node: NodeId, node_seconds: u32) -> SessionGuard {
+        self.servers(origin.listener).moved_in(node);
+        self.register(id, origin, node, self.seconds().saturating_sub(node_seconds))
+    }
+
+    fn register(self: &Arc<Self>, id: u64, origin: &Arc<Origin>, node: NodeId, since_seconds: u32) -> SessionGuard {
+        let control = Arc::new(SessionControl::new(Arc::clone(origin), node, since_seconds));
+        self.on_nodes(origin.cluster).add(node);
         let mut controls = self.controls.lock();
-        self.parkings.get(cluster.0).inspect(|parking| parking.ask_new(&control));
+        self.parkings.get(origin.cluster.0).inspect(|parking| parking.ask_new(&control));
         controls.insert(id, Arc::clone(&control));
         drop(controls);
         SessionGuard { registry: Arc::clone(self), id, control, key: SessionKey::Unknown }
     }
 
+    /// The number of the next session.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.load(Relaxed)
+    }
+
+    /// The next session has at least this number.
+    pub fn number_from(&self, id: u64) {
+        self.next_id.fetch_max(id, Relaxed);
+    }
+
+    /// How long its clock has run.
+    pub fn clock_age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// From now on sessions can move to another process by this exit; `None`: they cannot, and those that were asked stay.
+    pub fn set_exit(&self, exit: Option<Exit>) {
+        *self.exit.lock() = exit;
+        self.controls.lock().values().for_each(|control| control.need_not_move_out());
+    }
+
+    /// Where sessions go that move to another process.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit.lock().clone()
+    }
+
+    /// Asks the oldest sessions to move to another process that have not been asked yet, at most `max`. Returns their number.
+    pub fn ask_to_move_out(&self, max: usize) -> usize {
+        self.controls.lock().values().filter(|control| control.ask_to_move_out()).take(max).count()
+    }
+
     /// What is counted of the nodes of a listener.
     pub fn servers(&self, listener: ListenerIndex) -> &ServerCounts {
         &self.tally(listener).servers
+    }
+
+    /// What was counted of a listener so far, by name. Another process can add it to its own.
+    pub fn figures(&self, listener: ListenerIndex) -> [(&'static str, u64); 5] {
+        self.tally(listener).figures()
+    }
+
+    /// Adds what another process has counted of a listener. False if the name is unknown.
+    pub fn add_figure(&self, listener: ListenerIndex, name: &str, value: u64) -> bool {
+        self.tally(listener).add_figure(name, value)
     }
 
     /// The seconds of the registry's clock.
@@ -407,6 +466,29 @@ pub struct SessionGuard {
 }
 
 impl SessionGuard {
+    /// Its cancel key and the port of the node that it uses, if the server has sent a key.
+    pub fn key(&self) -> Option<(CancelKey, SessionPort)> {
+        match &self.key {
+            SessionKey::Seen(key) => Some((key.clone(), self.registry.keys.port(key))),
+            SessionKey::Unknown | SessionKey::Unseen => None,
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How long it has been on the node.
+    pub fn seconds_on_node(&self) -> u32 {
+        self.registry.seconds().saturating_sub(self.control.since_seconds)
+    }
+
+    /// Another process has it now.
+    pub fn moved_out(self) {
+        self.control.has_moved_out();
+    }
+
     /// The session's node.
     pub fn node(&self) -> NodeId {
         self.control.node
@@ -448,6 +530,9 @@ impl Drop for SessionGuard {
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
         let tally = registry.tally(self.control.listener());
+        if self.control.is_moved_out() {
+            return tally.servers.moved_out(self.control.node);
+        }
         let [to_server, to_client] = self.control.bytes().read();
         registry.on_nodes(self.control.cluster()).add_ended_bytes(self.control.node, [to_server, to_client]);
         tally.servers.ended(&self.control);

@@ -9,6 +9,8 @@ use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::proxy::end::End;
 
+const SESSIONS_HIGHEST: &str = "sessions_highest";
+
 /// The counts of a listener's nodes. Counting takes no lock.
 #[derive(Debug)]
 pub struct ServerCounts(Box<[Counts]>);
@@ -79,7 +81,7 @@ impl ServerCounts {
     pub fn is_node(&self, node: NodeId, name: &str) {
         let counts = &self.0[node.index()];
         let identity = identity(name);
-        if counts.identity.swap(identity, Relaxed) != identity {
+        if counts.identity.load(Relaxed) != identity && counts.identity.swap(identity, Relaxed) != identity {
             counts.forget();
         }
     }
@@ -89,10 +91,38 @@ impl ServerCounts {
         let counts = &self.0[node.index()];
         counts.chosen_in.store(second.saturating_add(1), Relaxed);
         counts.chosen.fetch_add(1, Relaxed);
-        let sessions = counts.sessions.fetch_add(1, Relaxed) + 1;
-        if sessions > counts.sessions_highest.load(Relaxed) {
-            counts.sessions_highest.fetch_max(sessions, Relaxed);
+        counts.begins();
+    }
+
+    /// What was counted of the node of this name and number so far, by name. Another process can add it to its own.
+    pub fn figures(&self, node: NodeId, name: &str) -> Vec<(&'static str, u64)> {
+        let counts = &self.0[node.index()];
+        if counts.identity.load(Relaxed) != identity(name) {
+            return Vec::new();
         }
+        let highest = (SESSIONS_HIGHEST, u64::from(counts.sessions_highest.load(Relaxed)));
+        counts.totals().map(|(name, total)| (name, total.load(Relaxed))).into_iter().chain([highest]).collect()
+    }
+
+    /// Adds what another process has counted of this node. False if the name is unknown.
+    pub fn add_figure(&self, node: NodeId, name: &str, value: u64) -> bool {
+        let counts = &self.0[node.index()];
+        if name == SESSIONS_HIGHEST {
+            counts.sessions_highest.fetch_max(u32::try_from(value).unwrap_or(u32::MAX), Relaxed);
+            return true;
+        }
+        let total = counts.totals().into_iter().find(|(known, _)| *known == name);
+        total.map(|(_, total)| total.fetch_add(value, Relaxed)).is_some()
+    }
+
+    /// Counts a session that another process had before. It was counted as chosen there.
+    pub fn moved_in(&self, node: NodeId) {
+        self.0[node.index()].begins();
+    }
+
+    /// The opposite: another process has it now.
+    pub fn moved_out(&self, node: NodeId) {
+        self.0[node.index()].sessions.fetch_sub(1, Relaxed);
     }
 
     /// Counts the end of a session.
@@ -140,14 +170,28 @@ impl ServerCounts {
 }
 
 impl Counts {
+    fn begins(&self) {
+        let sessions = self.sessions.fetch_add(1, Relaxed) + 1;
+        if sessions > self.sessions_highest.load(Relaxed) {
+            self.sessions_highest.fetch_max(sessions, Relaxed);
+        }
+    }
+
+    /// The numbers that only grow, with their names.
+    fn totals(&self) -> [(&'static str, &AtomicU64); 6] {
+        [
+            ("chosen", &self.chosen),
+            ("failed", &self.failed),
+            ("server_aborts", &self.server_aborts),
+            ("client_aborts", &self.client_aborts),
+            ("bytes_to_server", &self.ended_bytes_to_server),
+            ("bytes_to_client", &self.ended_bytes_to_client),
+        ]
+    }
+
     /// Forgets everything but the current sessions, which end later.
     fn forget(&self) {
-        let Counts {
-            chosen, failed, server_aborts, client_aborts, ended_bytes_to_server, ended_bytes_to_client, ..
-        } = self;
-        for total in [chosen, failed, server_aborts, client_aborts, ended_bytes_to_server, ended_bytes_to_client] {
-            total.store(0, Relaxed);
-        }
+        self.totals().iter().for_each(|(_, total)| total.store(0, Relaxed));
         self.sessions_highest.store(self.sessions.load(Relaxed), Relaxed);
         self.chosen_in.store(0, Relaxed);
     }

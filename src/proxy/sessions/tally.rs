@@ -75,6 +75,33 @@ impl ListenerTally {
     }
 }
 
+impl ListenerTally {
+    /// What was counted so far, by name. Another process can add it to its own.
+    pub(super) fn figures(&self) -> [(&'static str, u64); 5] {
+        let now = self.census();
+        [
+            ("sessions_highest", now.sessions_highest as u64),
+            ("held_highest", now.held_highest as u64),
+            ("per_second_highest", u64::from(now.per_second_highest)),
+            ("bytes_to_server", now.bytes_to_server),
+            ("bytes_to_client", now.bytes_to_client),
+        ]
+    }
+
+    /// Adds what another process has counted. False if the name is unknown.
+    pub(super) fn add_figure(&self, name: &str, value: u64) -> bool {
+        match name {
+            "sessions_highest" => self.sessions.was(value),
+            "held_highest" => self.held.was(value),
+            "per_second_highest" => self.accepted.was(u32::try_from(value).unwrap_or(u32::MAX)),
+            "bytes_to_server" => _ = self.ended_bytes_to_server.fetch_add(value, Relaxed),
+            "bytes_to_client" => _ = self.ended_bytes_to_client.fetch_add(value, Relaxed),
+            _ => return false,
+        }
+        true
+    }
+}
+
 /// A number that goes up and down, and the highest that it has been.
 #[derive(Debug, Default)]
 pub(super) struct Level {
@@ -94,6 +121,11 @@ impl Level {
             }
             Err(_) => false,
         }
+    }
+
+    /// It was this high before this process began.
+    fn was(&self, highest: u64) {
+        self.highest.fetch_max(usize::try_from(highest).unwrap_or(usize::MAX), Relaxed);
     }
 
     /// Takes one away.

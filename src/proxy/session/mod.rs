@@ -1,4 +1,6 @@
-//! One connection from its first byte to its last line in the log.
+//! One connection from its first byte to its last line in the log; [`movement`] takes it to another process.
+
+pub mod movement;
 
 use std::future::Future;
 use std::io;
@@ -9,19 +11,19 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use super::admission::Admitted;
-use super::client_message::client_message;
-use super::connection::Connection;
-use super::end::{End, ParkEnd};
-use super::intake::handshake::{Client, send_last_message};
-use super::relay::{Outcome, Relay};
-use super::sessions::control::{SessionControl, SessionOrder};
-use super::sessions::owner::Owner;
-use super::sessions::registry::SessionGuard;
 use crate::cluster::Suspicion;
 use crate::net::Incoming;
 use crate::net::tcp_info::{PeerState, peer_state};
 use crate::protocol::ServerError;
+use crate::proxy::admission::Admitted;
+use crate::proxy::client_message::client_message;
+use crate::proxy::connection::Connection;
+use crate::proxy::end::{End, ParkEnd};
+use crate::proxy::intake::handshake::{Client, send_last_message};
+use crate::proxy::relay::{Outcome, Relay, RelayState};
+use crate::proxy::sessions::control::{SessionControl, SessionOrder};
+use crate::proxy::sessions::owner::Owner;
+use crate::proxy::sessions::registry::SessionGuard;
 use crate::routing::{SessionPark, Target};
 
 /// `read_only_sql_transaction`: the server refuses to write.
@@ -60,16 +62,26 @@ impl Future for SessionFuture {
                     ready!(part.as_mut().poll(cx)).map_or(SessionFuture::Done, SessionFuture::Relaying)
                 }
                 SessionFuture::Relaying(session) => {
-                    let end = ready!(session.poll_relay(cx));
+                    let leave = ready!(session.poll_until_it_leaves(cx));
                     let SessionFuture::Relaying(session) = mem::replace(&mut *self, SessionFuture::Done) else {
                         continue;
                     };
-                    SessionFuture::Boxed(Box::pin(session.end(end)))
+                    SessionFuture::Boxed(match leave {
+                        Leave::Ended(end) => Box::pin(session.end(end)),
+                        Leave::MovesOut(relay) => Box::pin(session.move_out(relay)),
+                    })
                 }
                 SessionFuture::Done => return Poll::Ready(()),
             };
         }
     }
+}
+
+/// How a session leaves the relay.
+enum Leave {
+    Ended(End),
+    /// It is to go on in another process, and nothing holds it here.
+    MovesOut(RelayState),
 }
 
 /// A connection that has its place on a node.
@@ -135,6 +147,31 @@ impl Session {
         drop(self.relay);
         self.connection.close(&end);
         None
+    }
+
+    fn poll_until_it_leaves(&mut self, cx: &mut Context<'_>) -> Poll<Leave> {
+        if self.guard.control().is_to_move_out() {
+            self.relay.stop_splicing();
+            if let Some(relay) = self.state_to_move() {
+                return Poll::Ready(Leave::MovesOut(relay));
+            }
+        }
+        match self.poll_relay(cx) {
+            Poll::Ready(end) => Poll::Ready(Leave::Ended(end)),
+            // also if it was asked during this call, before it could be woken
+            Poll::Pending if self.guard.control().is_to_move_out() => match self.state_to_move() {
+                Some(relay) => Poll::Ready(Leave::MovesOut(relay)),
+                None => Poll::Pending,
+            },
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// `None` if it cannot move to another process now.
+    fn state_to_move(&self) -> Option<RelayState> {
+        let control = self.guard.control();
+        let has_order = self.last_order.is_some() || control.has_order() || control.park() != SessionPark::Free;
+        if has_order { None } else { self.relay.state() }
     }
 
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a

@@ -1,0 +1,129 @@
+//! A session leaves for another process, or comes from one. It consists of two sockets, a few words of state, and seldom
+//! some bytes in flight: neither the client nor the server notices. Sessions whose TLS ends at pgvane cannot move: the keys
+//! are in the memory of this process.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Session, SessionFuture};
+use crate::cluster::NodeId;
+use crate::net::{Incoming, Stream};
+use crate::protocol::CancelKey;
+use crate::proxy::connection::Connection;
+use crate::proxy::context::ListenerContext;
+use crate::proxy::end::End;
+use crate::proxy::relay::{Relay, RelayState};
+use crate::proxy::sessions::moving::{MovingSession, SessionState};
+use crate::proxy::sessions::registry::{SessionGuard, order_for};
+use crate::proxy::worker::{Load, Workers};
+
+impl Session {
+    /// Offers the session to the other process. It reads and writes nothing meanwhile. `Some` if the session stays here.
+    pub(super) async fn move_out(self, relay: RelayState) -> Option<Session> {
+        if self.is_taken(relay).await {
+            let Session { connection, guard, .. } = self;
+            guard.moved_out();
+            connection.moved_out();
+            return None;
+        }
+        self.guard.control().stays_here();
+        Some(self)
+    }
+
+    async fn is_taken(&self, relay: RelayState) -> bool {
+        let context = self.connection.context();
+        let Some(exit) = context.registry.exit() else { return false };
+        let (Some(owner), [client, server]) = (self.guard.control().owner(), self.relay.sockets()) else {
+            return false;
+        };
+        let copies = [client, server].map(|socket| socket.as_fd().try_clone_to_owned());
+        let [Ok(client), Ok(server)] = copies else { return false }; // no descriptors are left
+        let (key, port) = self.guard.key().unzip();
+        let state = SessionState {
+            id: self.guard.id(),
+            listener: context.settings.name.clone(),
+            cluster: context.cluster.name().to_owned(),
+            node: context.cluster.topology().node(self.guard.node()).member.name.clone(),
+            owner: owner.clone(),
+            age_ms: u64::try_from(self.connection.age().as_millis()).unwrap_or(u64::MAX),
+            node_seconds: self.guard.seconds_on_node(),
+            bytes: self.guard.control().bytes().read(),
+            key: key.map(|key| key.to_backend_key_data()),
+            port: port.flatten(),
+            framing: relay.framing,
+        };
+        let in_flight = [relay.for_server, relay.for_client];
+        let (answer, is_taken) = oneshot::channel();
+        let moving = MovingSession { state, in_flight, sockets: [client, server] };
+        exit.send((moving, answer)).await.is_ok() && is_taken.await.unwrap_or(false)
+    }
+}
+
+/// A session that has arrived from another process. It is registered, and nothing of it is read before it is served.
+pub struct Arrival {
+    context: Arc<ListenerContext>,
+    guard: SessionGuard,
+    sockets: [Incoming; 2],
+    relay: RelayState,
+    age: Duration,
+}
+
+impl Arrival {
+    /// Takes it in for this listener. Errors: why it cannot be served here, as a part of a sentence.
+    pub fn take(moving: MovingSession, context: Arc<ListenerContext>) -> Result<Arrival, String> {
+        let MovingSession { state, in_flight: [for_server, for_client], sockets: [client, server] } = moving;
+        if state.cluster != context.cluster.name() {
+            return Err(format!("listener \"{}\" has another cluster now", state.listener));
+        }
+        let topology = context.cluster.topology_full();
+        let node = topology.members().find(|(_, node)| node.member.name == state.node).map(|(id, _)| id);
+        let node: NodeId = node.ok_or_else(|| format!("node \"{}\" is not known", state.node))?;
+        let incoming = |socket| Incoming::of(socket).map_err(|error| format!("a socket cannot be used: {error}"));
+        let sockets = [incoming(client)?, incoming(server)?];
+        context.registry.servers(context.index).is_node(node, &state.node);
+        let mut guard = context.registry.move_in(state.id, &context.origin, node, state.node_seconds);
+        let control = guard.control();
+        control.bytes().begin_with(state.bytes);
+        control.set_owner(state.owner);
+        if state.framing.is_some() {
+            control.show_transactions();
+        }
+        match state.key.and_then(|key| CancelKey::from_backend_key_data(&key)) {
+            Some(key) => guard.set_key(key, state.port),
+            None if state.framing.is_none() => guard.mark_opaque(),
+            None => {}
+        }
+        // from here on orders reach it; one that came before is seen in the topology itself
+        let rule = &context.settings.rule;
+        if let Some(order) = order_for(rule, &rule.reactions, &context.cluster.topology(), node) {
+            guard.control().send_order(order);
+        }
+        let relay = RelayState { framing: state.framing, for_server, for_client };
+        Ok(Arrival { context, guard, sockets, relay, age: Duration::from_millis(state.age_ms) })
+    }
+
+    /// Serves it on one of these threads.
+    pub fn serve(self, workers: &Workers) {
+        workers.spawn_anywhere(|load| SessionFuture::Boxed(Box::pin(self.begin(load))));
+    }
+
+    async fn begin(self, load: Load) -> Option<Session> {
+        let Arrival { context, guard, sockets: [client, server], relay, age } = self;
+        let peer = guard.control().owner().map_or(crate::net::Peer::Unix, |owner| owner.client());
+        let mode = context.settings.relay;
+        let mut connection = Connection::moved_in(context, peer, age, load);
+        connection.node = Some(guard.node());
+        let (client, server) = match (client.watch(), server.watch()) {
+            (Ok(client), Ok(server)) => (Stream::from(client), Stream::from(server)),
+            (Err(error), _) | (_, Err(error)) => {
+                connection.close(&End::ClientFailed(error)); // the kernel accepts no more descriptors in epoll
+                return None;
+            }
+        };
+        let relay = Relay::resumed(mode, client, server, relay);
+        Some(Session { connection, relay, guard, last_order: None, deadline: None })
+    }
+}
