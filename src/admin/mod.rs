@@ -52,7 +52,7 @@ use tokio_util::task::TaskTracker;
 
 use self::answer::{html, json};
 pub use self::context::AdminContext;
-pub use self::operator_log::OperatorLog;
+pub use self::operator_log::{OperatorLog, WrittenLog};
 use self::protection::Protection;
 pub use self::served::Served;
 use self::status::Status;

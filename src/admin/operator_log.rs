@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{Timestamp, Unit};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::reloads::{Refused, Reload, RequestedBy};
 use super::status::{OperatorAction, SetBy};
@@ -32,8 +33,17 @@ pub(super) struct Operator<'a> {
     pub(super) from: &'a str,
 }
 
+/// All that is recorded, for the process that takes over.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WrittenLog {
+    /// Newest first.
+    newest: VecDeque<OperatorAction>,
+    /// Cluster, node and what was set, with who has set it.
+    of_nodes: Vec<((String, String, NodeSetting), SetBy)>,
+}
+
 /// What operators set of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum NodeSetting {
     /// Its administrative state.
     State,
@@ -71,6 +81,19 @@ impl OperatorLog {
     /// Who has set this of a node.
     pub(super) fn who_set(&self, cluster: &str, node: &str, setting: NodeSetting) -> Option<SetBy> {
         self.0.lock().of_nodes.get(&(cluster.to_owned(), node.to_owned(), setting)).cloned()
+    }
+
+    /// All that is recorded.
+    pub fn written(&self) -> WrittenLog {
+        let records = self.0.lock();
+        let of_nodes = records.of_nodes.iter().map(|(setting, by)| (setting.clone(), by.clone())).collect();
+        WrittenLog { newest: records.newest.clone(), of_nodes }
+    }
+
+    /// Goes on with what another process has recorded.
+    pub fn continue_from(&self, written: WrittenLog) {
+        let WrittenLog { newest, of_nodes } = written;
+        *self.0.lock() = Records { newest, of_nodes: of_nodes.into_iter().collect() };
     }
 
     /// The changes, newest first.

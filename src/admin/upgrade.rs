@@ -13,6 +13,8 @@ use super::refusal::Refusal;
 
 /// `POST /api/upgrade`.
 pub(super) async fn upgrade(State(context): State<Arc<AdminContext>>, caller: Caller) -> Response {
+    // now, because the new process shows it
+    context.operators.record(&caller.user, &caller.peer.ip().to_string(), "asked for an upgrade of pgvane".to_owned());
     let by = format!("user {} from {}", caller.user, caller.peer.ip());
     match context.upgrades.upgrade(by).await {
         Some(Ok(upgrade)) => json(&upgrade),

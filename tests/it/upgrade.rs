@@ -9,8 +9,8 @@ use pgvane_loadtest::messages::{cancel_request, query};
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::wait;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::certificates::Certificates;
 use crate::command_line::{FAILURE, OK};
@@ -112,6 +112,7 @@ async fn what_is_known_and_counted_goes_along() {
     assert_eq!(metrics::value(&pgvane, in_maint).await, 1.0);
     assert_eq!(after["clusters"][0]["nodes"][2]["weight"], 7);
     assert_eq!(after["clusters"][0]["changes"], before["clusters"][0]["changes"], "the changes of the lead");
+    assert_eq!(after["operators"], before["operators"], "who has changed what");
     for figure in ["sessions", "sessions_total", "sessions_highest", "bytes_to_server", "bytes_to_client", "ended"] {
         assert_eq!(after["listeners"][0][figure], before["listeners"][0][figure], "{figure}");
     }
@@ -188,7 +189,16 @@ async fn if_the_new_process_dies_the_old_one_serves_again_with_the_sessions_that
     let tls = format!("tls = {{ mode = \"terminate\", cert_file = \"{cert}\", key_file = \"{key}\" }}");
     let file = cluster.directory().join("socket");
     let local = format!("[[listener]]\nname = \"local\"\nbind = \"unix:{}\"\ntarget = \"leader\"", file.display());
+    let admin_socket = cluster.directory().join("admin.sock");
+    let local = local + &format!("\n[[admin.sockets]]\npath = \"{}\"", admin_socket.display());
     let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener(&tls).more(&local)).await;
+    let serves_commands = async || {
+        let mut client = in_time("a connection", UnixStream::connect(&admin_socket)).await.expect("somebody listens");
+        client.write_all(b"show info\n").await.expect("is open");
+        let mut answer = String::new();
+        in_time("an answer", client.read_to_string(&mut answer)).await.expect("text");
+        assert!(answer.contains(&format!("Pid: {}", pgvane.newest_process_id())), "{answer}");
+    };
     let encrypted = Wire::to(pgvane.write_addr).await.asks_for_tls(&files.client(&[])).await;
     let mut encrypted = encrypted.log_in(&plain_startup()).await;
     for _ in 0..2 {
@@ -200,6 +210,7 @@ async fn if_the_new_process_dies_the_old_one_serves_again_with_the_sessions_that
         encrypted.value("who").await;
         Session::through(pgvane.write_addr).await.value("who").await;
         Wire::by(&file).await.log_in(&plain_startup()).await.value("who").await;
+        serves_commands().await;
     }
     pgvane.upgrade().await.expect("upgrades");
     encrypted.value("who").await;
@@ -208,6 +219,7 @@ async fn if_the_new_process_dies_the_old_one_serves_again_with_the_sessions_that
     pgvane.upgrade().await.expect("upgrades once more, while the first process still has a session");
     encrypted.value("who").await;
     by_file.value("who").await;
+    serves_commands().await;
     Wire::by(&file).await.log_in(&plain_startup()).await.value("who").await;
     Wire::to(pgvane.write_addr).await.send(&cancel_request(&encrypted.key)).await;
     cluster[0].postgres.has_seen("a cancel over two processes", |seen| seen.cancels.len() == 1).await;

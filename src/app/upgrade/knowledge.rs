@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::{debug, error};
 
 use super::message::{Figure, ITEMS_MAX, Key, Message};
+use crate::admin::OperatorLog;
 use crate::app::parts::Parts;
 use crate::cluster::topology::Topology;
 use crate::cluster::{AdminState, NodeId};
@@ -47,6 +48,7 @@ impl Parts {
             records.reverse();
             messages.push(Message::History { cluster: cluster.name().to_owned(), records });
         }
+        messages.push(Message::Operators(self.operators.written()));
         messages.extend(self.newest_figures());
         let contexts = self.contexts().borrow().clone();
         messages.extend(keys(&self.registry, &contexts));
@@ -137,6 +139,7 @@ pub(super) struct Learner {
     contexts: watch::Receiver<Vec<Arc<ListenerContext>>>,
     registry: Arc<Registry>,
     metrics: MetricRegistry,
+    operators: Arc<OperatorLog>,
     /// Keys of sessions that the old process has.
     keys: HashSet<CancelKey>,
     /// The same where it could not read the key.
@@ -149,6 +152,7 @@ impl Learner {
             contexts: parts.contexts(),
             registry: Arc::clone(&parts.registry),
             metrics: parts.metrics.clone(),
+            operators: Arc::clone(&parts.operators),
             keys: HashSet::new(),
             unseen: Vec::new(),
         }
@@ -171,6 +175,7 @@ impl Learner {
                     cluster.history().continue_from(records);
                 }
             }
+            Message::Operators(written) => self.operators.continue_from(written),
             Message::Figures(figures) => figures.iter().for_each(|figure| self.count(figure)),
             Message::Keys(keys) => keys.iter().for_each(|key| self.add_key(key)),
             Message::UnseenKeys { listener, node, sessions } => {

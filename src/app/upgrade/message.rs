@@ -10,6 +10,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admin::WrittenLog;
 use crate::net::packets::PACKET_LENGTH_MAX;
 use crate::probe::history::Record;
 use crate::proxy::sessions::moving::SessionState;
@@ -47,6 +48,8 @@ pub(super) enum Message {
     Clock { age_ms: u64, first_session: u64 },
     /// Old process: what operators have set of a node.
     Administered { cluster: String, node: String, state: String, weight: Option<u32> },
+    /// Old process: what operators have changed, and who.
+    Operators(WrittenLog),
     /// Old process: changes of the lead that it has seen, oldest first.
     History { cluster: String, records: Vec<Record> },
     /// Old process: what it has counted since the last such message.
