@@ -1,11 +1,12 @@
-//! The Debian package on a machine with systemd: from its installation to its purge, with an upgrade under load.
+//! The packages on a machine with systemd: from their installation to their removal, the Debian package with an upgrade
+//! under load.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use pgvane_loadtest::machine::{self, Machine, Switch};
-use pgvane_loadtest::wait;
+use pgvane_loadtest::{programs, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -36,15 +37,7 @@ const FILES: &str = "find /etc /usr /lib/systemd /var /opt -xdev \
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs what `make package` makes, and a machine"]
 async fn the_debian_package_installs_serves_reloads_upgrades_and_leaves_nothing() {
-    if let Some(reason) = machine::unavailable_because() {
-        eprintln!("SKIPPED, the package on a machine: {reason}");
-        return;
-    }
-    let switch = Switch::new().unwrap_or_else(|error| panic!("{error}"));
-    let machine = Machine::new(&switch, "host", "10.0.0.1").unwrap_or_else(|error| panic!("{error}"));
-    machine.boot().await.unwrap_or_else(|error| panic!("{error}"));
-    machine.copy(&package()).unwrap_or_else(|error| panic!("{error}"));
-    let host = Host(machine);
+    let Some((_switch, host)) = Host::with("deb").await else { return };
     host.runs("rm -f /usr/sbin/policy-rc.d"); // where it exists, packages start no services
     let before = host.runs(FILES);
 
@@ -61,9 +54,51 @@ async fn the_debian_package_installs_serves_reloads_upgrades_and_leaves_nothing(
     assert_eq!(host.runs(traces), "");
 }
 
+/// With Debian's rpm: it takes the package apart and runs its scripts as another system's does, and knows nothing of the
+/// libraries that Debian's packages have installed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs what `make package` makes, and a machine"]
+async fn the_rpm_package_installs_serves_and_is_removed() {
+    if programs::on_path("rpm").is_err() {
+        eprintln!("SKIPPED, the RPM on a machine: rpm is not installed");
+        return;
+    }
+    let Some((_switch, host)) = Host::with("rpm").await else { return };
+    let before = host.runs(FILES);
+    host.runs("rpm --install --nodeps pgvane-*.rpm 2>&1");
+    assert_eq!(host.runs("systemctl is-active pgvane || :"), "inactive\n", "there the operator starts services");
+    host.runs("systemctl enable --now pgvane 2>&1");
+    host.serves_as_it_is_installed().await;
+    host.runs("echo '# by the operator' >>/etc/pgvane/pgvane.toml");
+    host.runs("rpm --upgrade --replacepkgs --nodeps pgvane-*.rpm 2>&1");
+    assert!(host.runs("cat /etc/pgvane/pgvane.toml").ends_with("# by the operator\n"), "the file is the operator's");
+    host.runs("systemctl is-active pgvane");
+    host.runs("rpm --erase --nodeps pgvane 2>&1");
+    host.runs("! ss -Hltn | grep -qE ':(6432|6433|8404) ' && ! pgrep -x pgvane && ! command -v pgvane");
+    let left = host.runs(FILES);
+    // directories of other packages, on the systems that RPM is for
+    let of_others =
+        |path: &&str| path.starts_with("/var/lib/rpm") || path.ends_with("share/licenses") || path.contains("zsh");
+    let left: Vec<&str> = difference(&before, &left).into_iter().filter(|path| !of_others(path)).collect();
+    assert_eq!(left, ["/etc/pgvane", "/etc/pgvane/pgvane.toml.rpmsave"], "left behind, or missing");
+}
+
 struct Host(Machine);
 
 impl Host {
+    /// A machine, and in its directory `/root` the package with this ending; `None` where there can be no machine.
+    async fn with(ending: &str) -> Option<(Switch, Host)> {
+        if let Some(reason) = machine::unavailable_because() {
+            eprintln!("SKIPPED, the package on a machine: {reason}");
+            return None;
+        }
+        let switch = Switch::new().unwrap_or_else(|error| panic!("{error}"));
+        let machine = Machine::new(&switch, "host", "10.0.0.1").unwrap_or_else(|error| panic!("{error}"));
+        machine.boot().await.unwrap_or_else(|error| panic!("{error}"));
+        machine.copy(&package(ending)).unwrap_or_else(|error| panic!("{error}"));
+        Some((switch, Host(machine)))
+    }
+
     fn runs(&self, script: &str) -> String {
         self.0.run(script).unwrap_or_else(|error| panic!("{error}\n{}", self.journal()))
     }
@@ -154,12 +189,13 @@ impl Host {
     }
 }
 
-/// The newest one in `target/package`.
-fn package() -> PathBuf {
+/// The newest one in `target/package` with this ending.
+fn package(ending: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/package");
     let entries = directory.read_dir().unwrap_or_else(|error| panic!("run `make package` first: {error}"));
     let packages = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut packages: Vec<PathBuf> = packages.filter(|path| path.extension().is_some_and(|end| end == "deb")).collect();
+    let mut packages: Vec<PathBuf> =
+        packages.filter(|path| path.extension().is_some_and(|end| end == ending)).collect();
     packages.sort();
     packages.pop().expect("`make package` makes one")
 }
