@@ -76,6 +76,12 @@ pub fn in_venv(program: &str) -> Result<PathBuf> {
     existing(home().join("venv/bin").join(program))
 }
 
+/// A program in the environment of the tools that check set-ups, `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/venv-tools`:
+/// `ansible-playbook`, `ansible-lint`, `kubernetes-validate`, `python` with PyYAML.
+pub fn in_venv_of_tools(program: &str) -> Result<PathBuf> {
+    existing(home().join("venv-tools/bin").join(program))
+}
+
 /// Where the packages are that `node` is to find, `${PGVANE_LAB_HOME:-/var/tmp/pgvane-lab}/node/node_modules`.
 pub fn node_packages() -> Result<PathBuf> {
     existing(home().join("node/node_modules"))

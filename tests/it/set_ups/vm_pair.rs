@@ -1,16 +1,14 @@
 //! `config/vm-pair`: two nodes with PostgreSQL 18, etcd and pgvane on a third machine, TLS and a firewall everywhere, by
 //! the README.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pgvane_loadtest::machine::Machine;
 use pgvane_loadtest::programs::{self, Postgresql};
 
 use super::php::PhpWriter;
 use super::readme::Readme;
-use super::{copied, machines, patroni_is_downloaded, typed, typed_until};
+use super::{copied, machines, patroni_is_downloaded, postgresql_is_downloaded, typed, typed_until};
 
 const SOON: Duration = Duration::from_secs(60);
 const SWITCHOVER_WITHIN: Duration = Duration::from_secs(120);
@@ -37,7 +35,7 @@ async fn two_machines_and_a_third_one_serve_with_tls_through_a_firewall() {
     let [_needs_the_internet, start, list] = readme.commands("4.");
     for node in [&db1, &db2] {
         patroni_is_downloaded(node);
-        postgresql_18_is_downloaded(node);
+        postgresql_is_downloaded(node, 18, Postgresql::Eighteen);
         typed(node, start);
     }
     typed_until(&db1, list, |list| list.contains(" Leader ") && list.contains(" streaming ")).await;
@@ -89,16 +87,4 @@ fn with_certificates(readme: &Readme, copy: &str) -> tempfile::TempDir {
         Command::new("bash").args(["-ec", &script]).current_dir(directory.path()).output().expect("bash is there");
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     directory
-}
-
-/// A package of this name that apt takes for installed, with the lab's PostgreSQL 18 where the package has it.
-fn postgresql_18_is_downloaded(machine: &Machine) {
-    let program = Postgresql::Eighteen.program("postgres").unwrap_or_else(|error| panic!("{error}"));
-    let home = program.parent().and_then(Path::parent).expect("is in a directory of programs").display().to_string();
-    let script = "mkdir -p package/DEBIAN package/usr/lib/postgresql
-        printf '%s\\n' 'Package: postgresql-18' 'Version: 18' 'Architecture: all' 'Maintainer: lab <lab@localhost>' \
-            'Description: PostgreSQL of the lab' >package/DEBIAN/control
-        ln -s HOME package/usr/lib/postgresql/18
-        dpkg-deb --build package && dpkg --install package.deb";
-    typed(machine, &script.replace("HOME", &home));
 }
