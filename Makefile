@@ -52,9 +52,9 @@ test-package: setup package ## the Debian package on a machine with systemd, fro
 release: setup ## the checklist of a release: everything that must hold, and the files to publish
 	@scripts/release
 
-failover: lab ## switchovers and a crash, through pgvane and HAProxy side by side (ROUNDS=3)
+failover: lab ## switchovers and a crash, by pgvane, HAProxy and libpq's own list of hosts (ROUNDS=3)
 	$(CARGO) build --release --locked --workspace
-	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --rounds $(ROUNDS) --kill
+	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --libpq --rounds $(ROUNDS) --kill
 
 # The seed also chooses versions, TLS and pooler; VARIANT forces them, such as VARIANT="--postgres 18 --tls terminate".
 chaos: ## random faults on a cluster with pgvane under load (MINUTES=10 SEED=1); fails if clients saw what they must not

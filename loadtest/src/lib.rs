@@ -9,6 +9,7 @@
 //! - [`machine`]: machines with systemd and a network of their own, on which a README can be followed
 //! - [`name_server`]: names for the nodes, and a name server that fails on demand
 //! - [`writer`], [`reader`] and [`crowd`]: clients that record every answer and every failure with its time
+//! - [`libpq`]: clients that find the leader by libpq itself
 //! - [`fake`]: a Patroni and a PostgreSQL that misbehave on demand
 //! - [`mod@bench`]: what the proxies cost, with a server that only sends short answers
 //! - [`scratch`], [`process`], [`ports`], [`wait`], [`messages`], [`http`], [`login`], [`tls`], [`programs`]: what all of them use
@@ -24,6 +25,7 @@ pub mod fake;
 pub mod haproxy;
 pub mod http;
 pub mod lab;
+pub mod libpq;
 pub mod login;
 pub mod machine;
 pub mod messages;

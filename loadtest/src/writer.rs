@@ -35,7 +35,7 @@ pub struct Writer {
 pub struct RunningWriter {
     run: i64,
     name: String,
-    progress: Arc<Mutex<Progress>>,
+    record: Record,
     task: JoinHandle<()>,
 }
 
@@ -82,6 +82,26 @@ pub fn longest_gap<'a>(acks: impl IntoIterator<Item = &'a Ack>) -> Option<Gap> {
     times.sort_unstable();
     let gaps = times.windows(2).map(|pair| Gap { from: pair[0], to: pair[1] });
     gaps.max_by_key(Gap::length)
+}
+
+/// Where a writer records what it sees.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record(Arc<Mutex<Progress>>);
+
+impl Record {
+    /// A row was acknowledged just now.
+    pub(crate) fn acknowledged(&self, id: i64) {
+        self.locked().acks.push(Ack { id, at: Instant::now() });
+    }
+
+    /// Something went wrong.
+    pub(crate) fn failed(&self, failure: Failure) {
+        self.locked().failures.push(failure);
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().expect("nobody panics with this lock")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -147,23 +167,18 @@ impl Writer {
 
     /// Starts writing.
     pub fn start(self) -> RunningWriter {
-        let progress = Arc::new(Mutex::new(Progress::default()));
-        // So that rows of an earlier run with the same name are not counted.
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let run = i64::try_from(since_epoch.as_micros()).unwrap_or_default();
         let name = self.name.clone();
-        let task = tokio::spawn(self.write(run, Arc::clone(&progress)));
-        RunningWriter { run, name, progress, task }
+        RunningWriter::of(&name, |run, record| self.write(run, record))
     }
 
-    async fn write(self, run: i64, progress: Arc<Mutex<Progress>>) {
+    async fn write(self, run: i64, record: Record) {
         let mut id = 0;
         loop {
             match self.login.open(self.server, self.connect_within).await {
                 Ok(mut session) => {
-                    self.write_in_session(&mut session, run, &mut id, &progress).await;
+                    self.write_in_session(&mut session, run, &mut id, &record).await;
                 }
-                Err(error) => locked(&progress).failures.push(Failure::connecting(&error)),
+                Err(error) => record.failed(Failure::connecting(&error)),
             }
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
@@ -171,14 +186,14 @@ impl Writer {
 
     /// Writes until the session fails. A number is never used twice, because a row whose insert failed may have been
     /// written.
-    async fn write_in_session(&self, session: &mut Session, run: i64, id: &mut i64, progress: &Mutex<Progress>) {
+    async fn write_in_session(&self, session: &mut Session, run: i64, id: &mut i64, record: &Record) {
         loop {
             *id += 1;
             let statement = format!("insert into writes (writer, run, id) values ('{}', {run}, {id})", self.name);
             let answer = tokio::time::timeout(self.answer_within, session.client.batch_execute(&statement)).await;
             let failure = match answer {
                 Ok(Ok(())) => {
-                    locked(progress).acks.push(Ack { id: *id, at: Instant::now() });
+                    record.acknowledged(*id);
                     tokio::time::sleep(self.pace).await;
                     continue;
                 }
@@ -186,7 +201,7 @@ impl Writer {
                 Err(_elapsed) => Failure::unanswered(),
             };
             let stays = self.stays_on_read_only && failure.class == FailureClass::ReadOnly;
-            locked(progress).failures.push(failure);
+            record.failed(failure);
             if !stays {
                 return;
             }
@@ -196,14 +211,27 @@ impl Writer {
 }
 
 impl RunningWriter {
+    /// Starts what `write` returns. It is given a number for the rows of this run, and where it records what it sees.
+    pub(crate) fn of<F>(name: &str, write: impl FnOnce(i64, Record) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // So that rows of an earlier run with the same name are not counted.
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let run = i64::try_from(since_epoch.as_micros()).unwrap_or_default();
+        let record = Record::default();
+        let task = tokio::spawn(write(run, record.clone()));
+        RunningWriter { run, name: name.to_owned(), record, task }
+    }
+
     /// How many rows have been acknowledged so far.
     pub fn acks_so_far(&self) -> usize {
-        locked(&self.progress).acks.len()
+        self.record.locked().acks.len()
     }
 
     /// How many failures it has met so far.
     pub fn failures_so_far(&self) -> usize {
-        locked(&self.progress).failures.len()
+        self.record.locked().failures.len()
     }
 
     /// Waits until `more` further rows have been acknowledged.
@@ -211,7 +239,7 @@ impl RunningWriter {
         let wanted = self.acks_so_far() + more;
         crate::wait::until(&format!("{more} more writes through {}", self.name), within, || async {
             let (acks, failure) = {
-                let progress = locked(&self.progress);
+                let progress = self.record.locked();
                 (progress.acks.len(), progress.failures.last().map(|failure| failure.message.clone()))
             };
             let seen = || format!("{acks} of {wanted}; last failure: {}", failure.as_deref().unwrap_or("none"));
@@ -222,7 +250,7 @@ impl RunningWriter {
 
     /// What it has seen so far.
     pub fn so_far(&self) -> WriterReport {
-        let progress = locked(&self.progress);
+        let progress = self.record.locked();
         let Progress { acks, failures } = &*progress;
         WriterReport { name: self.name.clone(), acks: acks.clone(), failures: failures.clone(), run: self.run }
     }
@@ -231,7 +259,7 @@ impl RunningWriter {
     pub async fn finish(mut self) -> WriterReport {
         self.task.abort();
         let _cancelled = (&mut self.task).await;
-        let Progress { acks, failures } = std::mem::take(&mut *locked(&self.progress));
+        let Progress { acks, failures } = std::mem::take(&mut *self.record.locked());
         WriterReport { name: self.name.clone(), acks, failures, run: self.run }
     }
 }
@@ -278,10 +306,6 @@ impl WriterReport {
 async fn client_of_leader(lab: &Lab) -> Result<Client> {
     let leader = lab.wait_for_leader(LEADER_WITHIN).await?;
     Login::App.connect(lab.nodes()[leader].pg, LEADER_WITHIN).await
-}
-
-fn locked(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
-    progress.lock().expect("nobody panics with this lock")
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pgvane_loadtest::failure::FailureClass;
 use pgvane_loadtest::lab::{Frozen, Lab};
+use pgvane_loadtest::libpq;
 use pgvane_loadtest::login::Login;
 use pgvane_loadtest::pgbouncer::{Pgbouncer, PoolMode};
 use pgvane_loadtest::reader::Reader;
@@ -42,8 +44,17 @@ async fn a_switchover_is_a_gap_in_the_acks(lab: &Lab) {
     Writer::prepare(lab).await.expect("a leader");
     let writers: Vec<_> = Writer::direct(lab).into_iter().map(Writer::start).collect();
     writers[0].wait_for_acks(20, SOON).await.expect("the leader takes writes");
+    let by_libpq = libpq::start_writer(lab).expect("a writer with all nodes in its connection string");
+    by_libpq.wait_for_acks(20, SOON).await.expect("libpq finds the leader");
     let new_leader = lab.switchover_to(1).await.expect("a switchover");
     writers[new_leader].wait_for_acks(20, SOON).await.expect("the new leader takes writes");
+    by_libpq.wait_for_acks(20, SOON).await.expect("libpq finds the new leader");
+    let report = by_libpq.finish().await;
+    assert!(report.missing_rows(lab).await.expect("the table is there").is_empty(), "acknowledged and lost");
+    assert_eq!(report.count(FailureClass::SessionBroken), 1, "{:#?}", report.failures);
+    assert!(report.count(FailureClass::ConnectFailed) > 0, "nobody waits for it: {:#?}", report.failures);
+    let visited = libpq::visit(lab, 3, Duration::from_millis(10)).await.expect("clients that come one after another");
+    assert_eq!((visited.served.len(), visited.failures.len()), (3, 0), "{:#?}", visited.failures);
 
     let mut acks = Vec::new();
     for writer in writers {

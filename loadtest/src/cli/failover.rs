@@ -8,6 +8,7 @@ use clap::Args;
 use pgvane_loadtest::crowd::{self, CrowdReport};
 use pgvane_loadtest::haproxy::Haproxy;
 use pgvane_loadtest::lab::Lab;
+use pgvane_loadtest::libpq;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::writer::{RunningWriter, Writer, longest_gap};
 use pgvane_loadtest::{Error, Result};
@@ -34,6 +35,9 @@ pub(crate) struct Options {
     /// Measure HAProxy too, with the configuration of Patroni's template
     #[arg(long)]
     haproxy: bool,
+    /// Measure libpq's own way too: a connection string with all nodes, and target_session_attrs=read-write
+    #[arg(long)]
+    libpq: bool,
     /// Number of switchovers
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
@@ -66,15 +70,17 @@ async fn measure(options: &Options) -> Result<()> {
     .flatten()
     .collect();
 
+    let ways = Ways { proxies, libpq: options.libpq };
+
     let mut report = Report::default();
     for number in 1..=options.rounds {
         eprintln!("switchover {number} of {}", options.rounds);
-        report.rounds.push(round(&lab, &proxies, Change::Switchover).await?.0);
+        report.rounds.push(round(&lab, &ways, Change::Switchover).await?.0);
     }
     if options.kill {
         eprintln!("killing the leader");
-        let (round, crowds) = round(&lab, &proxies, Change::Crash).await?;
-        report.crash = Some(CrashResult::new(round, &proxies, &crowds));
+        let (round, crowds) = round(&lab, &ways, Change::Crash).await?;
+        report.crash = Some(CrashResult::new(round, &crowds));
     }
     print!("{}", report.markdown());
     match &options.json {
@@ -82,6 +88,23 @@ async fn measure(options: &Options) -> Result<()> {
         None => Ok(()),
     }
 }
+
+/// The ways to the leader that are measured.
+#[derive(Debug)]
+struct Ways {
+    proxies: Vec<Proxy>,
+    libpq: bool,
+}
+
+impl Ways {
+    fn start_writers(&self, lab: &Lab) -> Result<Vec<RunningWriter>> {
+        let through = self.proxies.iter().map(|proxy| Ok(Writer::to(proxy.name, proxy.write).start()));
+        through.chain(self.libpq.then(|| libpq::start_writer(lab))).collect()
+    }
+}
+
+/// What the clients of each way saw that connected while there was no leader.
+type Crowds = Vec<(&'static str, CrowdReport)>;
 
 /// How the leader changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,18 +114,18 @@ enum Change {
 }
 
 /// One change of leader while clients write; after a crash, also what the clients saw that connected meanwhile.
-async fn round(lab: &Lab, proxies: &[Proxy], change: Change) -> Result<(Round, Vec<CrowdReport>)> {
+async fn round(lab: &Lab, ways: &Ways, change: Change) -> Result<(Round, Crowds)> {
     lab.wait_until_all_streaming(STREAMING_WITHIN).await?;
     let leader = lab.wait_for_leader(STREAMING_WITHIN).await?;
     let direct: Vec<RunningWriter> = Writer::direct(lab).into_iter().map(Writer::start).collect();
-    let through: Vec<RunningWriter> = proxies.iter().map(|proxy| Writer::to(proxy.name, proxy.write).start()).collect();
+    let through = ways.start_writers(lab)?;
     for writer in through.iter().chain([&direct[leader]]) {
         writer.wait_for_acks(ACKS_BEFORE, ACKS_WITHIN).await?;
     }
     let changed = Instant::now();
     let (new_leader, crowds) = match change {
         Change::Switchover => (lab.switchover().await?, Vec::new()),
-        Change::Crash => crash(lab, proxies, leader).await?,
+        Change::Crash => crash(lab, ways, leader).await?,
     };
     for writer in through.iter().chain([&direct[new_leader]]) {
         writer.wait_for_acks(ACKS_AFTER, ACKS_WITHIN).await?;
@@ -128,15 +151,23 @@ async fn round(lab: &Lab, proxies: &[Proxy], change: Change) -> Result<(Round, V
     ))
 }
 
-async fn crash(lab: &Lab, proxies: &[Proxy], leader: usize) -> Result<(usize, Vec<CrowdReport>)> {
+async fn crash(lab: &Lab, ways: &Ways, leader: usize) -> Result<(usize, Crowds)> {
     lab.kill_node(leader)?;
-    let visits = proxies.iter().map(|proxy| proxy.write);
-    let visits: Vec<_> = visits.map(|server| tokio::spawn(crowd::visit(server, CROWD_SIZE, CROWD_EVERY))).collect();
-    let new_leader = lab.wait_for_leader_other_than(leader, STREAMING_WITHIN).await?;
+    let visit = |proxy: &Proxy| (proxy.name, tokio::spawn(crowd::visit(proxy.write, CROWD_SIZE, CROWD_EVERY)));
+    let visits: Vec<_> = ways.proxies.iter().map(visit).collect();
+    let by_libpq = async {
+        match ways.libpq {
+            true => libpq::visit(lab, CROWD_SIZE, CROWD_EVERY).await.map(Some),
+            false => Ok(None),
+        }
+    };
+    let new_leader = lab.wait_for_leader_other_than(leader, STREAMING_WITHIN);
+    let (new_leader, by_libpq) = tokio::try_join!(new_leader, by_libpq)?;
     let mut crowds = Vec::new();
-    for visit in visits {
-        crowds.push(visit.await.expect("a crowd does not panic"));
+    for (name, visit) in visits {
+        crowds.push((name, visit.await.expect("a crowd does not panic")));
     }
+    crowds.extend(by_libpq.map(|crowd| (libpq::NAME, crowd)));
     Ok((new_leader, crowds))
 }
 

@@ -91,9 +91,9 @@ impl Measured {
 }
 
 impl CrashResult {
-    pub(crate) fn new(round: Round, proxies: &[Proxy], crowds: &[CrowdReport]) -> Self {
-        let crowds = proxies.iter().zip(crowds).map(|(proxy, crowd)| CrowdResult {
-            proxy: proxy.name.to_owned(),
+    pub(crate) fn new(round: Round, crowds: &[(&str, CrowdReport)]) -> Self {
+        let crowds = crowds.iter().map(|(name, crowd)| CrowdResult {
+            proxy: (*name).to_owned(),
             clients: crowd.served.len() + crowd.failures.len(),
             served: crowd.served.len(),
             failed: crowd.failures.len(),
