@@ -9,6 +9,7 @@ mod context;
 mod forms;
 mod frame;
 mod haproxy;
+pub mod held;
 pub mod host;
 mod operator_log;
 mod park_metrics;
@@ -28,6 +29,7 @@ mod served;
 mod server;
 pub mod servers;
 pub mod session_order;
+mod session_page;
 pub mod sessions;
 mod stats;
 pub mod status;
@@ -93,8 +95,8 @@ pub fn serving(context: AdminContext) -> Served {
     let router = Router::new()
         .route("/", get(stats))
         .route("/stats", get(stats))
-        .route("/sessions", get(sessions::as_page))
-        .route("/stats/sessions", get(sessions::as_page))
+        .route("/sessions", get(session_page::as_page))
+        .route("/stats/sessions", get(session_page::as_page))
         .route("/stats/node", form(get(forms::node_page).post(forms::change_node)))
         .route("/stats/close", form(get(forms::close_page).post(forms::close)))
         .route("/stats/park", form(get(parking::page).post(parking::change)))
@@ -103,6 +105,7 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/api/events", get(events))
         .route("/api/status", get(status))
         .route("/api/sessions", get(sessions::as_json))
+        .route("/api/held", get(held::as_json))
         .route("/api/sessions/close", post(actions::close))
         .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
         .route("/api/park", get(parking::show).post(parking::park))

@@ -1,26 +1,22 @@
-//! The running sessions: which of them are wanted, as JSON and as a page.
+//! The running sessions: which of them are wanted, and as JSON. `session_page` is the page.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use askama::Template;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{html, json};
+use super::answer::json;
 use super::collect::session;
 use super::context::AdminContext;
-use super::frame::Frame;
 use super::query::Query;
 use super::refusal::Refusal;
 use super::session_order::SessionOrder;
 use super::status::Session;
-use super::words::{seconds, sessions as count_of};
 use crate::cluster::Topology;
-use crate::config::size_text;
 use crate::net::Peer;
 use crate::probe::ClusterHandle;
 use crate::proxy::sessions::owner::Owner;
@@ -220,97 +216,14 @@ pub(super) async fn as_json(State(context): State<Arc<AdminContext>>, RawQuery(q
 }
 
 /// The order that the query asks for. Errors: there is no such order.
-fn order(query: &Query) -> Result<SessionOrder, Refusal> {
+pub(super) fn order(query: &Query) -> Result<SessionOrder, Refusal> {
     let Some(given) = query.get("sort") else { return Ok(SessionOrder::default()) };
     given.parse().map_err(|_| Refusal::UnknownOrder(given.to_owned()))
 }
 
-fn listed(query: &Query) -> usize {
+/// How many are to be listed.
+pub(super) fn listed(query: &Query) -> usize {
     query.get("max").and_then(|max| max.parse().ok()).unwrap_or(LISTED).min(LISTED_MAX)
-}
-
-/// The page.
-#[derive(Template)]
-#[template(path = "sessions.html")]
-struct Page {
-    frame: Frame,
-    fields: Vec<Field>,
-    max: usize,
-    listed_max: usize,
-    /// The orders in which they can be shown, and whether they are.
-    orders: Vec<(&'static str, bool)>,
-    /// The order in which they are shown.
-    order: &'static str,
-    /// The number of sessions in words.
-    count: String,
-    others: usize,
-    sessions: Vec<Row>,
-    /// Where these sessions can be closed.
-    close_link: Option<String>,
-}
-
-struct Row {
-    id: u64,
-    /// Where this session alone can be closed.
-    close_link: Option<String>,
-    client: String,
-    user: String,
-    database: String,
-    application: String,
-    node: String,
-    cluster: String,
-    listener: String,
-    age: String,
-    state: String,
-    /// The CSS class of the state.
-    severity: &'static str,
-    to_server: String,
-    to_client: String,
-}
-
-/// `GET /stats/sessions`.
-pub(super) async fn as_page(State(context): State<Arc<AdminContext>>, RawQuery(query): RawQuery) -> Response {
-    let query = Query::read(query.as_deref().unwrap_or_default());
-    let (wanted, max) = (Wanted::of(&query), listed(&query));
-    let order = match order(&query) {
-        Ok(order) => order,
-        Err(refusal) => return refusal.into_response(),
-    };
-    let Sessions { total, sessions } = wanted.finder(&context).list(order, max);
-    let can_close = context.has_actions() && wanted.can_be_closed() && total > 0;
-    html(&Page {
-        frame: Frame::of("sessions"),
-        fields: wanted.fields(),
-        max,
-        listed_max: LISTED_MAX,
-        orders: SessionOrder::labels().map(|name| (name, name == order.label())).collect(),
-        order: order.label(),
-        count: count_of(total),
-        others: total - sessions.len(),
-        sessions: sessions.into_iter().map(|session| row(session, context.has_actions())).collect(),
-        close_link: can_close.then(|| wanted.link("/stats/close")),
-    })
-}
-
-fn row(session: Session, can_close: bool) -> Row {
-    let or_unknown = |name: String| if name.is_empty() { "?".to_owned() } else { name };
-    let id = session.id.to_string();
-    Row {
-        id: session.id,
-        close_link: can_close.then(|| Query::of([("session", id.as_str())]).link("/stats/close")),
-        client: or_unknown(session.client),
-        user: or_unknown(session.user),
-        database: or_unknown(session.database),
-        application: or_unknown(session.application_name),
-        node: session.node,
-        cluster: session.cluster,
-        listener: session.listener,
-        age: seconds(session.seconds.into()),
-        severity: if session.state == "draining" { "warn" } else { "soft" },
-        state: session.state,
-        to_server: size_text(session.bytes_to_server),
-        to_client: size_text(session.bytes_to_client),
-    }
 }
 
 #[cfg(test)]

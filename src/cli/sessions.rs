@@ -4,10 +4,12 @@ use std::io::{self, IsTerminal};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use serde::de::DeserializeOwned;
 
 use super::admin_api::CliError;
 use super::running::Asked;
 use super::status::aligned;
+use crate::admin::held::HeldClients;
 use crate::admin::session_order::SessionOrder;
 use crate::admin::sessions::Sessions;
 use crate::config::size_text;
@@ -49,6 +51,10 @@ pub(super) struct SessionFilter {
 pub(super) struct ListArgs {
     #[command(flatten)]
     filter: SessionFilter,
+    /// List the clients that wait for a node instead: who waits, for how long, and why
+    #[arg(long, conflicts_with_all = ["session", "node", "db_user", "database", "application", "client", "listener",
+        "cluster", "state"])]
+    held: bool,
     /// What to sort by: the oldest sessions, or those with most bytes, come first
     #[arg(long, value_name = "FIELD", default_value = "age", value_parser = PossibleValuesParser::new(SessionOrder::labels()))]
     sort: String,
@@ -93,6 +99,11 @@ impl SessionFilter {
 
 /// Prints the sessions.
 pub(super) async fn list(args: &ListArgs) -> Result<(), CliError> {
+    if args.held {
+        let query = format!("max={}", args.max);
+        let answer = args.asked.api()?.get_with(&["api", "held"], Some(&query)).await?;
+        return args.asked.print(&answer, |answer| Ok(held_table(&parse(answer)?)));
+    }
     let query = args.filter.query().append_pair("sort", &args.sort).append_pair("max", &args.max.to_string()).finish();
     let answer = args.asked.api()?.get_with(&["api", "sessions"], Some(&query)).await?;
     args.asked.print(&answer, |answer| Ok(table(&parse(answer)?)))
@@ -106,7 +117,7 @@ pub(super) async fn close(args: &CloseArgs) -> Result<(), CliError> {
         if !io::stdin().is_terminal() {
             return Err(CliError::NotConfirmed);
         }
-        let total = parse(&api.get_with(&["api", "sessions"], Some(&query)).await?)?.total;
+        let total = parse::<Sessions>(&api.get_with(&["api", "sessions"], Some(&query)).await?)?.total;
         eprint!("Close {total} sessions at once, also in the middle of a transaction? [y/N] ");
         let mut answer = String::new();
         if io::stdin().read_line(&mut answer).is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
@@ -122,14 +133,13 @@ pub(super) async fn close(args: &CloseArgs) -> Result<(), CliError> {
     })
 }
 
-fn parse(text: &str) -> Result<Sessions, CliError> {
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, CliError> {
     serde_json::from_str(text).map_err(|error| CliError::Unreadable(error.to_string()))
 }
 
 fn table(sessions: &Sessions) -> String {
     let header =
         ["ID", "CLIENT", "USER", "DATABASE", "APPLICATION", "NODE", "LISTENER", "AGE", "STATE", "SENT", "RECEIVED"];
-    let or_unknown = |name: &String| if name.is_empty() { "?".to_owned() } else { name.clone() };
     let mut rows = vec![header.map(str::to_owned)];
     rows.extend(sessions.sessions.iter().map(|session| {
         [
@@ -146,11 +156,37 @@ fn table(sessions: &Sessions) -> String {
             size_text(session.bytes_to_client),
         ]
     }));
-    let others = match sessions.total.saturating_sub(sessions.sessions.len()) {
+    aligned(&rows) + &others(sessions.total, sessions.sessions.len())
+}
+
+fn held_table(clients: &HeldClients) -> String {
+    if clients.held.is_empty() {
+        return "no client waits for a node\n".to_owned();
+    }
+    let mut rows = vec![["CLIENT", "USER", "DATABASE", "LISTENER", "WAITS", "WHY"].map(str::to_owned)];
+    rows.extend(clients.held.iter().map(|held| {
+        [
+            held.client.clone(),
+            or_unknown(&held.user),
+            or_unknown(&held.database),
+            held.listener.clone(),
+            format!("{:.1} s", held.seconds),
+            held.reason.clone(),
+        ]
+    }));
+    aligned(&rows) + &others(clients.total, clients.held.len())
+}
+
+fn or_unknown(name: &str) -> String {
+    if name.is_empty() { "?".to_owned() } else { name.to_owned() }
+}
+
+/// The line that says how many are not in the table.
+fn others(total: usize, shown: usize) -> String {
+    match total.saturating_sub(shown) {
         0 => String::new(),
         others => format!("and {others} more\n"),
-    };
-    aligned(&rows) + &others
+    }
 }
 
 #[cfg(test)]

@@ -97,3 +97,47 @@ async fn sessions_are_sorted_and_found_by_their_state() {
     assert!(place("ann") < place("bob") && place("bob") < place("zoe"));
     assert!(page.contains("<option selected>user</option>"), "{page}");
 }
+
+#[tokio::test]
+async fn clients_that_wait_are_listed_with_the_reason_until_they_are_served() {
+    let cluster = FakeCluster::of(2).await;
+    let users = Operator::line(cluster.directory());
+    let pgvane = cluster.pgvane(|pgvane| pgvane.admin(&users).hold_max("60s")).await;
+    let operator = Operator::at(&pgvane, cluster.directory());
+    let none = operator.says(&["sessions", "--held"]).await;
+    none.ended_with(OK);
+    assert_eq!(none.out, "no client waits for a node\n");
+    operator.says(&["drain", "node1", "--leader"]).await.ended_with(OK);
+    let packet = startup(PROTOCOL_3_0, &[("user", "zoe"), ("database", "shop")]);
+    let server = pgvane.write_addr;
+    let waiting = tokio::spawn(async move { Wire::to(server).await.log_in(&packet).await });
+    wait_for_status(&pgvane, "a client that waits", |status| status["listeners"][0]["held"] == 1).await;
+
+    let answer = operator.says(&["sessions", "--held"]).await;
+    answer.ended_with(OK);
+    let why = "no leader: node1 is the leader and is drained by an operator";
+    let lines: Vec<&str> = answer.out.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", answer.out);
+    assert!(lines[1].starts_with("127.0.0.1:") && lines[1].contains("  zoe   shop      write "), "{}", answer.out);
+    let answer = operator.says(&["sessions", "--held", "--json"]).await;
+    let json: Value = serde_json::from_str(&answer.out).unwrap_or_else(|error| panic!("{error}: {}", answer.out));
+    let held = &json["held"][0];
+    assert_eq!((&json["total"], &held["listener"], &held["user"]), (&1.into(), &"write".into(), &"zoe".into()));
+    assert!(
+        held["seconds"].as_f64() > Some(0.0) && held["reason"].as_str().is_some_and(|told| !told.is_empty()),
+        "{json}"
+    );
+    let page = pgvane.admin_get("/stats/sessions").await.expect("is served").body;
+    assert!(page.contains("clients that wait for a node") && page.contains("<td>zoe</td>"), "{page}");
+    assert!(
+        lines[1].ends_with(held["reason"].as_str().expect("a text")),
+        "{}, expected something like {why}",
+        lines[1]
+    );
+
+    operator.says(&["ready", "node1"]).await.ended_with(OK);
+    let _session = waiting.await.expect("is served");
+    assert_eq!(operator.says(&["sessions", "--held"]).await.out, "no client waits for a node\n");
+    let page = pgvane.admin_get("/stats/sessions").await.expect("is served").body;
+    assert!(!page.contains("clients that wait for a node"), "{page}");
+}

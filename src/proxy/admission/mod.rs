@@ -18,12 +18,14 @@ use self::login::{Login, LoginOutcome, Ready};
 use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{Moment, NodeId, Suspicion};
 use crate::net::Stream;
+use crate::protocol::startup::StartupParameters;
 use crate::proxy::context::ListenerContext;
 use crate::proxy::end::End;
 use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
 use crate::proxy::intake::tls_answers::ANSWER_AFTER;
 use crate::proxy::sessions::cluster_parking::{ClusterParking, is_parkable};
 use crate::proxy::sessions::control::SessionOrder;
+use crate::proxy::sessions::owner::Owner;
 use crate::proxy::sessions::registry::{Held, SessionGuard, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
 
@@ -249,13 +251,14 @@ impl<'a> Admission<'a> {
         }
         if self.held.is_none() {
             let most = self.context.settings.hold_sessions_max;
-            let Some(held) = self.context.registry.hold(self.context.index, most) else {
+            let Some(held) = self.context.registry.hold(&self.context.origin, most, self.owner()) else {
                 let are_nodes_full = *no_route == NoRoute::AllFull;
                 return Err(Refused::End(End::HoldFull { max: most, are_nodes_full }));
             };
             debug!(listener = %self.context.settings.name, reason = %no_route, "holding a connection");
             self.held = Some(held);
         }
+        self.held.iter().for_each(|held| held.set_reason(no_route.to_string()));
         // again each time: connections that are held since the leader became doubtful were held before the loss was recorded
         self.context.cluster.history().held(self.context.registry.held(self.context.index));
         let may_try_again = matches!(no_route, NoRoute::AllTried | NoRoute::AllFull);
@@ -280,6 +283,14 @@ impl<'a> Admission<'a> {
             () = self.client.closed() => return Err(Refused::End(End::ClientLeftHeld)),
         }
         Ok(())
+    }
+
+    /// Whose connection it is; without names where encryption hides them.
+    fn owner(&self) -> Owner {
+        match self.client.opening() {
+            SessionOpening::Startup(parameters) => Owner::new(self.client.peer(), parameters),
+            _ => Owner::new(self.client.peer(), &StartupParameters::default()),
+        }
     }
 
     fn give_up(&mut self, no_route: &NoRoute) -> Refused {

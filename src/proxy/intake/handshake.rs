@@ -240,6 +240,11 @@ impl Client {
         Ok(())
     }
 
+    /// The address that it connects from.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
     /// What the client's present packet asks for.
     pub fn opening(&self) -> &SessionOpening {
         &self.opening

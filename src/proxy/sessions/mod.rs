@@ -2,8 +2,8 @@
 //! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes;
 //! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster;
 //! [`parking`] holds them between two transactions;
-//! [`server_counts`] counts what happens on each node of a listener. [`moving`] is what goes along when a session moves to
-//! another process.
+//! [`server_counts`] counts what happens on each node of a listener; [`waiting`] knows the clients that have no node yet.
+//! [`moving`] is what goes along when a session moves to another process.
 
 pub mod cancel_keys;
 pub mod cancel_limits;
@@ -21,3 +21,4 @@ pub mod registry;
 pub mod server_counts;
 pub mod slots;
 pub mod tally;
+pub mod waiting;

@@ -18,6 +18,7 @@ use super::owner::Owner;
 use super::server_counts::ServerCounts;
 use super::slots::Slots;
 use super::tally::{Census, ListenerTally};
+use super::waiting::{WaitingClient, WaitingClients};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::ports::SessionPort;
@@ -102,6 +103,7 @@ pub struct Registry {
     pub(super) controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
     /// By cluster.
     pub(super) parkings: Slots<ClusterParking>,
+    waiting: WaitingClients,
     keys: Keys,
     /// File descriptors that the process may have.
     descriptors_max: usize,
@@ -126,6 +128,7 @@ impl Registry {
             nodes: Slots::empty(),
             controls: Mutex::default(),
             parkings: Slots::empty(),
+            waiting: WaitingClients::default(),
             keys: Keys::empty(),
             descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
@@ -208,9 +211,18 @@ impl Registry {
     }
 
     /// Counts a connection as held, unless `held_max` are held.
-    pub fn hold(self: &Arc<Self>, listener: ListenerIndex, held_max: usize) -> Option<Held> {
-        let is_held = self.tally(listener).held.raise(held_max);
-        is_held.then(|| Held { registry: Arc::clone(self), listener })
+    pub fn hold(self: &Arc<Self>, origin: &Arc<Origin>, held_max: usize, owner: Owner) -> Option<Held> {
+        let (listener, origin) = (origin.listener, Arc::clone(origin));
+        if !self.tally(listener).held.raise(held_max) {
+            return None;
+        }
+        let number = self.waiting.add(WaitingClient { origin, owner, since: Instant::now(), reason: String::new() });
+        Some(Held { registry: Arc::clone(self), listener, number })
+    }
+
+    /// The clients that have waited longest for a node, at most `max`, and the number of all that wait.
+    pub fn waiting(&self, max: usize) -> (Vec<WaitingClient>, usize) {
+        self.waiting.list(max)
     }
 
     /// Registers a session on a node: it counts as the node's load, receives orders, and can have a cancel key.
@@ -448,10 +460,20 @@ pub fn order_for(rule: &Rule, reactions: &Reactions, topology: &Topology, node: 
 pub struct Held {
     registry: Arc<Registry>,
     listener: ListenerIndex,
+    /// Among those that wait.
+    number: u64,
+}
+
+impl Held {
+    /// Says why it waits now.
+    pub fn set_reason(&self, reason: String) {
+        self.registry.waiting.set_reason(self.number, reason);
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.registry.waiting.remove(self.number);
         self.registry.tally(self.listener).held.lower();
     }
 }
