@@ -10,6 +10,7 @@ mod parked;
 mod passed_through;
 mod rebalance;
 mod roles;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 

@@ -77,6 +77,28 @@ async fn systemd_hears_when_pgvane_is_ready_reloads_and_stops() {
 }
 
 #[tokio::test]
+async fn systemd_hears_of_the_process_that_takes_over_and_gets_its_signs_of_life() {
+    let cluster = FakeCluster::of(1).await;
+    let (manager, mut pgvane) = started(&cluster, Duration::from_millis(200)).await;
+    manager.hears("READY=1").await;
+    let mut session = Session::through(pgvane.write_addr).await;
+    pgvane.upgrade().await.expect("upgrades");
+    let new = pgvane.newest_process_id();
+    // the new process speaks at the same time: what systemd does not know yet, it ignores
+    in_time("the number of the new process", async {
+        let wanted = format!("MAINPID={new}");
+        let mut bytes = [0; 4096];
+        while manager.0.recv(&mut bytes).await.expect("a datagram") != wanted.len()
+            || !bytes.starts_with(wanted.as_bytes())
+        {}
+    })
+    .await;
+    assert!(pgvane.wait(SOON).await.expect("the old process ends").success());
+    manager.hears("WATCHDOG=1").await;
+    session.value("who").await;
+}
+
+#[tokio::test]
 async fn systemd_gets_signs_of_life_while_pgvane_runs_and_none_while_it_hangs() {
     let cluster = FakeCluster::of(1).await;
     let (manager, pgvane) = started(&cluster, Duration::from_millis(200)).await;

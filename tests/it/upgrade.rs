@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgvane_loadtest::messages::{cancel_request, query};
 use pgvane_loadtest::pgvane::Pgvane;
@@ -280,40 +280,50 @@ select.select([], [], [], 60)
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_upgrades_lose_no_byte_and_refuse_no_connection() {
+async fn upgrades_lose_no_byte_and_refuse_no_connection() {
     upgrades_under_load(4, 100).await;
 }
 
-/// Upgrades while sessions rest, ask and stream, and while clients connect.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute"]
+async fn fifty_upgrades_with_two_thousand_sessions_lose_no_byte_and_refuse_no_connection() {
+    upgrades_under_load(50, 2000).await;
+}
+
+/// How many sessions stream without a rest.
+const STREAMS: usize = 4;
+
+/// Upgrades while sessions rest, ask and stream, while clients connect, and with a cancel request after each.
 async fn upgrades_under_load(upgrades: usize, sessions: usize) {
     let cluster = FakeCluster::of(3).await;
-    let pgvane = cluster.pgvane(|pgvane| pgvane).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.write_listener("pending_connections_max = 1000")).await;
     let (server, stop) = (pgvane.write_addr, tokio::sync::watch::Sender::new(false));
     let mut resting = Vec::new();
     for _ in 0..sessions / 2 {
         resting.push(Session::through(server).await);
     }
-    let asking = (0..sessions / 2).map(|number| {
-        let stopped = stop.subscribe();
-        tokio::spawn(async move {
-            let mut session = Session::through(server).await;
-            let mut longest = Duration::ZERO;
+    let pace = Duration::from_micros(100) * u32::try_from(sessions).expect("few");
+    let mut asking = Vec::new();
+    for number in 0..sessions / 2 {
+        let (mut session, stopped) = (Session::through(server).await, stop.subscribe());
+        asking.push(tokio::spawn(async move {
+            let mut waits = Vec::new();
+            let mut first = None;
             while !*stopped.borrow() {
-                let began = std::time::Instant::now();
-                if number % 10 == 0 {
-                    let rows = session.ask("many").await;
-                    let length: usize = rows.iter().filter(|one| one.kind == b'D').map(|row| row.body.len()).sum();
-                    assert_eq!(length, 8 * ((8 << 20) + 6));
+                let began = Instant::now();
+                if number < STREAMS {
+                    let answer = session.ask("many").await;
+                    assert!(answer.len() > 8, "{} messages", answer.len());
+                    assert!(*first.get_or_insert_with(|| answer.clone()) == answer, "a byte is lost or doubled");
                 } else {
                     assert_eq!(session.value("who").await, "node1");
-                    longest = longest.max(began.elapsed());
+                    waits.push(began.elapsed());
+                    tokio::time::sleep(pace).await;
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            longest
-        })
-    });
-    let asking: Vec<_> = asking.collect();
+            waits
+        }));
+    }
     let stopped = stop.subscribe();
     let connecting = tokio::spawn(async move {
         let mut count = 0;
@@ -323,20 +333,37 @@ async fn upgrades_under_load(upgrades: usize, sessions: usize) {
         }
         count
     });
-    for _ in 0..upgrades {
+    for upgrade in 1..=upgrades {
         pgvane.upgrade().await.unwrap_or_else(|error| panic!("{error}: {}", pgvane.log_text()));
+        Wire::to(server).await.send(&cancel_request(&resting[upgrade % resting.len()].key)).await;
+        cluster[0].postgres.has_seen("its cancel request", |seen| seen.cancels.len() == upgrade).await;
     }
     stop.send_replace(true);
     let connected = connecting.await.expect("no connection fails");
-    let mut pauses = Vec::new();
+    let mut waits = Vec::new();
     for one in asking {
-        pauses.push(one.await.expect("no session fails"));
+        waits.extend(one.await.expect("no session fails"));
     }
-    pauses.sort();
+    waits.sort();
     for session in &mut resting {
         assert_eq!(session.value("who").await, "node1");
     }
-    println!("{connected} connections; longest pauses {:?}", &pauses[pauses.len().saturating_sub(5)..]);
+    let share = |share: usize| waits[(waits.len() - 1) * share / 1000];
+    let [half, p99, p999, longest] = [500, 990, 999, 1000].map(share);
+    let asked = waits.len();
+    println!(
+        "{upgrades} upgrades, {sessions} sessions, {connected} connections, {asked} questions: \
+         p50 {half:?}, p99 {p99:?}, p99.9 {p999:?}, longest {longest:?}"
+    );
+    let log = pgvane.log_text();
+    let field = |line: &str, name: &str| line.split(name).nth(1)?.split(' ').next()?.parse::<f64>().ok();
+    let moves: Vec<&str> = log.lines().filter(|line| line.contains("each waited so long")).collect();
+    let of_moves = |name: &str| {
+        let mut all: Vec<f64> = moves.iter().filter_map(|line| field(line, name)).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    println!("p99 of the waits in ms: {:.1?}, longest: {:.1?}", of_moves("p99_ms="), of_moves("longest_ms="));
     let mut seen = HashSet::new();
     assert!(ids(&pgvane).await.into_iter().all(|id| seen.insert(id)), "each session has its own number");
     let ended = || async {

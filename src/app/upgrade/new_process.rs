@@ -4,7 +4,7 @@ use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -186,7 +186,8 @@ impl Arrivals {
                 let [client, server] = <[OwnedFd; 2]>::try_from(packet.descriptors).map_err(|_| unexpected())?;
                 let (for_server, for_client) = in_flight.split_at_checked(for_server).ok_or_else(unexpected)?;
                 let in_flight = [for_server.to_vec(), for_client.to_vec()];
-                let moving = MovingSession { state: *state, in_flight, sockets: [client, server] };
+                let moving =
+                    MovingSession { state: *state, in_flight, sockets: [client, server], since: Instant::now() };
                 self.take(id, moving).await
             }
             Message::Left { sessions } => {

@@ -252,8 +252,9 @@ impl Successor {
         let (exit, departures) = mpsc::channel(QUEUE_LENGTH);
         let can_move = self.format.is_some();
         parts.registry.set_exit(can_move.then_some(exit));
-        let moved = Moving { departures, waiting: HashMap::new(), next: 0, is_stopping: false };
-        let moved = moved.run(self, parts, can_move, stop).await;
+        let mut moving = Moving { departures, waiting: HashMap::new(), waits: Vec::new(), next: 0, is_stopping: false };
+        let moved = moving.run(self, parts, can_move, stop).await;
+        moving.report();
         match moved {
             Moved::SuccessorFailed => {
                 end(&mut self.child).await;
@@ -273,7 +274,10 @@ impl Successor {
 /// The sessions that are on their way.
 struct Moving {
     departures: mpsc::Receiver<Departure>,
-    waiting: HashMap<u64, oneshot::Sender<bool>>,
+    /// Each with the time since when it waits.
+    waiting: HashMap<u64, (oneshot::Sender<bool>, std::time::Instant)>,
+    /// How long those waited that have moved.
+    waits: Vec<Duration>,
     next: u64,
     /// The new process stops because it was told to.
     is_stopping: bool,
@@ -281,7 +285,7 @@ struct Moving {
 
 impl Moving {
     async fn run(
-        mut self,
+        &mut self,
         successor: &mut Successor,
         parts: &mut Parts,
         can_move: bool,
@@ -321,7 +325,7 @@ impl Moving {
                         }
                     };
                     match sent {
-                        Ok(()) => _ = self.waiting.insert(id, answer),
+                        Ok(()) => _ = self.waiting.insert(id, (answer, moving.since)),
                         Err(error) => {
                             error!(%error, "cannot send a session to the new process");
                             return Moved::SuccessorFailed;
@@ -371,9 +375,24 @@ impl Moving {
     }
 
     fn answer(&mut self, id: u64, is_taken: bool) {
-        if let Some(answer) = self.waiting.remove(&id) {
+        if let Some((answer, since)) = self.waiting.remove(&id) {
+            if is_taken {
+                self.waits.push(since.elapsed());
+            }
             let _ = answer.send(is_taken); // the session waits for it
         }
+    }
+
+    /// Logs how many sessions have moved and how long they waited.
+    fn report(&mut self) {
+        self.waits.sort_unstable();
+        let at = |percent: usize| self.waits.get(self.waits.len().saturating_sub(1) * percent / 100);
+        let millis = |percent| at(percent).map_or(0.0, |wait| wait.as_secs_f64() * 1000.0);
+        let (p99_ms, longest_ms) = (millis(99), millis(100));
+        info!(
+            sessions = self.waits.len(),
+            p99_ms, longest_ms, "sessions have moved to the new process; each waited so long"
+        );
     }
 }
 

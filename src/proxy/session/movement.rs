@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -34,6 +34,7 @@ impl Session {
     }
 
     async fn is_taken(&self, relay: RelayState) -> bool {
+        let since = Instant::now();
         let context = self.connection.context();
         let Some(exit) = context.registry.exit() else { return false };
         let (Some(owner), [client, server]) = (self.guard.control().owner(), self.relay.sockets()) else {
@@ -57,7 +58,7 @@ impl Session {
         };
         let in_flight = [relay.for_server, relay.for_client];
         let (answer, is_taken) = oneshot::channel();
-        let moving = MovingSession { state, in_flight, sockets: [client, server] };
+        let moving = MovingSession { state, in_flight, sockets: [client, server], since };
         exit.send((moving, answer)).await.is_ok() && is_taken.await.unwrap_or(false)
     }
 }
@@ -74,7 +75,7 @@ pub struct Arrival {
 impl Arrival {
     /// Takes it in for this listener. Errors: why it cannot be served here, as a part of a sentence.
     pub fn take(moving: MovingSession, context: Arc<ListenerContext>) -> Result<Arrival, String> {
-        let MovingSession { state, in_flight: [for_server, for_client], sockets: [client, server] } = moving;
+        let MovingSession { state, in_flight: [for_server, for_client], sockets: [client, server], .. } = moving;
         if state.cluster != context.cluster.name() {
             return Err(format!("listener \"{}\" has another cluster now", state.listener));
         }

@@ -3,6 +3,7 @@
 //! the format (`app::upgrade::message`).
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -50,6 +51,8 @@ pub struct MovingSession {
     pub in_flight: [Vec<u8>; 2],
     /// The client's socket and the server's. Where the session leaves, it keeps its own until it is told the answer.
     pub sockets: [OwnedFd; 2],
+    /// Since when nothing of it is read.
+    pub since: Instant,
 }
 
 /// A session that waits for the answer of the other process: whether that has taken it. Dropping the answer is a no.
