@@ -350,6 +350,9 @@ fn listener(
         ends: metrics.end_counts().filter(|(_, n)| *n > 0).map(|(kind, n)| (kind.label().to_owned(), n)).collect(),
         bytes_to_server: census.bytes_to_server,
         bytes_to_client: census.bytes_to_client,
+        served_seconds: census.availability.lasts.map(|lasts| lasts.as_secs_f64()),
+        downs: census.availability.downs,
+        downtime_seconds: census.availability.down.as_secs_f64(),
         balance: settings.rule.balance.label().to_owned(),
         servers: Vec::new(), // see `Status::of`
     }

@@ -1,5 +1,7 @@
 //! The nodes as one listener uses them: what HAProxy calls the servers of a backend.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::health::Health;
@@ -8,6 +10,7 @@ use crate::cluster::topology::{NodeView, Topology};
 use crate::cluster::{AdminState, HostPort, NodeId};
 use crate::config::{Cluster, Listener};
 use crate::proxy::sessions::server_counts::ServerCensus;
+use crate::proxy::sessions::server_times::AverageCensus;
 use crate::routing::{ServerState, server_state};
 
 /// A node as one listener uses it.
@@ -60,6 +63,51 @@ pub struct Server {
     pub bytes_to_server: u64,
     /// Bytes relayed from it since the start.
     pub bytes_to_client: u64,
+    /// How often it was chosen for a session in the last full second.
+    pub chosen_per_second: u32,
+    /// How often it was chosen for a session in the busiest second since the start.
+    pub chosen_per_second_highest: u32,
+    /// From a client's request until the node was chosen for it.
+    pub queue_time: SessionTime,
+    /// To connect to the node.
+    pub connect_time: SessionTime,
+    /// From the client's connection until its end.
+    pub session_time: SessionTime,
+}
+
+/// A time of sessions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionTime {
+    /// How many sessions the average is of: the newest, about 512 of them.
+    pub sessions: u64,
+    /// The average.
+    pub average_seconds: f64,
+    /// The longest since the start.
+    pub longest_seconds: f64,
+}
+
+impl SessionTime {
+    fn of(census: AverageCensus) -> SessionTime {
+        let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
+        SessionTime {
+            sessions: census.sessions,
+            average_seconds: seconds(census.average_us),
+            longest_seconds: seconds(census.longest_us),
+        }
+    }
+
+    /// Over several nodes, each with the weight of its sessions.
+    pub(super) fn over(all: impl Iterator<Item = SessionTime> + Clone) -> SessionTime {
+        let sessions: u64 = all.clone().map(|one| one.sessions).sum();
+        let sum: f64 = all.clone().map(|one| one.average_seconds * one.sessions as f64).sum();
+        let average_seconds = if sessions == 0 { 0.0 } else { sum / sessions as f64 };
+        SessionTime {
+            sessions,
+            average_seconds,
+            longest_seconds: all.map(|one| one.longest_seconds).fold(0.0, f64::max),
+        }
+    }
 }
 
 /// The nodes of a listener's cluster. `census` has the counts by the nodes' numbers.
@@ -120,6 +168,11 @@ fn server(
         chosen_seconds_ago: counts.chosen_seconds_ago.map(u64::from),
         bytes_to_server: counts.bytes_to_server,
         bytes_to_client: counts.bytes_to_client,
+        chosen_per_second: counts.per_second,
+        chosen_per_second_highest: counts.per_second_highest,
+        queue_time: SessionTime::of(counts.times.queue),
+        connect_time: SessionTime::of(counts.times.connect),
+        session_time: SessionTime::of(counts.times.total),
     }
 }
 
@@ -150,5 +203,19 @@ fn check_health(health: &Health, rise: u32, fall: u32) -> u32 {
         Health::Unchecked { .. } => 0,
         Health::Answering { missed, .. } => (rise + fall).saturating_sub(1 + missed),
         Health::Silent { risen, .. } => *risen,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_have_the_weight_of_their_sessions() {
+        let time =
+            |sessions, average_seconds, longest_seconds| SessionTime { sessions, average_seconds, longest_seconds };
+        let all = [time(3, 1.0, 5.0), time(1, 3.0, 4.0), time(0, 0.0, 0.0)];
+        assert_eq!(SessionTime::over(all.into_iter()), time(4, 1.5, 5.0));
+        assert_eq!(SessionTime::over([].into_iter()), SessionTime::default());
     }
 }

@@ -410,6 +410,12 @@ pub struct Listener {
     pub bytes_to_server: u64,
     /// Bytes relayed to clients since the start.
     pub bytes_to_client: u64,
+    /// How long it has had a node for new sessions, or none; `None` before the nodes have been checked.
+    pub served_seconds: Option<f64>,
+    /// How often it lost its last node for new sessions, since the start.
+    pub downs: u32,
+    /// For how long it had no node for new sessions since the start, altogether.
+    pub downtime_seconds: f64,
     /// How it chooses among nodes: `balance` in the configuration.
     pub balance: String,
     /// The nodes as it uses them.

@@ -312,7 +312,8 @@ impl Parts {
             view: view.clone(),
             registry: Arc::clone(&self.registry),
         });
-        let coverage = CoverageWatch { listener, rule, view };
+        let coverage =
+            CoverageWatch { listener: (now.index, listener), rule, view, registry: Arc::clone(&self.registry) };
         let mut tasks = vec![self.background.spawn("excluded replicas", coverage.run())];
         tasks.extend(rebalancer.map(|rebalancer| self.background.spawn("rebalancer", rebalancer.run())));
         tasks

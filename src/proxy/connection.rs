@@ -232,7 +232,9 @@ impl Connection {
             context.cluster.sessions().lost(node);
         }
         if let Some(node) = self.node {
-            context.registry.servers(context.index).aborted(node, end);
+            let counts = context.registry.servers(context.index);
+            counts.aborted(node, end);
+            counts.lasted(node, self.started.elapsed());
         }
         let topology = context.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());

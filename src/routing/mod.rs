@@ -25,4 +25,4 @@ pub use park::{Park, ParkAction, ParkEvent, ParkOver, ParkSettings, Parking};
 pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use route::{NoRoute, Situation, route};
 pub use rule::{Cause, Reaction, Reactions, Rule, Target};
-pub use server_state::{ServerState, server_state};
+pub use server_state::{ServerState, has_server, server_state};

@@ -3,9 +3,9 @@
 use super::eligibility::{self, Eligibility};
 use super::pools;
 use super::rule::{Rule, Target};
-use crate::cluster::NodeId;
 use crate::cluster::health::Health;
 use crate::cluster::topology::Topology;
+use crate::cluster::{AdminState, NodeId};
 
 /// A node as a listener sees it, whatever its administrative state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,12 +43,18 @@ pub fn server_state(topology: &Topology, rule: &Rule, id: NodeId) -> ServerState
     }
 }
 
+/// Whether a listener with this rule has a node that gets new sessions.
+pub fn has_server(topology: &Topology, rule: &Rule) -> bool {
+    topology.members().any(|(id, node)| {
+        node.admin == AdminState::Ready && !matches!(server_state(topology, rule, id), ServerState::Down(_))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cluster::AdminState;
     use crate::cluster::fixtures::{at_ms, leader, member, replica};
     use crate::cluster::leadership::Leadership;
     use crate::cluster::node::{CheckError, Report};
@@ -84,8 +90,10 @@ mod tests {
         assert_eq!(states(&topology, &writes), [ServerState::Serves, down("replica"), down("unknown")]);
         let reads = Rule { falls_back_to_leader: false, ..Rule::new(Target::Replica) };
         assert_eq!(states(&topology, &reads), [down("leader"), ServerState::Serves, down("unknown")]);
+        assert!(has_server(&topology, &reads) && has_server(&topology, &writes));
         topology.nodes[1].admin = AdminState::Drain;
         assert_eq!(states(&topology, &reads)[1], ServerState::Serves, "the administrative state is shown separately");
+        assert!(!has_server(&topology, &reads), "and a drained node gets no new sessions");
     }
 
     #[test]

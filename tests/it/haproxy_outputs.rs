@@ -470,3 +470,51 @@ async fn the_csv_is_as_protected_as_the_page_and_the_metrics_are_open() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
     }
 }
+
+// ---- times, and the state of a backend ------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_backend_without_a_server_has_downtime_and_sessions_have_times() {
+    let cluster = FakeCluster::of(2).await;
+    let pgvane = cluster.pgvane(|pgvane| pgvane.hold_max("60s")).await;
+    let before = csv(&pgvane).await;
+    let backend = line(&before, "write", "BACKEND");
+    assert_eq!((backend["chkdown"].as_str(), backend["downtime"].as_str()), ("0", "0"));
+    assert!(!backend["lastchg"].is_empty(), "{backend:?}");
+    let first = Session::through(pgvane.write_addr).await;
+    wait_for_field(&pgvane, ("write", "node1"), "rate_max", "1").await;
+
+    cluster[0].follows();
+    wait_for_field(&pgvane, ("write", "BACKEND"), "chkdown", "1").await;
+    let server = pgvane.write_addr;
+    let waiting = tokio::spawn(async move { Session::through(server).await });
+    let look = || async {
+        let lines = csv(&pgvane).await;
+        let backend = line(&lines, "write", "BACKEND");
+        let is_long = backend["downtime"].parse::<u64>().expect("is a number") >= 1 && backend["qcur"] == "1";
+        if is_long { Ok(()) } else { Err(format!("{backend:?}")) }
+    };
+    wait::until("a second of downtime while a client waits", SOON, look)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    cluster[1].leads(2);
+    let _second = waiting.await.expect("is served");
+    drop(first);
+
+    let lines = csv(&pgvane).await;
+    let number = |server: &str, field: &str| -> u64 {
+        line(&lines, "write", server)[field].parse().unwrap_or_else(|error| panic!("{field} of {server}: {error}"))
+    };
+    assert!(number("node2", "qtime") > 0 && number("node2", "qtime_max") >= number("node2", "qtime"), "{lines:?}");
+    assert_eq!(number("BACKEND", "qtime_max"), number("node2", "qtime_max"));
+    assert!(number("BACKEND", "qtime") < number("node2", "qtime"), "the other session did not wait");
+    let prometheus = metrics::parse(&ask(pgvane.admin_addr, "/metrics/haproxy").await);
+    let seconds = prometheus["haproxy_server_max_queue_time_seconds{proxy=\"write\",server=\"node2\"}"];
+    assert!((seconds - number("node2", "qtime_max") as f64 / 1000.0).abs() < 0.001, "{seconds}");
+    let ended = || async {
+        let lines = csv(&pgvane).await;
+        let longest = line(&lines, "write", "node1")["ttime_max"].parse::<u64>().expect("is a number");
+        if longest >= 1 { Ok(()) } else { Err(format!("{longest}")) }
+    };
+    wait::until("the time of the session that has ended", SOON, ended).await.unwrap_or_else(|error| panic!("{error}"));
+}

@@ -69,6 +69,14 @@ const METRICS: &[Metric] = &[
     metric(F::Lbtot, "loadbalanced_total", NODES, "How often a server was chosen for a session."),
     metric(F::CheckCode, "check_code", SERVER, "The status code of the newest check."),
     metric(F::CheckDuration, "check_duration_seconds", SERVER, "How long the newest check took."),
+    metric(F::Qtime, "queue_time_average_seconds", NODES, "Average time that sessions waited for a server, of about 512."),
+    metric(F::Ctime, "connect_time_average_seconds", NODES, "Average time to connect to a server, of about 512 sessions."),
+    metric(F::Rtime, "response_time_average_seconds", NODES, "Always 0."),
+    metric(F::Ttime, "total_time_average_seconds", NODES, "Average time that sessions lasted, of about 512."),
+    metric(F::QtimeMax, "max_queue_time_seconds", NODES, "The longest time that a session waited for a server."),
+    metric(F::CtimeMax, "max_connect_time_seconds", NODES, "The longest time to connect to a server."),
+    metric(F::RtimeMax, "max_response_time_seconds", NODES, "Always 0."),
+    metric(F::TtimeMax, "max_total_time_seconds", NODES, "The longest time that a session lasted."),
     metric(F::CliAbrt, "client_aborts_total", NODES, "Sessions that ended because the client was lost."),
     metric(F::SrvAbrt, "server_aborts_total", NODES, "Sessions that the server ended, or lost."),
     metric(F::Lastsess, "last_session_seconds", NODES, "Time since a server was last chosen; -1 if none ever was."),
@@ -175,12 +183,21 @@ fn add(metrics: &MetricRegistry, kind: Kind, metric: &Metric, rows: &[&Row]) {
         }
     } else {
         let gauge = metrics.gauge(&name, metric.help, names);
-        let unit = if metric.field == F::CheckDuration { 1000.0 } else { 1.0 }; // the field is in milliseconds
+        let unit = if is_in_ms(metric.field) { 1000.0 } else { 1.0 };
         for (labels, value) in values {
             let number = if let Value::Number(number) = value { *number as f64 / unit } else { -1.0 };
             gauge.with_label_values(&labels).set(number);
         }
     }
+}
+
+/// Whether the field is a time in milliseconds; the metric is in seconds.
+fn is_in_ms(field: F) -> bool {
+    #[rustfmt::skip]
+    const TIMES: [F; 9] = [
+        F::CheckDuration, F::Qtime, F::Ctime, F::Rtime, F::Ttime, F::QtimeMax, F::CtimeMax, F::RtimeMax, F::TtimeMax,
+    ];
+    TIMES.contains(&field)
 }
 
 /// The states of each kind; a series for each, which is 1 for the present state.

@@ -2,7 +2,7 @@
 
 use super::fields::Field as F;
 use super::row::{Kind, Row};
-use crate::admin::servers::Server;
+use crate::admin::servers::{Server, SessionTime};
 use crate::admin::status::{Listener, Node, Status};
 
 /// The number of the first proxy: HAProxy's own statistics have number 1 there.
@@ -119,6 +119,8 @@ fn server(listener: &Listener, proxy: u32, server: &Server, node: Option<&Node>)
         (F::UsedConnCur, server.sessions.into()),
         (F::NeedConnEst, server.sessions.into()),
     ]);
+    row.numbers([(F::Rate, server.chosen_per_second.into()), (F::RateMax, server.chosen_per_second_highest.into())]);
+    times(&mut row, [server.queue_time, server.connect_time, server.session_time]);
     row.numbers(server.sessions_max.map(|max| (F::Slim, max.into())));
     row.age(F::Lastsess, server.chosen_seconds_ago);
     if let Some(node) = node {
@@ -127,6 +129,17 @@ fn server(listener: &Listener, proxy: u32, server: &Server, node: Option<&Node>)
     row.zeros(&[F::Qcur, F::Qmax, F::Dresp, F::Wretr, F::Wrew, F::Reuse, F::Eint]);
     row.zeros(&[F::SrvIcur, F::IdleConnCur, F::SafeConnCur]);
     row
+}
+
+/// Averages and longest times, in milliseconds. The response time is one of HTTP.
+fn times(row: &mut Row, [queue, connect, total]: [SessionTime; 3]) {
+    let ms = |seconds: f64| (seconds * 1000.0) as u64;
+    for (average, longest, time) in
+        [(F::Qtime, F::QtimeMax, queue), (F::Ctime, F::CtimeMax, connect), (F::Ttime, F::TtimeMax, total)]
+    {
+        row.numbers([(average, ms(time.average_seconds)), (longest, ms(time.longest_seconds))]);
+    }
+    row.zeros(&[F::Rtime, F::RtimeMax]);
 }
 
 /// What is known of the checks of a node; the same for every listener.
@@ -211,6 +224,10 @@ fn backend(listener: &Listener, proxy: u32, filter: Filter) -> Row {
         (F::CliAbrt, sum(|server| server.client_aborts_total) + ended(listener, &["client-left-held"])),
         (F::SrvAbrt, sum(|server| server.server_aborts_total)),
     ]);
+    row.numbers([(F::Chkdown, listener.downs.into()), (F::Downtime, listener.downtime_seconds as u64)]);
+    row.numbers(listener.served_seconds.map(|seconds| (F::Lastchg, seconds as u64)));
+    let over = |of: fn(&Server) -> SessionTime| SessionTime::over(servers.iter().map(of));
+    times(&mut row, [over(|one| one.queue_time), over(|one| one.connect_time), over(|one| one.session_time)]);
     row.age(F::Lastsess, servers.iter().filter_map(|server| server.chosen_seconds_ago).min());
     row.zeros(&[F::Dreq, F::Dresp, F::Wretr, F::Wrew, F::Reuse, F::Eint]);
     row.zeros(&[F::AggServerStatus, F::AggServerCheckStatus, F::AggCheckStatus]);

@@ -174,6 +174,7 @@ impl<'a> Admission<'a> {
         let mut guard = context.registry.guard(&context.origin, node);
 
         let tls = context.encryption.to_servers();
+        let begun = Instant::now();
         let patience = [listener.connect_timeout, listener.login_timeout];
         let to = context.cluster.dialer().destination(member, listener.rule.port, context.tcp, self.preamble);
         let mut server = tokio::select! {
@@ -186,6 +187,8 @@ impl<'a> Admission<'a> {
             })?,
             () = self.client.closed() => return Err(LoginOutcome::End(End::ClientLeftHeld)),
         };
+        let counts = context.registry.servers(context.index);
+        counts.connected(node, begun - self.started, begun.elapsed());
         // from here on orders reach the guard; one that came before it was taken is seen in the topology itself
         if let Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) =
             order_for(&listener.rule, &listener.rule.reactions, &context.cluster.topology(), node)

@@ -1,23 +1,29 @@
 //! Logs when a replica begins or ceases to be excluded from a listener's new sessions, and when these sessions go to the
 //! leader because no replica can serve.
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
+use super::registry::Registry;
 use crate::cluster::NodeId;
 use crate::cluster::health::Health;
 use crate::cluster::node::Claim;
 use crate::cluster::topology::{NodeView, Topology};
+use crate::config::ListenerIndex;
 use crate::probe::ClusterHandle;
-use crate::routing::{Coverage, Excluded, Rule};
+use crate::routing::{Coverage, Excluded, Rule, has_server};
 
 /// Watches one listener.
 pub struct CoverageWatch {
-    /// The listener's name.
-    pub listener: String,
+    /// The listener's number and name.
+    pub listener: (ListenerIndex, String),
     /// The listener's rule.
     pub rule: Rule,
     /// The listener's cluster.
     pub view: ClusterHandle,
+    /// Is told whether there is a node for new sessions.
+    pub registry: Arc<Registry>,
 }
 
 impl CoverageWatch {
@@ -27,7 +33,12 @@ impl CoverageWatch {
         loop {
             let topology = self.view.topology_full();
             let is_checked = |node: &NodeView| node.health != Health::UNKNOWN;
-            if last.is_some() || topology.members().all(|(_, node)| is_checked(node)) {
+            let are_checked = topology.members().all(|(_, node)| is_checked(node));
+            let is_available = has_server(&topology, &self.rule);
+            if is_available || are_checked {
+                self.registry.set_available(self.listener.0, is_available);
+            }
+            if last.is_some() || are_checked {
                 let coverage = Coverage::of(&topology, &self.rule);
                 self.log_changes(last.as_ref(), &coverage, &topology);
                 last = Some(coverage);
@@ -44,7 +55,7 @@ impl CoverageWatch {
                 self.log_exclusion(excluded, topology);
             }
         }
-        let listener = &self.listener;
+        let listener = &self.listener.1;
         for before in last.iter().flat_map(|last| &last.excluded).filter(|before| !coverage.excludes(before.node)) {
             let node = topology.node(before.node);
             if node.claim() == Some(Claim::Replica) {
@@ -62,7 +73,7 @@ impl CoverageWatch {
     }
 
     fn log_exclusion(&self, excluded: &Excluded, topology: &Topology) {
-        let (listener, view) = (&self.listener, topology.node(excluded.node));
+        let (listener, view) = (&self.listener.1, topology.node(excluded.node));
         let (node, reason) = (&view.member.name, &excluded.why);
         if excluded.is_lag {
             let lag = view.recent_lag.unwrap_or_default();

@@ -5,6 +5,7 @@
 //! [`server_counts`] counts what happens on each node of a listener; [`waiting`] knows the clients that have no node yet.
 //! [`moving`] is what goes along when a session moves to another process.
 
+pub mod availability;
 pub mod cancel_keys;
 pub mod cancel_limits;
 pub mod cluster_parking;
@@ -19,6 +20,7 @@ pub mod parking;
 pub mod rebalancer;
 pub mod registry;
 pub mod server_counts;
+pub mod server_times;
 pub mod slots;
 pub mod tally;
 pub mod waiting;

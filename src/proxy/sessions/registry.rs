@@ -278,6 +278,11 @@ impl Registry {
         self.controls.lock().values().filter(|control| control.ask_to_move_out()).take(max).count()
     }
 
+    /// Notes whether a listener has a node for new sessions.
+    pub fn set_available(&self, listener: ListenerIndex, is_available: bool) {
+        self.tally(listener).availability.set(is_available, Instant::now());
+    }
+
     /// What is counted of the nodes of a listener.
     pub fn servers(&self, listener: ListenerIndex) -> &ServerCounts {
         &self.tally(listener).servers

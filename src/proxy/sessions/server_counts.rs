@@ -3,11 +3,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::control::SessionControl;
+use super::server_times::{Times, TimesCensus};
 use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::proxy::end::End;
+use crate::telemetry::RateMeter;
 
 const SESSIONS_HIGHEST: &str = "sessions_highest";
 
@@ -29,6 +32,8 @@ struct Counts {
     chosen_in: AtomicU32,
     ended_bytes_to_server: AtomicU64,
     ended_bytes_to_client: AtomicU64,
+    rate: RateMeter,
+    times: Times,
 }
 
 /// The counts of one node of a listener at one moment.
@@ -53,6 +58,12 @@ pub struct ServerCensus {
     pub bytes_to_server: u64,
     /// Bytes relayed from it.
     pub bytes_to_client: u64,
+    /// How often it was chosen in the last full second.
+    pub per_second: u32,
+    /// How often it was chosen in the busiest second.
+    pub per_second_highest: u32,
+    /// How long its sessions wait, connect and last.
+    pub times: TimesCensus,
 }
 
 impl ServerCensus {
@@ -91,6 +102,7 @@ impl ServerCounts {
         let counts = &self.0[node.index()];
         counts.chosen_in.store(second.saturating_add(1), Relaxed);
         counts.chosen.fetch_add(1, Relaxed);
+        counts.rate.count();
         counts.begins();
     }
 
@@ -134,6 +146,18 @@ impl ServerCounts {
         counts.sessions.fetch_sub(1, Relaxed);
     }
 
+    /// Notes how long a session waited until the node was chosen, and how long it took to connect.
+    pub fn connected(&self, node: NodeId, queue: Duration, connect: Duration) {
+        let times = &self.0[node.index()].times;
+        times.queue.add(queue);
+        times.connect.add(connect);
+    }
+
+    /// Notes how long a connection whose session was on the node has lasted.
+    pub fn lasted(&self, node: NodeId, time: Duration) {
+        self.0[node.index()].times.total.add(time);
+    }
+
     /// Counts a session that the node did not take.
     pub fn failed(&self, node: NodeId) {
         self.0[node.index()].failed.fetch_add(1, Relaxed);
@@ -164,6 +188,9 @@ impl ServerCounts {
             chosen_seconds_ago: ago(counts.chosen_in.load(Relaxed)),
             bytes_to_server: counts.ended_bytes_to_server.load(Relaxed),
             bytes_to_client: counts.ended_bytes_to_client.load(Relaxed),
+            per_second: counts.rate.per_second(),
+            per_second_highest: counts.rate.highest(),
+            times: counts.times.census(),
         };
         self.0.iter().map(read).collect()
     }
@@ -194,6 +221,8 @@ impl Counts {
         self.totals().iter().for_each(|(_, total)| total.store(0, Relaxed));
         self.sessions_highest.store(self.sessions.load(Relaxed), Relaxed);
         self.chosen_in.store(0, Relaxed);
+        self.rate.forget();
+        self.times.forget();
     }
 }
 
@@ -229,7 +258,7 @@ mod tests {
             ..ServerCensus::default()
         };
         let seen = counts.read(9)[1];
-        assert_eq!(ServerCensus { identity: 0, ..seen.of("b") }, expected);
+        assert_eq!(ServerCensus { identity: 0, per_second: 0, per_second_highest: 0, ..seen.of("b") }, expected);
         assert_eq!(seen.of("c"), ServerCensus::default(), "another node has had the number");
         counts.is_node(node, "c");
         assert_eq!(counts.read(9)[1].of("c").chosen, 0);

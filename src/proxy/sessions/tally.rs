@@ -1,9 +1,11 @@
 //! The numbers of each listener, and of each node, at one moment.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::availability::{Availability, AvailabilityCensus};
 use super::server_counts::{ServerCensus, ServerCounts};
 use crate::proxy::intake::pending::PendingConnections;
 use crate::routing::Reactions;
@@ -41,6 +43,8 @@ pub struct ListenerCensus {
     pub bytes_to_server: u64,
     /// Bytes relayed to clients since the start.
     pub bytes_to_client: u64,
+    /// Whether there is a node for new sessions.
+    pub availability: AvailabilityCensus,
 }
 
 /// Where a listener's numbers are counted.
@@ -54,6 +58,7 @@ pub(super) struct ListenerTally {
     pub(super) ended_bytes_to_server: AtomicU64,
     pub(super) ended_bytes_to_client: AtomicU64,
     pub(super) servers: ServerCounts,
+    pub(super) availability: Availability,
     /// What happens to running sessions, by the newest configuration.
     pub(super) reactions: Mutex<Reactions>,
 }
@@ -71,6 +76,7 @@ impl ListenerTally {
             held_highest: self.held.highest(),
             bytes_to_server: self.ended_bytes_to_server.load(Relaxed),
             bytes_to_client: self.ended_bytes_to_client.load(Relaxed),
+            availability: self.availability.census(Instant::now()),
         }
     }
 }
