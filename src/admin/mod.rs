@@ -33,6 +33,7 @@ mod session_page;
 pub mod sessions;
 mod stats;
 pub mod status;
+pub mod switchover;
 mod trends;
 mod upgrade;
 pub mod upgrades;
@@ -100,6 +101,7 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/stats/node", form(get(forms::node_page).post(forms::change_node)))
         .route("/stats/close", form(get(forms::close_page).post(forms::close)))
         .route("/stats/park", form(get(parking::page).post(parking::change)))
+        .route("/stats/switchover", form(post(switchover::page)))
         .route("/metrics", get(metrics))
         .route("/metrics/haproxy", get(haproxy_metrics))
         .route("/api/events", get(events))
@@ -110,6 +112,7 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
         .route("/api/park", get(parking::show).post(parking::park))
         .route("/api/unpark", post(parking::unpark))
+        .route("/api/switchover", post(switchover::dry_run))
         .route("/api/reload", post(reload::reload))
         .route("/api/upgrade", post(upgrade::upgrade))
         .route("/api/nodes/{cluster}/{node}/weight", post(actions::set_weight))

@@ -36,15 +36,15 @@ pub struct ParkState {
 }
 
 /// A cluster that a request names, and what parking it takes.
-struct Concerned<'a> {
-    view: &'a ClusterHandle,
-    number: ClusterIndex,
-    settings: Option<ParkSettings>,
+pub(super) struct Concerned<'a> {
+    pub(super) view: &'a ClusterHandle,
+    pub(super) number: ClusterIndex,
+    pub(super) settings: Option<ParkSettings>,
 }
 
 impl<'a> Concerned<'a> {
     /// The cluster of this name; without a name the only one.
-    fn find(context: &'a AdminContext, name: Option<&str>) -> Result<Concerned<'a>, Refusal> {
+    pub(super) fn find(context: &'a AdminContext, name: Option<&str>) -> Result<Concerned<'a>, Refusal> {
         let place = match (name, context.clusters.as_slice()) {
             (None, [_]) => 0,
             (None, all) => return Err(Refusal::WhichCluster(all.iter().map(|one| one.name().to_owned()).collect())),

@@ -22,6 +22,8 @@ pub(super) enum Refusal {
     UnknownCluster(String),
     /// There are several clusters, and the request names none. Holds their names.
     WhichCluster(Vec<String>),
+    /// A switchover was asked for, and not a dry run.
+    OnlyDryRun,
     /// The write sessions of this cluster cannot be parked.
     ParkIsOff(String),
     UnknownNode(String),
@@ -51,7 +53,7 @@ impl Refusal {
             Refusal::UnknownState(_) | Refusal::UnknownOrder(_) | Refusal::InvalidWeight(_) | Refusal::AllSessions => {
                 StatusCode::BAD_REQUEST
             }
-            Refusal::WhichCluster(_) => StatusCode::BAD_REQUEST,
+            Refusal::WhichCluster(_) | Refusal::OnlyDryRun => StatusCode::BAD_REQUEST,
             Refusal::IsLeader(_) | Refusal::ParkIsOff(_) => StatusCode::CONFLICT,
             Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -67,6 +69,11 @@ impl Refusal {
             Refusal::Denied(Denied::NoCredentials) => "user name and password are required".to_owned(),
             Refusal::Denied(Denied::WrongCredentials(_)) => "wrong user name or password".to_owned(),
             Refusal::UnknownCluster(name) => format!("unknown cluster \"{name}\""),
+            Refusal::OnlyDryRun => {
+                "pgvane starts no switchover: add dry_run=yes to the URL, or --dry-run to the command, \
+                                    and use patronictl switchover"
+                    .to_owned()
+            }
             Refusal::WhichCluster(known) => format!("say which cluster: {}", known.join(", ")),
             Refusal::ParkIsOff(name) => {
                 format!("sessions cannot be parked: the configuration has no park = true for cluster \"{name}\"")

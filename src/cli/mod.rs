@@ -16,6 +16,7 @@ mod running;
 mod sessions;
 mod shell;
 mod status;
+mod switchover;
 mod top;
 mod upgrade;
 
@@ -36,6 +37,7 @@ use self::park::{ParkArgs, UnparkArgs};
 use self::running::Asked;
 use self::sessions::{CloseArgs, ListArgs};
 use self::shell::Shell;
+use self::switchover::SwitchoverArgs;
 use self::top::TopArgs;
 use crate::app::ReadError;
 use crate::cluster::AdminState;
@@ -73,6 +75,8 @@ enum Command {
     Park(ParkArgs),
     /// Let parked sessions go on where they are
     Unpark(UnparkArgs),
+    /// Say which write sessions could be carried to another server in a switchover, and which not, and why
+    Switchover(SwitchoverArgs),
     /// Read the configuration file again; running sessions stay
     Reload(Asked),
     /// Start the program again from its file, which may be a newer version, and let it take over: no session is cut
@@ -141,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Park(args) => block_on(park::park(&args)),
         Command::Unpark(args) => block_on(park::unpark(&args)),
         Command::Upgrade(asked) => block_on(upgrade::upgrade(&asked)),
+        Command::Switchover(args) => block_on(switchover::dry_run(&args)),
         Command::Check(args) => match read(args.file()) {
             Ok(config) => on_one_thread(check::run(&args, &config)),
             Err(ReadError::Faults(faults)) if args.as_json() => check::print_faults(&faults),

@@ -97,6 +97,14 @@ pub fn read_error(body: &[u8]) -> Option<ServerError> {
     Some(ServerError { sqlstate, is_fatal: severity == b"FATAL" || severity == b"PANIC" })
 }
 
+/// The text of an `ErrorResponse` for people, with its SQLSTATE; `None` if it has none.
+pub(super) fn read_message(body: &[u8]) -> Option<String> {
+    let mut fields = body.split(|byte| *byte == 0).take_while(|field| !field.is_empty());
+    let message = String::from_utf8_lossy(fields.find_map(|field| field.strip_prefix(b"M"))?).into_owned();
+    let sqlstate = read_error(body).map(|error| error.sqlstate.escape_ascii().to_string());
+    Some(sqlstate.map_or(message.clone(), |code| format!("{message} (SQLSTATE {code})")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

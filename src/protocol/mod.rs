@@ -10,6 +10,8 @@ pub mod opening;
 pub mod proxy_header;
 mod requests;
 pub mod sasl;
+pub mod session_question;
+pub mod session_state;
 pub mod startup;
 mod walk;
 

@@ -197,7 +197,7 @@ impl ParkEnd {
         match self {
             ParkEnd::NoLeader => "no server has become the leader within park_max",
             ParkEnd::NewLeader => "another server is the leader now",
-            ParkEnd::ServerClosed => "the server was shut down",
+            ParkEnd::ServerClosed => "the server has closed it",
         }
     }
 }

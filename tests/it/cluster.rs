@@ -4,6 +4,7 @@
 
 mod addresses;
 mod drain;
+mod examined;
 mod names;
 mod network;
 mod parked;

@@ -4,6 +4,7 @@
 //! write that follows; only the bytes that the write did not accept are kept. For a direction that streams, the kernel
 //! moves the bytes through a pipe, which the direction owns while bytes are in it; see `splice.rs`.
 
+mod asking;
 mod pipes;
 mod pump;
 mod splice;
@@ -21,6 +22,7 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
+use self::asking::Asking;
 use self::pump::{Chunk, EndOfStream, Flow, Pump, PumpError};
 use crate::config::RelayMode;
 use crate::net::{Socket, Stream};
@@ -80,6 +82,8 @@ pub struct Relay {
     is_parking: bool,
     /// It has: nothing is read from the client.
     is_parked: bool,
+    /// A question of pgvane's own to the server.
+    asking: Option<Box<Asking>>,
 }
 
 impl Relay {
@@ -118,6 +122,7 @@ impl Relay {
             is_draining: false,
             is_parking: false,
             is_parked: false,
+            asking: None,
         }
     }
 
@@ -164,6 +169,11 @@ impl Relay {
         }
     }
 
+    /// Whether the session is between two transactions, and the client has got all that the server has sent.
+    pub fn is_at_rest(&self) -> bool {
+        self.is_between_transactions() && self.down.is_empty()
+    }
+
     /// Whether nothing is read from the client, because the session has stopped between two transactions.
     pub fn is_parked(&self) -> bool {
         self.is_parked
@@ -179,6 +189,9 @@ impl Relay {
         mut on_error: impl FnMut(ServerError),
     ) -> Poll<Outcome> {
         loop {
+            if self.awaits_own_answer() && self.poll_asking(cx, bytes).is_pending() {
+                return Poll::Pending;
+            }
             if self.has_stopped() {
                 if self.is_draining {
                     return Poll::Ready(Outcome::Drained);

@@ -171,6 +171,14 @@ impl Pump {
         matches!(&self.in_flight, InFlight::Bytes(pending) if pending.held_back > 0)
     }
 
+    /// Adds bytes of pgvane's own to those in flight, which are none, or bytes in memory.
+    pub(super) fn inject(&mut self, bytes: &[u8]) {
+        match &mut self.in_flight {
+            InFlight::Bytes(pending) => pending.bytes.extend_from_slice(bytes),
+            InFlight::Nothing | InFlight::Pipe(_) => self.in_flight = InFlight::of(BytesMut::from(bytes), 0),
+        }
+    }
+
     /// Drops the bytes that are held back: they will not be delivered.
     pub(super) fn discard_held_back(&mut self) {
         if let InFlight::Bytes(pending) = &mut self.in_flight {
@@ -257,7 +265,8 @@ impl Pump {
         }
     }
 
-    fn poll_deliver<W>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>>
+    /// Delivers what is in flight, and takes no more.
+    pub(super) fn poll_deliver<W>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>>
     where
         W: AsyncWrite + MaybePlain + Unpin,
     {

@@ -197,7 +197,7 @@ impl Session {
         match park {
             SessionPark::NoLeader => return Poll::Ready(End::Parked(ParkEnd::NoLeader)),
             SessionPark::NewLeader => return Poll::Ready(End::Parked(ParkEnd::NewLeader)),
-            park => relay.set_parking(park.stops()),
+            SessionPark::Free | SessionPark::Finishing | SessionPark::Parked | SessionPark::Late => {}
         }
         if guard.control().take_peer_check()
             && let Some(end) = unresponsive_peer(relay, guard.control(), context.settings.tcp_user_timeout)
@@ -226,7 +226,14 @@ impl Session {
                 suspect(Suspicion::ConnectionLost);
             }
         };
-        let polled = relay.poll(cx, guard.control().bytes(), on_error);
+        let polled = loop {
+            let is_asking = guard.control().is_asked() && relay.is_at_rest();
+            relay.set_parking(park.stops() || is_asking || relay.awaits_own_answer());
+            let polled = relay.poll(cx, guard.control().bytes(), &on_error);
+            if polled.is_ready() || !attend_to_question(relay, guard) {
+                break polled;
+            }
+        };
         let is_parked = relay.is_parked();
         if is_parked && park == SessionPark::Finishing {
             guard.control().note_at_rest();
@@ -255,6 +262,17 @@ impl Session {
             }
         })
     }
+}
+
+/// Asks the server for the session's state if somebody wants to know it, and passes the answer on. Returns whether the
+/// relay has to be polled again.
+fn attend_to_question(relay: &mut Relay, guard: &SessionGuard) -> bool {
+    if let Some(answer) = relay.take_answer() {
+        guard.answer(answer);
+        return true;
+    }
+    let is_due = guard.control().is_asked() && !relay.awaits_own_answer();
+    is_due && if relay.is_parked() { relay.ask() } else { relay.is_at_rest() }
 }
 
 /// The end of a session of which a peer does not acknowledge any more.

@@ -87,6 +87,8 @@ pub struct SessionControl {
     shows_transactions: AtomicBool,
     /// Whether it is parked.
     park: ParkState,
+    /// Somebody wants to know its state.
+    is_asked: AtomicBool,
     /// The bytes that it had moved when it was last looked at, the lower half of the number.
     swept_bytes: AtomicU32,
     /// Its peers are to be asked whether they still acknowledge.
@@ -111,6 +113,7 @@ impl SessionControl {
             order: AtomicU8::new(0),
             shows_transactions: AtomicBool::new(false),
             park: ParkState::default(),
+            is_asked: AtomicBool::new(false),
             swept_bytes: AtomicU32::new(0),
             is_due_for_peer_check: AtomicBool::new(false),
             is_unconfirmed: AtomicBool::new(false),
@@ -291,6 +294,18 @@ impl SessionControl {
             self.wake();
         }
         [before, after]
+    }
+
+    /// Whether somebody wants to know its state.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Relaxed)
+    }
+
+    /// Sets whether somebody wants to know its state.
+    pub(super) fn set_asked(&self, is_asked: bool) {
+        if self.is_asked.swap(is_asked, SeqCst) != is_asked {
+            self.wake(); // also if nobody wants to know it any more: the session may have stopped for that
+        }
     }
 
     /// Whether pgvane can see its transactions; `None` during the login, when this is not known yet.

@@ -1,7 +1,7 @@
 //! The running sessions: the [`registry`] has all of them and sends them orders through their [`control`]s;
 //! [`cancel_keys`] finds the session of a cancel request; the [`rebalancer`] moves sessions between nodes;
 //! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster;
-//! [`parking`] holds them between two transactions;
+//! [`parking`] holds them between two transactions; [`examination`] asks for their state;
 //! [`server_counts`] counts what happens on each node of a listener; [`waiting`] knows the clients that have no node yet.
 //! [`moving`] is what goes along when a session moves to another process.
 
@@ -12,11 +12,13 @@ pub mod cluster_parking;
 pub mod control;
 pub mod coverage_watch;
 pub mod drain_watch;
+pub mod examination;
 pub mod moving;
 pub mod origin;
 pub mod owner;
 mod park_state;
 pub mod parking;
+mod questions;
 pub mod rebalancer;
 pub mod registry;
 pub mod server_counts;

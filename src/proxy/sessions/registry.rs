@@ -15,6 +15,7 @@ use super::control::{SessionControl, SessionOrder};
 use super::moving::Exit;
 use super::origin::Origin;
 use super::owner::Owner;
+use super::questions::Questions;
 use super::server_counts::ServerCounts;
 use super::slots::Slots;
 use super::tally::{Census, ListenerTally};
@@ -27,6 +28,7 @@ use crate::config::{ClusterIndex, ListenerIndex};
 use crate::net::descriptors;
 use crate::probe::NodeSessions;
 use crate::protocol::CancelKey;
+use crate::protocol::session_question::Answer;
 use crate::proxy::intake::pending::PendingConnections;
 use crate::routing::{NodeLoad, Reaction, Reactions, Rule, SessionPark, why_on_wrong_node};
 
@@ -104,6 +106,8 @@ pub struct Registry {
     /// By cluster.
     pub(super) parkings: Slots<ClusterParking>,
     waiting: WaitingClients,
+    /// Who wants to know the state of a session.
+    pub(super) questions: Questions,
     keys: Keys,
     /// File descriptors that the process may have.
     descriptors_max: usize,
@@ -129,6 +133,7 @@ impl Registry {
             controls: Mutex::default(),
             parkings: Slots::empty(),
             waiting: WaitingClients::default(),
+            questions: Questions::default(),
             keys: Keys::empty(),
             descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
@@ -316,6 +321,17 @@ impl Registry {
             }
         }
         (listed, total)
+    }
+
+    /// The sessions for whose controls `is_wanted` is true, with their controls.
+    pub(super) fn select(
+        &self,
+        is_wanted: impl Fn(&SessionControl) -> bool,
+    ) -> Vec<(SessionInfo, Arc<SessionControl>)> {
+        let now = self.seconds();
+        let controls = self.controls.lock();
+        let wanted = controls.iter().filter(|(_, control)| is_wanted(control));
+        wanted.map(|(id, control)| (SessionInfo::of(*id, control, now), Arc::clone(control))).collect()
     }
 
     /// The number of sessions on a node.
@@ -542,6 +558,12 @@ impl SessionGuard {
         }
     }
 
+    /// Passes on what the server has answered to the question for the session's state.
+    pub fn answer(&self, answer: Answer) {
+        self.control.set_asked(false);
+        self.registry.questions.answer(self.id, answer);
+    }
+
     fn replace_key(&mut self, key: SessionKey) {
         let before = std::mem::replace(&mut self.key, key);
         self.registry.keys.end(&before, self.control.listener(), self.control.node);
@@ -554,6 +576,7 @@ impl Drop for SessionGuard {
         let registry = &self.registry;
         registry.on_nodes(self.control.cluster()).remove(self.control.node);
         // the bytes are added to those of ended sessions under the lock that `census` takes, so none are counted twice
+        registry.questions.give_up(self.id);
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
         let tally = registry.tally(self.control.listener());

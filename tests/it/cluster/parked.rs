@@ -137,7 +137,7 @@ async fn a_restart_of_the_leader_waits_for_transactions_and_a_restart_of_a_repli
         for session in [idle, busy] {
             let end = session.wire.fatal().await;
             assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
-            let why = "pgvane: terminating connection because the server was shut down";
+            let why = "pgvane: terminating connection because the server has closed it";
             assert_eq!(end.field(b'M').as_deref(), Some(why));
             assert!(end.field(b'D').is_some_and(|detail| detail.contains("were not executed")), "{end:?}");
         }
