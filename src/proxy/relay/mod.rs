@@ -22,7 +22,6 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
-use self::asking::Asking;
 use self::pump::{Chunk, EndOfStream, Flow, Pump, PumpError};
 use crate::config::RelayMode;
 use crate::net::{Socket, Stream};
@@ -82,8 +81,6 @@ pub struct Relay {
     is_parking: bool,
     /// It has: nothing is read from the client.
     is_parked: bool,
-    /// A question of pgvane's own to the server.
-    asking: Option<Box<Asking>>,
 }
 
 impl Relay {
@@ -122,7 +119,6 @@ impl Relay {
             is_draining: false,
             is_parking: false,
             is_parked: false,
-            asking: None,
         }
     }
 
@@ -189,9 +185,6 @@ impl Relay {
         mut on_error: impl FnMut(ServerError),
     ) -> Poll<Outcome> {
         loop {
-            if self.awaits_own_answer() && self.poll_asking(cx, bytes).is_pending() {
-                return Poll::Pending;
-            }
             if self.has_stopped() {
                 if self.is_draining {
                     return Poll::Ready(Outcome::Drained);

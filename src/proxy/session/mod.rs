@@ -15,6 +15,7 @@ use crate::cluster::Suspicion;
 use crate::net::Incoming;
 use crate::net::tcp_info::{PeerState, peer_state};
 use crate::protocol::ServerError;
+use crate::protocol::session_question::Question;
 use crate::proxy::admission::Admitted;
 use crate::proxy::client_message::client_message;
 use crate::proxy::connection::Connection;
@@ -91,8 +92,16 @@ pub struct Session {
     guard: SessionGuard,
     /// The newest order that it has taken notice of.
     last_order: Option<SessionOrder>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few sessions have, and not for long.
+#[derive(Default)]
+struct Rare {
     /// When a drain ends it.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// The server has been asked for the session's state.
+    question: Option<Question>,
 }
 
 /// Brings a connection to a node. `None` if it has ended.
@@ -125,7 +134,7 @@ impl Session {
         }
         let mode = connection.context().settings.relay;
         let relay = Relay::new(mode, client, server, ready.framing, for_server, ready.for_client);
-        Session { connection, relay, guard, last_order: None, deadline: None }
+        Session { connection, relay, guard, last_order: None, rare: None }
     }
 
     /// Ends the session at the server, and then sends the client the reason.
@@ -177,7 +186,7 @@ impl Session {
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a
     /// `select!` would make every idle session larger.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Session { connection, relay, guard, last_order, deadline } = self;
+        let Session { connection, relay, guard, last_order, rare } = self;
         let context = connection.context();
         while let Poll::Ready(order) = guard.control().poll_order(cx, *last_order) {
             *last_order = order;
@@ -188,9 +197,10 @@ impl Session {
                 Some(SessionOrder::Stop) => return Poll::Ready(End::Stopped),
                 Some(SessionOrder::Close) => return Poll::Ready(End::ClosedByOperator),
                 Some(SessionOrder::Drain(_)) => {
+                    let deadline = &mut rare.get_or_insert_default().deadline;
                     deadline.get_or_insert_with(|| Box::pin(sleep(context.drain_timeout)));
                 }
-                Some(SessionOrder::Move) | None => *deadline = None,
+                Some(SessionOrder::Move) | None => forget(rare, |rare| rare.deadline = None),
             }
         }
         let park = guard.control().park();
@@ -207,7 +217,8 @@ impl Session {
             }
             return Poll::Ready(end);
         }
-        if let (Some(SessionOrder::Drain(cause)), Some(deadline)) = (&last_order, deadline)
+        if let (Some(SessionOrder::Drain(cause)), Some(Rare { deadline: Some(deadline), .. })) =
+            (&last_order, rare.as_deref_mut())
             && deadline.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(End::DrainTimedOut(*cause));
@@ -227,10 +238,10 @@ impl Session {
             }
         };
         let polled = loop {
-            let is_asking = guard.control().is_asked() && relay.is_at_rest();
-            relay.set_parking(park.stops() || is_asking || relay.awaits_own_answer());
+            ready!(poll_question(relay, guard, rare, cx));
+            relay.set_parking(park.stops() || guard.control().is_asked() && relay.is_at_rest());
             let polled = relay.poll(cx, guard.control().bytes(), &on_error);
-            if polled.is_ready() || !attend_to_question(relay, guard) {
+            if polled.is_ready() || !attend_to_question(relay, guard, rare) {
                 break polled;
             }
         };
@@ -264,15 +275,44 @@ impl Session {
     }
 }
 
-/// Asks the server for the session's state if somebody wants to know it, and passes the answer on. Returns whether the
-/// relay has to be polled again.
-fn attend_to_question(relay: &mut Relay, guard: &SessionGuard) -> bool {
-    if let Some(answer) = relay.take_answer() {
-        guard.answer(answer);
-        return true;
+/// Asks the server for the session's state if somebody wants to know it. Returns whether the relay has to stop for that,
+/// or has to wait for the answer.
+fn attend_to_question(relay: &mut Relay, guard: &SessionGuard, rare: &mut Option<Box<Rare>>) -> bool {
+    if !guard.control().is_asked() {
+        return false;
     }
-    let is_due = guard.control().is_asked() && !relay.awaits_own_answer();
-    is_due && if relay.is_parked() { relay.ask() } else { relay.is_at_rest() }
+    if !relay.is_parked() {
+        return relay.is_at_rest();
+    }
+    let question = relay.ask();
+    let is_asked = question.is_some();
+    if is_asked {
+        rare.get_or_insert_default().question = question;
+    }
+    is_asked
+}
+
+/// Forgets a part of it, and all of it if nothing is left: a session at rest must not be larger for what it once had.
+fn forget(rare: &mut Option<Box<Rare>>, part: impl FnOnce(&mut Rare)) {
+    rare.take_if(|rare| {
+        part(rare);
+        rare.deadline.is_none() && rare.question.is_none()
+    });
+}
+
+/// Waits for the answer if the server has been asked for the session's state, and passes it on.
+fn poll_question(
+    relay: &mut Relay,
+    guard: &SessionGuard,
+    rare: &mut Option<Box<Rare>>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    if let Some(Rare { question: Some(question), .. }) = rare.as_deref_mut() {
+        let answer = ready!(relay.poll_answer(cx, guard.control().bytes(), question));
+        forget(rare, |rare| rare.question = None);
+        guard.answer(answer);
+    }
+    Poll::Ready(())
 }
 
 /// The end of a session of which a peer does not acknowledge any more.

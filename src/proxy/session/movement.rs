@@ -125,6 +125,6 @@ impl Arrival {
             }
         };
         let relay = Relay::resumed(mode, client, server, relay);
-        Some(Session { connection, relay, guard, last_order: None, deadline: None })
+        Some(Session { connection, relay, guard, last_order: None, rare: None })
     }
 }
