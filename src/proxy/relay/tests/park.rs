@@ -1,6 +1,7 @@
 //! Parking: a session stops between two transactions, and goes on as if nothing had been.
 
 use super::*;
+use crate::protocol::session_question::Question;
 
 /// A relay whose session has logged in, and the client's and the server's ends of its connections.
 async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
@@ -131,4 +132,46 @@ async fn a_session_at_rest_that_was_parked_still_splices_what_its_client_streams
     reads(&mut relay, counters, &mut server, &data).await;
     sender.await.expect("no panic");
     assert!(relay.up.spliced > 0, "a park must not make every later bulk load dearer");
+}
+
+/// A row of an answer with four columns.
+fn row(columns: [&str; 4]) -> Vec<u8> {
+    let columns = columns.map(|text| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat()).concat();
+    message(b'D', &[&[0, 4][..], &columns].concat())
+}
+
+#[tokio::test]
+async fn the_answer_to_a_question_of_pgvane_does_not_reach_the_client_and_all_else_does() {
+    for ways in WAYS {
+        let counters = &ByteCounters::default();
+        let (mut client, mut server, mut relay) = session(ways).await;
+        assert!(relay.ask().is_none(), "it has not stopped");
+        relay.set_parking(true);
+        run_until(&mut relay, counters, Relay::is_parked).await.expect("is at rest");
+        let mut question = relay.ask().expect("it has stopped");
+        client.send(&query()).await.expect("goes");
+        let asked = Question::request();
+        let news = message(b'A', b"\0\0\0\x07news\0all is well\0");
+        let answering = async {
+            let mut heard = vec![0; asked.len()];
+            server.read_exact(&mut heard).await.expect("the question comes");
+            assert_eq!(heard, asked);
+            let rows = [row(["advisory", "0", "", ""]), row(["temporary", "0", "", ""]), row(["process", "7", "", ""])];
+            let answer = [
+                vec![message(b'1', b""), message(b'2', b""), news.clone()],
+                rows.to_vec(),
+                vec![row(["users", "a", "a", "none"]), message(b'C', b"SELECT 4\0"), message(b'3', b"")],
+                vec![message(b'Z', b"I"), news.clone()],
+            ];
+            server.send(&answer.concat().concat()).await.expect("goes");
+            server
+        };
+        let asking = poll_fn(|cx| relay.poll_answer(cx, counters, &mut question));
+        let (answer, mut server) = timeout(DEADLINE, async { tokio::join!(asking, answering) }).await.expect("in time");
+        assert_eq!(answer.expect("an answer").process_id(), Some(7), "{ways:?}");
+        reads(&mut relay, counters, &mut client, &news.repeat(2)).await;
+        relay.set_parking(false);
+        reads(&mut relay, counters, &mut server, &query()).await;
+        assert_eq!(counters.read(), [query().len() as u64, 2 * news.len() as u64]);
+    }
 }
