@@ -1,27 +1,24 @@
 //! What a switchover would do to the write sessions of a cluster, without doing it: which could be carried to another
 //! server, which not, and why.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use askama::Template;
-use axum::Extension;
-use axum::extract::{ConnectInfo, RawQuery, State};
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::actions::{Operator, authorize};
 use super::answer::{html, json};
+use super::caller::Caller;
 use super::collect::session;
 use super::context::AdminContext;
 use super::frame::Frame;
+use super::operator_log::Operator;
 use super::parking::Concerned;
 use super::query::Query;
 use super::refusal::Refusal;
 use super::status::Session;
-use super::users::Users;
 use super::words::sessions;
 use crate::cluster::node::ServerKind;
 use crate::proxy::sessions::examination::Examined;
@@ -126,19 +123,14 @@ impl DryRun {
 /// `POST /api/switchover?cluster=NAME&dry_run=yes`.
 pub(super) async fn dry_run(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
+    caller: Caller,
     RawQuery(query): RawQuery,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-) -> Response {
+) -> Result<Response, Refusal> {
     let query = Query::read(query.as_deref().unwrap_or_default());
-    let from = peer.to_string();
-    let run = match authorize(&users, &headers) {
-        Ok(_) if query.get("dry_run") != Some("yes") => Err(Refusal::OnlyDryRun),
-        Ok(user) => examine(&context, Operator { user, from: &from }, &query).await,
-        Err(refusal) => Err(refusal),
-    };
-    run.map_or_else(IntoResponse::into_response, |run| json(&run))
+    if query.get("dry_run") != Some("yes") {
+        return Err(Refusal::OnlyDryRun);
+    }
+    Ok(json(&examine(&context, caller.as_operator(), &query).await?))
 }
 
 async fn examine(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<DryRun, Refusal> {
@@ -166,24 +158,15 @@ struct SwitchoverPage {
 /// `POST /stats/switchover`: the same as a page.
 pub(super) async fn page(
     State(context): State<Arc<AdminContext>>,
-    Extension(users): Extension<Arc<Users>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
+    caller: Caller,
     body: String,
-) -> Response {
-    let from = peer.to_string();
-    let run = match authorize(&users, &headers) {
-        Ok(user) => examine(&context, Operator { user, from: &from }, &Query::read(&body)).await,
-        Err(refusal) => Err(refusal),
-    };
-    match run {
-        Ok(run) => html(&SwitchoverPage {
-            frame: Frame::of("park"),
-            summary: run.summary(),
-            cluster: run.cluster,
-            restore: run.restore,
-            not_carried: run.not_carried,
-        }),
-        Err(refusal) => refusal.into_response(),
-    }
+) -> Result<Response, Refusal> {
+    let run = examine(&context, caller.as_operator(), &Query::read(&body)).await?;
+    Ok(html(&SwitchoverPage {
+        frame: Frame::of("park"),
+        summary: run.summary(),
+        cluster: run.cluster,
+        restore: run.restore,
+        not_carried: run.not_carried,
+    }))
 }

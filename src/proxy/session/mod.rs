@@ -178,6 +178,9 @@ impl Session {
 
     /// `None` if it cannot move to another process now.
     fn state_to_move(&self) -> Option<RelayState> {
+        if matches!(self.rare.as_deref(), Some(Rare { question: Some(_), .. })) {
+            return None; // the answer of the server is for this process
+        }
         let control = self.guard.control();
         let has_order = self.last_order.is_some() || control.has_order() || control.park() != SessionPark::Free;
         if has_order { None } else { self.relay.state() }
