@@ -14,7 +14,7 @@ use crate::wire::{Session, Wire, plain_startup};
 /// What the dry run says of the session with this process; null if it could be carried.
 fn why_not(run: &Value, process: &str) -> Value {
     let all = run["not_carried"].as_array().expect("is a list");
-    let found = all.iter().find(|one| one["process_id"].to_string() == process);
+    let found = all.iter().find(|one| one["process_id"].as_i64().map(|id| id.to_string()).as_deref() == Some(process));
     found.map_or(Value::Null, |one| one["reasons"].clone())
 }
 
