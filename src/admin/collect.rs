@@ -21,7 +21,7 @@ use crate::config::{self, Check, ClusterIndex, size_text};
 use crate::probe::ClusterHandle;
 use crate::proxy::end::EndClass;
 use crate::proxy::sessions::owner::Owner;
-use crate::proxy::sessions::registry::SessionInfo;
+use crate::proxy::sessions::session_info::SessionInfo;
 use crate::proxy::sessions::tally::ListenerCensus;
 use crate::routing::{Coverage, Excluded, Rule};
 

@@ -20,7 +20,7 @@ use crate::cluster::Topology;
 use crate::net::Peer;
 use crate::probe::ClusterHandle;
 use crate::proxy::sessions::owner::Owner;
-use crate::proxy::sessions::registry::SessionInfo;
+use crate::proxy::sessions::session_info::SessionInfo;
 
 /// How many sessions are listed if the request does not say.
 const LISTED: usize = 100;

@@ -25,8 +25,9 @@ use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
 use crate::proxy::intake::tls_answers::ANSWER_AFTER;
 use crate::proxy::sessions::cluster_parking::{ClusterParking, is_parkable};
 use crate::proxy::sessions::control::SessionOrder;
+use crate::proxy::sessions::guard::{Held, SessionGuard};
+use crate::proxy::sessions::orders::order_for;
 use crate::proxy::sessions::owner::Owner;
-use crate::proxy::sessions::registry::{Held, SessionGuard, order_for};
 use crate::routing::{NoRoute, Situation, Target, route};
 
 /// How long a node may take for its first answer where another can be tried instead: PostgreSQL needs a few milliseconds.

@@ -23,8 +23,8 @@ use crate::proxy::end::{End, ParkEnd};
 use crate::proxy::intake::handshake::{Client, send_last_message};
 use crate::proxy::relay::{Outcome, Relay, RelayState};
 use crate::proxy::sessions::control::{SessionControl, SessionOrder};
+use crate::proxy::sessions::guard::SessionGuard;
 use crate::proxy::sessions::owner::Owner;
-use crate::proxy::sessions::registry::SessionGuard;
 use crate::routing::{SessionPark, Target};
 
 /// `read_only_sql_transaction`: the server refuses to write.

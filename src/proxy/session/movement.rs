@@ -16,8 +16,9 @@ use crate::proxy::connection::Connection;
 use crate::proxy::context::ListenerContext;
 use crate::proxy::end::End;
 use crate::proxy::relay::{Relay, RelayState};
+use crate::proxy::sessions::guard::SessionGuard;
 use crate::proxy::sessions::moving::{MovingSession, SessionState};
-use crate::proxy::sessions::registry::{SessionGuard, order_for};
+use crate::proxy::sessions::orders::order_for;
 use crate::proxy::worker::{Load, Workers};
 
 impl Session {

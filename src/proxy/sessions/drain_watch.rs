@@ -26,7 +26,7 @@ pub async fn log_sessions_left(index: ClusterIndex, view: ClusterHandle, registr
         let topology = view.topology_full();
         for (id, node) in topology.members().filter(|(_, node)| node.admin != AdminState::Ready) {
             let is_here =
-                |session: &super::registry::SessionInfo| session.origin.cluster == index && session.node == id;
+                |session: &super::session_info::SessionInfo| session.origin.cluster == index && session.node == id;
             let (clients, sessions) = describe(&registry, is_here);
             if sessions > 0 {
                 let (node, state) = (&node.member.name, node.admin.label());
@@ -37,7 +37,7 @@ pub async fn log_sessions_left(index: ClusterIndex, view: ClusterHandle, registr
 }
 
 /// The clients of the oldest of these sessions, for the log, and the number of all of them.
-pub fn describe(registry: &Registry, is_wanted: impl Fn(&super::registry::SessionInfo) -> bool) -> (String, usize) {
+pub fn describe(registry: &Registry, is_wanted: impl Fn(&super::session_info::SessionInfo) -> bool) -> (String, usize) {
     let (listed, total) = registry.list(CLIENTS_MAX, is_wanted);
     let mut clients: Vec<String> = listed.iter().map(ToString::to_string).collect();
     if total > listed.len() {

@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cluster_parking::is_parkable;
 use super::control::SessionControl;
-use super::registry::{Registry, SessionInfo};
+use super::registry::Registry;
+use super::session_info::SessionInfo;
 use crate::config::ClusterIndex;
 use crate::protocol::session_question::NoState;
 use crate::protocol::session_state::SessionState;

@@ -30,7 +30,7 @@ use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
 use crate::proxy::intake::tls_answers::TlsAnswers;
 use crate::proxy::metrics::ListenerMetrics;
 use crate::proxy::sessions::control::SessionOrder;
-use crate::proxy::sessions::registry::SessionGuard;
+use crate::proxy::sessions::guard::SessionGuard;
 
 /// Room for a server's usual startup response, so that one read is enough.
 const STARTUP_RESPONSE_LENGTH: usize = 1000;
