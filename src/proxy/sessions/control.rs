@@ -325,15 +325,10 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
-    use crate::routing::{Rule, Target};
-
-    fn origin() -> Arc<Origin> {
-        Origin::shared((ListenerIndex(0), "test"), ClusterIndex(0), Rule::new(Target::Any))
-    }
 
     #[tokio::test]
     async fn a_session_gets_the_highest_order_once() {
-        let control = &SessionControl::new(origin(), NodeId::new(0), 0);
+        let control = &SessionControl::new(Origin::of_listener(0), NodeId::new(0), 0);
         control.send_order(SessionOrder::Drain(Cause::Promotion));
         let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = Some(SessionOrder::Drain(Cause::Promotion));
@@ -348,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_drain_can_be_withdrawn() {
-        let control = &SessionControl::new(origin(), NodeId::new(0), 0);
+        let control = &SessionControl::new(Origin::of_listener(0), NodeId::new(0), 0);
         let ordered = |last_order| poll_fn(move |cx| control.poll_order(cx, last_order));
         let drain = SessionOrder::Drain(Cause::Operator);
         control.send_order(drain);

@@ -172,21 +172,12 @@ mod tests {
     use super::super::cancel_keys::KeyLocation;
     use super::*;
     use crate::config::ClusterIndex;
-    use crate::routing::{Rule, Target};
-
-    fn from(listener: usize) -> Arc<Origin> {
-        Origin::shared((ListenerIndex(listener), "test"), ClusterIndex(0), Rule::new(Target::Any))
-    }
-
-    fn registry() -> Arc<Registry> {
-        Arc::new(Registry::new(2, vec![Arc::default()]))
-    }
 
     #[test]
     fn a_session_counts_as_load_and_keeps_its_key_until_it_ends() {
-        let registry = registry();
+        let registry = Arc::new(Registry::new(2, vec![Arc::default()]));
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut guard = registry.guard(&from(0), NodeId::new(2));
+        let mut guard = registry.guard(&Origin::of_listener(0), NodeId::new(2));
         guard.set_key(key.clone(), None);
         assert_eq!(registry.load(ClusterIndex(0), NodeId::new(2)), 1);
         assert_eq!(
@@ -207,9 +198,9 @@ mod tests {
 
     #[test]
     fn the_last_key_counts_also_if_it_is_named_twice() {
-        let registry = registry();
+        let registry = Arc::new(Registry::new(2, vec![Arc::default()]));
         let [first, last] = [7, 8].map(|pid| CancelKey::new(pid, &SecretKey::I32(9)));
-        let mut guard = registry.guard(&from(0), NodeId::new(2));
+        let mut guard = registry.guard(&Origin::of_listener(0), NodeId::new(2));
         for key in [&first, &last, &last] {
             guard.set_key(key.clone(), None);
         }
@@ -220,9 +211,9 @@ mod tests {
 
     #[test]
     fn an_opaque_session_may_have_any_key_while_it_lasts() {
-        let registry = registry();
+        let registry = Arc::new(Registry::new(2, vec![Arc::default()]));
         let key = CancelKey::new(7, &SecretKey::I32(9));
-        let mut guard = registry.guard(&from(0), NodeId::new(2));
+        let mut guard = registry.guard(&Origin::of_listener(0), NodeId::new(2));
         guard.mark_opaque();
         assert_eq!(
             registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)),
@@ -234,8 +225,8 @@ mod tests {
 
     #[test]
     fn bytes_stay_counted_after_a_session_has_ended() {
-        let registry = registry();
-        let guard = registry.guard(&from(1), NodeId::new(0));
+        let registry = Arc::new(Registry::new(2, vec![Arc::default()]));
+        let guard = registry.guard(&Origin::of_listener(1), NodeId::new(0));
         guard.control().bytes().add_to_client(5);
         let counted = || (registry.census().listeners[1].bytes_to_client, registry.census().node_bytes[0][0]);
         assert_eq!(counted(), (5, [0, 5]));

@@ -89,20 +89,12 @@ mod tests {
     use super::super::guard::SessionGuard;
     use super::super::origin::Origin;
     use super::*;
-    use crate::routing::Target;
-
-    fn from(listener: usize) -> Arc<Origin> {
-        Origin::shared((ListenerIndex(listener), "test"), ClusterIndex(0), Rule::new(Target::Any))
-    }
-
-    fn registry() -> Arc<Registry> {
-        Arc::new(Registry::new(2, vec![Arc::default()]))
-    }
 
     #[test]
     fn the_wanted_sessions_are_closed_and_counted_and_the_others_stay() {
-        let registry = registry();
-        let guards: Vec<SessionGuard> = (0..4).map(|node| registry.guard(&from(0), NodeId::new(node / 3))).collect();
+        let registry = Arc::new(Registry::new(2, vec![Arc::default()]));
+        let guards: Vec<SessionGuard> =
+            (0..4).map(|node| registry.guard(&Origin::of_listener(0), NodeId::new(node / 3))).collect();
         assert_eq!(registry.close(|session| session.node == NodeId::new(0)), 3);
         assert!(guards[..3].iter().all(|guard| guard.control().is_ordered(SessionOrder::Close)));
         assert!(!guards[3].control().is_ordered(SessionOrder::Close));
@@ -110,23 +102,26 @@ mod tests {
 
     #[test]
     fn one_session_is_closed_by_its_id_and_the_id_is_not_given_again() {
-        let registry = registry();
-        let (first, second) = (registry.guard(&from(0), NodeId::new(0)), registry.guard(&from(0), NodeId::new(0)));
+        let registry = Arc::new(Registry::new(2, vec![Arc::default()]));
+        let (first, second) = (
+            registry.guard(&Origin::of_listener(0), NodeId::new(0)),
+            registry.guard(&Origin::of_listener(0), NodeId::new(0)),
+        );
         let ids = || registry.list(9, |_| true).0.iter().map(|session| session.id).collect::<Vec<u64>>();
         let before = ids();
         assert_eq!(registry.close(|session| session.id == before[1]), 1);
         assert!(second.control().is_ordered(SessionOrder::Close) && !first.control().is_ordered(SessionOrder::Close));
         drop(second);
-        let _third = registry.guard(&from(0), NodeId::new(0));
+        let _third = registry.guard(&Origin::of_listener(0), NodeId::new(0));
         assert_eq!(ids()[0], before[0], "it stays the same");
         assert!(!before.contains(&ids()[1]), "{before:?}, then {:?}", ids());
     }
 
     #[test]
     fn the_oldest_session_whose_transactions_are_visible_is_moved() {
-        let registry = registry();
+        let registry = Arc::new(Registry::new(2, vec![Arc::default()]));
         let guards: Vec<SessionGuard> =
-            (0..4).map(|listener| registry.guard(&from(listener / 3), NodeId::new(2))).collect();
+            (0..4).map(|listener| registry.guard(&Origin::of_listener(listener / 3), NodeId::new(2))).collect();
         let node_load = || registry.node_loads(ListenerIndex(0), ClusterIndex(0))[2];
         assert_eq!(
             node_load(),

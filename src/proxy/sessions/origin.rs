@@ -25,4 +25,10 @@ impl Origin {
         let (listener, name) = listener;
         Arc::new(Origin { listener, listener_name: name.to_owned(), cluster, rule })
     }
+
+    /// Of a listener of the first cluster, for tests.
+    #[cfg(test)]
+    pub(super) fn of_listener(number: usize) -> Arc<Origin> {
+        Origin::shared((ListenerIndex(number), "test"), ClusterIndex(0), Rule::new(crate::routing::Target::Any))
+    }
 }
