@@ -212,7 +212,10 @@ async fn if_the_new_process_dies_the_old_one_serves_again_with_the_sessions_that
         Wire::by(&file).await.log_in(&plain_startup()).await.value("who").await;
         serves_commands().await;
     }
+    let counted = metrics::value(&pgvane, "pgvane_sessions_total{listener=\"write\"}").await;
     pgvane.upgrade().await.expect("upgrades");
+    let after = metrics::value(&pgvane, "pgvane_sessions_total{listener=\"write\"}").await;
+    assert_eq!(after, counted, "all is counted that was counted before the processes that have failed");
     encrypted.value("who").await;
     Session::through(pgvane.write_addr).await.value("who").await;
     let mut by_file = Wire::by(&file).await.log_in(&plain_startup()).await;

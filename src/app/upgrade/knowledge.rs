@@ -49,6 +49,7 @@ impl Parts {
             messages.push(Message::History { cluster: cluster.name().to_owned(), records });
         }
         messages.push(Message::Operators(self.operators.written()));
+        self.sent_figures.clear(); // an earlier process that got them has failed
         messages.extend(self.newest_figures());
         let contexts = self.contexts().borrow().clone();
         messages.extend(keys(&self.registry, &contexts));
