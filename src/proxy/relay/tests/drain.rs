@@ -4,17 +4,6 @@ use std::collections::VecDeque;
 
 use super::*;
 
-/// A relay whose session has logged in, and the client's and the server's ends of its connections.
-async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
-    let [client, server] = ways.map(connected);
-    let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
-    let mut framing = Framing::default();
-    framing.server_sent(&message(b'Z', b"I"));
-    let nothing = BytesMut::new;
-    let relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
-    (client, server, relay)
-}
-
 /// A client that sends nothing, and still has bytes to receive, does not keep the session until the deadline.
 #[tokio::test]
 async fn a_session_that_drains_before_its_client_has_the_startup_response_ends_once_it_has_it() {

@@ -376,3 +376,14 @@ async fn after_terminate_the_server_closes_the_connection() {
     drop(server);
     assert!(matches!(run_to_end(&mut relay, bytes).await, Some(Outcome::ClientClosed)));
 }
+
+/// A relay whose session has logged in, and the client's and the server's ends of its connections.
+async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
+    let [client, server] = ways.map(connected);
+    let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
+    let mut framing = Framing::default();
+    framing.server_sent(&message(b'Z', b"I"));
+    let nothing = BytesMut::new;
+    let relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
+    (client, server, relay)
+}

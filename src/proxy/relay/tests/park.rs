@@ -3,17 +3,6 @@
 use super::*;
 use crate::protocol::session_question::Question;
 
-/// A relay whose session has logged in, and the client's and the server's ends of its connections.
-async fn session(ways: [Way; 2]) -> (Stream, Stream, Relay) {
-    let [client, server] = ways.map(connected);
-    let ((client, client_inside), (server_inside, server)) = tokio::join!(client, server);
-    let mut framing = Framing::default();
-    framing.server_sent(&message(b'Z', b"I"));
-    let nothing = BytesMut::new;
-    let relay = Relay::new(RelayMode::Auto, client_inside, server_inside, Some(framing), nothing(), nothing());
-    (client, server, relay)
-}
-
 fn query() -> Vec<u8> {
     message(b'Q', b"select\0")
 }
