@@ -147,6 +147,10 @@ fn nested_cases() -> Vec<Case> {
     let park = "park = true";
     cases.push(changed("cluster.park_grace", park, "park = true\npark_grace = \"7s\""));
     cases.push(changed("cluster.park_max", park, "park = true\npark_max = \"7s\""));
+    let carry = "park = true\ncarry = true\ncarry_settings = []";
+    cases.push(changed("cluster.carry", "park = true\ncarry = false", carry));
+    cases.push(changed("cluster.carry_settings", carry, &carry.replace("[]", "[\"app.tenant\"]")));
+    cases.push(changed("cluster.carry_rate", carry, &format!("{carry}\ncarry_rate = \"7/s\"")));
     for (key, line) in [
         ("listener.on.lost_lead", "lost_lead = \"drain\""),
         ("listener.on.promotion", "promotion = \"cut\""),

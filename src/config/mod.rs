@@ -18,6 +18,7 @@ mod read;
 mod read_access;
 mod read_admin;
 mod read_admin_sockets;
+mod read_carry;
 mod read_cluster;
 mod read_listener;
 mod read_secret;
@@ -175,10 +176,22 @@ pub struct Cluster {
     pub leader_grace: Duration,
     /// How long its write sessions may be parked; they cannot be if `None`.
     pub park: Option<ParkSettings>,
+    /// How parked sessions are carried to another leader; they are not if `None`.
+    pub carry: Option<CarrySettings>,
     /// Certificates for REST APIs with HTTPS.
     pub patroni_tls: PatroniTls,
     /// Whether connections to the nodes begin with a PROXY header that contains the client's address.
     pub sends_proxy_header: bool,
+}
+
+/// How parked sessions are carried to another leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarrySettings {
+    /// The names of the custom settings (`SET app.tenant = …`) that sessions may have: PostgreSQL shows these to nobody who
+    /// does not ask for them by name.
+    pub custom_settings: Vec<String>,
+    /// How fast sessions log in to the new leader.
+    pub rate: ConnectionRate,
 }
 
 /// How pgvane learns the nodes' roles.
@@ -459,6 +472,7 @@ impl Cluster {
             // Patroni's default ttl of 30 s minus one loop_wait of 10 s: no other node can get the lock sooner
             leader_grace: Duration::from_secs(20),
             park: None,
+            carry: None,
             patroni_tls: PatroniTls::default(),
             sends_proxy_header: false,
         }

@@ -60,7 +60,7 @@ pub(super) fn account(section: &Section<'_>, key: &'static str, find: fn(&str) -
 pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
     let count = |key, most| section.integer(key, 1..most).map(|count| count as usize);
     set(&mut listener.sessions_max_per_client, count("sessions_max_per_client", 10_000_001));
-    listener.connection_rate_max_per_client = connection_rate(section);
+    listener.connection_rate_max_per_client = rate(section, "connection_rate_max_per_client", "connections");
     let prefix = section.integer("client_ipv6_prefix", 1..129).and_then(|bits| Ipv6Prefix::new(bits as u8));
     set(&mut listener.client_ipv6_prefix, prefix);
     set(&mut listener.pending_connections_max, count("pending_connections_max", 1_000_001));
@@ -78,9 +78,8 @@ pub(super) fn listener(section: &Section<'_>, listener: &mut Listener) {
 }
 
 /// `"50/3s"`; the number of the unit may be left out if it is one: `"50/s"`.
-fn connection_rate(section: &Section<'_>) -> Option<ConnectionRate> {
-    const KEY: &str = "connection_rate_max_per_client";
-    let text = section.string(KEY)?;
+pub(super) fn rate(section: &Section<'_>, key: &'static str, of: &str) -> Option<ConnectionRate> {
+    let text = section.string(key)?;
     let parse = |text: &str| {
         let (count, within) = text.split_once('/')?;
         let within = within.trim();
@@ -93,9 +92,11 @@ fn connection_rate(section: &Section<'_>) -> Option<ConnectionRate> {
     let rate = parse(&text);
     if rate.is_none() {
         section.fault_at(
-            KEY,
-            format!("{}: \"{text}\" is not a rate", section.named(KEY)),
-            "write a number of connections from 1 to 1000000 and a time from 1ms to 1h, for example \"50/s\" or \"50/3s\"",
+            key,
+            format!("{}: \"{text}\" is not a rate", section.named(key)),
+            format!(
+                "write a number of {of} from 1 to 1000000 and a time from 1ms to 1h, for example \"50/s\" or \"50/3s\""
+            ),
         );
     }
     rate

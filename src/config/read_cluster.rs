@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::section::{Section, at_least_ms, distinct, set};
-use super::{Check, Cluster, Discovery, PatroniTls, read_sql, read_tls};
+use super::{Check, Cluster, Discovery, PatroniTls, read_carry, read_sql, read_tls};
 use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT, WEIGHT_MAX};
 use crate::cluster::{HostPort, Member};
 use crate::net::networks::network;
@@ -29,6 +29,7 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     set(&mut cluster.timeout, section.duration("timeout", at_least_ms(50)));
     set(&mut cluster.leader_grace, section.duration("leader_grace", at_least_ms(100)));
     cluster.park = park(&section);
+    cluster.carry = read_carry::carry(&section);
     set(&mut cluster.rise, section.integer("rise", 1..1001).map(|n| n as u32));
     set(&mut cluster.fall, section.integer("fall", 1..1001).map(|n| n as u32));
     let versions = [("none", false), ("v2", true)];

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    Access, Admin, AdminSocket, AdminUser, Check, Cluster, Config, Discovery, Listener, Log, PatroniTls, ProxyProtocol,
-    RelayMode, RequireAuth, Secret, Sql, size_text,
+    Access, Admin, AdminSocket, AdminUser, CarrySettings, Check, Cluster, Config, Discovery, Listener, Log, PatroniTls,
+    ProxyProtocol, RelayMode, RequireAuth, Secret, Sql, size_text,
 };
 use crate::cluster::Member;
 use crate::net::{Bind, UnixBind};
@@ -177,6 +177,7 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
         fall,
         leader_grace,
         park,
+        carry,
         patroni_tls,
         sends_proxy_header,
     } = cluster;
@@ -194,6 +195,11 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
     table.text("cluster.park", park.is_some());
     table.optional("cluster.park_grace", park.map(|(grace, _)| format!("{grace:?}")));
     table.optional("cluster.park_max", park.map(|(_, max)| format!("{max:?}")));
+    table.text("cluster.carry", carry.is_some());
+    let (custom_settings, rate) =
+        carry.as_ref().map(|CarrySettings { custom_settings, rate }| (custom_settings, rate)).unzip();
+    table.list("cluster.carry_settings", custom_settings.into_iter().flatten());
+    table.optional("cluster.carry_rate", rate.map(ToString::to_string));
     table.text("cluster.send_proxy", if *sends_proxy_header { "v2" } else { "none" });
     let PatroniTls { ca_file, client_identity_file, verifies_nothing } = patroni_tls;
     table.file("cluster.patroni_tls.ca_file", ca_file.as_deref());
