@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::operator_log::OperatorLog;
 use super::process::Process;
 use super::reloads::Reloads;
+use super::switchovers::Switchovers;
 use super::trends::Trends;
 use super::upgrades::Upgrades;
 use crate::config::{ClusterIndex, Config, ListenerIndex};
@@ -50,6 +51,8 @@ pub struct AdminContext {
     pub reloads: Arc<Reloads>,
     /// Upgrades.
     pub upgrades: Arc<Upgrades>,
+    /// Switchovers that operators have asked for here.
+    pub switchovers: Arc<Switchovers>,
 }
 
 impl AdminContext {

@@ -15,6 +15,7 @@ mod operator_log;
 mod park_metrics;
 pub mod park_status;
 pub mod parking;
+pub mod planned_switchover;
 mod plot;
 pub mod process;
 mod protection;
@@ -34,6 +35,7 @@ pub mod sessions;
 mod stats;
 pub mod status;
 pub mod switchover;
+pub mod switchovers;
 mod trends;
 mod upgrade;
 pub mod upgrades;
@@ -102,6 +104,7 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/stats/close", form(get(forms::close_page).post(forms::close)))
         .route("/stats/park", form(get(parking::page).post(parking::change)))
         .route("/stats/switchover", form(post(switchover::page)))
+        .route("/stats/switch", form(post(planned_switchover::change)))
         .route("/metrics", get(metrics))
         .route("/metrics/haproxy", get(haproxy_metrics))
         .route("/api/events", get(events))
@@ -112,7 +115,7 @@ pub fn serving(context: AdminContext) -> Served {
         .route("/api/nodes/{cluster}/{node}/state", post(actions::set_state))
         .route("/api/park", get(parking::show).post(parking::park))
         .route("/api/unpark", post(parking::unpark))
-        .route("/api/switchover", post(switchover::dry_run))
+        .route("/api/switchover", get(planned_switchover::show).post(planned_switchover::begin))
         .route("/api/reload", post(reload::reload))
         .route("/api/upgrade", post(upgrade::upgrade))
         .route("/api/nodes/{cluster}/{node}/weight", post(actions::set_weight))

@@ -74,10 +74,7 @@ impl<'a> Concerned<'a> {
 /// Whether write sessions are, or may be, on the node of this name, by which the configuration or Patroni calls it.
 /// Patroni's hook runs on every node that stops.
 fn has_writers(topology: &Topology, name: &str) -> Result<bool, Refusal> {
-    let found = topology.members().find(|(_, node)| {
-        let reported = node.health.report().and_then(|report| report.name.as_deref());
-        node.member.name == name || reported == Some(name)
-    });
+    let found = topology.members().find(|(_, node)| node.is_called(name));
     let (id, node) = found.ok_or_else(|| Refusal::UnknownNode(name.to_owned()))?;
     Ok(match topology.leader() {
         Some(leader) => leader == id,
@@ -171,6 +168,12 @@ struct ParkPage {
     /// What parking does, or why it is off.
     settings: Option<(String, String)>,
     has_actions: bool,
+    /// The newest switchover that was asked for here, in words.
+    switchover: Option<String>,
+    /// A switchover is in progress.
+    is_switching: bool,
+    /// The nodes that could lead.
+    candidates: Vec<String>,
 }
 
 /// `GET /stats/park?cluster=NAME`.
@@ -180,13 +183,23 @@ pub(super) async fn page(State(context): State<Arc<AdminContext>>, RawQuery(quer
         Ok(concerned) => concerned,
         Err(refusal) => return refusal.into_response(),
     };
+    let switchover = context.switchovers.newest(concerned.view.name());
     html(&ParkPage {
         frame: Frame::of("park"),
         cluster: concerned.view.name().to_owned(),
         park: concerned.state(&context).park.map(|park| park.to_string()),
         settings: concerned.settings.map(|ParkSettings { grace, max }| (span(grace), span(max))),
         has_actions: context.has_actions(),
+        switchover: switchover.as_ref().map(ToString::to_string),
+        is_switching: switchover.is_some_and(|switchover| !switchover.phase.is_over()),
+        candidates: candidates(&concerned.view.topology()),
     })
+}
+
+/// The nodes that do not lead, by their names in Patroni.
+fn candidates(topology: &Topology) -> Vec<String> {
+    let others = topology.members().filter(|(id, _)| topology.leader() != Some(*id));
+    others.map(|(_, node)| node.name_in_patroni().to_owned()).collect()
 }
 
 /// `POST /stats/park`: what the form of the page says.

@@ -22,8 +22,12 @@ pub(super) enum Refusal {
     UnknownCluster(String),
     /// There are several clusters, and the request names none. Holds their names.
     WhichCluster(Vec<String>),
-    /// A switchover was asked for, and not a dry run.
-    OnlyDryRun,
+    /// A switchover was asked for, and this cluster has no leader.
+    NoLeader(String),
+    /// A switchover to this node was asked for, and it leads.
+    LeadsAlready(String),
+    /// A switchover of this cluster is in progress. Holds what it does.
+    SwitchoverRuns(String, String),
     /// The write sessions of this cluster cannot be parked.
     ParkIsOff(String),
     UnknownNode(String),
@@ -53,8 +57,12 @@ impl Refusal {
             Refusal::UnknownState(_) | Refusal::UnknownOrder(_) | Refusal::InvalidWeight(_) | Refusal::AllSessions => {
                 StatusCode::BAD_REQUEST
             }
-            Refusal::WhichCluster(_) | Refusal::OnlyDryRun => StatusCode::BAD_REQUEST,
-            Refusal::IsLeader(_) | Refusal::ParkIsOff(_) => StatusCode::CONFLICT,
+            Refusal::WhichCluster(_) => StatusCode::BAD_REQUEST,
+            Refusal::IsLeader(_)
+            | Refusal::ParkIsOff(_)
+            | Refusal::NoLeader(_)
+            | Refusal::LeadsAlready(_)
+            | Refusal::SwitchoverRuns(..) => StatusCode::CONFLICT,
             Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -69,10 +77,10 @@ impl Refusal {
             Refusal::Denied(Denied::NoCredentials) => "user name and password are required".to_owned(),
             Refusal::Denied(Denied::WrongCredentials(_)) => "wrong user name or password".to_owned(),
             Refusal::UnknownCluster(name) => format!("unknown cluster \"{name}\""),
-            Refusal::OnlyDryRun => {
-                "pgvane starts no switchover: add dry_run=yes to the URL, or --dry-run to the command, \
-                                    and use patronictl switchover"
-                    .to_owned()
+            Refusal::NoLeader(name) => format!("cluster \"{name}\" has no leader now: there is nothing to switch over"),
+            Refusal::LeadsAlready(name) => format!("{name} leads already"),
+            Refusal::SwitchoverRuns(name, text) => {
+                format!("a switchover of cluster \"{name}\" is in progress: {text}")
             }
             Refusal::WhichCluster(known) => format!("say which cluster: {}", known.join(", ")),
             Refusal::ParkIsOff(name) => {

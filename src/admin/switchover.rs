@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::answer::{html, json};
+use super::answer::html;
 use super::caller::Caller;
 use super::collect::session;
 use super::context::AdminContext;
@@ -120,20 +120,8 @@ impl DryRun {
     }
 }
 
-/// `POST /api/switchover?cluster=NAME&dry_run=yes`.
-pub(super) async fn dry_run(
-    State(context): State<Arc<AdminContext>>,
-    caller: Caller,
-    RawQuery(query): RawQuery,
-) -> Result<Response, Refusal> {
-    let query = Query::read(query.as_deref().unwrap_or_default());
-    if query.get("dry_run") != Some("yes") {
-        return Err(Refusal::OnlyDryRun);
-    }
-    Ok(json(&examine(&context, caller.as_operator(), &query).await?))
-}
-
-async fn examine(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<DryRun, Refusal> {
+/// Asks the servers: `POST /api/switchover?cluster=NAME&dry_run=yes`.
+pub(super) async fn examine(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<DryRun, Refusal> {
     let concerned = Concerned::find(context, query.get("cluster"))?;
     let cluster = concerned.view.name();
     if concerned.settings.is_none() {

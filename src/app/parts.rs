@@ -25,6 +25,7 @@ use super::background::Background;
 use super::error::StartError;
 use super::load::{Loaded, LoadedCluster, Loader};
 use crate::admin::reloads::Reloads;
+use crate::admin::switchovers::Switchovers;
 use crate::admin::upgrades::Upgrades;
 use crate::admin::{self, AdminContext, OperatorLog, Trends};
 use crate::config::{Cluster, ClusterIndex, Config, Listener, ListenerIndex};
@@ -77,6 +78,7 @@ pub(crate) struct Parts {
     proxy_metrics: Arc<ProxyMetrics>,
     pub(super) reloads: Arc<Reloads>,
     pub(super) upgrades: Arc<Upgrades>,
+    switchovers: Arc<Switchovers>,
     trends: Arc<Trends>,
     pub(super) operators: Arc<OperatorLog>,
     started: Instant,
@@ -140,6 +142,7 @@ impl Parts {
             proxy_metrics: Arc::new(proxy_metrics),
             reloads,
             upgrades,
+            switchovers: Arc::default(),
             trends: Arc::default(),
             operators: Arc::default(),
             started: Instant::now(),
@@ -352,6 +355,7 @@ impl Parts {
             is_stopping: self.is_stopping.clone(),
             reloads: Arc::clone(&self.reloads),
             upgrades: Arc::clone(&self.upgrades),
+            switchovers: Arc::clone(&self.switchovers),
             trends: Arc::clone(&self.trends),
             operators: Arc::clone(&self.operators),
         }

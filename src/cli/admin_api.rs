@@ -89,6 +89,10 @@ pub(super) enum CliError {
     SessionsNotParked(String),
     /// Sessions are not parked, or an answer did not come, within `--wait`. Holds the newest state in words.
     ParkTimedOut(String),
+    /// There is no switchover, and the sessions go on. Holds the reason.
+    NoSwitchover(String),
+    /// It is not known what becomes of the switchover. Holds what is known.
+    SwitchoverFailed(String),
     /// The node still has sessions at the end of `--wait`. Holds their number, and the oldest of them.
     SessionsLeft(String, u32, Vec<Session>),
 }
@@ -132,7 +136,9 @@ impl fmt::Display for CliError {
                 let lines: Vec<String> = errors.iter().map(line).collect();
                 f.write_str(&lines.join("\npgvane: "))
             }
-            CliError::SessionsNotParked(state) => f.write_str(state),
+            CliError::SessionsNotParked(text) | CliError::NoSwitchover(text) | CliError::SwitchoverFailed(text) => {
+                f.write_str(text)
+            }
             CliError::ParkTimedOut(state) => write!(f, "not within --wait: {state}"),
             CliError::SessionsLeft(node, left, sessions) => {
                 write!(f, "{node} still has {left} session(s)")?;
@@ -172,6 +178,8 @@ impl CliError {
             | CliError::Terminal(_)
             | CliError::ParkTimedOut(_)
             | CliError::SessionsNotParked(_)
+            | CliError::NoSwitchover(_)
+            | CliError::SwitchoverFailed(_)
             | CliError::SessionsLeft(..) => exit::FAILURE,
         }
     }

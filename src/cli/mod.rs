@@ -75,7 +75,7 @@ enum Command {
     Park(ParkArgs),
     /// Let parked sessions go on where they are
     Unpark(UnparkArgs),
-    /// Say which write sessions could be carried to another server in a switchover, and which not, and why
+    /// Have Patroni hand the lead to another node, with the write sessions parked before
     Switchover(SwitchoverArgs),
     /// Read the configuration file again; running sessions stay
     Reload(Asked),
@@ -145,7 +145,7 @@ pub fn main() -> ExitCode {
         Command::Park(args) => block_on(park::park(&args)),
         Command::Unpark(args) => block_on(park::unpark(&args)),
         Command::Upgrade(asked) => block_on(upgrade::upgrade(&asked)),
-        Command::Switchover(args) => block_on(switchover::dry_run(&args)),
+        Command::Switchover(args) => block_on(switchover::run(&args)),
         Command::Check(args) => match read(args.file()) {
             Ok(config) => on_one_thread(check::run(&args, &config)),
             Err(ReadError::Faults(faults)) if args.as_json() => check::print_faults(&faults),

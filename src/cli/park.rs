@@ -18,15 +18,15 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(super) struct ParkTarget {
     /// The cluster; not needed if there is only one
-    cluster: Option<String>,
+    pub(super) cluster: Option<String>,
     /// URLs of the admin addresses of every pgvane in front of the cluster, separated by commas
     #[arg(
         long, visible_alias = "url", value_name = "URL", value_delimiter = ',',
         default_values_t = [format!("http://127.0.0.1:{}", default_port::ADMIN)]
     )]
-    admin: Vec<String>,
+    pub(super) admin: Vec<String>,
     #[command(flatten)]
-    identity: Identity,
+    pub(super) identity: Identity,
 }
 
 /// The arguments of `pgvane park`.
@@ -89,7 +89,12 @@ pub(super) async fn unpark(args: &UnparkArgs) -> Result<(), CliError> {
 
 /// Parks the sessions at one pgvane. Returns what became of them. `asked` and `polled` are the query strings of the two
 /// requests; `newest` is what was known last.
-async fn park_at(api: &AdminApi, asked: &str, polled: &str, newest: &mut String) -> Result<String, CliError> {
+pub(super) async fn park_at(
+    api: &AdminApi,
+    asked: &str,
+    polled: &str,
+    newest: &mut String,
+) -> Result<String, CliError> {
     let mut state = read(&api.post(&["api", "park"], Some(asked), "").await?)?;
     loop {
         let park = match (state.why_not, state.park) {
@@ -137,7 +142,7 @@ where
     if errors.is_empty() { Ok(()) } else { Err(CliError::NotParked(errors)) }
 }
 
-fn query(pairs: &[(&str, Option<&String>)]) -> String {
+pub(super) fn query(pairs: &[(&str, Option<&String>)]) -> String {
     let given = pairs.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
     form_urlencoded::Serializer::new(String::new()).extend_pairs(given).finish()
 }

@@ -1,37 +1,130 @@
-//! `pgvane switchover --dry-run`: which write sessions could be carried to another server, and which not, and why.
+//! `pgvane switchover`: has Patroni hand the lead to another node, with the write sessions parked before; and the dry run,
+//! which says which write sessions could be carried to another server, which not, and why.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::Args;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
+use super::admin_api::{AdminApi, AdminUrl, CliError};
+use super::park::{ParkTarget, park_at, query};
 use super::status::aligned;
+use crate::admin::planned_switchover::SwitchoverState;
 use crate::admin::switchover::{DryRun, Restore};
+use crate::admin::switchovers::{Phase, Switchover};
+use crate::config::duration;
+
+/// How often it is asked how far the switchover is.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long the other pgvanes may take to park their sessions, besides `park_grace`.
+const PARK_WITHIN: Duration = Duration::from_secs(30);
 
 /// The arguments of `pgvane switchover`.
 #[derive(Debug, Args)]
 pub(super) struct SwitchoverArgs {
-    /// The cluster; not needed if there is only one
-    cluster: Option<String>,
-    /// Only say what would become of the sessions. Needed: the switchover itself is for patronictl
-    #[arg(long, required = true)]
+    #[command(flatten)]
+    target: ParkTarget,
+    /// The node that is to lead, by its name in Patroni; by default Patroni chooses
+    #[arg(long, value_name = "NODE")]
+    to: Option<String>,
+    /// Only say what would become of the sessions
+    #[arg(long, conflicts_with = "to")]
     dry_run: bool,
+    /// Wait so long for the end; after that, the switchover goes on without this command
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5min")]
+    wait: Duration,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    admin_url: AdminUrl,
-    #[command(flatten)]
-    identity: Identity,
+}
+
+/// Switches over, or does the dry run. The first pgvane asks Patroni; the others park their sessions before.
+pub(super) async fn run(args: &SwitchoverArgs) -> Result<(), CliError> {
+    let target = &args.target;
+    let api = |url: &String| AdminApi::at(&AdminUrl::new(url.clone()), Some(&target.identity))?.for_changes();
+    let apis = target.admin.iter().map(api).collect::<Result<Vec<AdminApi>, CliError>>()?;
+    if args.dry_run {
+        for api in &apis {
+            dry_run(args, api).await?;
+        }
+        return Ok(());
+    }
+    let deadline = Instant::now() + args.wait;
+    let Some((first, others)) = apis.split_first() else { return Ok(()) };
+    for (api, url) in others.iter().zip(&target.admin[1..]) {
+        park_other(args, api, url).await;
+    }
+    let mut newest = None;
+    let outcome = timeout_at(deadline, switch_over(args, first, &mut newest)).await;
+    let outcome = outcome.unwrap_or_else(|_| {
+        Err(CliError::SwitchoverFailed(format!("not within --wait: {}", newest.as_deref().unwrap_or("no answer yet"))))
+    });
+    if outcome.as_ref().is_err_and(|error| newest.is_none() || matches!(error, CliError::NoSwitchover(_))) {
+        let unpark = query(&[("cluster", target.cluster.as_ref())]);
+        for api in others {
+            let _ = api.post(&["api", "unpark"], Some(&unpark), "").await; // its park ends by itself, too
+        }
+    }
+    outcome
+}
+
+/// Parks the sessions at another pgvane. One that is down or slow does not prevent the switchover.
+async fn park_other(args: &SwitchoverArgs, api: &AdminApi, url: &str) {
+    let query = query(&[("cluster", args.target.cluster.as_ref())]);
+    let mut newest = "no answer yet".to_owned();
+    let parked = timeout_at(Instant::now() + PARK_WITHIN, park_at(api, &query, &query, &mut newest)).await;
+    match parked.unwrap_or_else(|_| Err(CliError::ParkTimedOut(newest))) {
+        Ok(text) if args.json => _ = text,
+        Ok(text) => println!("{url}: {text}"),
+        Err(error) => _ = writeln!(io::stderr(), "pgvane: {url}: {error}; the switchover goes on without it"),
+    }
+}
+
+/// Has this pgvane switch over, and waits for the end. `newest` is what was known last.
+async fn switch_over(args: &SwitchoverArgs, api: &AdminApi, newest: &mut Option<String>) -> Result<(), CliError> {
+    let cluster = args.target.cluster.as_ref();
+    let asked = query(&[("cluster", cluster), ("to", args.to.as_ref())]);
+    let mut state = read(&api.post(&["api", "switchover"], Some(&asked), "").await?)?;
+    let polled = query(&[("cluster", Some(&state.cluster))]);
+    loop {
+        let Some(Switchover { phase, text, .. }) = state.switchover.clone() else {
+            return Err(CliError::SwitchoverFailed("this pgvane was started again meanwhile".to_owned()));
+        };
+        if !args.json && !phase.is_over() && newest.as_ref() != Some(&text) {
+            println!("{}: {text}", state.cluster);
+        }
+        match phase {
+            Phase::Parking | Phase::Asked => *newest = Some(text),
+            Phase::Done | Phase::Refused | Phase::Unknown if args.json => {
+                println!("{}", serde_json::to_string_pretty(&state).unwrap_or_default());
+                return if phase == Phase::Done { Ok(()) } else { Err(failure(phase, text)) };
+            }
+            Phase::Done => {
+                println!("{}: {text}", state.cluster);
+                return Ok(());
+            }
+            Phase::Refused | Phase::Unknown => return Err(failure(phase, text)),
+        }
+        sleep(POLL_INTERVAL).await;
+        state = read(&api.get_with(&["api", "switchover"], Some(&polled)).await?)?;
+    }
+}
+
+fn failure(phase: Phase, text: String) -> CliError {
+    if phase == Phase::Refused { CliError::NoSwitchover(text) } else { CliError::SwitchoverFailed(text) }
+}
+
+fn read(text: &str) -> Result<SwitchoverState, CliError> {
+    serde_json::from_str(text).map_err(|error| CliError::Unreadable(error.to_string()))
 }
 
 /// Asks for the state of the sessions, and prints what would become of them.
-pub(super) async fn dry_run(args: &SwitchoverArgs) -> Result<(), CliError> {
-    let api = AdminApi::at(&args.admin_url, Some(&args.identity))?.for_changes()?;
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    query.append_pair("dry_run", if args.dry_run { "yes" } else { "no" });
-    args.cluster.iter().for_each(|cluster| _ = query.append_pair("cluster", cluster));
-    let text = api.post(&["api", "switchover"], Some(&query.finish()), "").await?;
+async fn dry_run(args: &SwitchoverArgs, api: &AdminApi) -> Result<(), CliError> {
+    let dry_run = "yes".to_owned();
+    let query = query(&[("dry_run", Some(&dry_run)), ("cluster", args.target.cluster.as_ref())]);
+    let text = api.post(&["api", "switchover"], Some(&query), "").await?;
     let printed = match args.json {
         true => text,
         false => told(&serde_json::from_str(&text).map_err(|error| CliError::Unreadable(error.to_string()))?),

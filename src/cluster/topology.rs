@@ -199,6 +199,17 @@ impl NodeView {
         }
     }
 
+    /// Its name in Patroni, which reports it from version 4 on. With an older one the configuration must have the same.
+    pub fn name_in_patroni(&self) -> &str {
+        let reported = self.health.report().and_then(|report| report.name.as_deref());
+        reported.unwrap_or(&self.member.name)
+    }
+
+    /// Whether the configuration or Patroni calls it so.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.member.name == name || self.name_in_patroni() == name
+    }
+
     /// Its share of new sessions, relative to the weights of the other nodes.
     pub fn weight(&self) -> u32 {
         self.weight_set.unwrap_or(self.member.weight)

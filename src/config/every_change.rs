@@ -129,6 +129,10 @@ fn nested_cases() -> Vec<Case> {
     cases.push(("cluster.check", String::new(), sql("")));
     cases.push(("cluster.sql.user", sql(""), sql("").replace("pgvane", "other")));
     cases.push(("cluster.sql.password", sql(""), sql("").replace("one", "two")));
+    let login =
+        |user: &str, password: &str| format!("patroni_login = {{ user = \"{user}\", password = \"{password}\" }}");
+    cases.push(("cluster.patroni_login.user", login("one", "one"), login("two", "one")));
+    cases.push(("cluster.patroni_login.password", login("one", "one"), login("one", "two")));
     for (key, value) in [
         ("cluster.sql.require_auth", "require_auth = \"md5\""),
         ("cluster.sql.database", "database = \"shop\""),
@@ -253,7 +257,12 @@ fn file_cases(world: &World) -> Vec<Case> {
     let [one, two] = ["one", "two"].map(|text| world.file(&format!("password-{text}"), text).display().to_string());
     let user = |file: &str| format!("users = [{{ name = \"ops\", password_file = \"{file}\" }}]");
     let sql = |file: &str| format!("check = \"sql\"\nsql = {{ user = \"pgvane\", password_file = \"{file}\" }}");
-    vec![("admin.users.password_file", user(&one), user(&two)), ("cluster.sql.password_file", sql(&one), sql(&two))]
+    let login = |file: &str| format!("patroni_login = {{ user = \"patroni\", password_file = \"{file}\" }}");
+    vec![
+        ("admin.users.password_file", user(&one), user(&two)),
+        ("cluster.sql.password_file", sql(&one), sql(&two)),
+        ("cluster.patroni_login.password_file", login(&one), login(&two)),
+    ]
 }
 
 /// What the differences say of a key.

@@ -12,9 +12,10 @@ use super::{Config, read};
 use crate::tls::world::World;
 
 /// Tables that the README names too: the file may have them or not, or they may be a string instead.
-const OPTIONAL_TABLES: [&str; 9] = [
+const OPTIONAL_TABLES: [&str; 10] = [
     "admin.sockets",
     "admin.users",
+    "cluster.patroni_login",
     "cluster.patroni_tls",
     "cluster.sql",
     "listener.on",

@@ -180,6 +180,8 @@ pub struct Cluster {
     pub carry: Option<CarrySettings>,
     /// Certificates for REST APIs with HTTPS.
     pub patroni_tls: PatroniTls,
+    /// How pgvane logs in to REST APIs to start a switchover; without a login if `None`.
+    pub patroni_login: Option<PatroniLogin>,
     /// Whether connections to the nodes begin with a PROXY header that contains the client's address.
     pub sends_proxy_header: bool,
 }
@@ -258,6 +260,15 @@ pub struct PatroniTls {
     pub client_identity_file: Option<PathBuf>,
     /// Every certificate of an API is accepted.
     pub verifies_nothing: bool,
+}
+
+/// A login to REST APIs: `restapi.authentication` in patroni.yml. Checks need none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatroniLogin {
+    /// The user.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
 }
 
 /// One port.
@@ -474,6 +485,7 @@ impl Cluster {
             park: None,
             carry: None,
             patroni_tls: PatroniTls::default(),
+            patroni_login: None,
             sends_proxy_header: false,
         }
     }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fault::Fault;
+use super::read_secret::password;
 use super::section::{Section, at_least_ms, distinct, set};
-use super::{Check, Cluster, Discovery, PatroniTls, read_carry, read_sql, read_tls};
+use super::{Check, Cluster, Discovery, PatroniLogin, PatroniTls, read_carry, read_sql, read_tls};
 use crate::cluster::node::{NODES_MAX, ServerKind, WEIGHT_DEFAULT, WEIGHT_MAX};
 use crate::cluster::{HostPort, Member};
 use crate::net::networks::network;
@@ -35,6 +36,7 @@ pub(super) fn cluster(section: Section<'_>) -> Cluster {
     let versions = [("none", false), ("v2", true)];
     set(&mut cluster.sends_proxy_header, section.choice("send_proxy", &versions));
     cluster.patroni_tls = section.section("patroni_tls").map(patroni_tls).unwrap_or_default();
+    cluster.patroni_login = section.section("patroni_login").and_then(patroni_login);
     cluster.discovery = discovery(&section, &cluster.nodes);
     if cluster.discovery.is_some() && !asks_patroni {
         section.fault_at(
@@ -153,6 +155,19 @@ fn patroni_tls(section: Section<'_>) -> PatroniTls {
     let tls = PatroniTls { ca_file, client_identity_file, verifies_nothing };
     section.finish();
     tls
+}
+
+fn patroni_login(section: Section<'_>) -> Option<PatroniLogin> {
+    let user = section.required_string("user", "write the username of restapi.authentication in patroni.yml");
+    let password = password(&section, "cluster.patroni_login");
+    if !section.has("password") && !section.has("password_file") {
+        section.fault(
+            "cluster.patroni_login has no password",
+            "add password_file, or password: that of restapi.authentication in patroni.yml",
+        );
+    }
+    section.finish();
+    Some(PatroniLogin { user: user?, password: password? })
 }
 
 fn node(section: Section<'_>, asks_patroni: bool, asks_sql: bool) -> Option<Member> {

@@ -179,6 +179,7 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
         park,
         carry,
         patroni_tls,
+        patroni_login,
         sends_proxy_header,
     } = cluster;
     let mut table = Table::default();
@@ -205,6 +206,9 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
     table.file("cluster.patroni_tls.ca_file", ca_file.as_deref());
     table.file("cluster.patroni_tls.client_identity_file", client_identity_file.as_deref());
     table.text("cluster.patroni_tls.verify", if *verifies_nothing { "none" } else { "full" });
+    let (user, password) = patroni_login.as_ref().map(|login| (login.user.clone(), &login.password)).unzip();
+    table.optional("cluster.patroni_login.user", user);
+    table.secret("cluster.patroni_login.password", password);
     table.text("cluster.discover", discovery.is_some());
     if let Some(Discovery { urls, urls_say_which_cluster, allow, address_map }) = discovery {
         // these two follow from the nodes, or from the command line

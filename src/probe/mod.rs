@@ -14,6 +14,7 @@ pub mod reconfigure;
 pub mod rest_client;
 pub mod rest_error;
 pub mod sql;
+pub mod switchover;
 
 pub use handle::ClusterHandle;
 pub use monitor::Monitor;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
-use reqwest::StatusCode;
 use reqwest::header::DATE;
+use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use tracing::warn;
 
-use super::rest_client::{PatroniTlsError, RestClient};
+use super::rest_client::{PatroniTlsError, PostError, RestClient};
 use super::rest_error::{check_error, not_patroni};
 use crate::cluster::event::Discovery;
 use crate::cluster::node::{CheckError, Claim, Lsn, Report, SyncStanding};
@@ -93,23 +93,45 @@ impl Patroni {
         Ok(answer.discovery())
     }
 
+    /// Has a node do something. Returns status and text of the answer, for which it waits as long as it takes.
+    pub(super) async fn post(
+        &self,
+        api: &RestApi,
+        path: &str,
+        login: Option<&config::PatroniLogin>,
+        json: String,
+    ) -> Result<(StatusCode, String), PostError> {
+        let mut response = self.client(api).post(&format!("{}{path}", api.url), login, json).await?;
+        let status = response.status();
+        let body = body(&mut response).await.map_err(|error| PostError::NoAnswer(error.to_string()))?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    fn client(&self, api: &RestApi) -> &RestClient {
+        if api.is_discovered { &self.discovered } else { &self.configured }
+    }
+
     async fn get(&self, api: &RestApi, path: &str) -> Result<Answer, CheckError> {
-        let client = if api.is_discovered { &self.discovered } else { &self.configured };
         let url = format!("{}{path}", api.url);
         let complete_answer = async {
-            let mut response = client.get(&url).await?;
-            let mut body = Vec::with_capacity(2048);
-            while let Some(chunk) = response.chunk().await.map_err(|error| check_error(&error, true))? {
-                if body.len() + chunk.len() > ANSWER_LENGTH_MAX {
-                    return Err(CheckError::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
-                }
-                body.extend_from_slice(&chunk);
-            }
+            let mut response = self.client(api).get(&url).await?;
+            let body = body(&mut response).await?;
             let date = response.headers().get(DATE).and_then(|date| rfc2822::parse(date.to_str().ok()?).ok());
             Ok(Answer { status: response.status(), body, date: date.map(|date| date.timestamp()) })
         };
         tokio::time::timeout(self.timeout, complete_answer).await.unwrap_or(Err(CheckError::TimedOut))
     }
+}
+
+async fn body(response: &mut Response) -> Result<Vec<u8>, CheckError> {
+    let mut body = Vec::with_capacity(2048);
+    while let Some(chunk) = response.chunk().await.map_err(|error| check_error(&error, true))? {
+        if body.len() + chunk.len() > ANSWER_LENGTH_MAX {
+            return Err(CheckError::Garbled(format!("answer longer than {ANSWER_LENGTH_MAX} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// A complete answer.

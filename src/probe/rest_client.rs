@@ -9,12 +9,13 @@ use std::{fmt, fs};
 
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, ClientBuilder, Identity, Response, Url};
 use tokio::time::Instant;
 
-use super::rest_error::check_error;
+use super::rest_error::{check_error, last_cause};
 use crate::cluster::node::CheckError;
-use crate::config::PatroniTls;
+use crate::config::{PatroniLogin, PatroniTls};
 use crate::net::Resolver;
 use crate::net::dial::{ConnectFailure, allowed_addresses, is_within};
 use crate::tls::{RestTrust, rest_client};
@@ -63,6 +64,29 @@ impl RestClient {
         Ok(RestClient { http: http.map_err(|error| PatroniTlsError::new(None, &error))?, addresses })
     }
 
+    /// Sends JSON to an API that does something because of it, and returns the answer as soon as its body begins.
+    ///
+    /// The client is not told how long to wait for the answer: the caller limits that.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        login: Option<&PatroniLogin>,
+        json: String,
+    ) -> Result<Response, PostError> {
+        let not_sent = |error: &dyn fmt::Display| PostError::NotSent(error.to_string());
+        let url = Url::parse(url).map_err(|error| not_sent(&error))?;
+        self.addresses.check_ip_address(&url).map_err(|error| not_sent(&error))?;
+        let request = self.http.post(url).header(CONTENT_TYPE, "application/json").body(json);
+        let request = match login {
+            Some(PatroniLogin { user, password }) => request.basic_auth(user, Some(password.reveal())),
+            None => request,
+        };
+        request.send().await.map_err(|error| {
+            let why = last_cause(&error);
+            if error.is_connect() { PostError::NotSent(why) } else { PostError::NoAnswer(why) }
+        })
+    }
+
     /// Sends a request, and returns the answer as soon as its body begins.
     pub(super) async fn get(&self, url: &str) -> Result<Response, CheckError> {
         let url = Url::parse(url).map_err(|error| CheckError::Unreachable(error.to_string()))?;
@@ -80,6 +104,15 @@ impl RestClient {
             }),
         }
     }
+}
+
+/// Why there is no answer to a request that does something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PostError {
+    /// The API has not got the request.
+    NotSent(String),
+    /// It may have got it.
+    NoAnswer(String),
 }
 
 /// Finds the addresses of REST APIs.

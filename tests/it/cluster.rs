@@ -11,6 +11,7 @@ mod parked;
 mod passed_through;
 mod rebalance;
 mod roles;
+mod switched;
 mod upgrade;
 
 use std::time::{Duration, Instant};
