@@ -239,7 +239,7 @@ fn the_reference_file_as_it_is_has_every_default() {
 fn for_every_key_it_is_said_what_a_reload_does_with_it() {
     let source = file("src/config/settings.rs");
     // tables, and keys whose values are those of another key
-    let elsewhere = ["cluster.sql.password_file", "admin.users.password_file"];
+    let elsewhere = ["cluster.sql.password_file", "cluster.patroni_login.password_file", "admin.users.password_file"];
     let asked = asked_for(&file("config/pgvane.toml"));
     let is_table = |key: &str| {
         let inside = |other: &String| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
