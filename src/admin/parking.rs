@@ -19,7 +19,7 @@ use super::refusal::Refusal;
 use super::words::span;
 use crate::cluster::topology::Topology;
 use crate::cluster::{Moment, NodeId};
-use crate::config::ClusterIndex;
+use crate::config::{CarrySettings, ClusterIndex};
 use crate::probe::ClusterHandle;
 use crate::routing::ParkSettings;
 
@@ -40,6 +40,7 @@ pub(super) struct Concerned<'a> {
     pub(super) view: &'a ClusterHandle,
     pub(super) number: ClusterIndex,
     pub(super) settings: Option<ParkSettings>,
+    pub(super) carry: Option<&'a CarrySettings>,
 }
 
 impl<'a> Concerned<'a> {
@@ -57,6 +58,7 @@ impl<'a> Concerned<'a> {
             view: &context.clusters[place],
             number: context.cluster_numbers[place],
             settings: context.config.clusters[place].park,
+            carry: context.config.clusters[place].carry.as_ref(),
         })
     }
 

@@ -127,7 +127,9 @@ pub(super) async fn examine(context: &AdminContext, by: Operator<'_>, query: &Qu
     if concerned.settings.is_none() {
         return Err(Refusal::ParkIsOff(cluster.to_owned()));
     }
-    let run = DryRun::of(context, &concerned, context.registry.examine(concerned.number).await);
+    let custom_settings = concerned.carry.map(|carry| carry.custom_settings.as_slice().into()).unwrap_or_default();
+    let examined = context.registry.examine(concerned.number, custom_settings).await;
+    let run = DryRun::of(context, &concerned, examined);
     let (all, carried) = (run.sessions, run.carried);
     info!(cluster, sessions = all, carried, user = by.user, peer = by.from, "sessions were asked for their state");
     Ok(run)

@@ -3,6 +3,7 @@
 //! Source: PostgreSQL's documentation, "Message Formats"
 //! (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
 
+use bytes::BufMut;
 use serde::{Deserialize, Serialize};
 
 /// One byte of type and four bytes of length. The length counts itself and the body, not the type. The packets that a
@@ -15,6 +16,14 @@ pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
 /// `SSLRequest`: the client asks for TLS. Length 8 and the code 80877103, which is 1234 and 5679
 /// (`NEGOTIATE_SSL_CODE` in `src/include/libpq/pqcomm.h`).
 pub const SSL_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+
+/// Adds a message with this body.
+pub(super) fn put_message(to: &mut Vec<u8>, kind: u8, body: &[&[u8]]) {
+    let length: usize = body.iter().map(|part| part.len()).sum();
+    to.put_u8(kind);
+    to.put_u32(length as u32 + 4);
+    body.iter().for_each(|part| to.extend_from_slice(part));
+}
 
 /// The last `N` bytes of a stream that arrives in chunks.
 #[derive(Debug, Clone, Serialize, Deserialize)]

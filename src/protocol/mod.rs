@@ -10,10 +10,12 @@ pub mod message;
 pub mod opening;
 pub mod proxy_header;
 mod requests;
+pub mod restoring;
 pub mod sasl;
 pub mod scram;
 pub mod session_question;
 pub mod session_state;
+mod sql_prepare;
 pub mod startup;
 mod walk;
 

@@ -7,14 +7,17 @@
 
 use std::fmt;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
 use super::error_response::read_message;
-use super::message::HEADER_LENGTH;
+use super::message::{HEADER_LENGTH, put_message};
 use super::session_state::{COLUMNS, QUESTION, SessionState};
 
 /// The name of the statement and of the portal.
 const NAME: &[u8] = b"_pgvane_question\0";
+
+/// Type number of `text[]`.
+const TEXTS: u32 = 1009;
 
 /// The maximum number of bytes of an answer that are kept, and of one message.
 const KEPT_MAX: usize = 1 << 20;
@@ -81,12 +84,15 @@ pub struct Question {
 }
 
 impl Question {
-    /// What has to be sent to the server.
-    pub fn request() -> Vec<u8> {
+    /// What has to be sent to the server. `custom_settings` are the names of settings that the server tells only to those
+    /// who name them.
+    pub fn request(custom_settings: &[String]) -> Vec<u8> {
         let mut request = Vec::new();
-        message(&mut request, b'P', &[NAME, QUESTION.as_bytes(), b"\0", &[0, 0]]);
-        message(&mut request, b'B', &[NAME, NAME, &[0, 0], &[0, 0], &[0, 0]]);
-        message(&mut request, b'E', &[NAME, &[0, 0, 0, 0]]);
+        let names = array(custom_settings);
+        let length = (names.len() as u32).to_be_bytes();
+        put_message(&mut request, b'P', &[NAME, QUESTION.as_bytes(), b"\0", &[0, 1], &TEXTS.to_be_bytes()]);
+        put_message(&mut request, b'B', &[NAME, NAME, &[0, 0, 0, 1], &length, names.as_bytes(), &[0, 0]]);
+        put_message(&mut request, b'E', &[NAME, &[0, 0, 0, 0]]);
         request.extend(close());
         request
     }
@@ -167,16 +173,15 @@ impl Question {
 /// `Close` of the statement, and `Sync`.
 fn close() -> Vec<u8> {
     let mut request = Vec::new();
-    message(&mut request, b'C', &[b"S", NAME]);
-    message(&mut request, b'S', &[]);
+    put_message(&mut request, b'C', &[b"S", NAME]);
+    put_message(&mut request, b'S', &[]);
     request
 }
 
-fn message(to: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    to.put_u8(kind);
-    to.put_u32(length as u32 + 4);
-    parts.iter().for_each(|part| to.extend_from_slice(part));
+/// An array of texts, as PostgreSQL reads it.
+fn array(items: &[String]) -> String {
+    let quoted = items.iter().map(|item| format!("\"{}\"", item.replace('\\', "\\\\").replace('"', "\\\"")));
+    format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
 }
 
 /// The columns of a `DataRow`; null is empty.
@@ -197,6 +202,7 @@ fn columns(body: &[u8]) -> Option<[Box<[u8]>; COLUMNS]> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
     use pgvane_loadtest::messages::message as built;
     use proptest::prelude::*;
 
@@ -216,6 +222,7 @@ mod tests {
             row(["advisory", "0", "", ""]),
             row(["temporary", "0", "", ""]),
             row(["process", "7", "", ""]),
+            row(["login", "app", "", ""]),
             row(["users", "app", "app", "none"]),
         ];
         let end = [built(b'C', b"SELECT 4\0"), built(b'3', b""), built(b'Z', b"I")];
@@ -260,6 +267,12 @@ mod tests {
             let mut question = Question::default();
             let _ = question.take(&bytes, &mut Vec::new());
         }
+    }
+
+    #[test]
+    fn names_are_written_as_an_array() {
+        assert_eq!(array(&[]), "{}");
+        assert_eq!(array(&["app.tenant".to_owned(), "a\"b\\".to_owned()]), r#"{"app.tenant","a\"b\\"}"#);
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! - [`browser`]: the pages in a real browser
 //! - [`page`]: what the stats page and its JSON say when something is wrong
 //! - [`figures`]: what is counted of listeners and nodes
+//! - [`carry_state`]: the state of a session, asked for and restored
 //! - [`park`]: write sessions that are held between two transactions
 //! - [`operators`]: nodes taken out of service, and who may do that
 //! - [`reload`]: a configuration that changes while pgvane runs
@@ -41,6 +42,7 @@ mod attackers;
 mod binary;
 mod browser;
 mod cancels;
+mod carry_state;
 mod certificates;
 mod check_connect;
 mod clients;

@@ -287,7 +287,7 @@ fn attend_to_question(relay: &mut Relay, guard: &SessionGuard, rare: &mut Option
     if !relay.is_parked() {
         return relay.is_at_rest();
     }
-    let question = relay.ask();
+    let question = relay.ask(&guard.custom_settings());
     let is_asked = question.is_some();
     if is_asked {
         rare.get_or_insert_default().question = question;

@@ -67,18 +67,18 @@ pub struct Examined {
 
 impl Registry {
     /// Asks for the state of each write session of a cluster, between two of its transactions; the oldest come first.
-    /// Takes a few seconds at most.
+    /// Takes a few seconds at most. The custom settings of these names are asked for too.
     ///
     /// Cancel safe: a session whose server has been asked goes on when it has the answer.
-    pub async fn examine(self: &Arc<Self>, cluster: ClusterIndex) -> Vec<Examined> {
+    pub async fn examine(self: &Arc<Self>, cluster: ClusterIndex, custom_settings: Arc<[String]>) -> Vec<Examined> {
         let concerned: Vec<(SessionInfo, Arc<SessionControl>)> = self.concerned(cluster);
         let (turns, deadline) = (Arc::new(Semaphore::new(AT_ONCE)), Instant::now() + EXAMINATION_MAX);
         let mut tasks = JoinSet::new();
         for (session, control) in concerned {
-            let (registry, turns) = (Arc::clone(self), Arc::clone(&turns));
+            let (registry, turns, names) = (Arc::clone(self), Arc::clone(&turns), Arc::clone(&custom_settings));
             tasks.spawn(async move {
                 let state = match timeout_at(deadline, turns.acquire()).await {
-                    Ok(_turn) => registry.ask(session.id, &control, deadline).await,
+                    Ok(_turn) => registry.ask((session.id, &control), names, deadline).await,
                     Err(_) => Err(Unknown::NoTime),
                 };
                 Examined { session, state }
@@ -95,13 +95,18 @@ impl Registry {
         self.select(is_concerned)
     }
 
-    async fn ask(&self, id: u64, control: &SessionControl, deadline: Instant) -> Result<SessionState, Unknown> {
+    async fn ask(
+        &self,
+        (id, control): (u64, &SessionControl),
+        custom_settings: Arc<[String]>,
+        deadline: Instant,
+    ) -> Result<SessionState, Unknown> {
         match control.is_visible() {
             None => return Err(Unknown::LoggingIn),
             Some(false) => return Err(Unknown::Encrypted),
             Some(true) => {}
         }
-        let answer = self.questions.wait(id);
+        let answer = self.questions.wait(id, custom_settings);
         control.set_asked(true);
         let answered = timeout_at(deadline.min(Instant::now() + REST_WITHIN), answer).await;
         control.set_asked(false);

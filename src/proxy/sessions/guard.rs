@@ -132,6 +132,11 @@ impl SessionGuard {
         }
     }
 
+    /// The names of the custom settings that somebody wants to know with the session's state.
+    pub fn custom_settings(&self) -> Arc<[String]> {
+        self.registry.questions.custom_settings(self.id)
+    }
+
     /// Passes on what the server has answered to the question for the session's state.
     pub fn answer(&self, answer: Answer) {
         self.control.set_asked(false);

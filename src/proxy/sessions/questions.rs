@@ -1,6 +1,7 @@
 //! Who waits for the answer to the question for a session's state, by the session's number.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -9,14 +10,26 @@ use crate::protocol::session_question::Answer;
 
 /// Those that wait.
 #[derive(Debug, Default)]
-pub(super) struct Questions(Mutex<HashMap<u64, oneshot::Sender<Answer>>>);
+pub(super) struct Questions(Mutex<HashMap<u64, Waiting>>);
+
+#[derive(Debug)]
+struct Waiting {
+    custom_settings: Arc<[String]>,
+    sender: oneshot::Sender<Answer>,
+}
 
 impl Questions {
-    /// Somebody waits for the answer of this session.
-    pub(super) fn wait(&self, session: u64) -> oneshot::Receiver<Answer> {
+    /// Somebody waits for the answer of this session, with the custom settings of these names.
+    pub(super) fn wait(&self, session: u64, custom_settings: Arc<[String]>) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
-        self.0.lock().insert(session, sender);
+        self.0.lock().insert(session, Waiting { custom_settings, sender });
         receiver
+    }
+
+    /// The names of the custom settings that the answer has to contain.
+    pub(super) fn custom_settings(&self, session: u64) -> Arc<[String]> {
+        let waiting = self.0.lock().get(&session).map(|waiting| Arc::clone(&waiting.custom_settings));
+        waiting.unwrap_or_default()
     }
 
     /// Nobody waits for it any more.
@@ -26,8 +39,8 @@ impl Questions {
 
     /// Passes on the answer, if somebody waits for it.
     pub(super) fn answer(&self, session: u64, answer: Answer) {
-        if let Some(sender) = self.0.lock().remove(&session) {
-            let _ = sender.send(answer); // who has asked may have given up at this moment
+        if let Some(waiting) = self.0.lock().remove(&session) {
+            let _ = waiting.sender.send(answer); // who has asked may have given up at this moment
         }
     }
 }

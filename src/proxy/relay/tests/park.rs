@@ -134,12 +134,12 @@ async fn the_answer_to_a_question_of_pgvane_does_not_reach_the_client_and_all_el
     for ways in WAYS {
         let counters = &ByteCounters::default();
         let (mut client, mut server, mut relay) = session(ways).await;
-        assert!(relay.ask().is_none(), "it has not stopped");
+        assert!(relay.ask(&[]).is_none(), "it has not stopped");
         relay.set_parking(true);
         run_until(&mut relay, counters, Relay::is_parked).await.expect("is at rest");
-        let mut question = relay.ask().expect("it has stopped");
+        let mut question = relay.ask(&[]).expect("it has stopped");
         client.send(&query()).await.expect("goes");
-        let asked = Question::request();
+        let asked = Question::request(&[]);
         let news = message(b'A', b"\0\0\0\x07news\0all is well\0");
         let answering = async {
             let mut heard = vec![0; asked.len()];
@@ -149,7 +149,12 @@ async fn the_answer_to_a_question_of_pgvane_does_not_reach_the_client_and_all_el
             let answer = [
                 vec![message(b'1', b""), message(b'2', b""), news.clone()],
                 rows.to_vec(),
-                vec![row(["users", "a", "a", "none"]), message(b'C', b"SELECT 4\0"), message(b'3', b"")],
+                vec![
+                    row(["login", "a", "", ""]),
+                    row(["users", "a", "a", "none"]),
+                    message(b'C', b"SELECT 5\0"),
+                    message(b'3', b""),
+                ],
                 vec![message(b'Z', b"I"), news.clone()],
             ];
             server.send(&answer.concat().concat()).await.expect("goes");
