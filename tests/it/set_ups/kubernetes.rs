@@ -1,5 +1,6 @@
 //! `config/kubernetes`: the objects are what Kubernetes expects, fit together, and contain a configuration that is valid.
 
+use std::fs;
 use std::process::Command;
 
 use pgvane_loadtest::programs;
@@ -30,7 +31,7 @@ fn the_configuration_in_the_config_map_is_valid_and_has_the_ports_of_the_pods() 
     let text = object(&objects, "ConfigMap")["data"]["pgvane.toml"].as_str().expect("is text");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("pgvane.toml");
-    std::fs::write(&file, text).expect("is ours");
+    fs::write(&file, text).expect("is ours");
     let mut check = Command::new(binary::pgvane());
     check.args(["check", "--explain"]).arg(&file).env("PGVANE_ADMIN_PASSWORD", "secret");
     let output = check.output().expect("starts");
@@ -50,6 +51,11 @@ fn the_configuration_in_the_config_map_is_valid_and_has_the_ports_of_the_pods() 
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         assert!(names.contains(&&container[probe]["httpGet"]["port"]), "{probe}");
     }
+    // the image that the README has built and pushed
+    let image = container["image"].as_str().expect("has a name");
+    let readme = fs::read_to_string(Readme::of("kubernetes").folder().join("README.md")).expect("is there");
+    assert!(image.ends_with(concat!("pgvane:", env!("CARGO_PKG_VERSION"))), "{image}");
+    assert_eq!(readme.matches(image).count(), 2, "{image} is built and pushed");
     // pgvane drains for 30 s unless the file says otherwise, after preStop
     let grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().expect("is a number");
     let before = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().expect("is a number");

@@ -17,7 +17,7 @@ fn the_two_files_side_by_side_are_what_import_reads_and_writes() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), page.excerpt("1.", "toml"));
 
     // on the way, it runs beside HAProxy on other ports
-    let [import, check, beside, ..] = page.commands::<5>("");
+    let [import, check, beside, ..] = page.commands::<6>("");
     for command in [import, check, beside] {
         assert!(command.contains("pgvane.toml"), "{command}");
     }

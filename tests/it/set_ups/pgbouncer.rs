@@ -25,7 +25,8 @@ async fn a_pooler_in_front_keeps_its_clients_and_one_behind_follows_the_leader()
     pair.make_leader(0).await;
 
     let readme = Readme::of("pgbouncer");
-    let [copy] = readme.commands("Versions");
+    readme.leaves_no_address_behind("0.", r"10\.0\.0\.[0-9]");
+    let [_readdress, copy] = readme.commands("0.");
     for machine in [&db1, &db2, &web] {
         copied(machine, copy);
     }

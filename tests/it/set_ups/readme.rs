@@ -47,10 +47,11 @@ impl Readme {
         })
     }
 
-    /// The command below this heading, which writes other addresses into the files, leaves none of the old ones.
+    /// The first command below this heading, which writes other addresses into the files, leaves none of the old ones.
     pub fn leaves_no_address_behind(&self, heading: &str, old: &str) {
         let directory = tempfile::tempdir().expect("a directory");
-        let [readdress] = self.commands(heading);
+        let (index, readdress) = self.of_heading(heading, "sh").swap_remove(0);
+        self.used.borrow_mut().insert(index);
         let run = |script: &str| {
             let output = Command::new("bash").args(["-ec", script]).current_dir(directory.path()).output();
             output.expect("bash is there")

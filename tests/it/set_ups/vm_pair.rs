@@ -1,14 +1,17 @@
 //! `config/vm-pair`: two nodes with PostgreSQL 18, etcd and pgvane on a third machine, TLS and a firewall everywhere, by
 //! the README.
 
+use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
+use pgvane_loadtest::machine::Machine;
 use pgvane_loadtest::programs::{self, Postgresql};
 
 use super::php::PhpWriter;
 use super::readme::Readme;
 use super::{copied, machines, patroni_is_downloaded, postgresql_is_downloaded, typed, typed_until};
+use crate::binary;
 
 const SOON: Duration = Duration::from_secs(60);
 const SWITCHOVER_WITHIN: Duration = Duration::from_secs(120);
@@ -39,7 +42,8 @@ async fn two_machines_and_a_third_one_serve_with_tls_through_a_firewall() {
         typed(node, start);
     }
     typed_until(&db1, list, |list| list.contains(" Leader ") && list.contains(" streaming ")).await;
-    let [start] = readme.commands("5.");
+    let [configure, start, docker, image, container, status] = readme.commands("5.");
+    typed(&proxy, configure);
     typed(&proxy, start);
 
     app.copy(&folder.path().join("vm-pair/tls/ca.crt")).expect("is copied");
@@ -67,7 +71,37 @@ async fn two_machines_and_a_third_one_serve_with_tls_through_a_firewall() {
     let seen = php.seen_since(moment);
     println!("switchover: {seen:?}"); // with --nocapture
     assert!(seen.errors.len() <= 1, "{seen:?}");
+    drop(php);
+
+    if programs::on_path("dockerd").is_ok() && programs::on_path("docker-compose").is_ok() {
+        typed(&proxy, "systemctl disable --now pgvane");
+        typed(&proxy, docker);
+        assert!(image.contains("docker load"));
+        image_is_loaded(&proxy);
+        // Docker can give a container no more descriptors than this host gives its programs
+        typed(&proxy, "sed -i \"s/nofile: .*/nofile: $(ulimit -Hn)/\" vm-pair/docker-compose.yml");
+        let checked = typed(&proxy, container);
+        assert!(checked.contains("listener write on 0.0.0.0:5432: sessions go to"), "{checked}");
+        typed_until(&proxy, status, |nodes| nodes.matches("  up  ").count() == 2).await;
+        let answers = typed(&app, connect);
+        assert!(answers.contains(" | f\n") && answers.contains(" | t\n"), "{answers}");
+    } else {
+        // the macros' output is shown of failed tests only
+        let _ = writeln!(std::io::stderr(), "SKIPPED, pgvane as a container: there is no Docker here");
+    }
     readme.assert_all_is_used();
+}
+
+/// What `docker load` leaves there: an image like the Dockerfile's, with the program that is tested.
+fn image_is_loaded(machine: &Machine) {
+    machine.copy(&binary::pgvane()).expect("is copied");
+    let script = "systemctl start docker
+        mkdir -p image/usr/local/bin && cp pgvane image/usr/local/bin/
+        ldd pgvane | grep -o '/[^ ]*' | xargs cp --parents -L -t image
+        tar -C image -c . | docker import --change 'USER 65532:65532' \
+            --change 'ENTRYPOINT [\"/usr/local/bin/pgvane\"]' \
+            --change 'CMD [\"run\", \"--config\", \"/etc/pgvane/pgvane.toml\"]' - pgvane:latest";
+    typed(machine, script);
 }
 
 #[test]
