@@ -226,7 +226,7 @@ fn check(node: &status::Node) -> String {
             }
         }
         (None, None) if error.is_empty() => node.health.clone(),
-        (None, None) => format!("{}: {error}", node.health),
+        (None, None) => node.health_because(error),
     }
 }
 
@@ -341,6 +341,9 @@ mod tests {
         let refused = Some("connection refused".to_owned());
         let never = status::Node { check_error: refused, ..leader("unreachable", false) };
         assert_eq!(check(&never), "unreachable: connection refused");
+        let unreachable = Some("unreachable: no answer in time (10.0.0.1)".to_owned());
+        let unreachable = status::Node { check_error: unreachable, ..leader("unreachable", false) };
+        assert_eq!(check(&unreachable), "unreachable: no answer in time (10.0.0.1)", "the word comes once");
         assert_eq!(check(&leader("unchecked", false)), "unchecked");
     }
 

@@ -434,6 +434,13 @@ pub struct Exclusion {
     pub why: String,
 }
 
+impl Node {
+    /// The result of its checks with the reason, which may begin with the same word.
+    pub fn health_because(&self, error: &str) -> String {
+        if error.starts_with(&self.health) { error.to_owned() } else { format!("{}: {error}", self.health) }
+    }
+}
+
 impl NodePort {
     /// Whether clients get sessions there.
     pub fn is_reachable(&self) -> bool {

@@ -79,7 +79,7 @@ fn nodes(cluster: &Cluster) -> String {
 fn check(node: &Node) -> String {
     match (node.silent_seconds, &node.check_error) {
         (Some(silent), Some(error)) => format!("{} for {silent:.0} s: {error}", node.health),
-        (None, Some(error)) => format!("{}: {error}", node.health),
+        (None, Some(error)) => node.health_because(error),
         (_, None) => node.health.clone(),
     }
 }
@@ -99,6 +99,17 @@ pub(super) fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> Strin
 mod tests {
     use super::*;
     use crate::admin::status::{Listener, UnresolvedName};
+
+    #[test]
+    fn a_node_that_cannot_be_reached_is_called_unreachable_once() {
+        let never = |error: &str| Node {
+            health: "unreachable".to_owned(),
+            check_error: Some(error.to_owned()),
+            ..Node::default()
+        };
+        assert_eq!(check(&never("no answer in time")), "unreachable: no answer in time");
+        assert_eq!(check(&never("unreachable: no route to host")), "unreachable: no route to host");
+    }
 
     #[test]
     fn the_tables_line_up_and_say_why_writes_wait_and_who_is_silent() {

@@ -140,6 +140,9 @@ impl RestAddresses {
         }
         self.names.not_connected(name);
         let tried: Vec<String> = self.names.known(name).iter().map(IpAddr::to_string).collect();
+        if tried.is_empty() {
+            return check_error(error, false); // the lookup took all the time
+        }
         match check_error(error, false) {
             CheckError::Unreachable(why) => CheckError::Unreachable(format!("{why} ({})", tried.join(", "))),
             other => CheckError::Unreachable(format!("{other} ({})", tried.join(", "))),
@@ -260,6 +263,15 @@ mod tests {
         assert_eq!(error.to_string(), "unreachable: connection refused (127.0.0.8, 127.0.0.9)");
         let error = client.get("http://127.0.0.9:1/primary").await.expect_err("nobody listens there");
         assert_eq!(error, CheckError::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_not_followed_by_an_empty_list_of_addresses() {
+        let names = Resolver::with_lookup(Box::new(|_| Box::pin(std::future::pending())));
+        let timeout = Duration::from_millis(100);
+        let client = RestClient::new(timeout, false, &PatroniTls::default(), names, Arc::from([])).expect("no files");
+        let error = client.get("http://pg1:1/primary").await.expect_err("the resolver does not answer").to_string();
+        assert!(!error.contains("()"), "{error}");
     }
 
     #[tokio::test]
