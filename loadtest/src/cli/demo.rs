@@ -70,7 +70,8 @@ async fn explain(lab: &Lab, pgvane: &Pgvane) {
     println!("  http://127.0.0.1:{ADMIN_PORT}/");
     println!("Switch over to another node:");
     println!("  {} switchover --force", patronictl(lab));
-    println!("Kill the leader's PostgreSQL (the leader is {} now):", lab.nodes()[leader].name);
+    let name = &lab.nodes()[leader].name;
+    println!("Kill the leader's PostgreSQL ({name} leads now; after a switchover, write the new leader's name):");
     println!("  kill -9 $(head -1 {}/postmaster.pid)", data.display());
     println!("Show the members and the leader, as Patroni sees them:");
     println!("  {} list", patronictl(lab));
