@@ -81,6 +81,9 @@ fn user(section: Section<'_>) -> Option<AdminUser> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use crate::config::Config;
 
     const REST: &str = "[[cluster]]\n[[cluster.node]]\naddress = \"10.0.0.1:5432\"\n\
@@ -104,6 +107,23 @@ mod tests {
         let shown: Vec<_> = admin.users.iter().map(|user| (user.name.as_str(), user.password.reveal())).collect();
         assert_eq!(shown, [("ops", "own"), ("bot", "from a file")]);
         assert!(!format!("{admin:?}").contains("own"));
+    }
+
+    #[test]
+    fn a_password_file_of_root_may_be_readable_for_a_group_but_not_for_everybody() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("password");
+        std::fs::write(&file, "secret").expect("is ours");
+        let users = format!("[admin]\nusers = [{{ name = \"ops\", password_file = \"{}\" }}]", file.display());
+        let warnings = |mode| {
+            std::fs::set_permissions(&file, Permissions::from_mode(mode)).expect("is ours");
+            read(&users).expect("is valid").file_warnings
+        };
+        assert_eq!(warnings(0o600), Vec::<String>::new());
+        let is_root = std::fs::metadata(&file).expect("is there").uid() == 0;
+        assert_eq!(warnings(0o640).is_empty(), is_root, "pgvane may be of the group, as with a private key");
+        let everybody = warnings(0o644);
+        assert!(everybody[0].contains("chmod 0600") && everybody[0].contains("chmod 0640"), "{everybody:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::Secret;
 use super::section::Section;
+use crate::tls::is_open_to_others;
 
 /// The password of a table: the value of its key `password`, or the content of its `password_file`. `path` is the
 /// table's name for messages. `None` if both keys are absent, or if the file cannot be used, which is reported as a
@@ -36,23 +37,25 @@ pub(super) fn password(section: &Section<'_>, path: &str) -> Option<Secret> {
             section.fault_at(
                 "password_file",
                 format!("{path}.password_file: cannot read {file}: {error}"),
-                "write the path of a file that pgvane can read",
+                "write the path of a file that the user that runs pgvane can read",
             );
             None
         }
     }
 }
 
-/// Warns of a password file that other users can read. libpq ignores such a file with a warning (`.pgpass`). Here it is
+/// Warns of a password file that other users can read. For files of root the rule is that of private keys: pgvane's own
+/// group may read them. libpq ignores such a file with a warning (`.pgpass`). Here it is
 /// used: secrets of containers are often readable by all users inside the container.
 fn warn_if_open_to_others(section: &Section<'_>, path: &str, file: &str) {
     let Ok(metadata) = fs::metadata(file) else { return };
     let mode = metadata.permissions().mode() & 0o7777;
-    if metadata.is_file() && mode & 0o077 != 0 {
+    if is_open_to_others(&metadata) {
         section.warn_at(
             "password_file",
             format!(
-                "{path}.password_file: other users can read {file}, which has mode {mode:04o}: run chmod 0600 {file}"
+                "{path}.password_file: other users can read {file}, which has mode {mode:04o}: run chmod 0600 {file} if it \
+                 belongs to pgvane's user, or chmod 0640 if it belongs to root and to pgvane's group"
             ),
         );
     }

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::{self, PemObject};
 
 use super::TlsError;
 
-/// Permissions that the file of a key must not give: any for group and others …
+/// Permissions that a secret file must not give: any for group and others …
 const NOT_OURS: u32 = 0o077;
 
 /// … but root's own file may be readable by its group, of which pgvane's user is then a member.
@@ -28,7 +28,8 @@ pub(super) fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
     PrivateKeyDer::from_pem_file(file).map_err(unreadable)
 }
 
-fn is_open_to_others(metadata: &Metadata) -> bool {
+/// Whether others than the file's owner can read it, or if root owns it, others than its owner and its group.
+pub fn is_open_to_others(metadata: &Metadata) -> bool {
     let forbidden = if metadata.uid() == 0 { NOT_OF_ROOT } else { NOT_OURS };
     metadata.is_file() && metadata.permissions().mode() & forbidden != 0
 }

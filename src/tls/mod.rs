@@ -25,6 +25,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use certificate::{Certificate, binding_of};
+pub use key_file::is_open_to_others;
 pub use negotiate::NegotiationFailure;
 pub use reloading::{FileCheck, FromFiles, Reloading};
 pub use to_clients::{Acceptor, ClientTls, Terminate, VerifyClient, Version};
