@@ -4,6 +4,7 @@
 use pgvane::import::{Request, import};
 use pgvane::protocol::framing::Framing;
 use pgvane::protocol::login::{self, Next, ServerMessage};
+use pgvane::protocol::login_again::{Credential, LoginAgain, Step};
 use pgvane::protocol::message::{HEADER_LENGTH, TERMINATE};
 use pgvane::protocol::opening::{self, Opening, PACKET_LENGTH_MAX, Progress};
 use pgvane::protocol::proxy_header::{self, Beginning};
@@ -81,9 +82,25 @@ pub fn login(data: &[u8]) {
         assert_eq!(login::next(&bytes[..length - 1]), Next::Incomplete);
         rest = behind;
     }
+    login_again(data);
     let choices = (0..data.len().min(100)).map(|end| sasl::choice(&data[..end]));
     for choice in choices.filter(|choice| *choice != Choice::Incomplete) {
         assert_eq!(choice, sasl::choice(data));
+    }
+}
+
+/// A login of pgvane's own: in whatever pieces the server's messages come, the result is the same.
+fn login_again(data: &[u8]) {
+    let begun = || LoginAgain::new(Credential::Nothing, &[0; 18]);
+    let (mut in_bytes, data) = (begun(), &data[..data.len().min(4096)]);
+    let mut steps = data.iter().map(|byte| in_bytes.take(&[*byte]));
+    let in_bytes = steps.find(|step| *step != Step::Wait).unwrap_or(Step::Wait);
+    match (begun().take(data), in_bytes) {
+        (Step::Done(whole), Step::Done(in_bytes)) => {
+            assert_eq!((whole.parameters, whole.key), (in_bytes.parameters, in_bytes.key));
+            assert!(data.ends_with(&whole.rest));
+        }
+        (whole, in_bytes) => assert_eq!(whole, in_bytes),
     }
 }
 

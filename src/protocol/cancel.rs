@@ -4,6 +4,9 @@ use std::fmt;
 
 use pgwire::messages::startup::SecretKey;
 
+/// The code of a `CancelRequest`: 1234 and 5678 (`CANCEL_REQUEST_CODE` in `src/include/libpq/pqcomm.h`).
+const CANCEL_REQUEST: u32 = 80_877_102;
+
 /// Process id and secret, as sent in `BackendKeyData` and returned in a `CancelRequest`.
 ///
 /// Since protocol 3.2 the secret has up to 256 bytes; before it had four.
@@ -47,6 +50,13 @@ impl CancelKey {
         [&process_id.to_be_bytes()[..], secret].concat()
     }
 
+    /// A whole `CancelRequest` with this key.
+    pub fn to_cancel_request(&self) -> Vec<u8> {
+        let key = self.to_backend_key_data();
+        let length = (key.len() + 8) as u32; // at most 268
+        [&length.to_be_bytes()[..], &CANCEL_REQUEST.to_be_bytes(), &key].concat()
+    }
+
     /// Reads the body of a `BackendKeyData` message. `None` if it is malformed.
     pub fn from_backend_key_data(body: &[u8]) -> Option<CancelKey> {
         let (process_id, secret) = body.split_first_chunk::<4>()?;
@@ -64,6 +74,7 @@ impl fmt::Debug for CancelKey {
 
 #[cfg(test)]
 mod tests {
+    use super::super::opening::{self, Opening};
     use super::*;
 
     #[test]
@@ -71,6 +82,16 @@ mod tests {
         let given = CancelKey::from_backend_key_data(&[0, 0, 0, 7, 1, 2, 3, 4]).expect("a key");
         assert_eq!(given, CancelKey::new(7, &SecretKey::I32(0x0102_0304)));
         assert_eq!(given, CancelKey::new(7, &SecretKey::Bytes(vec![1, 2, 3, 4].into())));
+    }
+
+    #[test]
+    fn a_request_with_a_key_is_read_as_one_with_this_key() {
+        for secret in [4, 32, 256] {
+            let key = CancelKey::from_backend_key_data(&vec![7; 4 + secret]).expect("a key");
+            let request = key.to_cancel_request();
+            let expected = opening::Progress::Complete { opening: Opening::Cancel(key), length: request.len() };
+            assert_eq!(opening::read(&request), Ok(expected));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The part of PostgreSQL's protocol that a proxy has to understand. Pure: bytes in, meaning out.
 
 pub mod application_name;
+pub mod authentication;
 pub mod cancel;
 pub mod error_response;
 pub mod framing;
@@ -13,6 +14,7 @@ mod requests;
 pub mod restoring;
 pub mod sasl;
 pub mod scram;
+pub mod scram_exchange;
 pub mod session_question;
 pub mod session_state;
 mod sql_prepare;

@@ -132,7 +132,7 @@ pub(super) fn key(text: &str) -> Option<Key> {
 
 /// Keys of one password, for tests.
 #[cfg(test)]
-pub(super) mod for_tests {
+pub(crate) mod for_tests {
     use std::num::NonZeroU32;
 
     use ring::pbkdf2;
@@ -140,7 +140,7 @@ pub(super) mod for_tests {
     use super::*;
 
     /// What the owner of the password knows: the verifier's text and the client's key.
-    pub(in crate::protocol) fn password(password: &str, salt: &[u8], iterations: u32) -> (String, [u8; KEY_LENGTH]) {
+    pub(crate) fn password(password: &str, salt: &[u8], iterations: u32) -> (String, [u8; KEY_LENGTH]) {
         let mut salted = [0; KEY_LENGTH];
         let rounds = NonZeroU32::new(iterations).expect("is not zero");
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, salt, password.as_bytes(), &mut salted);

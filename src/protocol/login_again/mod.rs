@@ -19,14 +19,12 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use super::authentication::{SASL, SASL_CONTINUE, SASL_FINAL, SCRAM, mechanisms, method, sasl_method};
 use super::cancel::CancelKey;
 use super::error_response::{ServerError, read_message};
 use super::login::{Next, ServerMessage, next};
 use super::message::HEADER_LENGTH;
 use super::scram::{self, RoleKey, ServerFirst};
-
-/// The mechanism that is answered.
-const SCRAM: &[u8] = b"SCRAM-SHA-256";
 
 /// The beginning of the client's first message: no channel binding, no other user. Its base64 is in the final message.
 const NO_BINDING: &str = "n,,";
@@ -261,10 +259,9 @@ impl LoginAgain {
 
     /// The server offers mechanisms: the client's first message.
     fn first_message(&mut self, offer: &[u8], nonce: String) -> Result<Vec<u8>, LoginRefused> {
-        let names: Vec<&[u8]> = offer.split(|byte| *byte == 0).take_while(|name| !name.is_empty()).collect();
-        if !names.contains(&SCRAM) {
-            let names: Vec<String> = names.iter().map(|name| name.escape_ascii().to_string()).collect();
-            return Err(LoginRefused::Method(format!("SASL with {}", names.join(", "))));
+        let offered = mechanisms(offer);
+        if !offered.contains(&SCRAM) {
+            return Err(LoginRefused::Method(sasl_method(&offered)));
         }
         if matches!(self.credential, Credential::Nothing) {
             return Err(LoginRefused::NoKey);
@@ -311,23 +308,6 @@ enum Stop {
 impl From<LoginRefused> for Stop {
     fn from(why: LoginRefused) -> Stop {
         Stop::Refused(why)
-    }
-}
-
-/// The codes of `AuthenticationSASL` and of what follows it.
-const SASL: u32 = 10;
-const SASL_CONTINUE: u32 = 11;
-const SASL_FINAL: u32 = 12;
-
-/// The name of an authentication method by the code of its request, as in `pg_hba.conf` where there is one.
-fn method(code: u32) -> String {
-    match code {
-        2 => "Kerberos V5".to_owned(),
-        3 => "the password in plaintext".to_owned(),
-        5 => "an MD5 hash".to_owned(),
-        7 => "GSSAPI".to_owned(),
-        9 => "SSPI".to_owned(),
-        other => format!("authentication {other}"),
     }
 }
 
