@@ -85,7 +85,7 @@ impl DryRun {
         let topology = concerned.view.topology_full();
         let mut run =
             DryRun { cluster: concerned.view.name().to_owned(), sessions: examined.len(), ..DryRun::default() };
-        for Examined { session: info, state } in examined {
+        for Examined { session: info, state, not_again } in examined {
             let is_pooled = context.config.listeners.iter().any(|listener| {
                 let member = &topology.node(info.node).member;
                 listener.name == info.origin.listener_name && listener.server_kind_on(member) == ServerKind::Pooler
@@ -94,6 +94,7 @@ impl DryRun {
             if is_pooled {
                 reasons.push("its server is a connection pooler".to_owned());
             }
+            reasons.extend(not_again.iter().map(ToString::to_string));
             match &state {
                 Ok(state) => reasons.extend(state.obstacles().iter().map(ToString::to_string)),
                 Err(why) => reasons.push(why.to_string()),

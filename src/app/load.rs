@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::error::StartError;
 use crate::config::{Cluster, Config, Listener};
 use crate::net::Resolver;
+use crate::probe::checker::CheckerError;
 use crate::probe::metrics::ProbeMetrics;
 use crate::probe::reconfigure::reads_files;
+use crate::probe::sql::AuthQuery;
 use crate::probe::{ClusterChange, ClusterHandle, Monitor};
 use crate::proxy::context::ListenerContext;
 use crate::proxy::intake::tls::Encryption;
@@ -26,6 +28,8 @@ pub(super) struct Loaded {
     pub(super) config: Config,
     /// In the order of the clusters.
     pub(super) clusters: Vec<LoadedCluster>,
+    /// How to ask for the verifiers of roles, in the order of the clusters.
+    pub(super) auth_queries: Vec<Option<Arc<AuthQuery>>>,
     /// In the order of the listeners.
     pub(super) encryptions: Vec<Arc<Encryption>>,
 }
@@ -44,7 +48,12 @@ impl Loader {
         let clusters = config.clusters.iter().map(|cluster| self.cluster(cluster)).collect::<Result<_, _>>()?;
         let encryptions =
             config.listeners.iter().map(|listener| self.encryption(listener)).collect::<Result<_, _>>()?;
-        Ok(Loaded { config, clusters, encryptions })
+        let auth_query = |cluster| {
+            let query = AuthQuery::of(cluster, Arc::clone(&self.names)).map_err(CheckerError::Sql);
+            query.map(|query| query.map(Arc::new)).map_err(StartError::Check)
+        };
+        let auth_queries = config.clusters.iter().map(auth_query).collect::<Result<_, _>>()?;
+        Ok(Loaded { config, clusters, auth_queries, encryptions })
     }
 
     fn cluster(&self, cluster: &Cluster) -> Result<LoadedCluster, StartError> {

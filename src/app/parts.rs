@@ -35,6 +35,7 @@ use crate::probe::{ClusterChange, ClusterHandle, Monitor};
 use crate::proxy::context::ListenerContext;
 use crate::proxy::intake::tls::{self, Encryption};
 use crate::proxy::metrics::ProxyMetrics;
+use crate::proxy::sessions::carrying;
 use crate::proxy::sessions::coverage_watch::CoverageWatch;
 use crate::proxy::sessions::drain_watch::log_sessions_left;
 use crate::proxy::sessions::parking;
@@ -88,7 +89,7 @@ pub(crate) struct Parts {
 struct RunningCluster {
     index: ClusterIndex,
     handle: ClusterHandle,
-    tasks: [AbortHandle; 4],
+    tasks: [AbortHandle; 5],
 }
 
 struct RunningListener {
@@ -206,7 +207,13 @@ impl Parts {
 
     /// Makes a configuration the one in use. Running sessions stay.
     pub(super) async fn apply(&mut self, opened: Opened) {
-        let Opened { loaded: Loaded { config, clusters, encryptions }, numbers, places, admin, admin_sockets } = opened;
+        let Opened {
+            loaded: Loaded { config, clusters, auth_queries, encryptions },
+            numbers,
+            places,
+            admin,
+            admin_sockets,
+        } = opened;
         if self.config.is_none() {
             let registry = Arc::clone(&self.registry);
             self.background.spawn("search for dead peers", async move { registry.sweep().await });
@@ -214,6 +221,9 @@ impl Parts {
         }
         let config = Arc::new(config);
         self.apply_clusters(&config, clusters).await;
+        for ((cluster, running), query) in config.clusters.iter().zip(&self.clusters).zip(auth_queries) {
+            self.registry.carrying(running.index).set(cluster.carry.is_some(), query);
+        }
         self.encryptions.send_replace(encryptions.clone());
         self.apply_listeners(&config, &numbers, encryptions);
         self.config = Some(Arc::clone(&config));
@@ -249,7 +259,9 @@ impl Parts {
         let orders = apply_every_topology(index, handle.clone(), Arc::clone(&self.registry));
         let drains = log_sessions_left(index, handle.clone(), Arc::clone(&self.registry));
         let parks = parking::keep_time(index, handle.clone(), Arc::clone(&self.registry));
+        let keys = carrying::learn_keys(index, handle.clone(), Arc::clone(&self.registry));
         let tasks = [
+            self.background.spawn("keys of roles", keys),
             self.background.spawn("session orders", orders),
             self.background.spawn("log of drains", drains),
             self.background.spawn("time of parks", parks),

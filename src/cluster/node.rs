@@ -44,6 +44,16 @@ impl NodeId {
         NodeId(number as u8)
     }
 
+    /// The number as a byte.
+    pub const fn to_byte(self) -> u8 {
+        self.0
+    }
+
+    /// The node of a byte that [`NodeId::to_byte`] gave.
+    pub const fn from_byte(byte: u8) -> NodeId {
+        NodeId::new(byte as usize)
+    }
+
     /// Its number, an index into tables of nodes.
     pub const fn index(self) -> usize {
         self.0 as usize

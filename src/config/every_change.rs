@@ -154,6 +154,9 @@ fn nested_cases() -> Vec<Case> {
     let carry = "park = true\ncarry = true\ncarry_settings = []";
     cases.push(changed("cluster.carry", "park = true\ncarry = false", carry));
     cases.push(changed("cluster.carry_settings", carry, &carry.replace("[]", "[\"app.tenant\"]")));
+    let asked = format!("{carry}\ncarry_auth_query = \"select $1\"\nsql = {{ user = \"pgvane\" }}");
+    cases.push(changed("cluster.carry_auth_query", &asked, &asked.replace("select $1", "select 1, $1")));
+    cases.push(changed("cluster.carry_auth_database", &asked, &format!("carry_auth_database = \"shop\"\n{asked}")));
     cases.push(changed("cluster.carry_rate", carry, &format!("{carry}\ncarry_rate = \"7/s\"")));
     for (key, line) in [
         ("listener.on.lost_lead", "lost_lead = \"drain\""),

@@ -194,6 +194,17 @@ pub struct CarrySettings {
     pub custom_settings: Vec<String>,
     /// How fast sessions log in to the new leader.
     pub rate: ConnectionRate,
+    /// How to ask for the verifiers of roles whose sessions have logged in by SCRAM; these are not carried if `None`.
+    pub auth_query: Option<AuthQuerySettings>,
+}
+
+/// The query for the SCRAM verifier of a role. It is asked with the login of `[cluster.sql]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthQuerySettings {
+    /// Its text, with `$1` for the role. It gives the role's name and its verifier, or the verifier alone.
+    pub text: String,
+    /// The database in which it is asked; that of `[cluster.sql]` if `None`.
+    pub database: Option<String>,
 }
 
 /// How pgvane learns the nodes' roles.

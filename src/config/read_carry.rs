@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::section::{Section, set};
-use super::{CarrySettings, ConnectionRate, read_access};
+use super::{AuthQuerySettings, CarrySettings, ConnectionRate, read_access};
 
 /// The maximum number of custom settings: each is asked for in every session.
 const CUSTOM_SETTINGS_MAX: usize = 100;
@@ -21,9 +21,11 @@ const RATE: ConnectionRate = match NonZeroU32::new(500) {
 
 pub(super) fn carry(section: &Section<'_>) -> Option<CarrySettings> {
     let is_on = section.boolean("carry").unwrap_or(false);
-    let mut settings = CarrySettings { custom_settings: custom_settings(section), rate: RATE };
+    let mut settings =
+        CarrySettings { custom_settings: custom_settings(section), rate: RATE, auth_query: auth_query(section) };
     set(&mut settings.rate, read_access::rate(section, "carry_rate", "logins"));
-    for key in ["carry_settings", "carry_rate"].into_iter().filter(|key| section.has(key) && !section.has("carry")) {
+    let keys = ["carry_settings", "carry_rate", "carry_auth_query", "carry_auth_database"];
+    for key in keys.into_iter().filter(|key| section.has(key) && !section.has("carry")) {
         section.fault_at(key, format!("{key} has no effect without carry = true"), "add carry = true, or remove it");
     }
     if !is_on {
@@ -41,6 +43,30 @@ pub(super) fn carry(section: &Section<'_>) -> Option<CarrySettings> {
         );
     }
     Some(settings)
+}
+
+fn auth_query(section: &Section<'_>) -> Option<AuthQuerySettings> {
+    const KEY: &str = "carry_auth_query";
+    let (text, database) = (section.string(KEY), section.string("carry_auth_database"));
+    let Some(text) = text else {
+        if database.is_some() {
+            let message = "carry_auth_database has no effect without carry_auth_query";
+            section.fault_at("carry_auth_database", message, "add carry_auth_query, or remove it");
+        }
+        return None;
+    };
+    if !text.contains("$1") {
+        let hint = "write $1 for the role, for example \"select rolname, verifier from pgvane.verifier($1)\"";
+        section.fault_at(KEY, format!("{KEY} has no parameter $1"), hint);
+    }
+    if !section.has("sql") {
+        section.fault_at(
+            KEY,
+            format!("{KEY} needs [cluster.sql], which is missing"),
+            "add [cluster.sql] with the user that may execute it, and its password or password_file",
+        );
+    }
+    Some(AuthQuerySettings { text, database })
 }
 
 /// The names in `carry_settings`, each once.
@@ -86,7 +112,7 @@ mod tests {
     #[test]
     fn sessions_are_carried_only_if_the_file_says_which_custom_settings_they_have() {
         assert_eq!(read("park = true"), Ok(None));
-        let none = CarrySettings { custom_settings: Vec::new(), rate: RATE };
+        let none = CarrySettings { custom_settings: Vec::new(), rate: RATE, auth_query: None };
         assert_eq!(read("park = true\ncarry = true\ncarry_settings = []"), Ok(Some(none)));
         let some =
             read("park = true\ncarry = true\ncarry_settings = [\"b.c\", \"a.b\", \"b.c\"]\ncarry_rate = \"50/3s\"");
@@ -104,6 +130,27 @@ mod tests {
             ("park = true\ncarry = true\ncarry_settings = []\ncarry_rate = \"7\"", "is not a rate"),
         ] {
             let told = read(lines).expect_err(lines);
+            assert!(told.contains(fault), "{lines}: {told}");
+        }
+    }
+
+    #[test]
+    fn the_query_for_verifiers_has_a_parameter_and_a_role_to_ask_it_as() {
+        let on = "park = true\ncarry = true\ncarry_settings = []";
+        let sql = "sql = { user = \"pgvane\" }";
+        let query = "carry_auth_query = \"select * from pgvane.verifier($1)\"";
+        let read_query = |lines: &str| read(lines).map(|carry| carry.and_then(|carry| carry.auth_query));
+        let text = "select * from pgvane.verifier($1)".to_owned();
+        let expected = AuthQuerySettings { text, database: Some("shop".to_owned()) };
+        let whole = format!("{on}\n{query}\ncarry_auth_database = \"shop\"\n{sql}");
+        assert_eq!(read_query(&whole), Ok(Some(expected)));
+        for (lines, fault) in [
+            (format!("{on}\n{query}"), "carry_auth_query needs [cluster.sql], which is missing"),
+            (format!("{on}\n{}\n{sql}", query.replace("$1", "'x'")), "carry_auth_query has no parameter $1"),
+            (format!("park = true\n{query}\n{sql}"), "carry_auth_query has no effect without carry = true"),
+            (format!("{on}\ncarry_auth_database = \"x\""), "has no effect without carry_auth_query"),
+        ] {
+            let told = read(&lines).expect_err(&lines);
             assert!(told.contains(fault), "{lines}: {told}");
         }
     }

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    Access, Admin, AdminSocket, AdminUser, CarrySettings, Check, Cluster, Config, Discovery, Listener, Log, PatroniTls,
-    ProxyProtocol, RelayMode, RequireAuth, Secret, Sql, size_text,
+    Access, Admin, AdminSocket, AdminUser, AuthQuerySettings, CarrySettings, Check, Cluster, Config, Discovery,
+    Listener, Log, PatroniTls, ProxyProtocol, RelayMode, RequireAuth, Secret, Sql, size_text,
 };
 use crate::cluster::Member;
 use crate::net::{Bind, UnixBind};
@@ -197,10 +197,7 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
     table.optional("cluster.park_grace", park.map(|(grace, _)| format!("{grace:?}")));
     table.optional("cluster.park_max", park.map(|(_, max)| format!("{max:?}")));
     table.text("cluster.carry", carry.is_some());
-    let (custom_settings, rate) =
-        carry.as_ref().map(|CarrySettings { custom_settings, rate }| (custom_settings, rate)).unzip();
-    table.list("cluster.carry_settings", custom_settings.into_iter().flatten());
-    table.optional("cluster.carry_rate", rate.map(ToString::to_string));
+    insert_carry(&mut table, carry.as_ref());
     table.text("cluster.send_proxy", if *sends_proxy_header { "v2" } else { "none" });
     let PatroniTls { ca_file, client_identity_file, verifies_nothing } = patroni_tls;
     table.file("cluster.patroni_tls.ca_file", ca_file.as_deref());
@@ -244,6 +241,18 @@ fn insert_cluster(tables: &mut BTreeMap<String, Settings>, cluster: &Cluster) {
         table.optional("cluster.node.check_address", check_address.as_ref().map(ToString::to_string));
         tables.insert(format!("cluster \"{name}\" node \"{node}\""), table.0);
     }
+}
+
+fn insert_carry(table: &mut Table, carry: Option<&CarrySettings>) {
+    let unzip = |CarrySettings { custom_settings, rate, auth_query }| ((custom_settings, rate), auth_query);
+    let (rest, auth_query) = carry.cloned().map(unzip).unzip();
+    let (custom_settings, rate) = rest.unzip();
+    table.list("cluster.carry_settings", custom_settings.into_iter().flatten());
+    table.optional("cluster.carry_rate", rate.map(|rate| rate.to_string()));
+    let query = auth_query.flatten().map(|AuthQuerySettings { text, database }| (text, database));
+    let (text, database) = query.unzip();
+    table.optional("cluster.carry_auth_query", text);
+    table.optional("cluster.carry_auth_database", database.flatten());
 }
 
 fn insert_sql(table: &mut Table, sql: &Sql) {

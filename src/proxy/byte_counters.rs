@@ -16,6 +16,11 @@ impl ByteCounters {
         self.to_client.store(to_client, Relaxed);
     }
 
+    /// Begins again with none, and returns what there was. No bytes may be counted at this moment.
+    pub fn take(&self) -> [u64; 2] {
+        [self.to_server.swap(0, Relaxed), self.to_client.swap(0, Relaxed)]
+    }
+
     /// Counts bytes that are sent to the server.
     pub fn add_to_server(&self, length: usize) {
         self.to_server.fetch_add(length as u64, Relaxed);

@@ -32,7 +32,7 @@ const DELIVERY_MAX: Duration = Duration::from_secs(5);
 struct Delivery {
     /// The first bytes of the connection, for example a PROXY header.
     preamble: Vec<u8>,
-    /// The cancel request, as the client sent it.
+    /// The cancel request: as the client sent it, or with the key by which the node knows a carried session.
     packet: Vec<u8>,
 }
 
@@ -49,6 +49,15 @@ pub async fn deliver(context: &ListenerContext, peer: Peer, request: CancelReque
             Some(_permit) => send_to(context, vec![node], port, request, deadline, CancelOutcome::Delivered).await,
             None => CancelOutcome::Limited,
         },
+        KeyLocation::Carried(node, port, key_there) => {
+            match limits.permit(&key, source, Servers::One, deadline).await {
+                Some(_permit) => {
+                    let request = Delivery { packet: key_there.to_cancel_request(), ..request };
+                    send_to(context, vec![node], port, request, deadline, CancelOutcome::Delivered).await
+                }
+                None => CancelOutcome::Limited,
+            }
+        }
         KeyLocation::Among(nodes) => match limits.permit(&key, source, Servers::Several, deadline).await {
             Some(_permit) => {
                 let port = context.settings.rule.port;

@@ -5,6 +5,7 @@
 mod addresses;
 mod drain;
 mod examined;
+mod logins;
 mod names;
 mod network;
 mod parked;

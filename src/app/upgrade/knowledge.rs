@@ -120,9 +120,10 @@ fn keys(registry: &Registry, contexts: &[Arc<ListenerContext>]) -> Vec<Message> 
     for cluster in clusters(contexts) {
         let Some(context) = contexts.iter().find(|context| context.cluster.name() == cluster.name()) else { continue };
         let topology = cluster.topology_full();
-        for (key, node, port) in registry.keys().all(context.settings.cluster) {
+        for (key, node, port, key_there) in registry.keys().all(context.settings.cluster) {
             let (key, node) = (key.to_backend_key_data(), topology.node(node).member.name.clone());
-            keys.push(Key { key, cluster: cluster.name().to_owned(), node, port });
+            let key_there = key_there.map(|key| key.to_backend_key_data());
+            keys.push(Key { key, key_there, cluster: cluster.name().to_owned(), node, port });
         }
     }
     for context in contexts {
@@ -208,13 +209,17 @@ impl Learner {
         }
     }
 
-    fn add_key(&mut self, Key { key, cluster, node, port }: &Key) {
+    fn add_key(&mut self, Key { key, key_there, cluster, node, port }: &Key) {
         let Some(key) = CancelKey::from_backend_key_data(key) else { return };
         let contexts = self.contexts.borrow();
         let Some(context) = contexts.iter().find(|context| context.cluster.name() == *cluster) else { return };
         let Some(id) = id_of(&context.cluster.topology(), node) else { return };
         let port: Option<NonZeroU16> = *port;
-        self.registry.keys().add(key.clone(), context.settings.cluster, id, port);
+        let cluster = context.settings.cluster;
+        match key_there.as_ref().and_then(|key| CancelKey::from_backend_key_data(key)) {
+            Some(there) => self.registry.keys().add_carried(key.clone(), cluster, (id, port), there),
+            None => self.registry.keys().add(key.clone(), cluster, id, port),
+        }
         self.keys.insert(key);
     }
 

@@ -17,7 +17,7 @@ use crate::proxy::sessions::moving::SessionState;
 
 /// The formats that this version knows, the best one first. Change the number with any change of a message after
 /// [`Message::Accepting`], or of what such a message contains.
-pub(super) const FORMATS: &[u32] = &[1];
+pub(super) const FORMATS: &[u32] = &[2];
 
 /// How many items there are in one message: a message has to fit into a packet.
 pub(super) const ITEMS_MAX: usize = 100;
@@ -86,6 +86,8 @@ pub(super) struct Figure {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Key {
     pub(super) key: Vec<u8>,
+    /// The same by which the node knows the session, if it was carried there.
+    pub(super) key_there: Option<Vec<u8>>,
     pub(super) cluster: String,
     pub(super) node: String,
     pub(super) port: Option<std::num::NonZeroU16>,

@@ -23,6 +23,7 @@
 
 mod access;
 mod auth_guard;
+mod auth_query;
 mod question;
 mod session;
 mod wire;
@@ -38,6 +39,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::access::Access;
+pub use self::auth_query::{AuthQuery, Verifiers};
 use self::session::{LoginFailure, Session};
 use crate::cluster::node::{CheckError, Report};
 use crate::cluster::{HostPort, Member};

@@ -10,7 +10,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::config::{SslMode as WireMode, SslNegotiation};
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{Client, Config, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, Row, SimpleQueryMessage};
 
 use super::access::Access;
 use super::auth_guard::AuthGuard;
@@ -73,6 +73,16 @@ impl Session {
             let report = row.ok_or_else(|| "no row".to_owned()).and_then(question::report);
             return report.map_err(CheckError::Garbled);
         }
+    }
+}
+
+impl Session {
+    /// The rows of a query with one parameter, a text. Errors: the server's, in words.
+    pub(super) async fn rows(&self, query: &str, parameter: &str) -> Result<Vec<Row>, String> {
+        self.client.query(query, &[&parameter]).await.map_err(|error| match error.as_db_error() {
+            Some(said) => format!("{} (SQLSTATE {})", said.message(), said.code().code()),
+            None => error.to_string(),
+        })
     }
 }
 
@@ -177,7 +187,7 @@ impl LoginFailure {
         LoginFailure::Failed(CheckError::Garbled(format!("the login panicked, which is a defect of pgvane: {panic}")))
     }
 
-    fn into_check_error(self) -> CheckError {
+    pub(super) fn into_check_error(self) -> CheckError {
         match self {
             LoginFailure::NotServing(state) => CheckError::Denied(format!("PostgreSQL is {state}")),
             LoginFailure::Full(error)

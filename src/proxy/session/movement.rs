@@ -54,6 +54,8 @@ impl Session {
             node_seconds: self.guard.seconds_on_node(),
             bytes: self.guard.control().bytes().read(),
             key: key.map(|key| key.to_backend_key_data()),
+            key_there: self.guard.key_there().map(|key| key.to_backend_key_data()),
+            opening: self.guard.opening().map(|opening| (*opening).clone()),
             port: port.flatten(),
             framing: relay.framing,
         };
@@ -93,10 +95,16 @@ impl Arrival {
         if state.framing.is_some() {
             control.show_transactions();
         }
-        match state.key.and_then(|key| CancelKey::from_backend_key_data(&key)) {
-            Some(key) => guard.set_key(key, state.port),
-            None if state.framing.is_none() => guard.mark_opaque(),
-            None => {}
+        let [key, key_there] =
+            [state.key, state.key_there].map(|key| key.and_then(|key| CancelKey::from_backend_key_data(&key)));
+        match (key, key_there) {
+            (Some(key), Some(key_there)) => guard.set_carried_key(key, state.port, key_there),
+            (Some(key), None) => guard.set_key(key, state.port),
+            (None, _) if state.framing.is_none() => guard.mark_opaque(),
+            (None, _) => {}
+        }
+        if let Some(opening) = state.opening {
+            guard.keep_opening(opening);
         }
         // from here on orders reach it; one that came before is seen in the topology itself
         let rule = &context.settings.rule;

@@ -25,6 +25,8 @@ const ENDED_MAX: usize = 4096;
 pub enum KeyLocation {
     /// On this node, by this port.
     On(NodeId, SessionPort),
+    /// The same, and the node knows it by this key: the session was carried there from another node.
+    Carried(NodeId, SessionPort, CancelKey),
     /// If it is running, on one of these nodes: they have sessions whose keys pgvane cannot read.
     Among(Vec<NodeId>),
     /// The session has ended or has never existed.
@@ -54,6 +56,8 @@ pub struct Keys {
 struct Seen {
     /// Cluster, node and port of running sessions.
     locations: BTreeMap<CancelKey, (ClusterIndex, NodeId, SessionPort)>,
+    /// Of those of them that were carried: the key by which the node knows the session, by the key that the client has.
+    carried: BTreeMap<CancelKey, CancelKey>,
     /// Hashes of the keys of the sessions that ended last, newest first.
     ended: VecDeque<u64>,
     hasher: RandomState,
@@ -71,14 +75,35 @@ impl Keys {
 
     /// Adds the key of a session that uses this port of the node.
     pub fn add(&self, key: CancelKey, cluster: ClusterIndex, node: NodeId, port: SessionPort) {
-        self.seen.lock().locations.insert(key, (cluster, node, port));
+        let mut seen = self.seen.lock();
+        seen.carried.remove(&key); // should another server have given out the same key
+        seen.locations.insert(key, (cluster, node, port));
     }
 
-    /// The keys of a cluster's sessions, with node and port.
-    pub fn all(&self, cluster: ClusterIndex) -> Vec<(CancelKey, NodeId, SessionPort)> {
+    /// Adds the key of a session that was carried to this node, which knows it by `key_there`.
+    pub fn add_carried(
+        &self,
+        key: CancelKey,
+        cluster: ClusterIndex,
+        (node, port): (NodeId, SessionPort),
+        key_there: CancelKey,
+    ) {
+        let mut seen = self.seen.lock();
+        seen.locations.insert(key.clone(), (cluster, node, port));
+        seen.carried.insert(key, key_there);
+    }
+
+    /// The keys of a cluster's sessions, with node and port, and with the key by which the node knows the session if that
+    /// is another one.
+    pub fn all(&self, cluster: ClusterIndex) -> Vec<(CancelKey, NodeId, SessionPort, Option<CancelKey>)> {
         let seen = self.seen.lock();
         let here = seen.locations.iter().filter(|(_, (found, ..))| *found == cluster);
-        here.map(|(key, (_, node, port))| (key.clone(), *node, *port)).collect()
+        here.map(|(key, (_, node, port))| (key.clone(), *node, *port, seen.carried.get(key).cloned())).collect()
+    }
+
+    /// The key by which its node knows the session of this key, if the session was carried there.
+    pub fn key_there(&self, key: &CancelKey) -> Option<CancelKey> {
+        self.seen.lock().carried.get(key).cloned()
     }
 
     /// How many sessions of a listener have keys that pgvane cannot read, by node.
@@ -110,6 +135,7 @@ impl Keys {
     fn end_seen(&self, key: &CancelKey) {
         let mut seen = self.seen.lock();
         seen.locations.remove(key);
+        seen.carried.remove(key);
         let hash = seen.hasher.hash_one(key);
         seen.ended.truncate(ENDED_MAX - 1);
         seen.ended.push_front(hash);
@@ -119,7 +145,12 @@ impl Keys {
     pub fn look_up(&self, key: &CancelKey, listener: ListenerIndex, cluster: ClusterIndex) -> KeyLocation {
         let seen = self.seen.lock();
         match seen.locations.get(key) {
-            Some((found, node, port)) if *found == cluster => return KeyLocation::On(*node, *port),
+            Some((found, node, port)) if *found == cluster => {
+                return match seen.carried.get(key) {
+                    Some(key_there) => KeyLocation::Carried(*node, *port, key_there.clone()),
+                    None => KeyLocation::On(*node, *port),
+                };
+            }
             None if seen.ended.contains(&seen.hasher.hash_one(key)) => return KeyLocation::Nowhere,
             _ => {}
         }
@@ -158,6 +189,35 @@ mod tests {
         assert_eq!(keys.look_up(&key(8), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere, "nobody's");
         keys.end(&SessionKey::Seen(key(7)), ListenerIndex(0), NodeId::new(2));
         assert_eq!(keys.look_up(&key(7), ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
+    }
+
+    #[test]
+    fn a_carried_session_is_found_by_its_clients_key_until_it_ends() {
+        let keys = Keys::empty();
+        let found = |keys: &Keys| keys.look_up(&key(7), ListenerIndex(0), ClusterIndex(0));
+        keys.add(key(7), ClusterIndex(0), NodeId::new(0), None);
+        for (node, key_there) in [(1, key(70)), (2, key(71))] {
+            keys.add_carried(key(7), ClusterIndex(0), (NodeId::new(node), None), key_there.clone());
+            assert_eq!(found(&keys), KeyLocation::Carried(NodeId::new(node), None, key_there.clone()));
+            let other = keys.look_up(&key_there, ListenerIndex(0), ClusterIndex(0));
+            assert_eq!(other, KeyLocation::Nowhere, "the client has never got it");
+        }
+        keys.end(&SessionKey::Seen(key(7)), ListenerIndex(0), NodeId::new(2));
+        keys.add_unseen(ListenerIndex(0), NodeId::new(1));
+        assert_eq!(found(&keys), KeyLocation::Nowhere, "ended, and remembered");
+        assert_eq!(keys.key_there(&key(7)), None);
+    }
+
+    #[test]
+    fn a_server_that_gives_out_the_key_of_a_carried_session_does_not_mix_the_two() {
+        let keys = Keys::empty();
+        keys.add_carried(key(7), ClusterIndex(0), (NodeId::new(1), None), key(70));
+        keys.add(key(70), ClusterIndex(0), NodeId::new(0), None);
+        let found = |wanted: i32| keys.look_up(&key(wanted), ListenerIndex(0), ClusterIndex(0));
+        assert_eq!(found(7), KeyLocation::Carried(NodeId::new(1), None, key(70)));
+        assert_eq!(found(70), KeyLocation::On(NodeId::new(0), None), "another client's");
+        keys.add(key(7), ClusterIndex(0), NodeId::new(2), None);
+        assert_eq!(found(7), KeyLocation::On(NodeId::new(2), None), "and nothing of the session before");
     }
 
     #[test]

@@ -77,9 +77,10 @@ pub(super) enum Moving {
 pub struct SessionControl {
     /// The listener that accepted the client, its cluster and its rule.
     pub(super) origin: Arc<Origin>,
-    pub(super) node: NodeId,
-    /// Since when it has been registered, in seconds of the registry's clock.
-    pub(super) since_seconds: u32,
+    /// The number of its node: it changes when the session is carried to another one.
+    node: AtomicU8,
+    /// Since when it has been on the node, in seconds of the registry's clock.
+    since_seconds: AtomicU32,
     /// Whose session it is. Known once the client has been admitted.
     owner: OnceLock<Owner>,
     order: AtomicU8,
@@ -107,8 +108,8 @@ impl SessionControl {
     pub(super) fn new(origin: Arc<Origin>, node: NodeId, since_seconds: u32) -> SessionControl {
         SessionControl {
             origin,
-            node,
-            since_seconds,
+            node: AtomicU8::new(node.to_byte()),
+            since_seconds: AtomicU32::new(since_seconds),
             owner: OnceLock::new(),
             order: AtomicU8::new(0),
             shows_transactions: AtomicBool::new(false),
@@ -131,6 +132,24 @@ impl SessionControl {
     /// The cluster of the node.
     pub(super) fn cluster(&self) -> ClusterIndex {
         self.origin.cluster
+    }
+
+    /// The session's node.
+    pub(super) fn node(&self) -> NodeId {
+        NodeId::from_byte(self.node.load(SeqCst))
+    }
+
+    /// Since when it has been on the node, in seconds of the registry's clock.
+    pub(super) fn since_seconds(&self) -> u32 {
+        self.since_seconds.load(Relaxed)
+    }
+
+    /// It is on this node from now on: what it was ordered because of the node before is of no account any more. To be
+    /// called while the registry's list is locked, so that no order for the node before follows.
+    pub(super) fn is_now_on(&self, node: NodeId, since_seconds: u32) {
+        self.node.store(node.to_byte(), SeqCst);
+        self.since_seconds.store(since_seconds, Relaxed);
+        self.withdraw(|order| matches!(order, SessionOrder::Move | SessionOrder::Drain(_) | SessionOrder::Cut(_)));
     }
 
     /// The bytes that the session has moved.
@@ -259,10 +278,16 @@ impl SessionControl {
 
     /// Withdraws an order to drain: the session is on the right node again. Other orders stay in force.
     pub(super) fn withdraw_drain(&self) {
+        self.withdraw(|order| matches!(order, SessionOrder::Drain(_)));
+    }
+
+    /// Withdraws the order if it is one of these.
+    fn withdraw(&self, is_one: impl Fn(SessionOrder) -> bool) {
         let byte = self.order.load(SeqCst);
-        let is_drain = matches!(SessionOrder::from_byte(byte), Some(SessionOrder::Drain(_)));
         // if another order was sent meanwhile, it stays in force
-        if is_drain && self.order.compare_exchange(byte, 0, SeqCst, SeqCst).is_ok() {
+        if SessionOrder::from_byte(byte).is_some_and(is_one)
+            && self.order.compare_exchange(byte, 0, SeqCst, SeqCst).is_ok()
+        {
             self.wake();
         }
     }
@@ -284,12 +309,12 @@ impl SessionControl {
 
     /// Records that the session is between two transactions and reads no more from its client.
     pub fn note_at_rest(&self) {
-        self.park.note(SessionParkEvent::AtRest, self.node);
+        self.park.note(SessionParkEvent::AtRest, self.node());
     }
 
     /// Takes notice of what happens to its park, and returns its state before and after.
     pub(super) fn note_park(&self, event: SessionParkEvent) -> [SessionPark; 2] {
-        let [before, after] = self.park.note(event, self.node);
+        let [before, after] = self.park.note(event, self.node());
         if before != after {
             self.wake();
         }

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::cluster_carrying::NotAgain;
 use super::cluster_parking::is_parkable;
 use super::control::SessionControl;
 use super::registry::Registry;
@@ -63,6 +64,8 @@ pub struct Examined {
     pub session: SessionInfo,
     /// Its state.
     pub state: Result<SessionState, Unknown>,
+    /// Why it cannot log in again at another server, if sessions are carried there.
+    pub not_again: Option<NotAgain>,
 }
 
 impl Registry {
@@ -81,7 +84,11 @@ impl Registry {
                     Ok(_turn) => registry.ask((session.id, &control), names, deadline).await,
                     Err(_) => Err(Unknown::NoTime),
                 };
-                Examined { session, state }
+                let not_again = match state {
+                    Err(Unknown::Encrypted | Unknown::LoggingIn) => None, // that says it
+                    _ => registry.why_not_again(cluster, &session.origin.rule, session.id),
+                };
+                Examined { session, state, not_again }
             });
         }
         let mut examined = tasks.join_all().await;

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::cancel_keys::SessionKey;
-use super::control::SessionControl;
+use super::cluster_carrying::NotAgain;
+use super::control::{SessionControl, SessionOrder};
+use super::openings::Opening;
 use super::origin::Origin;
 use super::owner::Owner;
 use super::registry::Registry;
@@ -14,6 +16,8 @@ use crate::cluster::NodeId;
 use crate::cluster::ports::SessionPort;
 use crate::config::ListenerIndex;
 use crate::protocol::CancelKey;
+use crate::protocol::login_again::Credential;
+use crate::protocol::scram_exchange::Proof;
 use crate::protocol::session_question::Answer;
 
 impl Registry {
@@ -98,7 +102,7 @@ impl SessionGuard {
 
     /// How long it has been on the node.
     pub fn seconds_on_node(&self) -> u32 {
-        self.registry.seconds().saturating_sub(self.control.since_seconds)
+        self.registry.seconds().saturating_sub(self.control.since_seconds())
     }
 
     /// Another process has it now.
@@ -108,7 +112,7 @@ impl SessionGuard {
 
     /// The session's node.
     pub fn node(&self) -> NodeId {
-        self.control.node
+        self.control.node()
     }
 
     /// The shared part of the session.
@@ -120,14 +124,14 @@ impl SessionGuard {
     /// counts.
     pub fn set_key(&mut self, key: CancelKey, port: SessionPort) {
         self.replace_key(SessionKey::Unknown); // first, because a server may send the same key again
-        self.registry.keys.add(key.clone(), self.control.cluster(), self.control.node, port);
+        self.registry.keys.add(key.clone(), self.control.cluster(), self.control.node(), port);
         self.key = SessionKey::Seen(key);
     }
 
     /// Records that pgvane cannot read the session from now on: if it has no key yet, pgvane will not see it.
     pub fn mark_opaque(&mut self) {
         if matches!(self.key, SessionKey::Unknown) {
-            self.registry.keys.add_unseen(self.control.listener(), self.control.node);
+            self.registry.keys.add_unseen(self.control.listener(), self.control.node());
             self.replace_key(SessionKey::Unseen);
         }
     }
@@ -135,6 +139,78 @@ impl SessionGuard {
     /// The names of the custom settings that somebody wants to know with the session's state.
     pub fn custom_settings(&self) -> Arc<[String]> {
         self.registry.questions.custom_settings(self.id)
+    }
+
+    /// The session was carried to this node, by this port; the node knows it by `key_there`. It counts there from now on,
+    /// with the bytes that it moves from now on. Orders that the node before was the reason of are withdrawn: look
+    /// afterwards whether there is one for this node ([`order_for`](super::orders::order_for)), as after a registration.
+    ///
+    /// The node's name must be known to the listener's [`ServerCounts`](super::server_counts::ServerCounts).
+    pub fn carried_to(&mut self, node: NodeId, port: SessionPort, key_there: Option<CancelKey>) {
+        let (registry, control) = (&self.registry, &self.control);
+        let (before, nodes) = (control.node(), registry.on_nodes(control.cluster()));
+        nodes.add(node);
+        let controls = registry.controls.lock();
+        let tally = registry.tally(control.listener());
+        tally.servers.ended(control);
+        tally.servers.chosen(node, registry.seconds());
+        let bytes = control.bytes().take();
+        nodes.add_ended_bytes(before, bytes);
+        tally.add_ended_bytes(bytes);
+        control.is_now_on(node, registry.seconds());
+        if registry.stop.is_cancelled() {
+            control.send_order(SessionOrder::Stop); // an order of a higher rank may have been withdrawn
+        }
+        drop(controls);
+        nodes.remove(before);
+        match (&self.key, key_there) {
+            (SessionKey::Seen(key), Some(key_there)) => {
+                registry.keys.add_carried(key.clone(), control.cluster(), (node, port), key_there);
+            }
+            (SessionKey::Seen(_), None) => self.replace_key(SessionKey::Unknown),
+            (SessionKey::Unknown | SessionKey::Unseen, _) => {}
+        }
+    }
+
+    /// The key by which its node knows the session, if it was carried there.
+    pub fn key_there(&self) -> Option<CancelKey> {
+        match &self.key {
+            SessionKey::Seen(key) => self.registry.keys.key_there(key),
+            SessionKey::Unknown | SessionKey::Unseen => None,
+        }
+    }
+
+    /// Records the cancel key of a session that was carried before this process had it.
+    pub fn set_carried_key(&mut self, key: CancelKey, port: SessionPort, key_there: CancelKey) {
+        self.set_key(key.clone(), port);
+        self.registry.keys.add_carried(key, self.control.cluster(), (self.control.node(), port), key_there);
+    }
+
+    /// Whether the session may be carried to another server, so that its login has to be kept.
+    pub fn may_be_carried(&self) -> bool {
+        self.registry.carrying(self.control.cluster()).concerns(&self.control.origin.rule)
+    }
+
+    /// Keeps how the session has begun, so that it can log in again at another server.
+    pub fn keep_opening(&self, opening: Opening) {
+        self.registry.openings.keep(self.id, opening);
+    }
+
+    /// The session's client has proved its password so: in time, other sessions of its role can log in again by that.
+    pub fn note_proof(&self, packet: &[u8], proof: Proof) {
+        self.registry.carrying(self.control.cluster()).has_logged_in(packet, proof);
+    }
+
+    /// How the session has begun, and with what it can log in again at another server. Errors: why it cannot.
+    pub fn log_in_again(&self) -> Result<(Arc<Opening>, Credential), NotAgain> {
+        let opening = self.opening();
+        let credential = self.registry.carrying(self.control.cluster()).credential(opening.as_deref())?;
+        opening.map(|opening| (opening, credential)).ok_or(NotAgain::Unknown)
+    }
+
+    /// How the session has begun, if that has been kept.
+    pub fn opening(&self) -> Option<Arc<Opening>> {
+        self.registry.openings.of(self.id)
     }
 
     /// Passes on what the server has answered to the question for the session's state.
@@ -145,7 +221,7 @@ impl SessionGuard {
 
     fn replace_key(&mut self, key: SessionKey) {
         let before = std::mem::replace(&mut self.key, key);
-        self.registry.keys.end(&before, self.control.listener(), self.control.node);
+        self.registry.keys.end(&before, self.control.listener(), self.control.node());
     }
 }
 
@@ -153,20 +229,20 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.replace_key(SessionKey::Unknown);
         let registry = &self.registry;
-        registry.on_nodes(self.control.cluster()).remove(self.control.node);
+        registry.on_nodes(self.control.cluster()).remove(self.control.node());
         // the bytes are added to those of ended sessions under the lock that `census` takes, so none are counted twice
         registry.questions.give_up(self.id);
+        registry.openings.forget(self.id);
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
         let tally = registry.tally(self.control.listener());
         if self.control.is_moved_out() {
-            return tally.servers.moved_out(self.control.node);
+            return tally.servers.moved_out(self.control.node());
         }
-        let [to_server, to_client] = self.control.bytes().read();
-        registry.on_nodes(self.control.cluster()).add_ended_bytes(self.control.node, [to_server, to_client]);
+        let bytes = self.control.bytes().read();
+        registry.on_nodes(self.control.cluster()).add_ended_bytes(self.control.node(), bytes);
         tally.servers.ended(&self.control);
-        tally.ended_bytes_to_server.fetch_add(to_server, Relaxed);
-        tally.ended_bytes_to_client.fetch_add(to_client, Relaxed);
+        tally.add_ended_bytes(bytes);
     }
 }
 
@@ -177,6 +253,7 @@ mod tests {
     use super::super::cancel_keys::KeyLocation;
     use super::*;
     use crate::config::ClusterIndex;
+    use crate::protocol::authentication::AuthenticatedBy;
 
     #[test]
     fn a_session_counts_as_load_and_keeps_its_key_until_it_ends() {
@@ -226,6 +303,59 @@ mod tests {
         );
         drop(guard);
         assert_eq!(registry.keys().look_up(&key, ListenerIndex(0), ClusterIndex(0)), KeyLocation::Nowhere);
+    }
+
+    #[test]
+    fn a_carried_session_counts_on_its_new_node_and_its_client_can_cancel_there() {
+        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
+        let [old, new] = [0, 1].map(NodeId::new);
+        let [given, there, again] = [7, 70, 71].map(|pid| CancelKey::new(pid, &SecretKey::I32(9)));
+        let mut guard = registry.guard(&Origin::of_listener(0), old);
+        guard.set_key(given.clone(), None);
+        guard.control().bytes().add_to_client(5);
+        guard.control().send_order(SessionOrder::Cut(crate::routing::Cause::LostLead));
+        let location = || registry.keys().look_up(&given, ListenerIndex(0), ClusterIndex(0));
+
+        guard.carried_to(new, None, Some(there.clone()));
+        assert_eq!((guard.node(), registry.loads(ClusterIndex(0))[..2].to_vec()), (new, vec![0, 1]));
+        assert!(!guard.control().has_order(), "it was ordered to leave the node before");
+        guard.control().bytes().add_to_client(2);
+        let census = registry.census();
+        assert_eq!(census.node_bytes[0][..2], [[0, 5], [0, 2]]);
+        let servers =
+            [0, 1].map(|node: usize| (census.servers[0][node].sessions, census.servers[0][node].bytes_to_client));
+        assert_eq!((servers, census.listeners[0].bytes_to_client), ([(0, 5), (1, 2)], 7));
+        assert_eq!(location(), KeyLocation::Carried(new, None, there));
+
+        guard.carried_to(old, None, Some(again.clone()));
+        assert_eq!(location(), KeyLocation::Carried(old, None, again));
+        drop(guard);
+        assert_eq!((location(), registry.loads(ClusterIndex(0))[..2].to_vec()), (KeyLocation::Nowhere, vec![0, 0]));
+        assert_eq!(registry.census().node_bytes[0][..2], [[0, 5], [0, 2]]);
+        assert_eq!(registry.census().listeners[0].bytes_to_client, 7);
+    }
+
+    #[test]
+    fn a_carried_session_still_stops_with_pgvane() {
+        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
+        let mut guard = registry.guard(&Origin::of_listener(0), NodeId::new(0));
+        guard.control().send_order(SessionOrder::Cut(crate::routing::Cause::LostLead));
+        registry.stop();
+        guard.carried_to(NodeId::new(1), None, None);
+        assert!(guard.control().is_ordered(SessionOrder::Stop));
+    }
+
+    #[test]
+    fn how_a_session_has_begun_is_kept_until_it_ends() {
+        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
+        let guard = registry.guard(&Origin::of_listener(0), NodeId::new(0));
+        assert_eq!(guard.opening(), None);
+        let opening = Opening { packet: Box::from(*b"packet"), authenticated_by: AuthenticatedBy::Nothing };
+        guard.keep_opening(opening.clone());
+        assert_eq!(guard.opening().as_deref(), Some(&opening));
+        let id = guard.id();
+        drop(guard);
+        assert_eq!(registry.openings.of(id), None);
     }
 
     #[test]

@@ -3,11 +3,15 @@
 //! [`coverage_watch`] logs which replicas get no new sessions. [`slots`] hold what is counted by listener and cluster;
 //! [`parking`] holds them between two transactions; [`examination`] asks for their state;
 //! [`server_counts`] counts what happens on each node of a listener; [`waiting`] knows the clients that have no node yet.
+//! [`carrying`] learns, and [`cluster_carrying`] knows, with what sessions can log in again, by [`role_keys`];
+//! [`openings`] are kept of sessions that may have to log in again at another server;
 //! [`moving`] is what goes along when a session moves to another process.
 
 pub mod availability;
 pub mod cancel_keys;
 pub mod cancel_limits;
+pub mod carrying;
+pub mod cluster_carrying;
 pub mod cluster_parking;
 pub mod control;
 pub mod coverage_watch;
@@ -15,6 +19,7 @@ pub mod drain_watch;
 pub mod examination;
 pub mod guard;
 pub mod moving;
+pub mod openings;
 pub mod orders;
 pub mod origin;
 pub mod owner;
@@ -23,6 +28,7 @@ pub mod parking;
 mod questions;
 pub mod rebalancer;
 pub mod registry;
+pub mod role_keys;
 pub mod server_counts;
 pub mod server_times;
 pub mod session_info;

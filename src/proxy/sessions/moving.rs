@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use super::openings::Opening;
 use super::owner::Owner;
 use crate::cluster::ports::SessionPort;
 use crate::protocol::framing::Framing;
@@ -36,6 +37,10 @@ pub struct SessionState {
     pub bytes: [u64; 2],
     /// The body of `BackendKeyData`, if the server has sent one that pgvane could read.
     pub key: Option<Vec<u8>>,
+    /// The same by which its node knows it, if it was carried there from another one.
+    pub key_there: Option<Vec<u8>>,
+    /// How it has begun, if it may have to log in again at another server.
+    pub opening: Option<Opening>,
     /// The port of the node that it uses.
     pub port: SessionPort,
     /// The position in the protocol; `None` if client and server encrypt end to end.

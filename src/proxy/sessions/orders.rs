@@ -36,7 +36,7 @@ impl Registry {
             node_load.sessions = sessions;
         }
         for control in self.controls.lock().values().filter(|control| control.listener() == listener) {
-            let node_load = &mut node_loads[control.node.index()];
+            let node_load = &mut node_loads[control.node().index()];
             node_load.movable += u32::from(control.is_movable());
             node_load.leaving += u32::from(control.is_about_to_move());
         }
@@ -47,7 +47,7 @@ impl Registry {
     pub fn move_one(&self, listener: ListenerIndex, node: NodeId) {
         let controls = self.controls.lock();
         let is_movable = |control: &&Arc<SessionControl>| {
-            control.listener() == listener && control.node == node && control.is_movable()
+            control.listener() == listener && control.node() == node && control.is_movable()
         };
         if let Some(control) = controls.values().find(is_movable) {
             control.send_order(SessionOrder::Move);
@@ -59,7 +59,7 @@ impl Registry {
     pub fn apply(&self, cluster: ClusterIndex, topology: &Topology) {
         for control in self.controls.lock().values().filter(|control| control.cluster() == cluster) {
             let reactions = *self.tally(control.listener()).reactions.lock();
-            match order_for(&control.origin.rule, &reactions, topology, control.node) {
+            match order_for(&control.origin.rule, &reactions, topology, control.node()) {
                 Some(order) => control.send_order(order),
                 None => control.withdraw_drain(),
             }

@@ -10,9 +10,11 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::cancel_keys::Keys;
+use super::cluster_carrying::ClusterCarrying;
 use super::cluster_parking::ClusterParking;
 use super::control::SessionControl;
 use super::moving::Exit;
+use super::openings::Openings;
 use super::questions::Questions;
 use super::server_counts::ServerCounts;
 use super::session_info::SessionInfo;
@@ -44,10 +46,13 @@ pub struct Registry {
     pub(super) controls: Mutex<BTreeMap<u64, Arc<SessionControl>>>,
     /// By cluster.
     pub(super) parkings: Slots<ClusterParking>,
+    /// By cluster.
+    pub(super) carryings: Slots<ClusterCarrying>,
     pub(super) waiting: WaitingClients,
     /// Who wants to know the state of a session.
     pub(super) questions: Questions,
     pub(super) keys: Keys,
+    pub(super) openings: Openings,
     /// File descriptors that the process may have.
     descriptors_max: usize,
     pub(super) next_id: AtomicU64,
@@ -71,9 +76,11 @@ impl Registry {
             nodes: Slots::empty(),
             controls: Mutex::default(),
             parkings: Slots::empty(),
+            carryings: Slots::empty(),
             waiting: WaitingClients::default(),
             questions: Questions::default(),
             keys: Keys::empty(),
+            openings: Openings::default(),
             descriptors_max: descriptors::limit(),
             next_id: AtomicU64::new(1),
             started: now.checked_sub(age).unwrap_or(now),
@@ -280,9 +287,9 @@ impl Registry {
             let listener = &mut census.listeners[control.listener().0];
             listener.bytes_to_server += to_server;
             listener.bytes_to_client += to_client;
-            let node = &mut census.node_bytes[control.cluster().0][control.node.index()];
+            let node = &mut census.node_bytes[control.cluster().0][control.node().index()];
             *node = [node[0] + to_server, node[1] + to_client];
-            let server = &mut census.servers[control.listener().0][control.node.index()];
+            let server = &mut census.servers[control.listener().0][control.node().index()];
             server.bytes_to_server += to_server;
             server.bytes_to_client += to_client;
         }

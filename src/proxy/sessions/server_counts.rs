@@ -139,7 +139,7 @@ impl ServerCounts {
 
     /// Counts the end of a session.
     pub fn ended(&self, control: &SessionControl) {
-        let counts = &self.0[control.node.index()];
+        let counts = &self.0[control.node().index()];
         let [to_server, to_client] = control.bytes().read();
         counts.ended_bytes_to_server.fetch_add(to_server, Relaxed);
         counts.ended_bytes_to_client.fetch_add(to_client, Relaxed);

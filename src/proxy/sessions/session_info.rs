@@ -55,9 +55,9 @@ impl SessionInfo {
         SessionInfo {
             id,
             origin: Arc::clone(&control.origin),
-            node: control.node,
+            node: control.node(),
             owner: control.owner().cloned(),
-            seconds: now.saturating_sub(control.since_seconds),
+            seconds: now.saturating_sub(control.since_seconds()),
             is_draining: control.is_draining(),
             park: control.park(),
             bytes: control.bytes().read(),

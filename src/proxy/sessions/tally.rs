@@ -79,6 +79,12 @@ impl ListenerTally {
             availability: self.availability.census(Instant::now()),
         }
     }
+
+    /// Adds bytes, to the server and to the client, that no session has in its own counts any more.
+    pub(super) fn add_ended_bytes(&self, [to_server, to_client]: [u64; 2]) {
+        self.ended_bytes_to_server.fetch_add(to_server, Relaxed);
+        self.ended_bytes_to_client.fetch_add(to_client, Relaxed);
+    }
 }
 
 impl ListenerTally {

@@ -29,6 +29,7 @@ impl Login<'_> {
     ) -> Result<usize, LoginOutcome> {
         let length = self.without_unusable_channel_binding(login, length);
         let request = &login.received[login.examined..login.examined + length];
+        login.exchange.iter_mut().for_each(|exchange| exchange.server_asks(request));
         login.answer_due = None;
         let Some(Authentication { request: asked, answer }) = self.client.authentication() else {
             self.client.note_authentication_request(request);

@@ -25,12 +25,14 @@ use crate::protocol::ServerError;
 use crate::protocol::framing::Framing;
 use crate::protocol::login::{Next, ServerMessage, is_whole_message, next};
 use crate::protocol::sasl::{self, Choice};
+use crate::protocol::scram_exchange::Exchange;
 use crate::proxy::end::End;
 use crate::proxy::intake::handshake::{CancelRequest, Client, SessionOpening};
 use crate::proxy::intake::tls_answers::TlsAnswers;
 use crate::proxy::metrics::ListenerMetrics;
 use crate::proxy::sessions::control::SessionOrder;
 use crate::proxy::sessions::guard::SessionGuard;
+use crate::proxy::sessions::openings::Opening;
 
 /// Room for a server's usual startup response, so that one read is enough.
 const STARTUP_RESPONSE_LENGTH: usize = 1000;
@@ -108,6 +110,8 @@ struct Following {
     must_not_bind: bool,
     /// When the server must have answered; `None` while it waits for the client.
     answer_due: Option<Instant>,
+    /// How the server authenticates the client, if the session may be carried to another server later.
+    exchange: Option<Box<Exchange>>,
 }
 
 /// What happened while a login waited.
@@ -197,6 +201,7 @@ impl Login<'_> {
             is_bound_to_node: false,
             must_not_bind: false,
             answer_due: Some(Instant::now() + self.answer_timeout),
+            exchange: self.guard.may_be_carried().then(Box::default),
         };
         loop {
             if let Some(outcome) = self.examine_messages(&mut login).await {
@@ -284,6 +289,9 @@ impl Login<'_> {
                     }));
                 }
                 ServerMessage::Ready | ServerMessage::Error(_) => {
+                    if message == ServerMessage::Ready {
+                        self.keep_login(login);
+                    }
                     return Some(ready(std::mem::take(&mut login.framing), std::mem::take(&mut login.received)));
                 }
                 ServerMessage::Key(key) => {
@@ -337,10 +345,22 @@ impl Login<'_> {
             return Err(self.server_lost(login, NodeFailure::closed_early(&error)));
         }
         self.guard.control().bytes().add_to_server(message.len());
+        login.exchange.iter_mut().for_each(|exchange| exchange.client_sends(message));
         login.framing.client_sent(message); // a client may have sent a query already
         login.answers_sent += 1;
         login.answer_due = Some(Instant::now() + self.answer_timeout.max(AUTHENTICATION_TIMEOUT));
         Ok(())
+    }
+
+    /// The session is ready: keeps what it needs to log in again at another server, if it may be carried there.
+    fn keep_login(&self, login: &mut Following) {
+        let Some(exchange) = login.exchange.take() else { return };
+        let (authenticated_by, proof) = exchange.accepted();
+        let packet = self.client.opening_packet();
+        if let Some(proof) = proof {
+            self.guard.note_proof(packet, proof);
+        }
+        self.guard.keep_opening(Opening { packet: packet.into(), authenticated_by });
     }
 
     /// The node cannot continue with this login. Another node may, unless the client has been sent something that
