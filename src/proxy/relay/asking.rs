@@ -14,12 +14,12 @@ const READ_LENGTH: usize = 8 * 1024;
 
 impl Relay {
     /// Asks the server for the session's state, with the custom settings of these names. `None` if it cannot be asked now: the session has not stopped between two
-    /// transactions, or bytes are in flight.
+    /// transactions, or bytes are in flight. Those that are held back may be.
     ///
     /// Until [`Relay::poll_answer`] is ready, the relay must not be polled: nothing else may be sent to the server, and
     /// what it sends is the answer.
     pub fn ask(&mut self, custom_settings: &[String]) -> Option<Question> {
-        let can_ask = self.is_parked && self.up.is_empty() && self.can_send_own_message();
+        let can_ask = self.is_parked && self.up.has_delivered() && self.can_send_own_message();
         can_ask.then(|| {
             self.up.inject(&Question::request(custom_settings));
             Question::default()

@@ -4,7 +4,9 @@
 //! write that follows; only the bytes that the write did not accept are kept. For a direction that streams, the kernel
 //! moves the bytes through a pipe, which the direction owns while bytes are in it; see `splice.rs`.
 
+mod another_server;
 mod asking;
+pub mod client_side;
 mod pipes;
 mod pump;
 mod splice;

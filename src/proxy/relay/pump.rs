@@ -171,12 +171,35 @@ impl Pump {
         matches!(&self.in_flight, InFlight::Bytes(pending) if pending.held_back > 0)
     }
 
-    /// Adds bytes of pgvane's own to those in flight, which are none, or bytes in memory.
+    /// Adds bytes of pgvane's own to those in flight, which are none, or bytes in memory: behind those that are due, and
+    /// before those that are held back.
     pub(super) fn inject(&mut self, bytes: &[u8]) {
         match &mut self.in_flight {
-            InFlight::Bytes(pending) => pending.bytes.extend_from_slice(bytes),
+            InFlight::Bytes(pending) => {
+                let held_back = pending.bytes.split_off(pending.bytes.len() - pending.held_back);
+                pending.bytes.extend_from_slice(bytes);
+                pending.bytes.unsplit(held_back);
+            }
             InFlight::Nothing | InFlight::Pipe(_) => self.in_flight = InFlight::of(BytesMut::from(bytes), 0),
         }
+    }
+
+    /// Whether all bytes in flight are in memory.
+    pub(super) fn is_in_memory(&self) -> bool {
+        !matches!(self.in_flight, InFlight::Pipe(_))
+    }
+
+    /// The bytes in flight that are in memory, also those that are held back.
+    pub(super) fn into_bytes(self) -> BytesMut {
+        match self.in_flight {
+            InFlight::Bytes(pending) => pending.bytes,
+            InFlight::Nothing | InFlight::Pipe(_) => BytesMut::new(),
+        }
+    }
+
+    /// TLS of the receiving side may buffer bytes that were written before: they are flushed first.
+    pub(super) fn flush_first(&mut self) {
+        self.is_unflushed = true;
     }
 
     /// Drops the bytes that are held back: they will not be delivered.
