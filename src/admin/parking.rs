@@ -21,6 +21,7 @@ use crate::cluster::topology::Topology;
 use crate::cluster::{Moment, NodeId};
 use crate::config::{CarrySettings, ClusterIndex};
 use crate::probe::ClusterHandle;
+use crate::proxy::sessions::cluster_parking::CarryLimits;
 use crate::routing::ParkSettings;
 
 /// The state of a cluster's park.
@@ -129,7 +130,8 @@ fn begin(context: &AdminContext, by: Operator<'_>, query: &Query) -> Result<Park
         Some(node) => format!("by {}, because {node} stops", by.user),
         None => format!("by {}", by.user),
     };
-    context.registry.park(concerned.number, settings, &reason, concerned.now());
+    let carry = concerned.carry.map(|carry| CarryLimits::of(carry, settings));
+    context.registry.park(concerned.number, settings, carry, &reason, concerned.now());
     let state = concerned.state(context);
     let (grace, max) = (settings.grace.as_secs_f64(), settings.max.as_secs_f64());
     let sessions = state.park.as_ref().map(Park::sessions).unwrap_or_default();

@@ -26,6 +26,7 @@ use crate::cluster::NodeId;
 use crate::cluster::topology::Topology;
 use crate::probe::patroni::RestApi;
 use crate::probe::switchover::{NoSwitchover, SwitchoverRequest, switch_over};
+use crate::proxy::sessions::cluster_parking::CarryLimits;
 use crate::routing::ParkSettings;
 
 /// How often the sessions and the leader are looked at.
@@ -117,7 +118,8 @@ fn start(context: &Arc<AdminContext>, by: Operator<'_>, query: &Query) -> Result
     info!(cluster, from = request.leader, to = request.candidate, user = by.user, peer = by.from, "switchover: begins");
     context.operators.record(by.user, by.from, format!("asked for a switchover of {cluster} {wanted}"));
     let reason = format!("by {}, for a switchover {wanted}", by.user);
-    context.registry.park(concerned.number, park, &reason, (Some(leader), concerned.view.now()));
+    let carry = concerned.carry.map(|carry| CarryLimits::of(carry, park));
+    context.registry.park(concerned.number, park, carry, &reason, (Some(leader), concerned.view.now()));
     let apis = apis(&topology, leader);
     let begun = Begun { cluster: cluster.clone(), leader, request, apis, park };
     tokio::spawn(run(Arc::clone(context), begun)); // whether or not somebody waits for it

@@ -390,9 +390,12 @@ impl Parts {
         self.clusters.iter().map(|cluster| cluster.handle.clone()).collect()
     }
 
-    /// The cluster whose sessions are parked, if there is one.
+    /// The cluster whose sessions are parked, or are being carried to another leader, if there is one.
     pub(super) fn parked_cluster(&self) -> Option<&str> {
-        let parked = self.clusters.iter().find(|cluster| self.registry.park_info(cluster.index).is_some());
+        let is_parked = |cluster: ClusterIndex| {
+            self.registry.park_info(cluster).is_some() || self.registry.has_sessions_without_server(cluster)
+        };
+        let parked = self.clusters.iter().find(|cluster| is_parked(cluster.index));
         parked.map(|cluster| cluster.handle.name())
     }
 

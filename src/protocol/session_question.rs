@@ -170,6 +170,25 @@ impl Question {
     }
 }
 
+/// The notifications among whole messages.
+pub fn notifications(mut messages: &[u8]) -> Vec<u8> {
+    let mut notifications = Vec::new();
+    while let Some((&[kind, ref length @ ..], _)) = messages.split_first_chunk::<HEADER_LENGTH>() {
+        let length = 1 + u32::from_be_bytes(*length) as usize;
+        let Some((whole, rest)) = messages.split_at_checked(length) else { break };
+        if kind == NOTIFICATION {
+            notifications.extend_from_slice(whole);
+        }
+        messages = rest;
+    }
+    notifications
+}
+
+/// Adds `ParameterStatus`.
+pub fn put_parameter(to: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    put_message(to, PARAMETER_STATUS, &[name, b"\0", value, b"\0"]);
+}
+
 /// `Close` of the statement, and `Sync`.
 fn close() -> Vec<u8> {
     let mut request = Vec::new();
@@ -267,6 +286,15 @@ mod tests {
             let mut question = Question::default();
             let _ = question.take(&bytes, &mut Vec::new());
         }
+    }
+
+    #[test]
+    fn notifications_are_told_from_the_rest() {
+        let status = built(b'S', b"TimeZone\0UTC\0");
+        let mut written = Vec::new();
+        put_parameter(&mut written, b"TimeZone", b"UTC");
+        assert_eq!(written, status);
+        assert_eq!(notifications(&[notification(), status, notification()].concat()), notification().repeat(2));
     }
 
     #[test]

@@ -249,9 +249,13 @@ impl SessionState {
         self.settings().keys().filter(|name| name.contains(&b'.')).map(|name| text(name)).collect()
     }
 
-    /// The value of what the server reports by itself (`ParameterStatus`); `None` if that is not asked for.
-    pub fn reported(&self, name: &[u8]) -> Option<&[u8]> {
-        self.rows(b"reported").find(|row| &*row[1] == name).map(|row| &*row[2])
+    /// Whether the client has to be told that another server reports this value (`ParameterStatus`): it tells of the server
+    /// and is another one than before, or it was not reported before. What belongs to the session is compared instead.
+    pub fn is_news(&self, name: &[u8], value: &[u8]) -> bool {
+        match self.rows(b"reported").find(|row| &*row[1] == name) {
+            Some(row) => OF_THE_SERVER.contains(&name) && &*row[2] != value,
+            None => true,
+        }
     }
 
     /// Compares it with the state of another session, which has been made like it. `None` if they are the same: all but

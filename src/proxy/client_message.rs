@@ -136,6 +136,10 @@ pub(super) fn client_message(end: &End, listener: &str) -> Option<Fatal> {
         }
         End::Rebalanced => terminated("another server has fewer sessions", Some(NOTHING_WAS_OPEN)),
         End::Parked(why) => terminated(why.reason(), Some(NOTHING_WAS_OPEN)),
+        End::NotCarried(why) => {
+            let reason = format!("it could not be carried to the new leader: {why}");
+            terminated(&reason, Some(NOTHING_WAS_OPEN))
+        }
         End::ListenerRemoved => terminated("the proxy does not serve this port any more", None),
         End::Stopped => terminated("the proxy is stopping", None),
         End::ClosedByOperator => terminated("an operator has closed the session", None),
@@ -183,7 +187,7 @@ mod tests {
 
     use super::*;
     use crate::config::ConnectionRate;
-    use crate::proxy::end::{EndKind, ParkEnd};
+    use crate::proxy::end::{EndKind, NotCarried, NotCarriedReason, ParkEnd};
     use crate::routing::{Cause, NoRoute};
 
     #[test]
@@ -223,6 +227,7 @@ mod tests {
             End::WrongNode(Cause::LostLead),
             End::DrainTimedOut(Cause::Operator),
             End::Rebalanced,
+            End::NotCarried(NotCarried { reason: NotCarriedReason::State, why: "1 temporary object".into() }),
             End::ListenerRemoved,
             End::ClosedByOperator,
             End::Stopped,

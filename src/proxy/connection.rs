@@ -16,6 +16,7 @@ use super::end::{End, ProxyFault};
 use super::intake::handshake::{Client, HandshakeError, Request, send_last_message};
 use super::intake::proxy_protocol::ClientAddress;
 use super::permit::SessionPermit;
+use super::sessions::cluster_parking::ClusterParking;
 use super::worker::Load;
 use crate::cluster::NodeId;
 use crate::net::{Incoming, Peer, Socket};
@@ -179,6 +180,11 @@ impl Connection {
         self.permit.acquire()
     }
 
+    fn parking(&self) -> &ClusterParking {
+        let context = self.context();
+        context.registry.parking(context.settings.cluster)
+    }
+
     /// Gives the client a session on a node.
     async fn admit(&mut self, client: &mut Client, preamble: &[u8]) -> Result<Admitted, Refused> {
         let context = Arc::clone(self.context());
@@ -235,6 +241,14 @@ impl Connection {
             let counts = context.registry.servers(context.index);
             counts.aborted(node, end);
             counts.lasted(node, self.started.elapsed());
+        }
+        match end {
+            End::Parked(_) => self.parking().count_ended(),
+            End::NotCarried(why) => {
+                self.parking().count_ended();
+                self.parking().carried().not_carried(why.reason);
+            }
+            _ => {}
         }
         let topology = context.cluster.topology();
         let node = self.node.map_or("", |id| topology.node(id).member.name.as_str());

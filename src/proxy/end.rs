@@ -137,6 +137,9 @@ pub enum End {
     /// The session was parked between two transactions, and could not go on.
     #[error("ended while it was parked because {}", .0.reason())]
     Parked(ParkEnd),
+    /// The session was parked between two transactions, has lost its server, and could not be carried to the leader.
+    #[error("was parked and could not be carried to the new leader: {0}")]
+    NotCarried(NotCarried),
     /// A reload has removed the listener, and the session did not end within `drain_timeout`.
     #[error("ended after drain_timeout because the listener was removed from the configuration")]
     ListenerRemoved,
@@ -202,6 +205,41 @@ impl ParkEnd {
     }
 }
 
+/// Why a parked session could not be carried to the leader.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{why}")]
+pub struct NotCarried {
+    /// For counting.
+    pub reason: NotCarriedReason,
+    /// In words.
+    pub why: String,
+}
+
+/// The same without the details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
+pub enum NotCarriedReason {
+    /// Its state is tied to its server: temporary objects, advisory locks and the like.
+    State,
+    /// The server did not tell its state.
+    Unknown,
+    /// pgvane cannot log in for it, or the new leader has refused the login.
+    Login,
+    /// The new leader has answered with an error when the state was restored.
+    Restore,
+    /// Its state on the new leader would not be the same.
+    Different,
+    /// The new leader could not be reached within `park_max`.
+    Unreachable,
+}
+
+impl NotCarriedReason {
+    /// Its name in metrics and logs.
+    pub fn label(self) -> &'static str {
+        self.into()
+    }
+}
+
 /// What is wrong with the PROXY header of a trusted proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProxyFault {
@@ -255,6 +293,7 @@ impl EndKind {
             | EndKind::Lost => EndClass::Failed,
             EndKind::ClosedByOperator
             | EndKind::Parked
+            | EndKind::NotCarried
             | EndKind::Cut
             | EndKind::Drained
             | EndKind::DrainTimedOut
@@ -356,6 +395,7 @@ impl End {
             | End::Rebalanced
             | End::ClosedByOperator
             | End::Parked(_)
+            | End::NotCarried(_)
             | End::Lost => true,
         }
     }

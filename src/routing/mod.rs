@@ -20,6 +20,7 @@ mod server_state;
 pub use balance::{Balance, Choice};
 pub use coverage::{Coverage, Excluded};
 pub use eligibility::why_on_wrong_node;
+pub use park::carry::{Attempted, Carry, CarryEnd, CarryStep, ParkView};
 pub use park::session::{SessionPark, SessionParkEvent};
 pub use park::{Park, ParkAction, ParkEvent, ParkOver, ParkSettings, Parking};
 pub use rebalance::{NodeLoad, Phase, Rebalance};

@@ -3,6 +3,7 @@
 //! All stories play in the same cluster, one after another; see [`crate::stage`].
 
 mod addresses;
+mod carried;
 mod drain;
 mod examined;
 mod logins;

@@ -168,6 +168,29 @@ async fn sessions_go_on_where_they_are_if_the_same_node_leads_again() {
     log.unwrap_or_else(|error| panic!("{error}: {}", pgvane.log_text()));
 }
 
+/// PostgreSQL may be back before the next check: that it has started anew tells that its sessions are lost.
+#[tokio::test]
+async fn a_restart_that_is_quicker_than_the_checks_ends_the_park() {
+    let cluster = FakeCluster::of(2).await;
+    let (pgvane, operator) = attended(&cluster, |pgvane| pgvane).await;
+    let says = |start: &str| {
+        let xlog = json!({"location": 67_110_128});
+        let report = json!({"role": "primary", "timeline": 1, "xlog": xlog, "postmaster_start_time": start});
+        cluster[0].patroni.says(200, report);
+    };
+    says("2026-11-21 02:00:00+00:00");
+    let session = Session::through(pgvane.write_addr).await;
+    operator.says(&["park"]).await.ended_with(OK);
+    // each look at the leader is one of a check: two of them, so that the park has seen the first start
+    let checks = "pgvane_checks_total{cluster=\"main\",outcome=\"answered\"}";
+    let before = metrics::value(&pgvane, checks).await;
+    metrics::wait_for_more(&pgvane, checks, before + 3.0).await;
+    let waiting = asked(session, "who");
+    says("2026-11-21 03:00:00+00:00");
+    assert_eq!(waiting.await.expect("no panic").1, "node1", "the fake has not really restarted");
+    assert_eq!(metrics::value(&pgvane, "pgvane_parks_total{cluster=\"main\",reason=\"led\"}").await, 1.0);
+}
+
 #[tokio::test]
 async fn sessions_go_on_after_park_max_if_the_same_node_still_leads() {
     let cluster = FakeCluster::of(2).await;

@@ -131,6 +131,13 @@ impl Wire {
         }
     }
 
+    /// The next message, however long it takes to begin.
+    pub async fn message_whenever(&mut self) -> Option<Message> {
+        let kind = self.stream.read_u8().await.ok()?;
+        let length = in_time("a length", self.stream.read_u32()).await.expect("a whole header");
+        Some(Message { kind, body: self.bytes(length as usize - 4).await })
+    }
+
     /// The next message; `None` where the stream ends between two messages.
     pub async fn message(&mut self) -> Option<Message> {
         let header = match in_time("a message", self.stream.read_u8()).await {

@@ -1,6 +1,7 @@
 //! From a client that wants a session to a session on a node: route, connect, log in. If that fails, it is tried again or
 //! at another node, or the client waits: it notices nothing but a pause.
 
+pub mod carried;
 pub mod connect;
 pub mod failure;
 pub mod login;

@@ -1,6 +1,10 @@
-//! One connection from its first byte to its last line in the log; [`movement`] takes it to another process.
+//! One connection from its first byte to its last line in the log; [`movement`] takes it to another process, and `carry` to
+//! another server.
 
+mod carry;
 pub mod movement;
+mod prospect;
+mod rare;
 
 use std::future::Future;
 use std::io;
@@ -9,13 +13,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
+use self::rare::{Prospect, Rare, forget};
 use crate::cluster::Suspicion;
 use crate::net::Incoming;
 use crate::net::tcp_info::{PeerState, peer_state};
 use crate::protocol::ServerError;
-use crate::protocol::session_question::Question;
 use crate::proxy::admission::Admitted;
 use crate::proxy::client_message::client_message;
 use crate::proxy::connection::Connection;
@@ -70,6 +74,7 @@ impl Future for SessionFuture {
                     SessionFuture::Boxed(match leave {
                         Leave::Ended(end) => Box::pin(session.end(end)),
                         Leave::MovesOut(relay) => Box::pin(session.move_out(relay)),
+                        Leave::LosesServer(prospect) => Box::pin(session.carry(*prospect)),
                     })
                 }
                 SessionFuture::Done => return Poll::Ready(()),
@@ -83,6 +88,8 @@ enum Leave {
     Ended(End),
     /// It is to go on in another process, and nothing holds it here.
     MovesOut(RelayState),
+    /// It is parked, has lost its server, and may go on at another one.
+    LosesServer(Box<Prospect>),
 }
 
 /// A connection that has its place on a node.
@@ -93,15 +100,6 @@ pub struct Session {
     /// The newest order that it has taken notice of.
     last_order: Option<SessionOrder>,
     rare: Option<Box<Rare>>,
-}
-
-/// What few sessions have, and not for long.
-#[derive(Default)]
-struct Rare {
-    /// When a drain ends it.
-    deadline: Option<Pin<Box<Sleep>>>,
-    /// The server has been asked for the session's state.
-    question: Option<Question>,
 }
 
 /// Brings a connection to a node. `None` if it has ended.
@@ -166,13 +164,30 @@ impl Session {
             }
         }
         match self.poll_relay(cx) {
-            Poll::Ready(end) => Poll::Ready(Leave::Ended(end)),
+            Poll::Ready(end) => Poll::Ready(self.leave(end)),
             // also if it was asked during this call, before it could be woken
             Poll::Pending if self.guard.control().is_to_move_out() => match self.state_to_move() {
                 Some(relay) => Poll::Ready(Leave::MovesOut(relay)),
                 None => Poll::Pending,
             },
             Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// A session that could be carried has not ended if it is its server that is lost.
+    fn leave(&mut self, end: End) -> Leave {
+        let is_about_server = match end {
+            End::Parked(why) => why != ParkEnd::NoLeader,
+            End::Cut(_) | End::Drained(_) | End::DrainTimedOut(_) | End::ServerUnresponsive(_) => true,
+            _ => false,
+        };
+        match self.rare.as_mut().and_then(|rare| rare.prospect.take()).filter(|_| is_about_server) {
+            None => Leave::Ended(end),
+            Some(prospect) => match &prospect.state {
+                Err(why) => Leave::Ended(End::NotCarried(why.clone())),
+                Ok(_) if self.relay.can_leave_server() => Leave::LosesServer(prospect),
+                Ok(_) => Leave::Ended(end),
+            },
         }
     }
 
@@ -210,7 +225,11 @@ impl Session {
         match park {
             SessionPark::NoLeader => return Poll::Ready(End::Parked(ParkEnd::NoLeader)),
             SessionPark::NewLeader => return Poll::Ready(End::Parked(ParkEnd::NewLeader)),
-            SessionPark::Free | SessionPark::Finishing | SessionPark::Parked | SessionPark::Late => {}
+            SessionPark::Free
+            | SessionPark::Finishing
+            | SessionPark::Parked
+            | SessionPark::Late
+            | SessionPark::Carrying => {}
         }
         if guard.control().take_peer_check()
             && let Some(end) = unresponsive_peer(relay, guard.control(), context.settings.tcp_user_timeout)
@@ -241,10 +260,18 @@ impl Session {
             }
         };
         let polled = loop {
-            ready!(poll_question(relay, guard, rare, cx));
+            ready!(prospect::poll_question(relay, guard, context, rare, cx));
+            if !park.stops() && rare.as_ref().is_some_and(|rare| rare.prospect.is_some()) {
+                // the client goes on, unless its server has closed at the same time
+                let polled = relay.poll(cx, guard.control().bytes(), &on_error);
+                if polled.is_ready() {
+                    break polled;
+                }
+                forget(rare, |rare| rare.prospect = None); // from now on it may not be true any more
+            }
             relay.set_parking(park.stops() || guard.control().is_asked() && relay.is_at_rest());
             let polled = relay.poll(cx, guard.control().bytes(), &on_error);
-            if polled.is_ready() || !attend_to_question(relay, guard, rare) {
+            if polled.is_ready() || !prospect::attend_to_question(relay, guard, context, rare) {
                 break polled;
             }
         };
@@ -276,46 +303,6 @@ impl Session {
             }
         })
     }
-}
-
-/// Asks the server for the session's state if somebody wants to know it. Returns whether the relay has to stop for that,
-/// or has to wait for the answer.
-fn attend_to_question(relay: &mut Relay, guard: &SessionGuard, rare: &mut Option<Box<Rare>>) -> bool {
-    if !guard.control().is_asked() {
-        return false;
-    }
-    if !relay.is_parked() {
-        return relay.is_at_rest();
-    }
-    let question = relay.ask(&guard.custom_settings());
-    let is_asked = question.is_some();
-    if is_asked {
-        rare.get_or_insert_default().question = question;
-    }
-    is_asked
-}
-
-/// Forgets a part of it, and all of it if nothing is left: a session at rest must not be larger for what it once had.
-fn forget(rare: &mut Option<Box<Rare>>, part: impl FnOnce(&mut Rare)) {
-    rare.take_if(|rare| {
-        part(rare);
-        rare.deadline.is_none() && rare.question.is_none()
-    });
-}
-
-/// Waits for the answer if the server has been asked for the session's state, and passes it on.
-fn poll_question(
-    relay: &mut Relay,
-    guard: &SessionGuard,
-    rare: &mut Option<Box<Rare>>,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    if let Some(Rare { question: Some(question), .. }) = rare.as_deref_mut() {
-        let answer = ready!(relay.poll_answer(cx, guard.control().bytes(), question));
-        forget(rare, |rare| rare.question = None);
-        guard.answer(answer);
-    }
-    Poll::Ready(())
 }
 
 /// The end of a session of which a peer does not acknowledge any more.

@@ -1,12 +1,17 @@
 //! The park of one cluster, shared between those that ask for it, the clients that wait and the task that keeps the time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::carry_totals::CarryTotals;
 use super::control::SessionControl;
-use crate::routing::{Park, ParkOver, Rule, SessionParkEvent, Target};
+use super::pace::Pace;
+use crate::config::{CarrySettings, ConnectionRate};
+use crate::routing::{Park, ParkOver, ParkSettings, Rule, SessionParkEvent, Target};
 
 /// What became of the sessions that were asked to park, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +28,25 @@ pub struct ParkTotals {
     pub parks: [u64; ParkOver::LABELS.len()],
 }
 
+/// How the sessions of a cluster are carried to another leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarryLimits {
+    /// The names of the custom settings that sessions may have.
+    pub custom_settings: Arc<[String]>,
+    /// How fast they log in.
+    pub rate: ConnectionRate,
+    /// How long it may take after the park.
+    pub max: Duration,
+}
+
+impl CarryLimits {
+    /// Of a cluster with these settings.
+    pub fn of(carry: &CarrySettings, park: ParkSettings) -> CarryLimits {
+        let custom_settings = carry.custom_settings.as_slice().into();
+        CarryLimits { custom_settings, rate: carry.rate, max: park.max }
+    }
+}
+
 /// The park of one cluster.
 #[derive(Debug, Default)]
 pub struct ClusterParking {
@@ -36,9 +60,39 @@ pub struct ClusterParking {
     pub(super) late: AtomicU64,
     pub(super) encrypted: AtomicU64,
     pub(super) parks: [AtomicU64; ParkOver::LABELS.len()],
+    /// How parked sessions are carried; of the newest park, because they are still carried after it.
+    pub(super) carry: Mutex<Option<Arc<CarryLimits>>>,
+    carried: CarryTotals,
+    /// The turns of the sessions that are carried.
+    pub pace: Pace,
 }
 
 impl ClusterParking {
+    /// How parked sessions are carried to another leader; `None` if they are not.
+    pub fn carry(&self) -> Option<Arc<CarryLimits>> {
+        self.carry.lock().clone()
+    }
+
+    /// What became of the sessions that lost their server while they were parked.
+    pub fn carried(&self) -> &CarryTotals {
+        &self.carried
+    }
+
+    /// Counts a session that was parked and has ended.
+    pub fn count_ended(&self) {
+        self.ended.fetch_add(1, Relaxed);
+    }
+
+    /// Whether there is a park.
+    pub fn is_on(&self) -> bool {
+        *self.is_parked.borrow()
+    }
+
+    /// Waits until there is a park and was none, or the other way round. Cancel safe.
+    pub async fn changes_from(&self, is_on: bool) {
+        let _ = self.is_parked.subscribe().wait_for(|is_parked| *is_parked != is_on).await;
+    }
+
     /// Why new clients wait; `None` if there is no park.
     pub fn why_parked(&self) -> Option<String> {
         self.is_parked.borrow().then(|| self.reason.lock().clone())

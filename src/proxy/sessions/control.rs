@@ -149,6 +149,11 @@ impl SessionControl {
     pub(super) fn is_now_on(&self, node: NodeId, since_seconds: u32) {
         self.node.store(node.to_byte(), SeqCst);
         self.since_seconds.store(since_seconds, Relaxed);
+        self.withdraw_orders_of_node();
+    }
+
+    /// Withdraws an order that its node is the reason of. Other orders stay in force.
+    pub(super) fn withdraw_orders_of_node(&self) {
         self.withdraw(|order| matches!(order, SessionOrder::Move | SessionOrder::Drain(_) | SessionOrder::Cut(_)));
     }
 

@@ -19,6 +19,7 @@ use crate::protocol::CancelKey;
 use crate::protocol::login_again::Credential;
 use crate::protocol::scram_exchange::Proof;
 use crate::protocol::session_question::Answer;
+use crate::routing::SessionParkEvent;
 
 impl Registry {
     /// Counts a connection as held, unless `held_max` are held.
@@ -134,6 +135,23 @@ impl SessionGuard {
             self.registry.keys.add_unseen(self.control.listener(), self.control.node());
             self.replace_key(SessionKey::Unseen);
         }
+    }
+
+    /// The session has left its server, to be carried to the leader: it gets no more orders because of its node.
+    pub fn left_server(&self) {
+        let _controls = self.registry.controls.lock(); // none is given meanwhile
+        self.control.note_park(SessionParkEvent::LeftServer);
+        self.control.withdraw_orders_of_node();
+        if self.registry.stop.is_cancelled() {
+            self.control.send_order(SessionOrder::Stop); // an order of a higher rank may have hidden it
+        }
+    }
+
+    /// The session is at the leader, and is parked again if there is another park.
+    pub fn note_arrived(&self) {
+        let _controls = self.registry.controls.lock(); // a park does not begin meanwhile
+        self.control.note_park(SessionParkEvent::Arrived);
+        self.registry.parkings.get(self.control.cluster().0).inspect(|parking| parking.ask_new(&self.control));
     }
 
     /// The names of the custom settings that somebody wants to know with the session's state.

@@ -10,6 +10,7 @@
 pub mod availability;
 pub mod cancel_keys;
 pub mod cancel_limits;
+pub mod carry_totals;
 pub mod carrying;
 pub mod cluster_carrying;
 pub mod cluster_parking;
@@ -23,6 +24,7 @@ pub mod openings;
 pub mod orders;
 pub mod origin;
 pub mod owner;
+pub mod pace;
 mod park_state;
 pub mod parking;
 mod questions;

@@ -10,7 +10,7 @@ use crate::cluster::NodeId;
 use crate::cluster::node::NODES_MAX;
 use crate::cluster::topology::Topology;
 use crate::config::{ClusterIndex, ListenerIndex};
-use crate::routing::{NodeLoad, Reaction, Reactions, Rule, why_on_wrong_node};
+use crate::routing::{NodeLoad, Reaction, Reactions, Rule, SessionPark, why_on_wrong_node};
 
 impl Registry {
     /// Closes the sessions for which `is_wanted` is true, and returns their number.
@@ -57,7 +57,9 @@ impl Registry {
     /// Sends orders to the sessions of a cluster that are on the wrong node by a new topology, and withdraws the drain of
     /// those that are on the right node again.
     pub fn apply(&self, cluster: ClusterIndex, topology: &Topology) {
-        for control in self.controls.lock().values().filter(|control| control.cluster() == cluster) {
+        let controls = self.controls.lock();
+        let is_on_node = |control: &&Arc<SessionControl>| control.park() != SessionPark::Carrying;
+        for control in controls.values().filter(|control| control.cluster() == cluster).filter(is_on_node) {
             let reactions = *self.tally(control.listener()).reactions.lock();
             match order_for(&control.origin.rule, &reactions, topology, control.node()) {
                 Some(order) => control.send_order(order),

@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tracing::{info, warn};
 
-use super::cluster_parking::{ClusterParking, ParkTotals, is_parkable};
+use super::cluster_parking::{CarryLimits, ClusterParking, ParkTotals, is_parkable};
 use super::control::SessionControl;
 use super::registry::Registry;
+use crate::cluster::topology::Topology;
 use crate::cluster::{Moment, NodeId};
 use crate::config::ClusterIndex;
 use crate::probe::ClusterHandle;
@@ -49,17 +50,20 @@ impl Registry {
         self.parkings.get_or_init(cluster.0, ClusterParking::default)
     }
 
-    /// Asks the write sessions of a cluster to park, for this reason; `leader` leads now.
+    /// Asks the write sessions of a cluster to park, for this reason; `leader` leads now. They are carried to another leader
+    /// if there are limits for that.
     pub fn park(
         &self,
         cluster: ClusterIndex,
         settings: ParkSettings,
+        carry: Option<CarryLimits>,
         reason: &str,
         (leader, now): (Option<NodeId>, Moment),
     ) {
         let parking = self.parking(cluster);
         if parking.why_parked().is_none() {
             reason.clone_into(&mut parking.reason.lock());
+            *parking.carry.lock() = carry.map(Arc::new);
         }
         self.take_park_event(cluster, ParkEvent::Asked(settings), leader, now);
         parking.changed.notify_one();
@@ -89,7 +93,7 @@ impl Registry {
         let mut census = ParkCensus::default();
         for control in self.controls.lock().values().filter(|control| is_concerned(control, cluster)) {
             match (control.park(), control.is_visible()) {
-                (SessionPark::Parked, _) => census.parked += 1,
+                (SessionPark::Parked | SessionPark::Carrying, _) => census.parked += 1,
                 (_, Some(false)) => census.encrypted += 1,
                 (SessionPark::Finishing, _) => census.finishing += 1,
                 (SessionPark::Late, _) => census.late += 1,
@@ -126,8 +130,8 @@ impl Registry {
             ParkAction::End(over) => {
                 for control in concerned {
                     let [before, after] = control.note_park(SessionParkEvent::Over(over));
-                    let count = if after == SessionPark::Free { &parking.let_go } else { &parking.ended };
-                    count.fetch_add(u64::from(before == SessionPark::Parked), Relaxed);
+                    let is_let_go = before == SessionPark::Parked && after == SessionPark::Free;
+                    parking.let_go.fetch_add(u64::from(is_let_go), Relaxed);
                 }
                 let reason = ParkOver::LABELS.iter().position(|label| *label == over.label());
                 reason.iter().for_each(|reason| _ = parking.parks[*reason].fetch_add(1, Relaxed));
@@ -145,9 +149,20 @@ fn is_concerned(control: &SessionControl, cluster: ClusterIndex) -> bool {
 /// Ends the graces and the parks of a cluster in time, and logs what becomes of them. Runs until it is dropped.
 pub async fn keep_time(cluster: ClusterIndex, view: ClusterHandle, registry: Arc<Registry>) {
     let parking = registry.parking(cluster);
+    let mut last_leader = None;
     loop {
         let topology = view.topology_full();
         let before = registry.park_info(cluster);
+        if let (Some(_), Some(leader)) = (&before, leader_since(&topology)) {
+            let has_restarted = last_leader.as_ref().is_some_and(|last| has_restarted(last, &leader));
+            last_leader = Some(leader);
+            if has_restarted {
+                // quicker than it is checked: for a moment it did not lead
+                registry.take_park_event(cluster, ParkEvent::Looked, None, view.now());
+            }
+        } else if before.is_none() {
+            last_leader = None;
+        }
         let action = registry.take_park_event(cluster, ParkEvent::Looked, topology.leader(), view.now());
         if let (Some(action), Some(before)) = (action, before) {
             log(action, &before, view.name());
@@ -162,6 +177,20 @@ pub async fn keep_time(cluster: ClusterIndex, view: ClusterHandle, registry: Arc
             },
         }
     }
+}
+
+/// The leader, and since when its PostgreSQL has run, as Patroni tells it.
+type LeaderSince = (NodeId, Option<String>);
+
+fn leader_since(topology: &Topology) -> Option<LeaderSince> {
+    let leader = topology.leader()?;
+    let report = topology.node(leader).health.report();
+    Some((leader, report.and_then(|report| report.postmaster_start.clone())))
+}
+
+/// Whether the same node leads with another postmaster: the sessions on the one before have lost their server.
+fn has_restarted((node, since): &LeaderSince, (node_now, since_now): &LeaderSince) -> bool {
+    node == node_now && since.is_some() && since_now.is_some() && since != since_now
 }
 
 /// Logs what happens to a park by itself. What operators do is logged where they do it.

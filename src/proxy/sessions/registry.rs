@@ -27,7 +27,7 @@ use crate::config::{ClusterIndex, ListenerIndex};
 use crate::net::descriptors;
 use crate::probe::NodeSessions;
 use crate::proxy::intake::pending::PendingConnections;
-use crate::routing::Reactions;
+use crate::routing::{Reactions, SessionPark};
 
 /// Descriptors that sessions leave alone: 64 connections to the stats page, the checks, the pipes of 16 streams at rest, and
 /// what the process itself needs.
@@ -246,6 +246,13 @@ impl Registry {
         let controls = self.controls.lock();
         let wanted = controls.iter().filter(|(_, control)| is_wanted(control));
         wanted.map(|(id, control)| (SessionInfo::of(*id, control, now), Arc::clone(control))).collect()
+    }
+
+    /// Whether sessions of a cluster are being carried to another leader.
+    pub fn has_sessions_without_server(&self, cluster: ClusterIndex) -> bool {
+        let is_one =
+            |control: &Arc<SessionControl>| control.cluster() == cluster && control.park() == SessionPark::Carrying;
+        self.controls.lock().values().any(is_one)
     }
 
     /// The number of sessions on a node.

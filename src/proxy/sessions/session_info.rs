@@ -46,7 +46,7 @@ impl SessionInfo {
         match (&self.owner, self.is_draining) {
             (None, _) => "login",
             (Some(_), true) => "draining",
-            (Some(_), false) if self.park == SessionPark::Parked => "parked",
+            (Some(_), false) if matches!(self.park, SessionPark::Parked | SessionPark::Carrying) => "parked",
             (Some(_), false) => "open",
         }
     }

@@ -1,8 +1,9 @@
 //! Whether the write sessions of a cluster are parked: held at the end of their transactions until there is a leader
 //! again, or until an operator lets them go on. PgBouncer calls this PAUSE and RESUME.
 //!
-//! [`session`] is the same for one session. Pure: `proxy/sessions/parking.rs` does what the actions say.
+//! [`session`] is the same for one session; [`carry`] is its way to another leader. Pure: `proxy/sessions/parking.rs` does what the actions say.
 
+pub mod carry;
 pub mod session;
 
 use std::time::Duration;

@@ -20,7 +20,7 @@ pub enum SessionPark {
     /// It is between two transactions, and nothing is read from its client.
     ///
     /// Exits: to `Free` when the park is over and its node leads, or it is let go; to `NoLeader` or `NewLeader`
-    /// when the park is over and it cannot go on.
+    /// when the park is over and it cannot go on; to `Carrying` when it has lost its server.
     Parked,
     /// Its transaction did not end within `park_grace`, so that it goes on as if it had not been asked.
     ///
@@ -28,8 +28,14 @@ pub enum SessionPark {
     Late,
     /// It ends, because no node led for `park_max`. No exit.
     NoLeader,
-    /// It ends, because another node leads. No exit.
+    /// It cannot stay, because another node leads.
+    ///
+    /// Exits: to `Carrying`; or it ends.
     NewLeader,
+    /// It has no server any more, and is being carried to the leader.
+    ///
+    /// Exits: to `Free` when it is there; to `NoLeader` when the park is over and no node leads.
+    Carrying,
 }
 
 /// What happens to a session's park.
@@ -41,34 +47,43 @@ pub enum SessionParkEvent {
     AtRest,
     /// `park_grace` is over.
     GraceOver,
+    /// It has left its server, to be carried to the leader.
+    LeftServer,
+    /// It is at the leader.
+    Arrived,
     /// The park is over.
     Over(ParkOver),
 }
 
 impl SessionPark {
     /// Every state. The place of a state is its number.
-    const ALL: [SessionPark; 6] = [
+    const ALL: [SessionPark; 7] = [
         SessionPark::Free,
         SessionPark::Finishing,
         SessionPark::Parked,
         SessionPark::Late,
         SessionPark::NoLeader,
         SessionPark::NewLeader,
+        SessionPark::Carrying,
     ];
 
     /// The state after an event; the session is on this node.
     #[must_use]
     pub fn after(self, event: SessionParkEvent, node: NodeId) -> SessionPark {
-        use SessionParkEvent::{Asked, AtRest, GraceOver, Over};
+        use SessionParkEvent::{Arrived, Asked, AtRest, GraceOver, LeftServer, Over};
         match (self, event) {
-            (SessionPark::NoLeader | SessionPark::NewLeader, _) => self,
+            (SessionPark::NoLeader, _) => self,
+            (_, LeftServer) => SessionPark::Carrying,
+            (SessionPark::Carrying, Arrived) => SessionPark::Free,
+            (SessionPark::Carrying, Over(ParkOver::NoLeader)) => SessionPark::NoLeader,
+            (SessionPark::NewLeader | SessionPark::Carrying, _) => self,
             (SessionPark::Free | SessionPark::Late, Asked) => SessionPark::Finishing,
             (SessionPark::Finishing, AtRest) => SessionPark::Parked,
             (SessionPark::Finishing, GraceOver) => SessionPark::Late,
             (SessionPark::Parked, Over(ParkOver::NoLeader)) => SessionPark::NoLeader,
             (SessionPark::Parked, Over(ParkOver::Led(leader))) if leader != node => SessionPark::NewLeader,
             (_, Over(_)) => SessionPark::Free,
-            (_, Asked | AtRest | GraceOver) => self,
+            (_, Asked | AtRest | GraceOver | Arrived) => self,
         }
     }
 
@@ -126,6 +141,19 @@ mod tests {
     fn a_session_is_not_parked_without_being_asked() {
         assert_eq!(after(&[SessionParkEvent::AtRest]), SessionPark::Free);
         assert_eq!(after(&[SessionParkEvent::GraceOver]), SessionPark::Free);
+    }
+
+    #[test]
+    fn a_session_that_has_left_its_server_is_carried_until_it_arrives_or_no_node_leads() {
+        use SessionParkEvent::{Arrived, Asked, AtRest, LeftServer, Over};
+        let left = [Asked, AtRest, LeftServer];
+        for over in [ParkOver::Unparked, ParkOver::StillLed, ParkOver::Led(HERE), ParkOver::Led(ELSEWHERE)] {
+            assert_eq!(after(&[&left[..], &[Over(over)]].concat()), SessionPark::Carrying, "{over:?}");
+            assert_eq!(after(&[&left[..], &[Over(over), Asked, Arrived]].concat()), SessionPark::Free, "{over:?}");
+        }
+        assert_eq!(after(&[&left[..], &[Over(ParkOver::NoLeader), Arrived]].concat()), SessionPark::NoLeader);
+        let another_leads = [Asked, AtRest, Over(ParkOver::Led(ELSEWHERE)), LeftServer];
+        assert_eq!(after(&another_leads), SessionPark::Carrying);
     }
 
     #[test]

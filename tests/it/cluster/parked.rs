@@ -151,7 +151,7 @@ async fn a_restart_of_the_leader_waits_for_transactions_and_a_restart_of_a_repli
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async fn restart(lab: &Lab, node: usize) {
+pub(super) async fn restart(lab: &Lab, node: usize) {
     let name = lab.nodes()[node].name.clone();
     let answer = http::post(lab.nodes()[node].rest, "/restart", &serde_json::json!({}), PATRONI_WITHIN).await;
     let answer = answer.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -159,13 +159,13 @@ async fn restart(lab: &Lab, node: usize) {
 }
 
 /// `before_stop` in each node's configuration of Patroni.
-struct Hook {
+pub(super) struct Hook {
     /// The nodes' files as they were.
     before: Vec<String>,
 }
 
 impl Hook {
-    async fn set(lab: &Lab, pgvane: &Pgvane) -> Hook {
+    pub(super) async fn set(lab: &Lab, pgvane: &Pgvane) -> Hook {
         let password = lab.directory().join("password");
         let program = lab.directory().join("pgvane-for-the-hook");
         fs::copy(binary::pgvane(), &program).expect("can be copied to where Patroni's account can read it");
@@ -210,7 +210,7 @@ impl Hook {
         wait::until("the hook", PATRONI_WITHIN, look).await.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    async fn removed(self, lab: &Lab) {
+    pub(super) async fn removed(self, lab: &Lab) {
         for (node, text) in lab.nodes().iter().zip(&self.before) {
             fs::write(node.patroni_config(), text).expect("is writable");
         }

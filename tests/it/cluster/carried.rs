@@ -1,0 +1,435 @@
+//! Write sessions are carried to the new leader with their state: their clients see a pause and no error.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use pgvane_loadtest::lab::Lab;
+use pgvane_loadtest::login::Login;
+use pgvane_loadtest::messages::{cancel_request, message, query};
+use pgvane_loadtest::pgvane::PgvaneBuilder;
+use pgvane_loadtest::programs::Postgresql;
+use pgvane_loadtest::wait;
+use tokio::task::JoinHandle;
+
+use super::parked::{Hook, restart};
+use crate::certificates::Certificates;
+use crate::command_line::OK;
+use crate::figures::wait_for_status;
+use crate::operators::Operator;
+use crate::stage::{PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster, sound_cluster_of};
+use crate::wire::{Message, SOON, Session, Wire, in_time, plain_startup};
+
+/// Sessions with state of their own, and sessions that write all the time.
+const CLIENTS: usize = 10;
+
+const PROCESS: &str = "select pg_backend_pid()";
+
+/// What a session sees of its state.
+const STATE: &str = "select concat_ws('|', current_setting('work_mem'), current_setting('app.tenant', true), \
+                     current_setting('application_name'), current_user, current_setting('search_path'), \
+                     (select string_agg(name || statement || parameter_types::text, ',' order by name) \
+                     from pg_prepared_statements), \
+                     (select string_agg(channel, ',' order by channel) from pg_listening_channels() as l (channel)))";
+
+fn carrying(lab: &Lab) -> impl Fn(PgvaneBuilder) -> PgvaneBuilder + use<> {
+    let users = Operator::line(lab.directory());
+    move |pgvane| {
+        let pgvane =
+            pgvane.admin(&users).cluster("park = true").cluster("park_grace = \"20s\"").cluster("carry = true");
+        pgvane.cluster("carry_settings = [\"app.tenant\"]").hold_max("60s")
+    }
+}
+
+/// What the sessions of these tests need in the database.
+async fn prepared(lab: &Lab) {
+    let leader = lab.wait_for_leader(SOON).await.expect("a leader");
+    let superuser = Login::Superuser.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
+    let role = "do $$ begin create role carried_role; exception when duplicate_object then null; end $$; \
+                grant carried_role to trusting; alter role trusting reset all; alter role trusting login";
+    in_time("a role", superuser.batch_execute(role)).await.expect("is created");
+    let owner = Login::App.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
+    let tables = "drop table if exists carried_counter; create table carried_counter (session integer, number integer); \
+                  grant all on carried_counter to trusting";
+    in_time("a table", owner.batch_execute(tables)).await.expect("is created");
+}
+
+async fn with_state(address: SocketAddr, number: usize) -> Session {
+    let mut session = Session::through(address).await;
+    for statement in [
+        format!("set application_name = 'client {number}'; set work_mem = '{}MB'", number + 5),
+        format!("set app.tenant = 'tenant {number}'; set search_path = public, \"schema {number}\""),
+        format!("prepare mine (integer) as select $1 + {number}"),
+        format!("listen channel_{number}"),
+        "set role carried_role".to_owned(),
+    ] {
+        session.ask(&statement).await;
+    }
+    session.wire.send(&[message(b'P', b"theirs\0select $1 || 'x'\0\0\0"), message(b'S', b"")].concat()).await;
+    session.wire.messages_until(b'Z').await;
+    session
+}
+
+/// A session that writes all the time.
+struct Writing {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<(u32, Duration, Session)>,
+}
+
+impl Writing {
+    fn start(mut session: Session, number: usize) -> Writing {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let (mut written, mut longest) = (0, Duration::ZERO);
+            while !is_over.load(SeqCst) {
+                let begun = Instant::now();
+                let insert = format!("insert into carried_counter values ({number}, {written})");
+                let is_in_transaction = written % 2 == 0;
+                let steps = if is_in_transaction { vec!["begin", &insert, "commit"] } else { vec![insert.as_str()] };
+                for step in steps {
+                    let answer = session.ask(step).await;
+                    let errors: Vec<&Message> = answer.iter().filter(|message| message.kind == b'E').collect();
+                    assert!(errors.is_empty(), "{step}: {errors:?}");
+                    assert_eq!(answer.last().map(|message| message.kind), Some(b'Z'), "{step}: {answer:?}");
+                }
+                written += 1;
+                longest = longest.max(begun.elapsed());
+                tokio::time::sleep(Duration::from_millis(5)).await; // a client's pace, not a wait
+            }
+            (written, longest, session)
+        });
+        Writing { stop, task }
+    }
+
+    /// The number of rows that were acknowledged, the longest pause, and the session.
+    async fn finish(self) -> (u32, Duration, Session) {
+        self.stop.store(true, SeqCst);
+        in_time("the end", self.task).await.expect("no error")
+    }
+}
+
+async fn through_switchovers(postgresql: Postgresql) {
+    let lab = sound_cluster_of(postgresql).await;
+    prepared(&lab).await;
+    let files = Certificates::new();
+    files.issue("server", "localhost");
+    let [certificate, key] = ["server.pem", "server.key"].map(|name| files.path(name));
+    let tls = format!("tls = {{ mode = \"terminate\", cert_file = \"{certificate}\", key_file = \"{key}\" }}");
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, |pgvane| configured(pgvane).write_listener(&tls)).await;
+    let hooked = Hook::set(&lab, &pgvane).await;
+    let mut idle = Vec::new();
+    for number in 0..CLIENTS {
+        let mut session = with_state(pgvane.write_addr, number).await;
+        let state = [session.value(STATE).await, session.value(PROCESS).await];
+        idle.push((session, state));
+    }
+    let mut writing = Vec::new();
+    for number in 0..CLIENTS {
+        let session = match number % 2 {
+            0 => Session::through(pgvane.write_addr).await,
+            _ => {
+                let wire = Wire::to(pgvane.write_addr).await.asks_for_tls(&files.client(&[])).await;
+                wire.log_in(&plain_startup()).await
+            }
+        };
+        writing.push(Writing::start(session, number));
+    }
+    for round in 0..2 {
+        let leader = lab.switchover().await.expect("a switchover");
+        for (number, (session, [state, process])) in idle.iter_mut().enumerate() {
+            assert_eq!(session.value(STATE).await, *state, "round {round}");
+            let now = session.value(PROCESS).await;
+            assert_ne!(now, *process, "another server serves it");
+            *process = now;
+            assert_eq!(session.value("execute mine (1)").await, (number + 1).to_string());
+            let port = lab.nodes()[leader].pg.port().to_string();
+            assert_eq!(session.value("select inet_server_port()").await, port);
+        }
+        lab.wait_until_all_streaming(SOON).await.expect("a sound cluster");
+    }
+    // cancel requests reach the server on which the session is
+    let (mut session, [_, process]) = idle.pop().expect("there is one");
+    session.wire.send(&query("select pg_sleep(60)")).await;
+    let is_asleep =
+        format!("select count(*) from pg_stat_activity where pid = {process} and query like '%pg_sleep(60)%'");
+    let mut other = Session::through(pgvane.write_addr).await;
+    wait_until(&mut other, &is_asleep, "1").await;
+    Wire::to(pgvane.write_addr).await.send(&cancel_request(&session.key)).await;
+    let answer = session.wire.messages_until(b'Z').await;
+    assert_eq!(answer[0].sqlstate().or_else(|| answer[1].sqlstate()).as_deref(), Some("57014"), "{answer:?}");
+
+    let mut longest = Duration::ZERO;
+    for (number, writing) in writing.into_iter().enumerate() {
+        let (written, pause, mut session) = writing.finish().await;
+        let found = session.value(&format!("select count(*) from carried_counter where session = {number}")).await;
+        assert_eq!(found, written.to_string(), "each acknowledged row is there, and none twice");
+        longest = longest.max(pause);
+    }
+    println!("the longest pause of a client: {longest:?}");
+    // each listens again
+    for (number, (session, _)) in idle.iter_mut().enumerate() {
+        other.ask(&format!("notify channel_{number}")).await;
+        assert_eq!(session.wire.message().await.expect("it listens").kind, b'A');
+    }
+    hooked.removed(&lab).await;
+}
+
+async fn wait_until(session: &mut Session, question: &str, expected: &str) {
+    let begun = Instant::now();
+    while session.value(question).await != expected {
+        assert!(begun.elapsed() < SOON, "{question}: not {expected} within {SOON:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn switchovers_by_patronictl_are_a_pause_for_sessions_with_all_kinds_of_state() {
+    through_switchovers(Postgresql::Packaged).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn switchovers_are_a_pause_with_postgresql_18() {
+    through_switchovers(Postgresql::Eighteen).await;
+}
+
+/// The same node leads again. What cannot be carried ends, and each client learns why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_leader_is_a_pause_but_for_sessions_that_are_tied_to_it() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, &configured).await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let (leader, _) = leader_and_replicas(&lab).await;
+    let hooked = Hook::set(&lab, &pgvane).await;
+    let mut free = with_state(pgvane.write_addr, 1).await;
+    let before = free.value(STATE).await;
+    let mut tied = Vec::new();
+    for (state, why) in [
+        ("create temporary table mine (number integer)", "1 temporary object"),
+        ("select pg_advisory_lock(7)", "1 advisory lock"),
+        ("select 1; prepare mine as select 1", "PREPARE \"mine\" together with other statements"),
+    ] {
+        let mut session = Session::through(pgvane.write_addr).await;
+        session.ask(state).await;
+        tied.push((session, why));
+    }
+    // an authentication that pgvane cannot repeat without the role's key
+    let certified = Login::App.connect(pgvane.write_addr, SOON).await.expect("a session");
+    let mut waits = with_state(pgvane.write_addr, 2).await;
+
+    // requests that the client sends while there is no server are answered by the next one
+    let asking = async {
+        wait_for_status(&pgvane, "a park", |status| status["clusters"][0]["park"]["parked"] == 6).await;
+        waits.wire.send(&[query("select 1"), query("begin"), query("select 2")].concat()).await;
+        for _ in 0..3 {
+            let answer = waits.wire.messages_until(b'Z').await;
+            assert!(answer.iter().all(|message| message.kind != b'E'), "{answer:?}");
+        }
+        assert_eq!(waits.ask("rollback").await[0].body, b"ROLLBACK\0");
+    };
+    tokio::join!(restart(&lab, leader), asking);
+    assert_eq!(free.value(STATE).await, before);
+    for (session, why) in tied {
+        let end = session.wire.fatal().await;
+        assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
+        let told = end.field(b'M').expect("a message");
+        assert_eq!(
+            told,
+            format!("pgvane: terminating connection because it could not be carried to the new leader: {why}")
+        );
+        assert!(end.field(b'D').is_some_and(|detail| detail.contains("were not executed")), "{end:?}");
+    }
+    drop(certified);
+    wait_for_status(&pgvane, "no park", |status| status["clusters"][0]["park"].is_null()).await;
+    assert_eq!(waits.value("execute mine (1)").await, "3");
+    operator.says(&["status"]).await.ended_with(OK);
+    hooked.removed(&lab).await;
+}
+
+/// A session whose login the new leader refuses ends with the server's words; the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_login_is_refused_ends_with_the_reason_and_the_others_go_on() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, &configured).await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let leader = lab.wait_for_leader(SOON).await.expect("a leader");
+    let session = Session::through(pgvane.write_addr).await;
+    operator.says(&["park"]).await.ended_with(OK);
+    let superuser = Login::Superuser.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
+    in_time("no login", superuser.batch_execute("alter role trusting nologin")).await.expect("is set");
+    lab.switchover().await.expect("a switchover");
+    let end = session.wire.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
+    let told = end.field(b'M').expect("a message");
+    assert!(told.contains("could not be carried") && told.contains("is not permitted to log in"), "{told}");
+    prepared(&lab).await;
+}
+
+/// pgvane has never seen the password: it answers the new leader with what it has learnt when the client logged in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let leader = lab.wait_for_leader(SOON).await.expect("a leader");
+    let superuser = Login::Superuser.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
+    let role = "drop schema if exists pgvane cascade; \
+                do $$ begin create role vane login password 'vane'; exception when duplicate_object then null; end $$";
+    in_time("a role", superuser.batch_execute(role)).await.expect("is created");
+    let function = include_str!("../../../config/carry-verifier.sql").replace("TO pgvane", "TO vane");
+    in_time("a function", superuser.batch_execute(&function)).await.expect("is created");
+    let configured = carrying(&lab);
+    let query = "carry_auth_query = \"select rolname, verifier from pgvane.verifier($1)\"\n\
+                 sql = { user = \"vane\", password = \"vane\" }";
+    let pgvane = pgvane_before(&lab, |pgvane| configured(pgvane).cluster(query)).await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let client = Login::App.connect(pgvane.write_addr, SOON).await.expect("a session");
+    let statement = in_time("a statement", client.prepare("select $1::integer + 1")).await.expect("is prepared");
+    let could_be_carried = || async {
+        let answer = operator.says(&["switchover", "--dry-run"]).await;
+        if answer.out.contains(", 1 could be carried") { Ok(()) } else { Err(answer.out) }
+    };
+    wait::until("the key of the role", SOON, could_be_carried).await.unwrap_or_else(|error| panic!("{error}"));
+    let process = async || -> i32 {
+        let row = in_time("an answer", client.query_one("select pg_backend_pid()", &[])).await.expect("no error");
+        row.get(0)
+    };
+    let before = process().await;
+    operator.says(&["park"]).await.ended_with(OK);
+    lab.switchover().await.expect("a switchover");
+    assert_ne!(process().await, before);
+    let row = in_time("an answer", client.query_one(&statement, &[&41])).await.expect("it is prepared there too");
+    assert_eq!(row.get::<_, i32>(0), 42);
+}
+
+// ---- faults ---------------------------------------------------------------------------------------------------------
+
+/// If the same leader goes on, nothing is carried: each session keeps its server process, and even what no server tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_are_let_go_on_keep_their_server_and_their_unnamed_statement() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, &configured).await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let mut session = with_state(pgvane.write_addr, 1).await;
+    let before = [session.value(STATE).await, session.value(PROCESS).await];
+    session.wire.send(&[message(b'P', b"\0select 42\0\0\0"), message(b'S', b"")].concat()).await;
+    session.wire.messages_until(b'Z').await;
+    operator.says(&["park"]).await.ended_with(OK);
+    // what is held back when the session is asked for its state comes after the question
+    session
+        .wire
+        .send(&[message(b'B', b"\0\0\0\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0"), message(b'S', b"")].concat())
+        .await;
+    operator.says(&["unpark"]).await.ended_with(OK);
+    let answer = session.wire.messages_until(b'Z').await;
+    assert!(answer.iter().any(|message| message.kind == b'D' && message.body.ends_with(b"42")), "{answer:?}");
+    assert_eq!([session.value(STATE).await, session.value(PROCESS).await], before);
+}
+
+/// The next transaction was pipelined behind the one that is finished: it begins on the new leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_was_held_back_is_executed_once_on_the_new_leader() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, &configured).await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let mut session = Session::through(pgvane.write_addr).await;
+    session.ask("begin").await;
+    let parking = tokio::spawn(async move { operator.says(&["park", "--wait", "20s"]).await });
+    wait_for_status(&pgvane, "a park", |status| status["clusters"][0]["park"]["finishing"] == 1).await;
+    let insert = "insert into carried_counter values (1, 1)";
+    session.wire.send(&[query("commit"), query("begin"), query(insert), query("commit")].concat()).await;
+    assert_eq!(session.wire.messages_until(b'Z').await[0].body, b"COMMIT\0");
+    parking.await.expect("no panic").ended_with(OK);
+    let leader = lab.switchover().await.expect("a switchover");
+    for expected in [&b"BEGIN\0"[..], b"INSERT 0 1\0", b"COMMIT\0"] {
+        let answer = session.wire.messages_until(b'Z').await;
+        assert!(answer.iter().any(|message| message.body == expected), "{answer:?}");
+    }
+    assert_eq!(session.value("select count(*) from carried_counter").await, "1");
+    assert_eq!(session.value("select inet_server_port()").await, lab.nodes()[leader].pg.port().to_string());
+}
+
+/// The node that is to lead dies while it is promoted: the sessions wait for another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_carried_to_the_node_that_leads_in_the_end() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, |pgvane| configured(pgvane).cluster("park_max = \"90s\"")).await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let leader = lab.wait_for_leader(SOON).await.expect("a leader");
+    let mut sessions = Vec::new();
+    for number in 0..CLIENTS {
+        let mut session = with_state(pgvane.write_addr, number).await;
+        let state = session.value(STATE).await;
+        sessions.push((session, state));
+    }
+    operator.says(&["park"]).await.ended_with(OK);
+    lab.kill_node(leader).expect("it runs");
+    // the first one that takes the lead dies too, at once
+    let second = lab.wait_for_leader_other_than(leader, PATRONI_WITHIN).await.expect("another one");
+    lab.kill_node(second).expect("it runs");
+    lab.start_node(leader).expect("it starts");
+    lab.start_node(second).expect("it starts");
+    let asked: Vec<JoinHandle<()>> = sessions
+        .into_iter()
+        .map(|(mut session, state)| {
+            tokio::spawn(async move {
+                session.wire.send(&query(STATE)).await;
+                let row = loop {
+                    // some kill and some wait: longer than one step of other tests takes
+                    match tokio::time::timeout(PATRONI_WITHIN, session.wire.message_whenever()).await {
+                        Ok(Some(message)) if message.kind == b'D' => break message,
+                        Ok(Some(message)) if message.kind == b'E' => panic!("{message:?}"),
+                        Ok(Some(_)) => {}
+                        other => panic!("{other:?}"),
+                    }
+                };
+                assert_eq!(String::from_utf8_lossy(&row.body[6..]), state);
+            })
+        })
+        .collect();
+    for one in asked {
+        one.await.expect("has its state");
+    }
+}
+
+/// Few at a time: a second switchover and a reload come while most of the sessions still wait for their turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_switchover_and_a_reload_during_the_first_lose_no_session() {
+    let lab = sound_cluster_of(Postgresql::Eighteen).await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, |pgvane| configured(pgvane).cluster("carry_rate = \"1/s\"")).await;
+    let hooked = Hook::set(&lab, &pgvane).await;
+    let mut sessions = Vec::new();
+    for number in 0..CLIENTS {
+        let mut session = with_state(pgvane.write_addr, number).await;
+        let state = [session.value(STATE).await, session.value(PROCESS).await];
+        sessions.push((session, state));
+    }
+    lab.switchover().await.expect("a switchover");
+    // its client waits, so it comes before those whose clients do not
+    let begun = Instant::now();
+    let (last, [state, _]) = sessions.last_mut().expect("there is one");
+    assert_eq!(last.value(STATE).await, *state);
+    let urgent = begun.elapsed();
+    pgvane.reload().expect("it runs");
+    let leader = lab.switchover().await.expect("another switchover");
+    for (session, [state, process]) in &mut sessions {
+        assert_eq!(session.value(STATE).await, *state);
+        assert_ne!(session.value(PROCESS).await, *process);
+        assert_eq!(session.value("select inet_server_port()").await, lab.nodes()[leader].pg.port().to_string());
+    }
+    println!("the one whose client waited had its answer after {urgent:?}");
+    hooked.removed(&lab).await;
+}
