@@ -1,5 +1,6 @@
 //! The relay between real connections, in every mode and with random behaviour of both sides.
 
+mod another_server;
 mod drain;
 mod encrypted;
 mod park;

@@ -3,16 +3,16 @@
 use super::*;
 use crate::protocol::session_question::Question;
 
-fn query() -> Vec<u8> {
+pub(super) fn query() -> Vec<u8> {
     message(b'Q', b"select\0")
 }
 
-fn answer(tag: &[u8], state: u8) -> Vec<u8> {
+pub(super) fn answer(tag: &[u8], state: u8) -> Vec<u8> {
     [message(b'C', tag), message(b'Z', &[state])].concat()
 }
 
 /// Reads the expected bytes while the relay runs.
-async fn reads(relay: &mut Relay, counters: &ByteCounters, stream: &mut Stream, expected: &[u8]) {
+pub(super) async fn reads(relay: &mut Relay, counters: &ByteCounters, stream: &mut Stream, expected: &[u8]) {
     let mut received = vec![0; expected.len()];
     let read = timeout(DEADLINE, async {
         tokio::select! {
@@ -24,7 +24,7 @@ async fn reads(relay: &mut Relay, counters: &ByteCounters, stream: &mut Stream, 
     assert_eq!(received, expected);
 }
 
-const WAYS: [[Way; 2]; 3] = [[Way::Tcp, Way::Tcp], [Way::Tls, Way::Tcp], [Way::Tls, Way::Tls]];
+pub(super) const WAYS: [[Way; 2]; 3] = [[Way::Tcp, Way::Tcp], [Way::Tls, Way::Tcp], [Way::Tls, Way::Tls]];
 
 #[tokio::test]
 async fn a_parked_session_passes_on_what_the_server_says_and_nothing_that_the_client_says() {
