@@ -124,6 +124,21 @@ impl Framing {
         }
     }
 
+    /// How many of the server's next bytes may pass unread without harm. While several answers are due, only the rest of the
+    /// present message: it could not be told which of the answers ended.
+    pub fn server_may_pass_unread(&self) -> usize {
+        match self.sync {
+            SyncState::InSync if !self.requests.is_one_answer_due_at_most() => self.walk.body_left(),
+            SyncState::InSync | SyncState::Lost | SyncState::Unparseable => usize::MAX,
+        }
+    }
+
+    /// How many of the client's next bytes may pass unread without harm: the rest of the present message, or a stream of
+    /// `CopyData`.
+    pub fn client_may_pass_unread(&self) -> usize {
+        self.requests.may_pass_unread()
+    }
+
     /// Reads the next bytes that the client has sent, in any chunks.
     pub fn client_sent(&mut self, bytes: &[u8]) {
         self.requests.follow(bytes);
@@ -151,21 +166,22 @@ impl Framing {
     }
 
     /// Notes that the server sends nothing more for the moment. A lost sync is found again if the stream has stopped
-    /// after a whole `CommandComplete` and `ReadyForQuery`.
+    /// after a whole `CommandComplete` and `ReadyForQuery`, or after short answers to further requests behind these.
     ///
     /// `ReadyForQuery` alone is not enough: its six bytes may occur in a row of data. Both whole messages, with lengths
     /// that agree and a command's tag in capitals, cannot occur in a row in text format, because its values have no
     /// zero bytes. Only values in binary format that were made to look like this could do so, and only exactly where
     /// the stream stops. An `ErrorResponse` before `ReadyForQuery` is not recognised; the end of the next command will
-    /// be. If several answers passed unread, only one is counted: then the server seems to owe the others for good.
+    /// be. If the client sent further requests during the stream, and their answers are longer than what is kept, some of
+    /// them are not counted: then the server seems to owe these for good.
     pub fn server_paused(&mut self) {
         if self.sync == SyncState::Lost
-            && let Some(transaction) = end_of_command(self.kept.as_slice())
+            && let Some((transaction, answers)) = end_of_command(self.kept.as_slice())
         {
             (self.walk, self.sync) = (Walk::default(), SyncState::InSync);
             self.kept.clear();
             self.transaction = Some(transaction);
-            self.requests.answered();
+            (0..answers).for_each(|_| self.requests.answered());
         }
     }
 
@@ -241,17 +257,34 @@ fn state_of(state: u8) -> Option<Transaction> {
     }
 }
 
-/// The state in `ReadyForQuery`, if `stream` ends with that and a whole `CommandComplete` before it.
-fn end_of_command(stream: &[u8]) -> Option<Transaction> {
-    let (command, &[READY_FOR_QUERY, 0, 0, 0, 5, state]) = stream.split_last_chunk::<6>()? else { return None };
-    let is_whole = |at: usize| {
-        let message = &command[at..];
-        let Some((&[kind, ref length @ ..], body)) = message.split_first_chunk::<HEADER_LENGTH>() else { return false };
-        kind == COMMAND_COMPLETE
-            && u32::from_be_bytes(*length) as usize + 1 == message.len()
-            && body.split_last().is_some_and(|(end, tag)| *end == 0 && is_command_tag(tag))
-    };
-    (0..command.len()).any(is_whole).then(|| state_of(state)).flatten()
+/// The state in the last `ReadyForQuery`, if `stream` ends with that, and the number of these messages. Before the first of
+/// them is a whole `CommandComplete`, and between them are only whole messages.
+fn end_of_command(stream: &[u8]) -> Option<(Transaction, usize)> {
+    (0..stream.len()).find_map(|at| {
+        let (command, mut rest) = first_message(&stream[at..])?;
+        let tag = (command[0] == COMMAND_COMPLETE).then(|| command[HEADER_LENGTH..].strip_suffix(&[0]))??;
+        if !is_command_tag(tag) || rest.first() != Some(&READY_FOR_QUERY) {
+            return None;
+        }
+        let (mut last, mut answers) = (None, 0);
+        while !rest.is_empty() {
+            let (message, next) = first_message(rest)?;
+            last = match message {
+                &[READY_FOR_QUERY, 0, 0, 0, 5, state] => Some(state_of(state)?),
+                _ => None,
+            };
+            answers += usize::from(last.is_some());
+            rest = next;
+        }
+        Some((last?, answers))
+    })
+}
+
+/// The message at the start of `stream`, if it is whole, and what follows it.
+fn first_message(stream: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&[_, length @ ..], _) = stream.split_first_chunk::<HEADER_LENGTH>()?;
+    let length = u32::from_be_bytes(length) as usize;
+    (length >= HEADER_LENGTH - 1).then(|| stream.split_at_checked(length + 1))?
 }
 
 /// `src/include/tcop/cmdtaglist.h`: words in capitals, and the numbers that some carry.
@@ -415,6 +448,48 @@ mod tests {
         framing.server_sent(&end(b"SELECT 1\0", b'I'));
         framing.server_paused();
         assert!(framing.is_server_at_boundary() && !framing.is_between_transactions());
+    }
+
+    #[test]
+    fn short_answers_to_pipelined_requests_after_an_unread_one_are_counted() {
+        // As tokio-postgres does at the end of a COPY: it closes its statement without waiting for the rows.
+        let close = [message(b'C', b"Ss1\0"), message(b'S', b"")].concat();
+        let closed = [message(b'3', b""), message(b'Z', b"I")].concat();
+        for (state, is_between) in [(b'I', true), (b'T', false)] {
+            let mut framing = streaming();
+            framing.client_sent(&close);
+            framing.server_sent(&[b"of a row".to_vec(), end(b"COPY 4000\0", state), closed.clone()].concat());
+            framing.server_paused();
+            assert!(framing.is_server_at_boundary(), "{state}");
+            assert!(framing.is_between_transactions(), "{state}: the state is that of the last answer");
+            framing.client_sent(&query());
+            framing.server_sent(&end(b"SELECT 1\0", state));
+            assert_eq!(framing.is_between_transactions(), is_between);
+        }
+    }
+
+    #[test]
+    fn the_server_s_bytes_may_pass_unread_while_one_answer_is_due() {
+        const ALL: usize = usize::MAX;
+        let mut framing = ready();
+        assert_eq!(framing.server_may_pass_unread(), ALL);
+        framing.client_sent(&query());
+        assert_eq!(framing.server_may_pass_unread(), ALL);
+        framing.client_sent(&query());
+        assert_eq!(framing.server_may_pass_unread(), 0, "which of the two answers would have ended?");
+        framing.server_sent(&message(b'D', &[0; 100])[..25]);
+        assert_eq!(framing.server_may_pass_unread(), 80, "the rest of the row");
+        framing.server_sent_unread(80);
+        framing.server_sent(&end(b"SELECT 1\0", b'I'));
+        assert_eq!(framing.server_may_pass_unread(), ALL);
+        framing.server_sent(&end(b"SELECT 1\0", b'I'));
+        framing.client_sent(&[message(b'P', b""), message(b'H', b"")].concat());
+        assert_eq!(framing.server_may_pass_unread(), 0, "the answer may end before the client asks for its end");
+        framing.client_sent(&message(b'S', b""));
+        assert_eq!(framing.server_may_pass_unread(), ALL);
+        framing.server_sent_unread(1000);
+        framing.client_sent(&query());
+        assert_eq!(framing.server_may_pass_unread(), ALL, "nothing can be learnt from the rest");
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl<const N: usize> Tail<N> {
         self.length = end as u8;
     }
 
+    /// How many of its last bytes are the first ones of `text`, which is longer than it.
+    pub(super) fn begun_with(&self, text: &[u8]) -> usize {
+        (1..=self.as_slice().len()).rev().find(|length| self.as_slice().ends_with(&text[..*length])).unwrap_or_default()
+    }
+
     /// Adds bytes as long as there is room, and ignores the others.
     pub(super) fn fill(&mut self, bytes: &[u8]) {
         let room = N - usize::from(self.length);

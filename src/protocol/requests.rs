@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::message::Tail;
+use super::message::{HEADER_LENGTH, Tail};
 use super::walk::Walk;
 
 const QUERY: u8 = b'Q';
@@ -25,11 +25,17 @@ const OTHER_STEPS: &[u8] = b"PBDCE";
 /// Messages that begin no request: `CopyData`, `Flush`, `Terminate`, and answers to a request for a password.
 const NO_STEPS: &[u8] = b"dHXp";
 
-/// The ends of a stream of `CopyData` at which a lost sync is found again.
-const COPY_ENDS: [&[u8]; 2] = [b"c\0\0\0\x04", b"c\0\0\0\x04S\0\0\0\x04"];
+/// All of them.
+const KINDS: [&[u8]; 3] = [b"QFScf", OTHER_STEPS, NO_STEPS];
 
-/// The length of the longer one.
-const KEPT_MAX: usize = 10;
+/// `CopyDone`, the end of a stream of `CopyData` at which a lost sync is found again.
+const COPY_END: &[u8] = b"c\0\0\0\x04";
+
+/// As much of it as can be the end of a chunk.
+const KEPT_MAX: usize = 4;
+
+/// Of a request that follows a stream of `CopyData` at once: longer ones are rare, and data looks like them more easily.
+const LENGTH_MAX: usize = 16 * 1024 * 1024;
 
 /// Whether it is known where messages begin and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -103,6 +109,19 @@ impl Requests {
         self.takes_copy = true;
     }
 
+    /// Whether the server is to end one answer at most, before the client sends more.
+    pub(super) fn is_one_answer_due_at_most(&self) -> bool {
+        !self.is_open && self.awaited <= 1
+    }
+
+    /// How many of the client's next bytes may pass unread without harm.
+    pub(super) fn may_pass_unread(&self) -> usize {
+        match self.sync {
+            SyncState::InSync if !self.takes_copy => self.walk.body_left(),
+            SyncState::InSync | SyncState::Lost | SyncState::Unparseable => usize::MAX,
+        }
+    }
+
     /// Whether the server has answered all requests, and the client is not in the middle of one.
     pub(super) fn are_answered(&self) -> bool {
         self.are_at_boundary() && !self.is_open && self.awaited == 0
@@ -168,21 +187,45 @@ impl Requests {
         }
     }
 
-    /// A sync that was lost in a stream of `CopyData` is found again at the end of that stream.
+    /// A sync that was lost in a stream of `CopyData` is found again at the end of that stream, also if further requests
+    /// follow it at once.
     ///
-    /// The same bytes may be at the end of a row and of a chunk. Then the next bytes are not a message, and the stream
-    /// becomes unparseable: nothing is concluded from it.
+    /// The same bytes may be in a row of data in binary format. Then what follows is not a message, now or later, and the
+    /// stream becomes unparseable: nothing is concluded from it.
     fn look_for_copy_end(&mut self, bytes: &[u8]) {
+        let begun = self.kept.begun_with(COPY_END);
         self.kept.push(bytes);
-        let end = self.kept.as_slice();
-        let Some(found) = COPY_ENDS.iter().rev().find(|copy_end| end.ends_with(copy_end)) else { return };
-        if self.takes_copy {
-            self.sync = SyncState::InSync;
-            self.walk = Walk::default();
-            self.is_open = false;
-            self.follow(found);
+        if !self.takes_copy {
+            return;
         }
+        let joined; // only if the end of the stream may be in two chunks
+        let bytes = match begun {
+            0 => bytes,
+            begun => {
+                joined = [&COPY_END[..begun], bytes].concat();
+                &joined
+            }
+        };
+        let ends = bytes.windows(COPY_END.len()).enumerate().filter(|(_, window)| *window == COPY_END);
+        let Some((at, _)) = ends.into_iter().find(|(at, _)| are_messages(&bytes[*at..])) else { return };
+        (self.sync, self.walk, self.is_open) = (SyncState::InSync, Walk::default(), false);
+        self.follow(&bytes[at..]);
     }
+}
+
+/// Whether these bytes are messages of a client, of which the last one may be incomplete.
+fn are_messages(mut bytes: &[u8]) -> bool {
+    while let Some(kind) = bytes.first() {
+        let is_known = KINDS.iter().any(|kinds| kinds.contains(kind));
+        let Some(header) = bytes.first_chunk::<HEADER_LENGTH>() else { return is_known };
+        let [_, length @ ..] = *header;
+        let length = u32::from_be_bytes(length) as usize;
+        if !is_known || !(HEADER_LENGTH - 1..=LENGTH_MAX).contains(&length) {
+            return false;
+        }
+        bytes = bytes.get(length + 1..).unwrap_or_default();
+    }
+    true
 }
 
 #[cfg(test)]
@@ -286,6 +329,23 @@ mod tests {
     }
 
     #[test]
+    fn only_the_rest_of_a_message_and_copy_data_may_pass_unread() {
+        let mut requests = after(b"");
+        assert_eq!(requests.may_pass_unread(), 0, "the next message has to be seen");
+        requests.follow(&message(b'B', &[0; 100])[..3]);
+        assert_eq!(requests.may_pass_unread(), 0, "its length has to be seen");
+        requests.follow(&message(b'B', &[0; 100])[3..25]);
+        assert_eq!(requests.may_pass_unread(), 80);
+        requests.pass(80);
+        assert_eq!(requests.may_pass_unread(), 0);
+        requests.follow(&messages(b"ES"));
+        requests.copy_begins();
+        assert_eq!(requests.may_pass_unread(), usize::MAX);
+        requests.follow(&messages(b"ddc"));
+        assert_eq!(requests.may_pass_unread(), 0);
+    }
+
+    #[test]
     fn after_copy_data_the_sync_is_found_at_its_end() {
         for (begin, end) in [(&b"Q"[..], &b"c"[..]), (b"PBDES", b"cS")] {
             let mut requests = after(begin);
@@ -298,6 +358,29 @@ mod tests {
             assert!(requests.are_answered());
             requests.follow(&messages(b"Q"));
             assert!(!requests.are_answered());
+        }
+    }
+
+    #[test]
+    fn after_copy_data_the_sync_is_found_before_pipelined_requests() {
+        // As tokio-postgres does: it closes its statement without waiting for the answer to the COPY.
+        let close = [message(b'C', b"Ss1\0"), messages(b"S")].concat();
+        let next = message(b'Q', &vec![b'x'; 5000]);
+        for (begin, end, answers) in
+            [(&b"PBDE"[..], [messages(b"cS"), close].concat(), 2), (b"Q", [messages(b"c"), next].concat(), 2)]
+        {
+            for chunk in [1, 7, end.len() + 100] {
+                let mut requests = after(begin);
+                requests.copy_begins();
+                requests.pass(1 << 20);
+                let stream = [b"the rest of a row".to_vec(), end.clone()].concat();
+                stream.chunks(chunk).for_each(|chunk| requests.follow(chunk));
+                for answer in 0..answers {
+                    assert!(!requests.are_answered(), "{chunk}: {answer}");
+                    requests.answered();
+                }
+                assert!(requests.are_answered(), "{chunk}");
+            }
         }
     }
 

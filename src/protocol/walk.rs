@@ -22,6 +22,11 @@ impl Walk {
         self.header_filled == 0
     }
 
+    /// How many bytes of the present message follow; 0 before its header is complete.
+    pub(super) fn body_left(&self) -> usize {
+        self.body_left as usize
+    }
+
     /// The type of the message in which the last step was, or which it finished. Undefined before the header is
     /// complete.
     pub(super) fn kind(&self) -> u8 {

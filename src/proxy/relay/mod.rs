@@ -24,7 +24,7 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
-use self::pump::{Chunk, EndOfStream, Flow, Pump, PumpError};
+use self::pump::{Chunk, EndOfStream, Flow, Pump, PumpError, Seen};
 use crate::config::RelayMode;
 use crate::net::{Socket, Stream};
 use crate::protocol::ServerError;
@@ -245,12 +245,14 @@ impl Relay {
         }
         let is_stopping = self.is_stopping();
         let Relay { client, server, up, framing, client_terminated, .. } = self;
+        // bytes that were held back may allow more; too few do no harm
+        let splice_max = framing.as_ref().map_or(usize::MAX, Framing::client_may_pass_unread);
         let mut see = |chunk: Chunk<'_>| {
             let length = chunk.length();
             let Some(framing) = framing else {
                 bytes.add_to_server(length);
                 *client_terminated = matches!(chunk, Chunk::Read(bytes) if bytes.ends_with(TERMINATE));
-                return Flow::More;
+                return Flow::More.into();
             };
             // sent while no request was running, this is the message `Terminate` and not data that looks like it: the
             // server will close first, so the port in TIME_WAIT is the server's and not one of pgvane's
@@ -269,16 +271,17 @@ impl Relay {
             bytes.add_to_server(passed_on);
             // the last bytes of a burst are always read
             *client_terminated = matches!(chunk, Chunk::Read(bytes) if bytes[..passed_on].ends_with(TERMINATE));
-            match length - passed_on {
+            let flow = match length - passed_on {
                 0 if is_terminate => Flow::Stop,
                 0 => Flow::More,
                 held_back => Flow::HoldBack(held_back),
-            }
+            };
+            Seen { flow, splice_max: framing.client_may_pass_unread() }
         };
         if up.holds_back() {
             up.reconsider(&mut see);
         }
-        match up.poll(cx, client, server, see) {
+        match up.poll(cx, client, server, splice_max, see) {
             Poll::Ready(Err(PumpError::Read(error))) => return Some(Outcome::ClientFailed(error)),
             // the kernel has ended the connection: the server has not closed it
             Poll::Ready(Err(PumpError::Write(error))) if error.kind() == io::ErrorKind::TimedOut => {
@@ -298,7 +301,8 @@ impl Relay {
         on_error: &mut impl FnMut(ServerError),
     ) -> Poll<Outcome> {
         let Relay { client, server, down, framing, is_parked, .. } = self;
-        let polled = down.poll(cx, server, client, |chunk| {
+        let splice_max = framing.as_ref().map_or(usize::MAX, Framing::server_may_pass_unread);
+        let polled = down.poll(cx, server, client, splice_max, |chunk| {
             let mut passed_on = chunk.length();
             if let Some(framing) = framing {
                 match chunk {
@@ -311,7 +315,9 @@ impl Relay {
                 }
             }
             bytes.add_to_client(passed_on);
-            if passed_on < chunk.length() { Flow::HoldBack(chunk.length() - passed_on) } else { Flow::More }
+            let held_back = chunk.length() - passed_on;
+            let flow = if held_back > 0 { Flow::HoldBack(held_back) } else { Flow::More };
+            Seen { flow, splice_max: framing.as_ref().map_or(usize::MAX, Framing::server_may_pass_unread) }
         });
         match polled {
             Poll::Pending if down.holds_back() && down.has_delivered() => {
@@ -388,7 +394,7 @@ impl Relay {
         if self.server_write_failed {
             return timeout(A_MOMENT, self.client.closed()).await.is_ok();
         }
-        let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, |_| Flow::More));
+        let rest = poll_fn(|cx| self.up.poll(cx, &mut self.client, &mut self.server, usize::MAX, |_| Flow::More));
         // the session has ended; a failure of either side changes nothing
         timeout(LINGER, rest).await.is_ok() && started.elapsed() < A_MOMENT
     }

@@ -91,6 +91,21 @@ pub(super) enum Flow {
     Stop,
 }
 
+/// What was learnt from a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) flow: Flow,
+    /// At most this many of the next bytes may pass unseen.
+    pub(super) splice_max: usize,
+}
+
+impl From<Flow> for Seen {
+    /// All further bytes may pass unseen.
+    fn from(flow: Flow) -> Seen {
+        Seen { flow, splice_max: usize::MAX }
+    }
+}
+
 /// Bytes that were taken from the sending side, in their order.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Chunk<'a> {
@@ -215,9 +230,9 @@ impl Pump {
     }
 
     /// Calls `see` with the bytes that are held back; its result says how many of them still are.
-    pub(super) fn reconsider(&mut self, see: impl FnOnce(Chunk<'_>) -> Flow) {
+    pub(super) fn reconsider(&mut self, see: impl FnOnce(Chunk<'_>) -> Seen) {
         let InFlight::Bytes(pending) = &mut self.in_flight else { return };
-        let flow = see(Chunk::Read(&pending.bytes[pending.bytes.len() - pending.held_back..]));
+        let Seen { flow, .. } = see(Chunk::Read(&pending.bytes[pending.bytes.len() - pending.held_back..]));
         pending.held_back = if let Flow::HoldBack(length) = flow { length } else { 0 };
     }
 
@@ -227,38 +242,43 @@ impl Pump {
     }
 
     /// Moves bytes until it has to wait for one side, has moved [`TURN_LENGTH`], or has delivered the end. `see` is
-    /// called with each chunk, and its result says what happens with it.
+    /// called with each chunk, and its result says what happens with it. At most `splice_max` bytes of the first chunk may
+    /// pass that pgvane does not see.
     ///
     /// It takes no more bytes before it has delivered the previous ones: a slow receiver slows the sender down, and bytes
     /// that are held back stop all bytes after them.
-    pub(super) fn poll<R, W>(
+    pub(super) fn poll<R, W, S>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        see: impl FnMut(Chunk<'_>) -> Flow,
+        splice_max: usize,
+        see: impl FnMut(Chunk<'_>) -> S,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
+        S: Into<Seen>,
     {
-        let polled = self.poll_turn(cx, from, to, see);
+        let polled = self.poll_turn(cx, from, to, splice_max, see);
         if matches!(&self.in_flight, InFlight::Pipe(pipe) if pipe.held() == 0) {
             self.in_flight = InFlight::Nothing; // back to the pool: a direction that waits owns no pipe
         }
         polled
     }
 
-    fn poll_turn<R, W>(
+    fn poll_turn<R, W, S>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        mut see: impl FnMut(Chunk<'_>) -> Flow,
+        mut splice_max: usize,
+        mut see: impl FnMut(Chunk<'_>) -> S,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
+        S: Into<Seen>,
     {
         let mut moved = 0;
         let mut flow = Flow::More;
@@ -273,9 +293,10 @@ impl Pump {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Open => ready!(self.poll_take(cx, from, to, &mut |chunk: Chunk<'_>| {
+                Stage::Open => ready!(self.poll_take(cx, from, to, splice_max, &mut |chunk: Chunk<'_>| {
                     moved += chunk.length();
-                    flow = see(chunk);
+                    let seen = see(chunk).into();
+                    (flow, splice_max) = (seen.flow, seen.splice_max);
                     if let Flow::HoldBack(length) = flow { length } else { 0 }
                 }))?,
                 Stage::Ended if self.end == EndOfStream::Withhold => self.stage = Stage::Done,
@@ -334,15 +355,17 @@ impl Pump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
+        splice_max: usize,
         see: &mut impl FnMut(Chunk<'_>) -> usize,
     ) -> Poll<Result<(), PumpError>>
     where
         R: AsyncRead + MaybePlain + Unpin,
         W: AsyncWrite + MaybePlain + Unpin,
     {
-        if self.heuristic.splices()
+        if splice_max >= SPLICE_LENGTH_MIN
+            && self.heuristic.splices()
             && let (Some(source), Some(_)) = (from.plain(), to.plain())
-            && let Some(length) = ready!(self.poll_splice(cx, source)).map_err(PumpError::Read)?
+            && let Some(length) = ready!(self.poll_splice(cx, source, splice_max)).map_err(PumpError::Read)?
         {
             #[cfg(test)]
             {
@@ -354,8 +377,14 @@ impl Pump {
         self.poll_copy(cx, from, to, see)
     }
 
-    /// Moves the bytes that have arrived, except the last [`TAIL_LENGTH`], into the pipe. `None` if they are too few.
-    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &Socket) -> Poll<io::Result<Option<usize>>> {
+    /// Moves the bytes that have arrived, except the last [`TAIL_LENGTH`] and those that pgvane has to see, into the pipe.
+    /// `None` if they are too few.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Socket,
+        splice_max: usize,
+    ) -> Poll<io::Result<Option<usize>>> {
         loop {
             ready!(from.poll_read_ready(cx))?;
             let arrived = usize::try_from(rustix::io::ioctl_fionread(from)?).unwrap_or(0);
@@ -363,7 +392,8 @@ impl Pump {
                 return Poll::Ready(Ok(None));
             }
             let Some(mut pipe) = self.pipe() else { return Poll::Ready(Ok(None)) };
-            match from.try_io(Interest::READABLE, || pipe.fill(from, arrived - TAIL_LENGTH)) {
+            let length = splice_max.min(arrived - TAIL_LENGTH);
+            match from.try_io(Interest::READABLE, || pipe.fill(from, length)) {
                 Ok(length) if length > 0 => {
                     self.in_flight = InFlight::Pipe(pipe);
                     self.heuristic.note(length);
@@ -462,7 +492,9 @@ mod tests {
         };
         let moved = async move {
             let mut pump = Pump::new(BytesMut::new(), EndOfStream::PassOn, RelayMode::Auto);
-            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, |_| Flow::More)).await.expect("no side fails");
+            std::future::poll_fn(|cx| pump.poll(cx, &mut from, &mut to, usize::MAX, |_| Flow::More))
+                .await
+                .expect("no side fails");
             assert!(pump.is_done());
         };
         let mut received = Vec::new();
@@ -494,7 +526,7 @@ mod tests {
         let mut pump = Pump::new(BytesMut::from(&b"hello"[..]), EndOfStream::PassOn, RelayMode::Auto);
         let mut seen = Vec::new();
         std::future::poll_fn(|cx| {
-            pump.poll(cx, &mut from, &mut to, |chunk| {
+            pump.poll(cx, &mut from, &mut to, usize::MAX, |chunk| {
                 let Chunk::Read(bytes) = chunk else { panic!("there is no socket to splice") };
                 seen.extend_from_slice(bytes);
                 Flow::More

@@ -51,6 +51,61 @@ async fn a_session_that_waits_for_an_answer_is_not_drained_before_it_has_it() {
     assert!(matches!(run_to_end(&mut relay, guard.control().bytes()).await, Some(Outcome::Drained)));
 }
 
+/// A session after its login, whose bytes are spliced wherever that is possible.
+async fn splicing_session() -> (Stream, Stream, Relay) {
+    let [(client, client_inside), (server_inside, server)] = [connected(Way::Tcp).await, connected(Way::Tcp).await];
+    let mut framing = Framing::default();
+    framing.server_sent(&message(b'Z', b"I"));
+    let nothing = BytesMut::new;
+    let relay = Relay::new(RelayMode::Splice, client_inside, server_inside, Some(framing), nothing(), nothing());
+    (client, server, relay)
+}
+
+/// Sends `sent` through the relay from one side to the other, which begins to read late.
+async fn transfer(relay: &mut Relay, bytes: &ByteCounters, from: &mut Stream, to: &mut Stream, sent: &[u8]) {
+    let mut received = vec![0; sent.len()];
+    let moved = async {
+        let (sending, receiving) = tokio::join!(from.write_all(sent), to.read_exact(&mut received));
+        sending.expect("goes");
+        receiving.expect("comes");
+    };
+    tokio::select! {
+        () = moved => {}
+        end = run_to_end(relay, bytes) => panic!("nobody has closed: {end:?}"),
+    }
+    run_until(relay, bytes, |relay| relay.up.is_empty() && relay.down.is_empty()).await.expect("delivers all");
+    assert!(received == sent);
+}
+
+/// As every client does that sends a batch.
+#[tokio::test]
+async fn a_session_that_pipelines_requests_with_large_results_can_be_drained_after_them() {
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
+    let guard = registry.guard(&origin(), NodeId::new(0));
+    let bytes = guard.control().bytes();
+    let (mut client, mut server, mut relay) = splicing_session().await;
+    transfer(&mut relay, bytes, &mut client, &mut server, &[query(), query()].concat()).await;
+    transfer(&mut relay, bytes, &mut server, &mut client, &[large_result(), large_result()].concat()).await;
+    relay.set_draining(true);
+    assert!(matches!(run_to_end(&mut relay, bytes).await, Some(Outcome::Drained)), "no answer is due");
+}
+
+/// As applications do that store documents or pictures.
+#[tokio::test]
+async fn a_session_that_sends_one_large_value_after_the_other_can_be_drained_after_them() {
+    let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
+    let guard = registry.guard(&origin(), NodeId::new(0));
+    let bytes = guard.control().bytes();
+    let (mut client, mut server, mut relay) = splicing_session().await;
+    let large = [message(b'B', &vec![1; 3 << 20]), message(b'E', b"\0\0\0\0\0"), message(b'S', b"")].concat();
+    transfer(&mut relay, bytes, &mut client, &mut server, &large.repeat(2)).await;
+    let answer = [message(b'2', b""), message(b'C', b"INSERT 0 1\0"), message(b'Z', b"I")].concat();
+    transfer(&mut relay, bytes, &mut server, &mut client, &answer.repeat(2)).await;
+    assert!(relay.up.spliced > 4 << 20, "large values are spliced: {}", relay.up.spliced);
+    relay.set_draining(true);
+    assert!(matches!(run_to_end(&mut relay, bytes).await, Some(Outcome::Drained)), "no answer is due");
+}
+
 #[tokio::test]
 async fn a_request_that_comes_between_transactions_is_not_sent_on() {
     let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
