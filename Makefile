@@ -13,7 +13,7 @@ VARIANT ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab build demo test test-long package test-package release failover chaos bench fuzz clean
+.PHONY: help setup lab build demo test test-long package test-package release failover chaos soak bench fuzz clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
@@ -61,6 +61,12 @@ chaos: ## random faults on a cluster with pgvane under load (MINUTES=10 SEED=1);
 	@scripts/setup --chaos
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) chaos --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED) $(VARIANT)
+
+# With further faults, clients of every kind, and pgvane on a host of its own: a network namespace, so it needs root.
+soak: ## the same for hours, with reloads, upgrades, partitions, name server outages, COPY, cancels (MINUTES=60 SEED=1)
+	@scripts/setup --chaos
+	$(CARGO) build --release --locked --workspace
+	$(LOADTEST) soak --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED) $(VARIANT)
 
 bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
 	$(CARGO) build --release --locked --workspace

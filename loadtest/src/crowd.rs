@@ -1,10 +1,10 @@
 //! Many clients that come one after another; each connects once and sends one query.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
 use crate::reader::Reader;
+use crate::tls::Endpoint;
 
 /// What all of them saw.
 #[derive(Debug, Default)]
@@ -23,7 +23,8 @@ impl CrowdReport {
 }
 
 /// Sends `clients` to `server`, one every `every`, and waits for all of them.
-pub async fn visit(server: SocketAddr, clients: usize, every: Duration) -> CrowdReport {
+pub async fn visit(server: impl Into<Endpoint>, clients: usize, every: Duration) -> CrowdReport {
+    let server = server.into();
     let mut arrivals = tokio::time::interval(every);
     let mut under_way = Vec::with_capacity(clients);
     for _ in 0..clients {

@@ -39,7 +39,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure to connect.
-    pub(crate) fn connecting(error: &Error) -> Self {
+    pub fn connecting(error: &Error) -> Self {
         let sqlstate = match error {
             Error::Postgres { source, .. } => source.code().map(|code| code.code().to_owned()),
             _ => None,
@@ -54,13 +54,13 @@ impl Failure {
     }
 
     /// A connection that was closed without an error message.
-    pub(crate) fn closed() -> Self {
+    pub fn closed() -> Self {
         let message = "connection closed without an error message".to_owned();
         Self { at: Instant::now(), class: FailureClass::SessionBroken, sqlstate: None, message }
     }
 
     /// A statement without an answer.
-    pub(crate) fn unanswered() -> Self {
+    pub fn unanswered() -> Self {
         let message = "no answer before the deadline".to_owned();
         Self { at: Instant::now(), class: FailureClass::Unanswered, sqlstate: None, message }
     }

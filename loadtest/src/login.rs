@@ -1,14 +1,19 @@
 //! The accounts of a lab's cluster, and plain connections with them.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 
 use crate::failure::{Failure, FailureClass};
-use crate::tls::{Endpoint, Unverified};
+use crate::tls::{Encrypted, Endpoint, Unverified};
 use crate::{Error, Result};
+
+/// The `application_name` of clients that have no other one.
+const APPLICATION: &str = "pgvane-loadtest";
 
 /// The connection's end follows the failure of a statement at once.
 const REASON_WITHIN: Duration = Duration::from_millis(200);
@@ -20,6 +25,9 @@ pub struct Session {
     pub client: Client,
     connection: JoinHandle<Option<tokio_postgres::Error>>,
 }
+
+/// The payloads of notifications, in order.
+pub type Notified = mpsc::UnboundedReceiver<String>;
 
 impl Session {
     /// Waits for the connection's end, and returns what the server or a proxy reported. Must not be called again after
@@ -87,7 +95,7 @@ impl Login {
         let mut config = Config::new();
         config.host(address.ip().to_string()).port(address.port());
         config.ssl_mode(if tls { SslMode::Require } else { SslMode::Disable });
-        config.user(self.user()).dbname(self.database()).application_name("pgvane-loadtest");
+        config.user(self.user()).dbname(self.database()).application_name(APPLICATION);
         if let Some(password) = self.password() {
             config.password(password);
         }
@@ -101,20 +109,54 @@ impl Login {
 
     /// The same, with how the connection ends.
     pub async fn open(self, server: impl Into<Endpoint>, within: Duration) -> Result<Session> {
-        let server = server.into();
-        let config = self.config(server);
-        let connecting = config.connect(Unverified);
-        let (client, connection) = match tokio::time::timeout(within, connecting).await {
-            Ok(connected) => {
-                connected.map_err(|source| Error::Postgres { doing: self.connecting_to(server), source })?
-            }
-            Err(_elapsed) => {
-                let waited_for = self.connecting_to(server);
-                return Err(Error::TooLate { waited_for, within, last_seen: "no answer".to_owned() });
-            }
-        };
+        self.open_as(APPLICATION, server, within).await
+    }
+
+    /// The same, with this `application_name`.
+    pub async fn open_as(self, name: &str, server: impl Into<Endpoint>, within: Duration) -> Result<Session> {
+        let (client, connection) = self.establish(name, server.into(), within).await?;
         // The client gets its error too, as the result of its statement.
         Ok(Session { client, connection: tokio::spawn(async move { connection.await.err() }) })
+    }
+
+    /// The same, with the payloads of the notifications that arrive. Their queue ends with the connection.
+    pub async fn open_to_listen(
+        self,
+        name: &str,
+        server: impl Into<Endpoint>,
+        within: Duration,
+    ) -> Result<(Session, Notified)> {
+        let (client, mut connection) = self.establish(name, server.into(), within).await?;
+        let (sender, notified) = mpsc::unbounded_channel(); // its reader waits for each one before the next is sent
+        let reading = async move {
+            loop {
+                match poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(one))) => _ = sender.send(one.payload().to_owned()),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Some(error),
+                    None => return None,
+                }
+            }
+        };
+        Ok((Session { client, connection: tokio::spawn(reading) }, notified))
+    }
+
+    async fn establish(
+        self,
+        name: &str,
+        server: Endpoint,
+        within: Duration,
+    ) -> Result<(Client, Connection<Socket, Encrypted<Socket>>)> {
+        let mut config = self.config(server);
+        config.application_name(name);
+        let connecting = config.connect(Unverified);
+        match tokio::time::timeout(within, connecting).await {
+            Ok(connected) => connected.map_err(|source| Error::Postgres { doing: self.connecting_to(server), source }),
+            Err(_elapsed) => {
+                let waited_for = self.connecting_to(server);
+                Err(Error::TooLate { waited_for, within, last_seen: "no answer".to_owned() })
+            }
+        }
     }
 
     fn connecting_to(self, server: Endpoint) -> String {

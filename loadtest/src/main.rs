@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::cli::soak::Kind;
 use crate::cli::{Arguments, Task};
 
 #[tokio::main]
@@ -13,7 +14,8 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Demo(options) => cli::demo::run(&options).await,
         Task::Failover(options) => cli::failover::run(&options).await,
-        Task::Chaos(options) => cli::chaos::run(&options).await,
+        Task::Chaos(options) => cli::soak::run(Kind::Chaos, &options).await,
+        Task::Soak(options) => cli::soak::run(Kind::Soak, &options).await,
         Task::Bench(options) => cli::bench::run(&options).await,
     };
     match done {

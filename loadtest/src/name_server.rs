@@ -35,6 +35,8 @@ pub enum Behaviour {
     Silent,
     /// Answers that it has failed (SERVFAIL).
     Fails,
+    /// Answers that the name exists and has no address.
+    Empty,
 }
 
 /// A name server; ends when it is dropped.
@@ -153,6 +155,7 @@ impl Zone {
         let (code, addresses) = match (self.behaviour, self.names.get(&name)) {
             (Behaviour::Silent, _) => return None,
             (Behaviour::Fails, _) => (CODE_SERVER_FAILURE, &[][..]),
+            (Behaviour::Empty, _) => (CODE_OK, &[][..]),
             (Behaviour::Answers, None) => (CODE_NO_SUCH_NAME, &[][..]),
             (Behaviour::Answers, Some(addresses)) => (CODE_OK, &addresses[..]),
         };
@@ -199,7 +202,7 @@ mod tests {
     fn a_question_is_answered_with_the_records_of_its_kind() {
         let addresses = vec![Ipv4Addr::LOCALHOST.into(), "2001:db8::1".parse().expect("an address")];
         let names = HashMap::from([("pg1.test".to_owned(), addresses)]);
-        let zone = Zone { behaviour: Behaviour::Answers, names, questions: 0 };
+        let mut zone = Zone { behaviour: Behaviour::Answers, names, questions: 0 };
         let question =
             |name: &[u8], kind: u8| [&[7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name, &[0, 0, kind, 0, 1]].concat();
         let answer = zone.answer(&question(b"\x03pg1\x04test", 1)).expect("is a question");
@@ -210,5 +213,8 @@ mod tests {
         let answer = zone.answer(&question(b"\x03pg2\x04test", 1)).expect("is a question");
         assert_eq!((answer[3], answer[7]), (0x83, 0));
         assert_eq!(zone.answer(b"\x07\x09"), None);
+        zone.behaviour = Behaviour::Empty;
+        let answer = zone.answer(&question(b"\x03pg1\x04test", 1)).expect("is a question");
+        assert_eq!((answer[3], answer[7]), (0x80, 0), "the name exists and has no address");
     }
 }

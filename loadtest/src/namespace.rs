@@ -121,6 +121,16 @@ impl Namespace {
         self.address.outer
     }
 
+    /// Gives this host a second address from which it reaches the namespace: clients of their own, to limits by address.
+    pub fn second_client(&self) -> Result<Ipv4Addr> {
+        let NamespaceAddress { name, outer, .. } = &self.address;
+        let [.., last] = outer.octets();
+        let second = Ipv4Addr::new(10, 77, 1, last);
+        run("ip", &["address", "add", &format!("{second}/32"), "dev", name])?;
+        run("ip", &["-n", name, "route", "add", &format!("{second}/32"), "via", &outer.to_string()])?;
+        Ok(second)
+    }
+
     /// Gives the namespace an IPv6 network in which no host answers, and returns an address in it: packets to it are
     /// lost.
     pub fn black_hole(&self) -> Result<Ipv6Addr> {

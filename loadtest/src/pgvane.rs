@@ -1,5 +1,7 @@
 //! pgvane in front of a lab's nodes: its binary, started with a configuration file for the test.
 
+mod upgrading;
+
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -9,23 +11,19 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::error::Doing;
 use crate::lab::Node;
 use crate::name_server::ResolverFiles;
 use crate::namespace::{Namespace, NamespaceAddress};
-use crate::process::Process;
-use crate::{Result, http, ports, wait};
+use crate::process::{Process, read_log_from};
+use crate::{Result, http, ports, programs, wait};
+
+pub use upgrading::Processes;
 
 /// It asks every node once when it starts, and is ready as soon as it knows a leader.
 const READY_WITHIN: Duration = Duration::from_secs(15);
-
-/// What pgvane logs when another process has taken over from it.
-const UPGRADED: &str = "the new process accepts connections";
-
-/// What it logs when that process has died, so that it serves again itself.
-const NOT_UPGRADED: &str = "the new process has ended too early";
 
 /// A running pgvane; killed when it is dropped.
 #[derive(Debug)]
@@ -94,6 +92,17 @@ impl Pgvane {
         self.process.log_text()
     }
 
+    /// What it has logged after the first `from` bytes.
+    pub fn log_from(&self, from: usize) -> String {
+        read_log_from(self.process.log_path(), from)
+    }
+
+    /// How many bytes it has logged so far.
+    pub fn log_length(&self) -> usize {
+        let length = fs::metadata(self.process.log_path()).map(|file| file.len());
+        length.ok().and_then(|length| usize::try_from(length).ok()).unwrap_or_default()
+    }
+
     /// Where its log is.
     pub fn log_path(&self) -> &Path {
         self.process.log_path()
@@ -128,39 +137,9 @@ impl Pgvane {
         }
     }
 
-    /// Sends SIGHUP.
+    /// Sends SIGHUP to the process that accepts connections now.
     pub fn reload(&self) -> Result<()> {
-        self.process.signal(Signal::HUP)
-    }
-
-    /// Sends SIGUSR2 to the process that accepts connections now, and waits until another one does.
-    pub async fn upgrade(&self) -> Result<()> {
-        let from = self.log_text().len();
-        self.ask_to_upgrade()?;
-        self.wait_for_log(UPGRADED, from, Duration::from_secs(60)).await
-    }
-
-    /// Sends SIGUSR2 to the process that accepts connections now.
-    pub fn ask_to_upgrade(&self) -> Result<()> {
-        let process = self.newest_process_id();
-        let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
-        let sent = pid.map(|pid| kill_process(pid, Signal::USR2));
-        sent.transpose().map_err(Into::into).doing(|| format!("sending SIGUSR2 to process {process}"))?;
-        Ok(())
-    }
-
-    /// The process that accepts connections now: after an upgrade it is another one.
-    pub fn newest_process_id(&self) -> u32 {
-        let mut processes = vec![self.process.id()];
-        for line in self.log_text().lines() {
-            let number = line.split("process=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-            match number {
-                Some(number) if line.contains(UPGRADED) => processes.push(number),
-                _ if line.contains(NOT_UPGRADED) => _ = processes.pop(),
-                _ => {}
-            }
-        }
-        processes.pop().unwrap_or_else(|| self.process.id())
+        self.signal_newest(Signal::HUP)
     }
 
     /// Sends SIGTERM.
@@ -196,9 +175,8 @@ impl Pgvane {
     /// Waits until its log contains `text`, which must not have been there in the first `from` bytes.
     pub async fn wait_for_log(&self, text: &str, from: usize, within: Duration) -> Result<()> {
         wait::until(&format!("{text:?} in pgvane's log"), within, || async {
-            let log = self.log_text();
-            let new = log.get(from..).unwrap_or_default();
-            if new.contains(text) { Ok(()) } else { Err(crate::error::last_lines(new)) }
+            let new = self.log_from(from);
+            if new.contains(text) { Ok(()) } else { Err(crate::error::last_lines(&new)) }
         })
         .await
     }
@@ -329,20 +307,19 @@ impl PgvaneBuilder {
             }
             None => binary,
         };
-        let mut command = match &self.namespace {
-            Some(namespace) => match &self.names {
-                Some((_, files)) => namespace.command_with(&binary, files)?,
-                None => namespace.command(&binary)?,
-            },
-            None => match self.descriptors_max {
-                Some(max) => {
-                    let mut command = Command::new("prlimit");
-                    command.arg(format!("--nofile={max}:{max}")).arg(binary);
-                    command
-                }
-                None => Command::new(binary),
-            },
+        let limit = self.descriptors_max.map(|max| format!("--nofile={max}:{max}"));
+        let program = match limit {
+            Some(_) => programs::on_path("prlimit")?,
+            None => binary.clone(),
         };
+        let mut command = match (&self.namespace, &self.names) {
+            (Some(namespace), Some((_, files))) => namespace.command_with(&program, files)?,
+            (Some(namespace), None) => namespace.command(&program)?,
+            (None, _) => Command::new(&program),
+        };
+        if let Some(limit) = limit {
+            command.arg(limit).arg(&binary);
+        }
         command.args(["run", "--config"]).arg(&config).envs(self.environment);
         let log = config.with_extension("log");
         let process = match self.error_output {

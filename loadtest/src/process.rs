@@ -1,6 +1,7 @@
 //! A server that runs as our child: its account, its log, its end.
 
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -173,6 +174,18 @@ impl Account {
 /// A log's text; empty while there is none.
 pub(crate) fn read_log(path: &Path) -> String {
     fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// A log's text after its first `from` bytes.
+pub fn read_log_from(path: &Path, from: usize) -> String {
+    let read = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(u64::try_from(from).unwrap_or(u64::MAX)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    read().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// User and group id from a line of `passwd(5)`, if it is that of `postgres`.

@@ -59,7 +59,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> io::Result<c
 
 /// What tokio-postgres makes its TLS with.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Unverified;
+pub struct Unverified;
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for Unverified {
     type Stream = Encrypted<S>;
@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for Unver
 
 /// An encrypted connection for tokio-postgres.
 #[derive(Debug)]
-pub(crate) struct Encrypted<S>(client::TlsStream<S>);
+pub struct Encrypted<S>(client::TlsStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Encrypted<S> {
     fn channel_binding(&self) -> ChannelBinding {

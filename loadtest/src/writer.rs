@@ -27,6 +27,7 @@ pub struct Writer {
     pace: Duration,
     connect_within: Duration,
     answer_within: Duration,
+    session_lasts: Option<Duration>,
     stays_on_read_only: bool,
 }
 
@@ -120,6 +121,7 @@ impl Writer {
             pace: Duration::from_millis(5),
             connect_within: Duration::from_secs(60),
             answer_within: Duration::from_secs(5),
+            session_lasts: None,
             stays_on_read_only: false,
         }
     }
@@ -155,6 +157,12 @@ impl Writer {
         self
     }
 
+    /// After this time it ends its session and begins another one; never unless set.
+    pub fn session_lasts(mut self, time: Option<Duration>) -> Self {
+        self.session_lasts = time;
+        self
+    }
+
     /// Makes the table that every writer uses, on the leader.
     pub async fn prepare(lab: &Lab) -> Result<()> {
         let client = client_of_leader(lab).await?;
@@ -174,7 +182,7 @@ impl Writer {
     async fn write(self, run: i64, record: Record) {
         let mut id = 0;
         loop {
-            match self.login.open(self.server, self.connect_within).await {
+            match self.login.open_as(&self.name, self.server, self.connect_within).await {
                 Ok(mut session) => {
                     self.write_in_session(&mut session, run, &mut id, &record).await;
                 }
@@ -187,7 +195,8 @@ impl Writer {
     /// Writes until the session fails. A number is never used twice, because a row whose insert failed may have been
     /// written.
     async fn write_in_session(&self, session: &mut Session, run: i64, id: &mut i64, record: &Record) {
-        loop {
+        let opened = Instant::now();
+        while self.session_lasts.is_none_or(|time| opened.elapsed() < time) {
             *id += 1;
             let statement = format!("insert into writes (writer, run, id) values ('{}', {run}, {id})", self.name);
             let answer = tokio::time::timeout(self.answer_within, session.client.batch_execute(&statement)).await;

@@ -71,6 +71,7 @@ mod reload_kinds;
 mod service_manager;
 mod session_list;
 mod set_ups;
+mod soak;
 mod sql;
 mod stage;
 mod terminal;

@@ -1,10 +1,10 @@
 //! The command line, and what its commands share.
 
 pub(crate) mod bench;
-pub(crate) mod chaos;
 pub(crate) mod demo;
 pub(crate) mod failover;
 mod side_by_side;
+pub(crate) mod soak;
 
 use std::future::Future;
 
@@ -26,7 +26,9 @@ pub(crate) enum Task {
     /// Measures switchovers and crashes through pgvane, through HAProxy and without a proxy.
     Failover(failover::Options),
     /// Causes random faults in a cluster with pgvane in front of it, and checks after each what clients saw.
-    Chaos(chaos::Options),
+    Chaos(soak::Options),
+    /// The same for hours, with further faults, clients of every kind, and pgvane on a host of its own. Needs root.
+    Soak(soak::Options),
     /// Measures what pgvane, HAProxy and PgBouncer cost, with a server that only sends short answers.
     Bench(bench::Options),
 }

@@ -141,6 +141,11 @@ impl Lab {
         read_log(&self.nodes[node].postgres_log())
     }
 
+    /// Where the logs of Patroni and PostgreSQL on `node` are.
+    pub fn log_paths(&self, node: usize) -> [PathBuf; 2] {
+        [self.nodes[node].patroni_log(), self.nodes[node].postgres_log()]
+    }
+
     /// Connects to PostgreSQL on `node` as superuser, past any proxy.
     pub async fn connect_direct(&self, node: usize) -> Result<Client> {
         Login::Superuser.connect(self.nodes[node].pg, CONNECT_WITHIN).await

@@ -3,18 +3,20 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use pgvane_loadtest::Result;
 use pgvane_loadtest::bench::usage;
+use pgvane_loadtest::pgvane::Processes;
 use tokio::task::JoinHandle;
 
 const READS_EVERY: Duration = Duration::from_millis(200);
+const REST_READS: usize = 30;
+const REST_READS_EVERY: Duration = Duration::from_millis(100);
 /// With fewer steps there is no trend to see.
 const TREND_STEPS_MIN: usize = 12;
 /// The allocator keeps some of what a crowd has used; a leak of one session's memory in each step is more than this.
 const GROWTH_BYTES_MAX: u64 = 8 * 1024 * 1024;
 const GROWTH_DESCRIPTORS_MAX: usize = 10;
 
-/// What a process uses at one moment.
+/// What pgvane uses at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     /// Resident memory.
@@ -23,23 +25,53 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn of(process: u32) -> Result<Usage> {
-        Ok(Usage { bytes: usage::resident_bytes(process)?, descriptors: usage::descriptors(process)? })
+    /// Of all processes together.
+    pub(super) fn of(processes: Processes) -> Usage {
+        let each = processes.ids().into_iter().filter_map(|process| {
+            let bytes = usage::resident_bytes(process).ok()?; // it may have ended just now
+            Some(Usage { bytes, descriptors: usage::descriptors(process).ok()? })
+        });
+        each.fold(Usage::default(), Usage::plus)
+    }
+
+    pub(super) fn plus(self, other: Usage) -> Usage {
+        Usage { bytes: self.bytes + other.bytes, descriptors: self.descriptors + other.descriptors }
+    }
+
+    /// The smallest values of some seconds: what is in use at every moment, without the sessions that come and go.
+    pub(super) async fn at_rest(processes: Processes) -> Usage {
+        let mut least = Usage::of(processes);
+        for _ in 0..REST_READS {
+            tokio::time::sleep(REST_READS_EVERY).await;
+            let usage = Usage::of(processes);
+            least.bytes = least.bytes.min(usage.bytes);
+            least.descriptors = least.descriptors.min(usage.descriptors);
+        }
+        least
     }
 
     pub(super) fn max(self, other: Usage) -> Usage {
         Usage { bytes: self.bytes.max(other.bytes), descriptors: self.descriptors.max(other.descriptors) }
     }
+
+    pub(super) fn is_within(self, limit: Usage) -> bool {
+        self.bytes <= limit.bytes && self.descriptors <= limit.descriptors
+    }
+
+    /// In megabytes.
+    pub(super) fn memory(self) -> String {
+        let tenths = self.bytes * 10 / (1024 * 1024);
+        format!("{}.{} MB", tenths / 10, tenths % 10)
+    }
 }
 
 impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tenths = self.bytes * 10 / (1024 * 1024);
-        write!(f, "{}.{} MB, {} descriptors", tenths / 10, tenths % 10, self.descriptors)
+        write!(f, "{}, {} descriptors", self.memory(), self.descriptors)
     }
 }
 
-/// Reads the usage of a process until it is dropped.
+/// Reads the usage of the processes until it is dropped.
 #[derive(Debug)]
 pub(super) struct Watch {
     peak: Arc<Mutex<Usage>>,
@@ -47,12 +79,13 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn start(process: u32) -> Watch {
+    pub(super) fn start(processes: Processes) -> Watch {
         let peak = Arc::new(Mutex::new(Usage::default()));
         let shared = Arc::clone(&peak);
         let task = tokio::spawn(async move {
             loop {
-                if let Ok(usage) = Usage::of(process) {
+                let usage = Usage::of(processes);
+                {
                     let mut peak = locked(&shared);
                     *peak = peak.max(usage);
                 }

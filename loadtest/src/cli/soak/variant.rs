@@ -1,6 +1,7 @@
 //! The variant of a run: the versions of PostgreSQL and Patroni, the clients' TLS, and the poolers.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use pgvane_loadtest::Result;
@@ -8,6 +9,8 @@ use pgvane_loadtest::lab::{Lab, LabBuilder, Node};
 use pgvane_loadtest::pgbouncer::{Pgbouncer, PoolMode};
 use pgvane_loadtest::pgvane::PgvaneBuilder;
 use pgvane_loadtest::programs::{Patroni, Postgresql};
+
+use super::plan::Kind;
 
 /// The parts that are set on the command line; the seed chooses the others.
 #[derive(Debug, Clone, Copy, Args)]
@@ -69,8 +72,9 @@ pub(super) struct Variant {
 }
 
 impl Variant {
-    /// 36 seeds in a row have all 36 variants; three in a row have each version and each kind of TLS.
-    pub(super) fn new(seed: u64, forced: Forced) -> Variant {
+    /// In chaos, 36 seeds in a row have all 36 variants; three in a row have each version and each kind of TLS. A soak has
+    /// no poolers: they hide what its clients check.
+    pub(super) fn new(kind: Kind, seed: u64, forced: Forced) -> Variant {
         let (pair, triple) = (seed / 2 % 2, seed.wrapping_sub(1) % 9);
         let postgres = if seed % 2 == 1 { PostgresVersion::Fifteen } else { PostgresVersion::Eighteen };
         let patroni = if pair == 0 { PatroniVersion::FourOne } else { PatroniVersion::ThreeThree };
@@ -88,7 +92,7 @@ impl Variant {
             postgres: forced.postgres.unwrap_or(postgres),
             patroni: forced.patroni.unwrap_or(patroni),
             tls: forced.tls.unwrap_or(tls),
-            pooler: forced.pooler.unwrap_or(pooler),
+            pooler: if kind == Kind::Soak { Pooler::None } else { forced.pooler.unwrap_or(pooler) },
         }
     }
 
@@ -123,14 +127,25 @@ impl Variant {
         Ok(poolers)
     }
 
-    /// `pgvane` with the TLS of this variant.
-    pub(super) fn with_tls(self, pgvane: PgvaneBuilder, lab: &Lab) -> Result<PgvaneBuilder> {
-        if self.tls != Tls::Terminate {
-            return Ok(pgvane);
+    /// `pgvane` with the TLS of this variant, and the files of its certificate and key if it has one.
+    pub(super) fn with_tls(self, pgvane: PgvaneBuilder, lab: &Lab) -> Result<(PgvaneBuilder, Option<[PathBuf; 2]>)> {
+        if !self.ends_tls_at_pgvane() {
+            return Ok((pgvane, None));
         }
-        let [certificate, key] = lab.make_certificate("pgvane")?.map(|file| file.display().to_string());
+        let files = lab.make_certificate("pgvane")?;
+        let [certificate, key] = files.each_ref().map(|file| file.display());
         let tls = format!("tls = {{ mode = \"terminate\", cert_file = \"{certificate}\", key_file = \"{key}\" }}");
-        Ok(pgvane.write_listener(&tls).read_listener(&tls))
+        Ok((pgvane.write_listener(&tls).read_listener(&tls), Some(files)))
+    }
+
+    /// Whether the clients' TLS ends at pgvane: it has a certificate then, and an upgrade does not move their sessions.
+    pub(super) fn ends_tls_at_pgvane(self) -> bool {
+        self.tls == Tls::Terminate
+    }
+
+    /// Whether pgvane cannot read the sessions.
+    pub(super) fn passes_tls_through(self) -> bool {
+        self.tls == Tls::Passthrough
     }
 
     /// Whether the clients use TLS.
@@ -172,7 +187,7 @@ mod tests {
     #[test]
     fn three_seeds_have_each_version_and_each_tls_and_36_have_all_variants() {
         let nothing = Forced { postgres: None, patroni: None, tls: None, pooler: None };
-        let variant = |seed| Variant::new(seed, nothing);
+        let variant = |seed| Variant::new(Kind::Chaos, seed, nothing);
         for first in 1..40 {
             let three: Vec<Variant> = (first..first + 3).map(variant).collect();
             assert_eq!(three.iter().map(|variant| variant.postgres).collect::<HashSet<_>>().len(), 2);
@@ -182,7 +197,8 @@ mod tests {
             assert_eq!((first..first + 36).map(variant).collect::<HashSet<_>>().len(), 36);
         }
         let forced = Forced { tls: Some(Tls::Terminate), ..nothing };
-        assert_eq!(Variant::new(1, forced).tls, Tls::Terminate);
-        assert_eq!(Variant::new(1, forced).postgres, variant(1).postgres);
+        assert_eq!(Variant::new(Kind::Chaos, 1, forced).tls, Tls::Terminate);
+        assert_eq!(Variant::new(Kind::Chaos, 1, forced).postgres, variant(1).postgres);
+        assert!((1..40).all(|seed| Variant::new(Kind::Soak, seed, forced).pooler == Pooler::None));
     }
 }

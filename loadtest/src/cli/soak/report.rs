@@ -1,14 +1,15 @@
 //! The output of a run: a line for each fault, and tables at the end.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgvane_loadtest::failure::Failure;
 
 use super::judge::Port;
 use super::watch::{Usage, growth};
 
-const LOG_LINES: usize = 30;
+/// Of one step: the later ones follow from the first.
+const VIOLATIONS_PRINTED_MAX: usize = 20;
 
 /// A session or login that ended for a reason in the cluster.
 #[derive(Debug)]
@@ -26,18 +27,22 @@ pub(super) struct StepReport {
     pub(super) refused: Option<String>,
     pub(super) seen: Vec<Seen>,
     pub(super) violations: Vec<String>,
-    /// pgvane's largest usage during the step, and its usage at the end of it.
+    /// pgvane's largest usage during the step, and its usage at rest after it.
     pub(super) peak: Usage,
     pub(super) after: Usage,
 }
 
 /// The results of all steps with one fault.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Row {
     times: usize,
+    took: Duration,
     refused: usize,
     ended: usize,
     peak: Usage,
+    /// At rest: before the first of these steps, and after the last one.
+    before: Usage,
+    after: Usage,
     violations: usize,
 }
 
@@ -45,6 +50,8 @@ struct Row {
 #[derive(Debug)]
 pub(super) struct Table {
     title: String,
+    began: Instant,
+    start: Usage,
     rows: BTreeMap<&'static str, Row>,
     /// How many, by port, cause and message.
     told: BTreeMap<(Port, &'static str, String), usize>,
@@ -53,66 +60,85 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(title: String) -> Table {
-        Table { title, rows: BTreeMap::new(), told: BTreeMap::new(), after_steps: Vec::new(), violations: 0 }
+    /// `start` is pgvane's usage before the first step.
+    pub(super) fn new(title: String, start: Usage) -> Table {
+        let (rows, told, after_steps) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Table { title, began: Instant::now(), start, rows, told, after_steps, violations: 0 }
     }
 
-    /// Adds one step and prints its line. `log` is what pgvane has logged during it.
-    pub(super) fn add(&mut self, fault: &'static str, took: Duration, report: StepReport, log: &str) {
+    /// The number of the next step.
+    pub(super) fn next(&self) -> usize {
+        self.after_steps.len() + 1
+    }
+
+    /// Adds one step and prints its line, and its violations.
+    pub(super) fn add(&mut self, fault: &'static str, took: Duration, report: StepReport) {
+        let before = self.after_steps.last().copied().unwrap_or(self.start);
         self.after_steps.push(report.after);
-        let row = self.rows.entry(fault).or_default();
+        let row = self.rows.entry(fault).or_insert_with(|| Row::before(before));
         row.times += 1;
+        row.took += took;
         row.refused += usize::from(report.refused.is_some());
         row.ended += report.seen.len();
         row.peak = row.peak.max(report.peak);
+        row.after = report.after;
         row.violations += report.violations.len();
         self.violations += report.violations.len();
         let (number, ended) = (self.after_steps.len(), report.seen.len());
-        println!("{number:3}  {fault:<55} {:5.1} s  {ended:2} ended  {}", took.as_secs_f64(), report.after);
+        println!("{number:3}  {fault:<58} {:5.1} s  {ended:2} ended  {}", took.as_secs_f64(), report.after);
         if let Some(reason) = &report.refused {
             println!("     refused by Patroni: {reason}");
         }
         for Seen { port, failure, cause } in report.seen {
             *self.told.entry((port, cause, told(&failure))).or_default() += 1;
         }
-        print_violations(&report.violations, log);
+        for violation in report.violations.iter().take(VIOLATIONS_PRINTED_MAX) {
+            println!("     VIOLATION: {violation}");
+        }
+        let others = report.violations.len().saturating_sub(VIOLATIONS_PRINTED_MAX);
+        if others > 0 {
+            println!("     VIOLATION: {others} others");
+        }
     }
 
     /// Prints the tables and returns the number of violations in the whole run.
     pub(super) fn finish(&self) -> usize {
         println!("\n{}", self.title);
-        println!("\n| fault | times | refused by Patroni | sessions and logins ended | pgvane's peak | violations |");
-        println!("|---|--:|--:|--:|---|--:|");
-        for (name, Row { times, refused, ended, peak, violations }) in &self.rows {
-            println!("| {name} | {times} | {refused} | {ended} | {peak} | {violations} |");
+        println!(
+            "\n| fault | times | refused by Patroni | duration | sessions and logins ended | memory at rest | most memory | descriptors at rest | violations |"
+        );
+        println!("|---|--:|--:|--:|--:|---|--:|---|--:|");
+        for (name, row) in &self.rows {
+            let Row { times, took, refused, ended, peak, before, after, violations } = row;
+            let took = took.as_secs();
+            let (memory, memory_after, most) = (before.memory(), after.memory(), peak.memory());
+            let (descriptors, descriptors_after) = (before.descriptors, after.descriptors);
+            println!(
+                "| {name} | {times} | {refused} | {took} s | {ended} | {memory} → {memory_after} | {most} \
+                 | {descriptors} → {descriptors_after} | {violations} |"
+            );
         }
-        println!("\n| port | event in the cluster | error that the client got | times |\n|---|---|---|--:|");
+        println!("\n| port | cause | error that the client got | times |\n|---|---|---|--:|");
         for ((port, cause, told), times) in &self.told {
             println!("| {} | {cause} | {told} | {times} |", port.name());
         }
-        if let (Some(first), Some(last)) = (self.after_steps.first(), self.after_steps.last()) {
-            println!("\npgvane after the first step: {first}; after the last: {last}");
-        }
+        let last = self.after_steps.last().copied().unwrap_or(self.start);
         let growth = growth(&self.after_steps);
         if let Some(growth) = &growth {
-            println!("VIOLATION: {growth}");
+            println!("\nVIOLATION: {growth}");
         }
         let violations = self.violations + usize::from(growth.is_some());
-        println!("{} faults, {violations} violations", self.after_steps.len());
+        println!("\npgvane at rest at the start: {}; at the end: {last}", self.start);
+        let (faults, minutes) = (self.after_steps.len(), self.began.elapsed().as_secs() / 60);
+        println!("{faults} faults in {minutes} minutes, {violations} violations");
         violations
     }
 }
 
-fn print_violations(violations: &[String], log: &str) {
-    for violation in violations {
-        println!("     VIOLATION: {violation}");
-    }
-    if !violations.is_empty() {
-        let lines: Vec<&str> = log.lines().collect();
-        println!("     pgvane's log since the fault began, its last lines:");
-        for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
-            println!("       {line}");
-        }
+impl Row {
+    fn before(before: Usage) -> Row {
+        let (took, nothing) = (Duration::ZERO, Usage::default());
+        Row { times: 0, took, refused: 0, ended: 0, peak: nothing, before, after: nothing, violations: 0 }
     }
 }
 
