@@ -119,7 +119,7 @@ impl std::error::Error for Error {
 }
 
 /// Adds what was being done when a system call failed.
-pub(crate) trait Doing<T> {
+pub trait Doing<T> {
     /// Turns the failure into an [`Error::Io`]; the text is made only then.
     fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
 }

@@ -1,11 +1,12 @@
 //! The accounts of a lab's cluster, and plain connections with them.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
 
 use crate::failure::{Failure, FailureClass};
@@ -105,6 +106,26 @@ impl Login {
     /// Connects to `server` within the time given. The connection ends when the client is dropped.
     pub async fn connect(self, server: impl Into<Endpoint>, within: Duration) -> Result<Client> {
         Ok(self.open(server, within).await?.client)
+    }
+
+    /// Connects to whichever of these nodes is read-write, as libpq does with `target_session_attrs=read-write`.
+    pub async fn connect_to_leader_of(self, nodes: &[SocketAddr], within: Duration) -> Result<Client> {
+        let mut config = Config::new();
+        for node in nodes {
+            config.host(node.ip().to_string()).port(node.port());
+        }
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite).ssl_mode(SslMode::Disable);
+        config.user(self.user()).dbname(self.database()).connect_timeout(Duration::from_secs(3));
+        self.password().inspect(|password| _ = config.password(password));
+        let doing = || "connecting to the node that is read-write".to_owned();
+        let (client, connection) = match tokio::time::timeout(within, config.connect(Unverified)).await {
+            Ok(connected) => connected.map_err(|source| Error::Postgres { doing: doing(), source })?,
+            Err(_elapsed) => {
+                return Err(Error::TooLate { waited_for: doing(), within, last_seen: "no answer".to_owned() });
+            }
+        };
+        tokio::spawn(connection);
+        Ok(client)
     }
 
     /// The same, with how the connection ends.

@@ -16,6 +16,7 @@ async fn main() -> ExitCode {
         Task::Failover(options) => cli::failover::run(&options).await,
         Task::Chaos(options) => cli::soak::run(Kind::Chaos, &options).await,
         Task::Soak(options) => cli::soak::run(Kind::Soak, &options).await,
+        Task::Carry(options) => cli::carry::run(&options).await,
         Task::Bench(options) => cli::bench::run(&options).await,
     };
     match done {

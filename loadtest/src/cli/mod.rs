@@ -1,6 +1,7 @@
 //! The command line, and what its commands share.
 
 pub(crate) mod bench;
+pub(crate) mod carry;
 pub(crate) mod demo;
 pub(crate) mod failover;
 mod side_by_side;
@@ -25,6 +26,8 @@ pub(crate) enum Task {
     Demo(demo::Options),
     /// Measures switchovers and crashes through pgvane, through HAProxy and without a proxy.
     Failover(failover::Options),
+    /// Takes many sessions with state of their own through switchovers, and compares their states.
+    Carry(carry::Options),
     /// Causes random faults in a cluster with pgvane in front of it, and checks after each what clients saw.
     Chaos(soak::Options),
     /// The same for hours, with further faults, clients of every kind, and pgvane on a host of its own. Needs root.

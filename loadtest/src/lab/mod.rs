@@ -10,6 +10,7 @@
 //! # Ok(()) }
 //! ```
 
+mod before_stop;
 mod builder;
 mod certificate;
 mod cluster;
@@ -28,6 +29,7 @@ use crate::login::Login;
 use crate::process::{Account, Process, read_log};
 use crate::scratch::Scratch;
 
+pub use before_stop::BeforeStop;
 pub use builder::LabBuilder;
 pub use cluster::Switchover;
 pub use faults::Frozen;

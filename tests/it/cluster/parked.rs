@@ -3,7 +3,7 @@
 use std::fs;
 
 use pgvane_loadtest::http;
-use pgvane_loadtest::lab::Lab;
+use pgvane_loadtest::lab::{BeforeStop, Lab};
 use pgvane_loadtest::login::Login;
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use pgvane_loadtest::tokio_postgres::Client;
@@ -159,47 +159,23 @@ pub(super) async fn restart(lab: &Lab, node: usize) {
 }
 
 /// `before_stop` in each node's configuration of Patroni.
-pub(super) struct Hook {
-    /// The nodes' files as they were.
-    before: Vec<String>,
-}
+pub(super) struct Hook(BeforeStop);
 
 impl Hook {
     pub(super) async fn set(lab: &Lab, pgvane: &Pgvane) -> Hook {
         let password = lab.directory().join("password");
         let program = lab.directory().join("pgvane-for-the-hook");
         fs::copy(binary::pgvane(), &program).expect("can be copied to where Patroni's account can read it");
-        let before = lab.nodes().iter().map(|node| fs::read_to_string(node.patroni_config()).expect("is there"));
-        let before: Vec<String> = before.collect();
-        for (node, text) in lab.nodes().iter().zip(&before) {
-            let hook = format!(
+        let hook = BeforeStop::set(lab, |node| {
+            format!(
                 "{} park --node {} --admin http://{} --user ops --password-file {} --wait 30s",
                 program.display(),
                 node.name,
                 pgvane.admin_addr,
                 password.display()
-            );
-            let hooked = text.replacen("\npostgresql:\n", &format!("\npostgresql:\n  before_stop: {hook}\n"), 1);
-            assert_ne!(*text, hooked, "{text}");
-            fs::write(node.patroni_config(), hooked).expect("is writable");
-        }
-        let hook = Hook { before };
-        hook.is_loaded(lab).await;
-        hook
-    }
-
-    async fn is_loaded(&self, lab: &Lab) {
-        for (node, name) in lab.nodes().iter().enumerate() {
-            let before = lab.log_text(node).len();
-            let answer = http::post(name.rest, "/reload", &serde_json::json!({}), SOON).await.expect("Patroni answers");
-            assert_eq!(answer.status, 202, "{}", answer.body);
-            let look = || async {
-                let log = lab.log_text(node).split_off(before);
-                // "Reloading PostgreSQL configuration.", or "… nothing to reload."
-                if log.contains("eload") { Ok(()) } else { Err(log) }
-            };
-            wait::until("a reload", PATRONI_WITHIN, look).await.unwrap_or_else(|error| panic!("{error}"));
-        }
+            )
+        });
+        Hook(hook.await.expect("Patroni reloads"))
     }
 
     async fn has_run(&self, lab: &Lab, node: usize) {
@@ -211,9 +187,6 @@ impl Hook {
     }
 
     pub(super) async fn removed(self, lab: &Lab) {
-        for (node, text) in lab.nodes().iter().zip(&self.before) {
-            fs::write(node.patroni_config(), text).expect("is writable");
-        }
-        self.is_loaded(lab).await;
+        self.0.remove(lab).await.expect("Patroni reloads");
     }
 }
