@@ -5,6 +5,7 @@ LOADTEST = target/release/loadtest
 PGVANE = target/release/pgvane
 ROUNDS ?= 3
 SECONDS ?= 60
+SESSIONS ?= 1000
 MINUTES ?= 10
 SEED ?= 1
 VARIANT ?=
@@ -13,7 +14,7 @@ VARIANT ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab build demo test test-long package test-package release failover chaos soak bench fuzz clean
+.PHONY: help setup lab build demo test test-long package test-package release failover carry chaos soak bench fuzz clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 21
@@ -55,6 +56,11 @@ release: setup ## the checklist of a release: everything that must hold, and the
 failover: lab ## switchovers and a crash, by pgvane, HAProxy and libpq's own list of hosts (ROUNDS=3)
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) failover --pgvane $(PGVANE) --haproxy --libpq --rounds $(ROUNDS) --kill
+
+carry: ## sessions with state of their own through switchovers, beside HAProxy and lists of hosts (SESSIONS=1000 ROUNDS=3)
+	@scripts/setup
+	$(CARGO) build --release --locked --workspace
+	$(LOADTEST) carry --pgvane $(PGVANE) --sessions $(SESSIONS) --rounds $(ROUNDS)
 
 # The seed also chooses versions, TLS and pooler; VARIANT forces them, such as VARIANT="--postgres 18 --tls terminate".
 chaos: ## random faults on a cluster with pgvane under load (MINUTES=10 SEED=1); fails if clients saw what they must not

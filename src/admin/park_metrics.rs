@@ -1,4 +1,4 @@
-//! The metrics of parks.
+//! The metrics of parks, and of the sessions that are carried.
 
 use super::status::Cluster;
 use crate::telemetry::MetricRegistry;
@@ -22,12 +22,33 @@ pub(super) fn metrics(clusters: &[Cluster]) -> MetricRegistry {
          node still led), no-leader (no node led within park_max).",
         &["cluster", "reason"],
     );
+    let under_way = gauge(
+        "pgvane_sessions_being_carried",
+        "Sessions that have lost their server while they were parked, and are being carried to the leader.",
+    );
+    let carried = registry.counter(
+        "pgvane_carried_sessions_total",
+        "Parked sessions that have lost their server and were carried to the leader.",
+        &["cluster"],
+    );
+    let not_carried = registry.counter(
+        "pgvane_not_carried_sessions_total",
+        "Parked sessions that have lost their server and were not carried, by reason: state (tied to its server), \
+         unknown (the server did not tell its state), login (pgvane cannot log in for it), restore (an error when the \
+         state was restored), different (the state would not be the same), unreachable (no leader in time).",
+        &["cluster", "reason"],
+    );
     for cluster in clusters {
         let name = cluster.name.as_str();
         parked.with_label_values(&[name]).set(f64::from(u8::from(cluster.park.is_some())));
         sessions.with_label_values(&[name]).set(cluster.park.as_ref().map_or(0.0, |park| park.parked as f64));
         for (outcome, count) in &cluster.park_counts.sessions {
             outcomes.with_label_values(&[name, outcome]).inc_by(*count);
+        }
+        under_way.with_label_values(&[name]).set(cluster.carry_counts.under_way as f64);
+        carried.with_label_values(&[name]).inc_by(cluster.carry_counts.carried);
+        for (reason, count) in &cluster.carry_counts.not_carried {
+            not_carried.with_label_values(&[name, reason]).inc_by(*count);
         }
         for (reason, count) in &cluster.park_counts.parks {
             parks.with_label_values(&[name, reason]).inc_by(*count);

@@ -42,6 +42,31 @@ pub struct ParkCounts {
     pub parks: BTreeMap<String, u64>,
 }
 
+/// What became of parked sessions that lost their server, since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CarryCounts {
+    /// They have no server now, and are being carried to the leader.
+    pub under_way: usize,
+    /// They were carried.
+    pub carried: u64,
+    /// They were not carried and have ended, by reason: `state`, `unknown`, `login`, `restore`, `different`,
+    /// `unreachable`.
+    pub not_carried: BTreeMap<String, u64>,
+}
+
+impl CarryCounts {
+    /// Those of a cluster.
+    pub(super) fn of_cluster(registry: &Registry, cluster: ClusterIndex) -> CarryCounts {
+        let census = registry.parking(cluster).carried().read();
+        CarryCounts {
+            under_way: registry.sessions_without_server(cluster),
+            carried: census.carried,
+            not_carried: census.not_carried.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        }
+    }
+}
+
 impl Park {
     fn of(info: &ParkInfo, now: Moment) -> Park {
         let ParkCensus { parked, finishing, late, encrypted } = info.census;

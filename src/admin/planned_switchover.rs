@@ -21,9 +21,10 @@ use super::query::Query;
 use super::refusal::Refusal;
 use super::switchover;
 use super::switchovers::{Phase, Switchover};
-use super::words::seconds;
+use super::words::{seconds, sessions};
 use crate::cluster::NodeId;
 use crate::cluster::topology::Topology;
+use crate::probe::history::{CarriedSessions, Record};
 use crate::probe::patroni::RestApi;
 use crate::probe::switchover::{NoSwitchover, SwitchoverRequest, switch_over};
 use crate::proxy::sessions::cluster_parking::CarryLimits;
@@ -202,20 +203,35 @@ async fn until_over(context: &AdminContext, begun: &Begun) -> Result<String, NoS
     loop {
         looks.tick().await;
         let concerned = concerned(context, &begun.cluster)?;
-        if context.registry.park_info(concerned.number).is_some() {
-            continue; // it ends by itself, when another node leads or after park_max
+        // both end by themselves: when another node leads, or after park_max
+        let is_parked = context.registry.park_info(concerned.number).is_some();
+        if is_parked || context.registry.sessions_without_server(concerned.number) > 0 {
+            continue;
         }
         let topology = concerned.view.topology_full();
         return match topology.leader() {
             Some(leader) if leader != begun.leader => {
                 let newest = concerned.view.history().records().into_iter().next();
-                let gap = newest.and_then(|change| change.leaderless_ms).unwrap_or_default() as f64 / 1000.0;
-                let name = topology.node(leader).name_in_patroni();
-                Ok(format!("{name} leads, after {} without a leader", seconds(gap)))
+                let of_newest = newest.map(|change| told(&change)).unwrap_or_default();
+                Ok(format!("{} leads{of_newest}", topology.node(leader).name_in_patroni()))
             }
             _ => Err(NoSwitchover::Unknown("pgvane has not seen another leader within park_max".to_owned())),
         };
     }
+}
+
+/// What a change of leader did, in words, behind the name of the new leader.
+fn told(change: &Record) -> String {
+    let span = |ms: Option<u64>| seconds(ms.unwrap_or_default() as f64 / 1000.0);
+    let mut text = format!(", after {} without a leader", span(change.leaderless_ms));
+    let CarriedSessions { carried, carried_longest_ms, not_carried } = &change.sessions;
+    if *carried > 0 {
+        text += &format!("; {} carried, each in {} at most", sessions(*carried), span(*carried_longest_ms));
+    }
+    if !not_carried.is_empty() {
+        text += &format!("; not carried: {}", super::stats::not_carried(not_carried));
+    }
+    text
 }
 
 fn looks() -> tokio::time::Interval {

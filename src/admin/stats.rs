@@ -1,5 +1,6 @@
 //! The stats page: what an operator needs in an incident, on one screen. It shows a [`Status`] in words and colours.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use askama::Template;
@@ -62,6 +63,10 @@ struct Change {
     leaderless: String,
     held_max: usize,
     first_session: String,
+    /// Parked sessions that were carried, and the longest time that one had no server.
+    carried: String,
+    /// Parked sessions that were not, by reason.
+    not_carried: String,
     reason: String,
 }
 
@@ -140,7 +145,21 @@ fn change(record: Record) -> Change {
         leaderless: ms(record.leaderless_ms),
         held_max: record.held_max,
         first_session: ms(record.first_session_ms),
+        carried: match record.sessions.carried_longest_ms {
+            None => "–".to_owned(),
+            Some(longest) => format!("{}, in {longest} ms", record.sessions.carried),
+        },
+        not_carried: not_carried(&record.sessions.not_carried),
         reason: record.reason,
+    }
+}
+
+/// `3 (2 state, 1 login)`; a dash if there are none.
+pub(super) fn not_carried(by_reason: &BTreeMap<String, usize>) -> String {
+    let parts: Vec<String> = by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    match by_reason.values().sum::<usize>() {
+        0 => "–".to_owned(),
+        all => format!("{all} ({})", parts.join(", ")),
     }
 }
 

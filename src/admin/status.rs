@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::park_status::{Park, ParkCounts};
+use super::park_status::{CarryCounts, Park, ParkCounts};
 use super::process::Process;
 use super::reloads::ReloadRecord;
 use super::servers::Server;
@@ -169,6 +169,8 @@ pub struct Cluster {
     pub can_park: bool,
     /// What became of sessions that were to be parked, since the start.
     pub park_counts: ParkCounts,
+    /// What became of parked sessions that lost their server, since the start.
+    pub carry_counts: CarryCounts,
     /// Its members.
     pub nodes: Vec<Node>,
     /// The changes of leader, newest first. `/api/events` has them as JSON.

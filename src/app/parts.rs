@@ -393,7 +393,7 @@ impl Parts {
     /// The cluster whose sessions are parked, or are being carried to another leader, if there is one.
     pub(super) fn parked_cluster(&self) -> Option<&str> {
         let is_parked = |cluster: ClusterIndex| {
-            self.registry.park_info(cluster).is_some() || self.registry.has_sessions_without_server(cluster)
+            self.registry.park_info(cluster).is_some() || self.registry.sessions_without_server(cluster) > 0
         };
         let parked = self.clusters.iter().find(|cluster| is_parked(cluster.index));
         parked.map(|cluster| cluster.handle.name())

@@ -1,7 +1,7 @@
 //! The leader changes: when the leader was lost, when that was noticed, which node took over, when the first session
 //! came.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,9 @@ use super::metrics::ClusterMetrics;
 
 /// How many changes are kept for each cluster.
 const RECORDS_MAX: usize = 50;
+
+/// A session that is carried, or is not, within this time belongs to the newest change.
+const SESSIONS_WITHIN: Duration = Duration::from_secs(120);
 
 /// The previous leader, if there was none since pgvane started.
 const NOBODY: &str = "none";
@@ -38,8 +41,25 @@ pub struct Record {
     pub held_max: usize,
     /// Time from when the new leader was seen until the first session on it was ready.
     pub first_session_ms: Option<u64>,
+    /// What became of the sessions that were parked for this change.
+    #[serde(default, flatten)]
+    pub sessions: CarriedSessions,
     #[serde(skip)]
     taken_at: Option<Instant>,
+}
+
+/// What became of the parked sessions that lost their server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedSessions {
+    /// They were carried to the new leader.
+    #[serde(default)]
+    pub carried: usize,
+    /// The longest time that one of these had no server.
+    #[serde(default)]
+    pub carried_longest_ms: Option<u64>,
+    /// They ended, by reason.
+    #[serde(default)]
+    pub not_carried: BTreeMap<String, usize>,
 }
 
 /// A cluster's leader changes.
@@ -48,13 +68,15 @@ pub struct History {
     records: Mutex<VecDeque<Record>>,
     /// Whether the newest record still waits for its first session. If not, sessions need not take the lock.
     awaits_session: AtomicBool,
+    /// Sessions that ended before the loss of the leader was noticed: its server has closed them first.
+    early: Mutex<Option<(Instant, CarriedSessions)>>,
     metrics: ClusterMetrics,
 }
 
 impl History {
     /// Starts without records. Changes are counted in `metrics` as well.
     pub fn new(metrics: ClusterMetrics) -> History {
-        History { records: Mutex::default(), awaits_session: AtomicBool::new(false), metrics }
+        History { records: Mutex::default(), awaits_session: AtomicBool::new(false), early: Mutex::default(), metrics }
     }
 
     /// Records that the leader was lost.
@@ -97,6 +119,34 @@ impl History {
         }
     }
 
+    /// Records that a session was carried to the new leader, after this time without a server.
+    pub fn session_carried(&self, waited: Duration) {
+        self.metrics.session_carried(waited);
+        self.note(|sessions| {
+            sessions.carried += 1;
+            sessions.carried_longest_ms = sessions.carried_longest_ms.max(Some(millis(waited)));
+        });
+    }
+
+    /// Records that a parked session has lost its server and was not carried.
+    pub fn session_not_carried(&self, reason: &str) {
+        self.note(|sessions| *sessions.not_carried.entry(reason.to_owned()).or_default() += 1);
+    }
+
+    /// To the newest change, if it is recent, and to the next one otherwise.
+    fn note(&self, change: impl FnOnce(&mut CarriedSessions)) {
+        let mut records = self.records.lock();
+        let is_recent = |record: &&mut Record| record.taken_at.is_none_or(|at| at.elapsed() < SESSIONS_WITHIN);
+        match records.back_mut().filter(is_recent) {
+            Some(record) => change(&mut record.sessions),
+            None => {
+                let mut early = self.early.lock();
+                early.take_if(|(since, _)| since.elapsed() >= SESSIONS_WITHIN);
+                change(&mut early.get_or_insert_with(|| (Instant::now(), CarriedSessions::default())).1);
+            }
+        }
+    }
+
     /// The changes, newest first.
     pub fn records(&self) -> Vec<Record> {
         self.records.lock().iter().rev().cloned().collect()
@@ -120,6 +170,7 @@ impl History {
     fn push(&self, from: &str, reason: &str, last_seen_ms: Option<u64>) {
         let noticed_at = Timestamp::now();
         let mut records = self.records.lock();
+        let early = self.early.lock().take();
         if records.len() == RECORDS_MAX {
             records.pop_front();
         }
@@ -133,6 +184,10 @@ impl History {
             leaderless_ms: None,
             held_max: 0,
             first_session_ms: None,
+            sessions: early
+                .filter(|(since, _)| since.elapsed() < SESSIONS_WITHIN)
+                .map(|(_, early)| early)
+                .unwrap_or_default(),
             taken_at: None,
         });
     }
@@ -165,6 +220,27 @@ mod tests {
         assert_eq!((record.from.as_str(), record.to.as_deref()), ("a", Some("b")));
         assert_eq!((record.last_seen_ms, record.leaderless_ms, record.held_max), (Some(7), Some(1500), 3));
         assert!(record.first_session_ms.is_some());
+    }
+
+    #[test]
+    fn sessions_belong_to_the_change_for_which_they_were_parked() {
+        let history = history();
+        history.lead_taken(NOBODY, "a", Some(1), Duration::ZERO);
+        if let Some(record) = history.records.lock().back_mut() {
+            record.taken_at = Instant::now().checked_sub(SESSIONS_WITHIN);
+        }
+        history.session_not_carried("state"); // its server has closed it, and no check has seen that yet
+        history.lead_lost("a", "stopping", Duration::ZERO);
+        history.lead_taken("a", "b", Some(2), Duration::ZERO);
+        [1000, 1500, 700].iter().for_each(|ms| history.session_carried(Duration::from_millis(*ms)));
+        history.session_not_carried("login");
+        let [newest, first] = &history.records()[..] else { panic!("two records") };
+        assert_eq!(first.sessions, CarriedSessions::default());
+        let not_carried = ["login", "state"].map(|reason| (reason.to_owned(), 1)).into();
+        let expected = CarriedSessions { carried: 3, carried_longest_ms: Some(1500), not_carried };
+        assert_eq!(newest.sessions, expected);
+        let json = serde_json::to_value(newest).expect("is JSON");
+        assert_eq!(json["carried"], 3, "flat: {json}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub struct ProbeMetrics {
     check_time: HistogramVec,
     lead_changes: IntCounterVec,
     leaderless: HistogramVec,
+    carry_wait: HistogramVec,
 }
 
 /// One cluster's counters.
@@ -25,6 +26,7 @@ pub struct ClusterMetrics {
     leads_taken: IntCounter,
     leads_lost: IntCounter,
     leaderless: Histogram,
+    carry_wait: Histogram,
 }
 
 impl ProbeMetrics {
@@ -47,6 +49,11 @@ impl ProbeMetrics {
                 "Duration of each period without a leader, observed when it ends.",
                 &["cluster"],
             ),
+            carry_wait: registry.wait_histogram(
+                "pgvane_carry_wait_seconds",
+                "How long sessions that were carried to another leader had no server.",
+                &["cluster"],
+            ),
         }
     }
 
@@ -59,6 +66,7 @@ impl ProbeMetrics {
             leads_taken: self.lead_changes.with_label_values(&[name, "taken"]),
             leads_lost: self.lead_changes.with_label_values(&[name, "lost"]),
             leaderless: self.leaderless.with_label_values(&[name]),
+            carry_wait: self.carry_wait.with_label_values(&[name]),
         }
     }
 }
@@ -78,6 +86,11 @@ impl ClusterMetrics {
     pub fn lead_taken(&self, leaderless: Duration) {
         self.leads_taken.inc();
         self.leaderless.observe(leaderless.as_secs_f64());
+    }
+
+    /// Records how long a session that was carried had no server.
+    pub fn session_carried(&self, waited: Duration) {
+        self.carry_wait.observe(waited.as_secs_f64());
     }
 
     /// Counts the loss of the leader.

@@ -247,6 +247,7 @@ impl Connection {
             End::NotCarried(why) => {
                 self.parking().count_ended();
                 self.parking().carried().not_carried(why.reason);
+                context.cluster.history().session_not_carried(why.reason.label());
             }
             _ => {}
         }

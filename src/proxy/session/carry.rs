@@ -87,7 +87,8 @@ async fn arrival(
 fn note_arrival(context: &ListenerContext, node: NodeId, begun: Instant) {
     let topology = context.cluster.topology();
     let name = &topology.node(node).member.name;
-    context.registry.parking(context.settings.cluster).carried().carried(begun.elapsed());
+    context.registry.parking(context.settings.cluster).carried().carried();
+    context.cluster.history().session_carried(begun.elapsed());
     context.cluster.sessions().established(node);
     context.cluster.history().session_ready();
     let seconds = begun.elapsed().as_secs_f64();

@@ -248,11 +248,11 @@ impl Registry {
         wanted.map(|(id, control)| (SessionInfo::of(*id, control, now), Arc::clone(control))).collect()
     }
 
-    /// Whether sessions of a cluster are being carried to another leader.
-    pub fn has_sessions_without_server(&self, cluster: ClusterIndex) -> bool {
+    /// The number of sessions of a cluster that are being carried to another leader.
+    pub fn sessions_without_server(&self, cluster: ClusterIndex) -> usize {
         let is_one =
-            |control: &Arc<SessionControl>| control.cluster() == cluster && control.park() == SessionPark::Carrying;
-        self.controls.lock().values().any(is_one)
+            |control: &&Arc<SessionControl>| control.cluster() == cluster && control.park() == SessionPark::Carrying;
+        self.controls.lock().values().filter(is_one).count()
     }
 
     /// The number of sessions on a node.
