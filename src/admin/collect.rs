@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::alarms;
 use super::context::AdminContext;
 use super::operator_log::NodeSetting;
-use super::park_status::{CarryCounts, Park, ParkCounts};
+use super::park_status::{CarryCounts, Park, ParkCounts, RoleKeys};
 use super::servers::servers;
 use super::status::{
     Cluster, Exclusion, LEFT_MAX, Lead, Listener, NameLookups, Node, NodePort, Session, Status, UnresolvedName,
@@ -120,6 +120,7 @@ fn cluster(
         can_park: context.config.clusters[index.0].park.is_some(),
         park_counts: ParkCounts::of_cluster(&context.registry, context.cluster_numbers[index.0]),
         carry_counts: CarryCounts::of_cluster(&context.registry, context.cluster_numbers[index.0]),
+        role_keys: RoleKeys::of_cluster(&context.registry, context.cluster_numbers[index.0]),
         nodes: nodes.collect(),
         changes: view.history().records(),
     }

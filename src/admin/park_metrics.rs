@@ -38,6 +38,13 @@ pub(super) fn metrics(clusters: &[Cluster]) -> MetricRegistry {
          state was restored), different (the state would not be the same), unreachable (no leader in time).",
         &["cluster", "reason"],
     );
+    let roles = registry.gauge(
+        "pgvane_role_keys",
+        "Roles whose sessions have logged in by SCRAM, if carry = true: known (pgvane can log their sessions in again at \
+         another server), not-given (carry_auth_query gives no password for them), not-yet (it has not been asked), \
+         failed (it has failed, or has given something that is of no use).",
+        &["cluster", "state"],
+    );
     for cluster in clusters {
         let name = cluster.name.as_str();
         parked.with_label_values(&[name]).set(f64::from(u8::from(cluster.park.is_some())));
@@ -49,6 +56,9 @@ pub(super) fn metrics(clusters: &[Cluster]) -> MetricRegistry {
         carried.with_label_values(&[name]).inc_by(cluster.carry_counts.carried);
         for (reason, count) in &cluster.carry_counts.not_carried {
             not_carried.with_label_values(&[name, reason]).inc_by(*count);
+        }
+        for (state, count) in cluster.role_keys.unwrap_or_default().by_state() {
+            roles.with_label_values(&[name, state]).set(count as f64);
         }
         for (reason, count) in &cluster.park_counts.parks {
             parks.with_label_values(&[name, reason]).inc_by(*count);

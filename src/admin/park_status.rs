@@ -10,6 +10,7 @@ use crate::cluster::Moment;
 use crate::config::ClusterIndex;
 use crate::proxy::sessions::parking::{ParkCensus, ParkInfo};
 use crate::proxy::sessions::registry::Registry;
+use crate::proxy::sessions::role_keys::RoleKeyCensus;
 use crate::routing::ParkOver;
 
 /// A park that is not over.
@@ -64,6 +65,34 @@ impl CarryCounts {
             carried: census.carried,
             not_carried: census.not_carried.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
         }
+    }
+}
+
+/// The roles whose sessions have logged in by SCRAM, where sessions are carried to another server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RoleKeys {
+    /// Their sessions can log in again at another server.
+    pub known: usize,
+    /// `carry_auth_query` gives nothing for them.
+    pub not_given: usize,
+    /// `carry_auth_query` has not been asked for them yet, or is not set.
+    pub not_yet: usize,
+    /// `carry_auth_query` has failed for them, or has given no verifier with which their clients have logged in.
+    pub failed: usize,
+}
+
+impl RoleKeys {
+    /// Of a cluster; `None` if its sessions are not carried.
+    pub(super) fn of_cluster(registry: &Registry, cluster: ClusterIndex) -> Option<RoleKeys> {
+        let RoleKeyCensus { known, not_given, not_yet, failed } = registry.carrying(cluster).role_keys()?;
+        Some(RoleKeys { known, not_given, not_yet, failed })
+    }
+
+    /// The numbers, by their names in metrics.
+    pub(super) fn by_state(self) -> [(&'static str, usize); 4] {
+        let RoleKeys { known, not_given, not_yet, failed } = self;
+        [("known", known), ("not-given", not_given), ("not-yet", not_yet), ("failed", failed)]
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::park_status::{CarryCounts, Park, ParkCounts};
+use super::park_status::{CarryCounts, Park, ParkCounts, RoleKeys};
 use super::process::Process;
 use super::reloads::ReloadRecord;
 use super::servers::Server;
@@ -171,6 +171,8 @@ pub struct Cluster {
     pub park_counts: ParkCounts,
     /// What became of parked sessions that lost their server, since the start.
     pub carry_counts: CarryCounts,
+    /// The roles whose sessions have logged in by SCRAM; null if sessions are not carried to another server.
+    pub role_keys: Option<RoleKeys>,
     /// Its members.
     pub nodes: Vec<Node>,
     /// The changes of leader, newest first. `/api/events` has them as JSON.

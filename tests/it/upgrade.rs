@@ -89,6 +89,31 @@ async fn sessions_go_on_wherever_they_are_and_the_old_process_ends() {
     assert_eq!(after, before, "each has the number that it had");
 }
 
+/// Without that, a session that has moved could not log in again at another server.
+#[tokio::test]
+async fn how_a_session_has_begun_goes_along() {
+    let cluster = FakeCluster::of(2).await;
+    let users = Operator::line(cluster.directory());
+    let mut pgvane = cluster.pgvane(|pgvane| pgvane.admin(&users).cluster("park = true")).await;
+    let operator = Operator::at(&pgvane, cluster.directory());
+    let mut before_carry = Session::through(pgvane.write_addr).await;
+    let carry = text_of(&pgvane).replace("park = true", "park = true\ncarry = true\ncarry_settings = []");
+    write(&pgvane, &carry);
+    operator.says(&["reload"]).await.ended_with(OK);
+    let mut session = Session::through(pgvane.write_addr).await;
+    pgvane.upgrade().await.expect("upgrades");
+    assert!(pgvane.wait(SOON).await.expect("it ends").success(), "{}", pgvane.log_text());
+    for session in [&mut before_carry, &mut session] {
+        assert_eq!(session.value("who").await, "node1");
+    }
+    let answer = operator.says(&["switchover", "--dry-run", "--json"]).await;
+    answer.ended_with(OK);
+    let run: serde_json::Value = serde_json::from_str(&answer.out).expect("JSON");
+    let reasons = [0, 1].map(|session| run["not_carried"][session]["reasons"].to_string());
+    assert!(reasons[0].contains("its login is not known"), "{run:#}");
+    assert!(reasons[1].len() > 2 && !reasons[1].contains("its login"), "{run:#}");
+}
+
 #[tokio::test]
 async fn what_is_known_and_counted_goes_along() {
     let cluster = FakeCluster::of(3).await;

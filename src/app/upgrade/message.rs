@@ -17,7 +17,10 @@ use crate::proxy::sessions::moving::SessionState;
 
 /// The formats that this version knows, the best one first. Change the number with any change of a message after
 /// [`Message::Accepting`], or of what such a message contains.
-pub(super) const FORMATS: &[u32] = &[2];
+///
+/// - 2: a session can have the key of the server to which it was carried, and how it has begun
+/// - 1: of version 0.2.0, without these
+pub(super) const FORMATS: &[u32] = &[2, 1];
 
 /// How many items there are in one message: a message has to fit into a packet.
 pub(super) const ITEMS_MAX: usize = 100;
@@ -87,6 +90,7 @@ pub(super) struct Figure {
 pub(super) struct Key {
     pub(super) key: Vec<u8>,
     /// The same by which the node knows the session, if it was carried there.
+    #[serde(default)]
     pub(super) key_there: Option<Vec<u8>>,
     pub(super) cluster: String,
     pub(super) node: String,

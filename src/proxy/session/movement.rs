@@ -103,7 +103,7 @@ impl Arrival {
             (None, _) if state.framing.is_none() => guard.mark_opaque(),
             (None, _) => {}
         }
-        if let Some(opening) = state.opening {
+        if let Some(opening) = state.opening.filter(|_| guard.may_be_carried()) {
             guard.keep_opening(opening);
         }
         // from here on orders reach it; one that came before is seen in the topology itself

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::cluster_parking::is_parkable;
 use super::openings::Opening;
-use super::role_keys::{NoKey, RoleKeys};
+use super::role_keys::{NoKey, RoleKeyCensus, RoleKeys};
 use crate::probe::sql::AuthQuery;
 use crate::protocol::authentication::AuthenticatedBy;
 use crate::protocol::login_again::Credential;
@@ -67,6 +67,11 @@ impl ClusterCarrying {
         self.is_on.load(Relaxed) && is_parkable(rule)
     }
 
+    /// The roles that have logged in by SCRAM; `None` if no sessions are carried.
+    pub fn role_keys(&self) -> Option<RoleKeyCensus> {
+        self.is_on.load(Relaxed).then(|| self.keys.census())
+    }
+
     /// A client has logged in with this proof; its startup packet was this one.
     pub(super) fn has_logged_in(&self, packet: &[u8], proof: Proof) {
         if self.is_on.load(Relaxed) && user(packet).is_some_and(|user| self.keys.has_logged_in(&user, proof)) {
@@ -83,7 +88,7 @@ impl ClusterCarrying {
             AuthenticatedBy::Scram { salt, iterations } => {
                 let user = user(&opening.packet).ok_or(NotAgain::Unknown)?;
                 let key = self.keys.key(&user, salt, *iterations).map_err(|why| match why {
-                    NoKey::NotYet if self.query.lock().is_none() => NotAgain::NoKey(NoKey::NoQuery),
+                    NoKey::NotYet | NoKey::NoLogin if self.query.lock().is_none() => NotAgain::NoKey(NoKey::NoQuery),
                     why => NotAgain::NoKey(why),
                 })?;
                 Ok(Credential::Scram(key))

@@ -38,8 +38,10 @@ pub struct SessionState {
     /// The body of `BackendKeyData`, if the server has sent one that pgvane could read.
     pub key: Option<Vec<u8>>,
     /// The same by which its node knows it, if it was carried there from another one.
+    #[serde(default)]
     pub key_there: Option<Vec<u8>>,
     /// How it has begun, if it may have to log in again at another server.
+    #[serde(default)]
     pub opening: Option<Opening>,
     /// The port of the node that it uses.
     pub port: SessionPort,

@@ -20,6 +20,8 @@ const ROLES_MAX: usize = 10_000;
 pub enum NoKey {
     /// There is no query for verifiers.
     NoQuery,
+    /// No client of the role has logged in by SCRAM since this process was started.
+    NoLogin,
     /// The verifier has not been asked for yet.
     NotYet,
     /// The query gives no row, or NULL: there is no such role, or it has no password.
@@ -36,6 +38,7 @@ impl fmt::Display for NoKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NoKey::NoQuery => f.write_str("it has logged in with a password, and carry_auth_query is not set"),
+            NoKey::NoLogin => f.write_str("no client of its role has logged in since this process was started"),
             NoKey::NotYet => f.write_str("carry_auth_query has not been asked for its role yet"),
             NoKey::NoRole => f.write_str("carry_auth_query gives no password for its role"),
             NoKey::NoVerifier => f.write_str("carry_auth_query gives no SCRAM-SHA-256 verifier for its role"),
@@ -43,6 +46,19 @@ impl fmt::Display for NoKey {
             NoKey::Failed(why) => write!(f, "carry_auth_query has failed: {why}"),
         }
     }
+}
+
+/// The roles that have logged in by SCRAM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoleKeyCensus {
+    /// Their sessions can log in again.
+    pub known: usize,
+    /// The query gives nothing for them.
+    pub not_given: usize,
+    /// They are to be asked for, or there is no query.
+    pub not_yet: usize,
+    /// The query has failed, or has given something that is of no use.
+    pub failed: usize,
 }
 
 /// The keys of the roles of one cluster.
@@ -142,8 +158,26 @@ impl RoleKeys {
             Some(Role::Known(key)) if !key.verifier().is_announced_by(salt, iterations) => Err(NoKey::Changed),
             Some(Role::Known(key)) => Ok(Arc::clone(key)),
             Some(Role::Unknown(unknown)) => Err(unknown.why.clone()),
-            None => Err(NoKey::NotYet),
+            None => Err(NoKey::NoLogin),
         }
+    }
+
+    /// How many roles there are of each kind.
+    pub(super) fn census(&self) -> RoleKeyCensus {
+        let mut census = RoleKeyCensus::default();
+        for role in self.0.lock().values() {
+            match role {
+                Role::Known(_) => census.known += 1,
+                Role::Unknown(Unknown { why: NoKey::NoRole, .. }) => census.not_given += 1,
+                Role::Unknown(Unknown { why: NoKey::NotYet | NoKey::NoQuery | NoKey::NoLogin, .. }) => {
+                    census.not_yet += 1;
+                }
+                Role::Unknown(Unknown { why: NoKey::NoVerifier | NoKey::Changed | NoKey::Failed(_), .. }) => {
+                    census.failed += 1;
+                }
+            }
+        }
+        census
     }
 
     /// Forgets all keys and proofs.
@@ -172,14 +206,14 @@ mod tests {
     #[test]
     fn a_key_is_known_once_a_client_has_logged_in_and_the_verifier_has_been_asked_for() {
         let keys = RoleKeys::default();
-        assert_eq!(key(&keys, SALT), Err(NoKey::NotYet));
+        assert_eq!(key(&keys, SALT), Err(NoKey::NoLogin));
         assert!(keys.has_logged_in("app", proof_of("pencil", SALT)));
         assert_eq!((keys.wanted(), key(&keys, SALT)), (vec!["app".to_owned()], Err(NoKey::NotYet)));
         assert_eq!(keys.learn("app", Ok(Some(&verifier("pencil", SALT)))), Learned::Key);
         assert_eq!((keys.wanted(), key(&keys, SALT)), (vec![], Ok(())));
         assert!(!keys.has_logged_in("app", proof_of("pencil", SALT)), "nothing is to be asked again");
         keys.forget();
-        assert_eq!(key(&keys, SALT), Err(NoKey::NotYet));
+        assert_eq!(key(&keys, SALT), Err(NoKey::NoLogin));
     }
 
     #[test]
@@ -208,6 +242,9 @@ mod tests {
             (Ok(Some(wrong.as_str())), NoKey::Changed),
         ] {
             assert_eq!(keys.learn("app", answer.clone()), Learned::NoKey(expected.clone()));
+            let census = keys.census();
+            assert_eq!(census.not_given + census.failed, 1, "{census:?}");
+            assert_eq!(census.not_given == 1, expected == NoKey::NoRole, "{census:?}");
             assert_eq!(keys.learn("app", answer.clone()), Learned::NothingNew);
             assert_eq!(key(&keys, SALT), Err(expected));
             assert_eq!(!keys.wanted().is_empty(), answer.is_err(), "only what has failed is asked again by itself");
@@ -219,6 +256,7 @@ mod tests {
         keys.ask_again();
         assert_eq!(keys.wanted(), ["app"]);
         assert_eq!(keys.learn("app", Ok(Some(&verifier("pencil", SALT)))), Learned::Key);
+        assert_eq!(keys.census(), RoleKeyCensus { known: 1, ..RoleKeyCensus::default() });
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use crate::certificates::Certificates;
 use crate::command_line::OK;
+use crate::metrics;
 use crate::operators::Operator;
 use crate::stage::pgvane_before;
 use crate::wire::SOON;
@@ -190,11 +191,14 @@ async fn keys_are_learnt_in_passing_and_the_dry_run_says_who_could_not_log_in_ag
     let first = client(&pgvane, "app", "app").await;
     let missing = "carry_auth_query has failed: schema \"pgvane\" does not exist (SQLSTATE 3F000)";
     wait_for_reasons(&operator, "app", &[missing]).await;
+    metrics::wait_for(&pgvane, "pgvane_role_keys{cluster=\"main\",state=\"failed\"}", 1.0).await;
     superuser.batch_execute(&FUNCTION.replace("TO pgvane", "TO vane")).await.expect("the function");
     let _plain = client(&pgvane, "plain", "plain").await;
     let run = wait_for_reasons(&operator, "app", &[]).await;
     let plaintext = "its server asked for the password in plaintext, which pgvane cannot answer";
     assert_eq!((why_not(&run, "plain"), &run["carried"]), (vec![plaintext.to_owned()], &1.into()), "{run:#}");
+
+    metrics::wait_for(&pgvane, "pgvane_role_keys{cluster=\"main\",state=\"known\"}", 1.0).await;
 
     // superusers are not for the function
     let _superuser = client(&pgvane, "postgres", "postgres").await;
