@@ -60,7 +60,8 @@ async fn the_playbook_installs_three_nodes_and_pgvane_beside_an_application() {
     php.goes_on(SOON).await;
     assert!(php.seen_since(moment).errors.is_empty(), "{:?}", php.seen_since(moment));
 
-    typed(&db1, switch_over);
+    let said = typed(&db1, switch_over);
+    assert!(said.contains("Successfully switched over"), "{said}");
     php.goes_on(SWITCHOVER_WITHIN).await;
     let seen = php.seen_since(moment);
     println!("switchover: {seen:?}"); // with --nocapture

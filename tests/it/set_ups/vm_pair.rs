@@ -65,8 +65,11 @@ async fn two_machines_and_a_third_one_serve_with_tls_through_a_firewall() {
     let dsn = "pgsql:host=10.0.0.13;port=5432;dbname=postgres;sslmode=verify-full;sslrootcert=/root/ca.crt";
     let php = PhpWriter::start(&app, dsn, "postgres", "change-me-postgres");
     php.goes_on(SOON).await;
+    // Patroni refuses a switchover while no node replicates synchronously
+    typed_until(&db1, list, |list| list.contains(" Sync Standby ") && list.contains(" streaming ")).await;
     let moment = php.now();
-    typed(&db1, switch_over);
+    let said = typed(&db1, switch_over);
+    assert!(said.contains("Successfully switched over"), "{said}");
     php.goes_on(SWITCHOVER_WITHIN).await;
     let seen = php.seen_since(moment);
     println!("switchover: {seen:?}"); // with --nocapture
