@@ -138,7 +138,7 @@ async fn through_switchovers(postgresql: Postgresql) {
         writing.push(Writing::start(session, number));
     }
     for round in 0..2 {
-        let leader = lab.switchover().await.expect("a switchover");
+        let leader = switch_over(&lab).await;
         for (number, (session, [state, process])) in idle.iter_mut().enumerate() {
             assert_eq!(session.value(STATE).await, *state, "round {round}");
             let now = session.value(PROCESS).await;
@@ -263,7 +263,7 @@ async fn a_session_whose_login_is_refused_ends_with_the_reason_and_the_others_go
     operator.says(&["park"]).await.ended_with(OK);
     let superuser = Login::Superuser.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
     in_time("no login", superuser.batch_execute("alter role trusting nologin")).await.expect("is set");
-    lab.switchover().await.expect("a switchover");
+    switch_over(&lab).await;
     let end = session.wire.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
     let told = end.field(b'M').expect("a message");
@@ -301,10 +301,16 @@ async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password()
     };
     let before = process().await;
     operator.says(&["park"]).await.ended_with(OK);
-    lab.switchover().await.expect("a switchover");
+    switch_over(&lab).await;
     assert_ne!(process().await, before);
     let row = in_time("an answer", client.query_one(&statement, &[&41])).await.expect("it is prepared there too");
     assert_eq!(row.get::<_, i32>(0), 42);
+}
+
+/// Once Patroni has a synchronous standby: only to that one it switches over.
+async fn switch_over(lab: &Lab) -> usize {
+    lab.wait_for_sync_standby(PATRONI_WITHIN).await.expect("there is one");
+    lab.switchover().await.expect("a switchover")
 }
 
 // ---- faults ---------------------------------------------------------------------------------------------------------
@@ -349,7 +355,7 @@ async fn a_request_that_was_held_back_is_executed_once_on_the_new_leader() {
     session.wire.send(&[query("commit"), query("begin"), query(insert), query("commit")].concat()).await;
     assert_eq!(session.wire.messages_until(b'Z').await[0].body, b"COMMIT\0");
     parking.await.expect("no panic").ended_with(OK);
-    let leader = lab.switchover().await.expect("a switchover");
+    let leader = switch_over(&lab).await;
     for expected in [&b"BEGIN\0"[..], b"INSERT 0 1\0", b"COMMIT\0"] {
         let answer = session.wire.messages_until(b'Z').await;
         assert!(answer.iter().any(|message| message.body == expected), "{answer:?}");
@@ -419,14 +425,14 @@ async fn a_second_switchover_and_a_reload_during_the_first_lose_no_session() {
         let state = [session.value(STATE).await, session.value(PROCESS).await];
         sessions.push((session, state));
     }
-    lab.switchover().await.expect("a switchover");
+    switch_over(&lab).await;
     // its client waits, so it comes before those whose clients do not
     let begun = Instant::now();
     let (last, [state, _]) = sessions.last_mut().expect("there is one");
     assert_eq!(last.value(STATE).await, *state);
     let urgent = begun.elapsed();
     pgvane.reload().expect("it runs");
-    let leader = lab.switchover().await.expect("another switchover");
+    let leader = switch_over(&lab).await;
     for (session, [state, process]) in &mut sessions {
         assert_eq!(session.value(STATE).await, *state);
         assert_ne!(session.value(PROCESS).await, *process);
