@@ -38,6 +38,9 @@ const ACKS_WITHIN: Duration = Duration::from_secs(90);
 /// Connections besides those of the clients: replication, Patroni, writers, checks.
 const OTHER_CONNECTIONS: usize = 100;
 
+/// Patroni's template for HAProxy has `maxconn 100` for each server.
+const HAPROXY_SESSIONS_MAX: usize = 90;
+
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// pgvane's binary
@@ -195,7 +198,12 @@ impl<'a> Stage<'a> {
     }
 
     async fn beside(&self, way: &Way, options: &Options) -> Result<WayReport> {
-        let crowd = Crowd::start(options.sessions, way, &[Login::Trusting, Login::App, Login::App]).await?;
+        let size = match way {
+            Way::Haproxy(_) => options.sessions.min(HAPROXY_SESSIONS_MAX),
+            Way::Pgvane(_) | Way::ListOfHosts(_) => options.sessions,
+        };
+        println!("{}: {size} sessions", way.name());
+        let crowd = Crowd::start(size, way, &[Login::Trusting, Login::App, Login::App]).await?;
         let mut report = WayReport::of(way.name());
         for _ in 0..options.beside {
             report.add(self.round(&crowd, "patronictl").await?);

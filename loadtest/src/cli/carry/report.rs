@@ -92,15 +92,19 @@ pub(crate) fn table(ways: &[WayReport]) -> String {
             [] => (0.0, 0.0, 0.0),
             all => (all[0], all[all.len() / 2], all[all.len() - 1]),
         };
+        let pauses = match all.pauses.len() {
+            0 => "– | – | – | –".to_owned(), // every request that met it was an error
+            _ => {
+                let [half, most_of_all, longest] = [0.5, 0.99, 1.0].map(|share| ms(all.pause(share)));
+                format!("{half:.0} | {most_of_all:.0} | {longest:.0} | {median:.0} ({least:.0} to {most:.0})")
+            }
+        };
         text += &format!(
-            "| {name} | {} | {} | {} | {} | {:.0} | {:.0} | {:.0} | {median:.0} ({least:.0} to {most:.0}) |\n",
+            "| {name} | {} | {} | {} | {} | {pauses} |\n",
             rounds.len(),
             sum(|seen| seen.broken),
             sum(|seen| seen.errors),
             sum(|seen| seen.wrong.len()),
-            ms(all.pause(0.5)),
-            ms(all.pause(0.99)),
-            ms(all.pause(1.0)),
         );
     }
     text

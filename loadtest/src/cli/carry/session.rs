@@ -124,6 +124,8 @@ impl Wanderer {
         let now = client.query_one("select n from counters where id = $1", &[&number]).await.map_err(sql)?;
         // after an error it is not known whether the last request was executed
         self.expected = now.get(0);
+        drop(now); // the client library closes the statement of that query with the next request
+        client.query_one(&state, &[]).await.map_err(sql)?;
         let own = client.query_one(&state, &[]).await.map_err(sql)?.get(0);
         Ok(Running { client, count: counted, state, own })
     }
