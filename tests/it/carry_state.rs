@@ -399,6 +399,7 @@ async fn a_session_that_is_carried_again_and_again_is_the_same_as_its_twin() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute: make test-long"]
 async fn a_session_that_is_carried_again_and_again_is_the_same_as_its_twin_with_postgresql_18() {
     seeds_beside_a_twin(Postgresql::Eighteen).await;
 }

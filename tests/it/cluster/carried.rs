@@ -191,6 +191,7 @@ async fn switchovers_by_patronictl_are_a_pause_for_sessions_with_all_kinds_of_st
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes over a minute: make test-long"]
 async fn switchovers_are_a_pause_with_postgresql_18() {
     through_switchovers(Postgresql::Eighteen).await;
 }
@@ -413,6 +414,7 @@ async fn sessions_are_carried_to_the_node_that_leads_in_the_end() {
 
 /// Few at a time: a second switchover and a reload come while most of the sessions still wait for their turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a minute: make test-long"]
 async fn a_second_switchover_and_a_reload_during_the_first_lose_no_session() {
     let lab = sound_cluster_of(Postgresql::Eighteen).await;
     prepared(&lab).await;

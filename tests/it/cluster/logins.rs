@@ -121,6 +121,7 @@ async fn pgvane_logs_in_with_a_roles_key_until_the_password_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "starts a cluster of its own: make test-long"]
 async fn pgvane_logs_in_with_a_roles_key_to_postgresql_18() {
     pgvane_logs_in_where_a_client_did(Postgresql::Eighteen).await;
 }
