@@ -308,10 +308,10 @@ async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password()
     assert_eq!(row.get::<_, i32>(0), 42);
 }
 
-/// Once Patroni has a synchronous standby: only to that one it switches over.
+/// As soon as Patroni does it: in synchronous mode it refuses while there is no synchronous standby.
 async fn switch_over(lab: &Lab) -> usize {
-    lab.wait_for_sync_standby(PATRONI_WITHIN).await.expect("there is one");
-    lab.switchover().await.expect("a switchover")
+    let attempt = || async { lab.switchover().await.map_err(|error| error.to_string()) };
+    wait::until("a switchover", PATRONI_WITHIN, attempt).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 // ---- faults ---------------------------------------------------------------------------------------------------------
