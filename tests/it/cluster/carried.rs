@@ -367,6 +367,7 @@ async fn a_request_that_was_held_back_is_executed_once_on_the_new_leader() {
 
 /// The leader dies while its sessions are parked, and a replica that could lead dies too: they wait until a node leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "kills two nodes and waits for their recovery: make test-long"]
 async fn sessions_are_carried_to_the_node_that_leads_in_the_end() {
     let lab = sound_cluster().await;
     prepared(&lab).await;

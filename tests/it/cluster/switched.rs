@@ -71,6 +71,7 @@ async fn an_operator_switches_over_and_every_pgvane_parks_its_sessions_before() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes over half a minute: make test-long"]
 async fn sessions_go_on_where_they_are_if_patroni_refuses_the_switchover() {
     let lab = sound_cluster().await;
     let configured = attended(&lab);
