@@ -248,9 +248,9 @@ impl Drop for SessionGuard {
         self.replace_key(SessionKey::Unknown);
         let registry = &self.registry;
         registry.on_nodes(self.control.cluster()).remove(self.control.node());
-        // the bytes are added to those of ended sessions under the lock that `census` takes, so none are counted twice
         registry.questions.give_up(self.id);
         registry.openings.forget(self.id);
+        // the bytes are added to those of ended sessions under the lock that `census` takes, so none are counted twice
         let mut controls = registry.controls.lock();
         controls.remove(&self.id);
         let tally = registry.tally(self.control.listener());

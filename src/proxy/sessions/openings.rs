@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,11 @@ pub struct Opening {
 
 /// The openings of all sessions that may be carried.
 #[derive(Debug, Default)]
-pub(super) struct Openings(Mutex<Kept>);
+pub(super) struct Openings {
+    kept: Mutex<Kept>,
+    /// Whether one was ever kept: where no sessions are carried, the end of a session needs no lock here.
+    is_used: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -45,7 +50,8 @@ struct Shared {
 impl Openings {
     /// Keeps how a session has begun.
     pub(super) fn keep(&self, session: u64, opening: Opening) {
-        let mut kept = self.0.lock();
+        self.is_used.store(true, Relaxed);
+        let mut kept = self.kept.lock();
         kept.forget(session);
         let place = match kept.places.get(&opening) {
             Some(place) => *place,
@@ -59,14 +65,17 @@ impl Openings {
 
     /// How a session has begun.
     pub(super) fn of(&self, session: u64) -> Option<Arc<Opening>> {
-        let kept = self.0.lock();
+        let kept = self.kept.lock();
         let place = *kept.of_sessions.get(&session)?;
         kept.different.get(place as usize)?.as_ref().map(|shared| Arc::clone(&shared.opening))
     }
 
     /// The session has ended.
     pub(super) fn forget(&self, session: u64) {
-        self.0.lock().forget(session);
+        // what the session has kept was kept before its end
+        if self.is_used.load(Relaxed) {
+            self.kept.lock().forget(session);
+        }
     }
 }
 
@@ -104,7 +113,7 @@ mod tests {
     }
 
     fn different(openings: &Openings) -> usize {
-        openings.0.lock().places.len()
+        openings.kept.lock().places.len()
     }
 
     #[test]
@@ -121,7 +130,7 @@ mod tests {
         assert_eq!(different(&openings), 0);
         openings.keep(1000, opening("third"));
         assert_eq!(openings.of(1000).as_deref(), Some(&opening("third")));
-        assert_eq!(openings.0.lock().different.len(), 2, "places are used again");
+        assert_eq!(openings.kept.lock().different.len(), 2, "places are used again");
     }
 
     #[test]
