@@ -243,6 +243,7 @@ fn finish(mut command: Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -256,20 +257,38 @@ mod tests {
         assert!(all.iter().all(|address| address.name.len() <= 15));
     }
 
+    /// Ends within a deadline and not by itself.
+    fn is_killed(mut process: Child) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < deadline {
+            if let Some(status) = process.try_wait().expect("our child") {
+                return !status.success();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = process.kill();
+        let _ = process.wait();
+        false
+    }
+
+    // The only test here that makes namespaces: their names are given out again as soon as they are free.
     #[test]
     fn processes_in_it_end_with_it_and_nothing_is_left() {
         if unavailable_because().is_some() {
             return;
         }
-        let namespace = Namespace::new().expect("namespaces can be made");
-        let address = namespace.address().clone();
-        // the other end of the pair is here: something can listen on this host's address
-        drop(TcpListener::bind((address.outer, 0)).expect("this host has the address"));
-        let mut command = address.command(Path::new("sleep")).expect("namespaces can be made");
-        let mut sleeper = command.arg("600").spawn().expect("sleep exists");
-        drop(namespace);
-        assert!(!sleeper.wait().expect("our child").success());
-        assert!(!Path::new("/run/netns").join(&address.name).exists());
-        assert!(!Path::new("/sys/class/net").join(&address.name).exists());
+        for delay in 0..20 {
+            let namespace = Namespace::new().expect("namespaces can be made");
+            let address = namespace.address().clone();
+            // the other end of the pair is here: something can listen on this host's address
+            drop(TcpListener::bind((address.outer, 0)).expect("this host has the address"));
+            let mut command = address.command(Path::new("sleep")).expect("namespaces can be made");
+            let entering = std::thread::spawn(move || command.arg("600").spawn().expect("sleep exists"));
+            std::thread::sleep(Duration::from_millis(delay)); // while it enters: another moment each time
+            drop(namespace);
+            assert!(is_killed(entering.join().expect("no panic")), "begun {delay} ms before the end");
+            assert!(!Path::new("/run/netns").join(&address.name).exists());
+            assert!(!Path::new("/sys/class/net").join(&address.name).exists());
+        }
     }
 }
