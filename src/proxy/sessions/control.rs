@@ -6,57 +6,15 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
+use super::order_state::OrderState;
+pub use super::order_state::SessionOrder;
 use super::origin::Origin;
 use super::owner::Owner;
 use super::park_state::ParkState;
 use crate::cluster::NodeId;
 use crate::config::{ClusterIndex, ListenerIndex};
 use crate::proxy::byte_counters::ByteCounters;
-use crate::routing::{Cause, SessionPark, SessionParkEvent};
-
-/// An order to a running session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionOrder {
-    /// End as soon as no transaction is open, for rebalancing. There is no deadline.
-    Move,
-    /// End as soon as no transaction is open, at the latest at the deadline.
-    Drain(Cause),
-    /// End now: an operator has closed the session.
-    Close,
-    /// End now: a reload has removed the listener, and its `drain_timeout` is over.
-    ListenerRemoved,
-    /// End now: pgvane is stopping.
-    Stop,
-    /// End now.
-    Cut(Cause),
-}
-
-impl SessionOrder {
-    /// The order as one byte. A higher byte overrides a lower one; zero is no order.
-    fn to_byte(self) -> u8 {
-        match self {
-            SessionOrder::Move => 0x10,
-            SessionOrder::Drain(cause) => 0x20 | cause.rank(),
-            SessionOrder::Close => 0x30,
-            SessionOrder::ListenerRemoved => 0x40,
-            SessionOrder::Stop => 0x50,
-            SessionOrder::Cut(cause) => 0x60 | cause.rank(),
-        }
-    }
-
-    fn from_byte(byte: u8) -> Option<SessionOrder> {
-        let cause = Cause::ALL.into_iter().find(|cause| cause.rank() == byte & 0x0f);
-        match byte & 0xf0 {
-            0x10 => Some(SessionOrder::Move),
-            0x20 => cause.map(SessionOrder::Drain),
-            0x30 => Some(SessionOrder::Close),
-            0x40 => Some(SessionOrder::ListenerRemoved),
-            0x50 => Some(SessionOrder::Stop),
-            0x60 => cause.map(SessionOrder::Cut),
-            _ => None,
-        }
-    }
-}
+use crate::routing::{SessionPark, SessionParkEvent};
 
 /// Whether a session is to move to another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +41,7 @@ pub struct SessionControl {
     since_seconds: AtomicU32,
     /// Whose session it is. Known once the client has been admitted.
     owner: OnceLock<Owner>,
-    order: AtomicU8,
+    order: OrderState,
     /// pgvane can see when no transaction is open.
     shows_transactions: AtomicBool,
     /// Whether it is parked.
@@ -111,7 +69,7 @@ impl SessionControl {
             node: AtomicU8::new(node.to_byte()),
             since_seconds: AtomicU32::new(since_seconds),
             owner: OnceLock::new(),
-            order: AtomicU8::new(0),
+            order: OrderState::default(),
             shows_transactions: AtomicBool::new(false),
             park: ParkState::default(),
             is_asked: AtomicBool::new(false),
@@ -152,9 +110,9 @@ impl SessionControl {
         self.withdraw_orders_of_node();
     }
 
-    /// Withdraws an order that its node is the reason of. Other orders stay in force.
+    /// Withdraws an order that its node is the reason of. Other orders stay in force, also those that it has hidden.
     pub(super) fn withdraw_orders_of_node(&self) {
-        self.withdraw(|order| matches!(order, SessionOrder::Move | SessionOrder::Drain(_) | SessionOrder::Cut(_)));
+        self.withdraw(|_| true);
     }
 
     /// The bytes that the session has moved.
@@ -264,7 +222,7 @@ impl SessionControl {
     }
 
     fn order(&self) -> Option<SessionOrder> {
-        SessionOrder::from_byte(self.order.load(SeqCst))
+        self.order.now()
     }
 
     /// Whether this is its order.
@@ -273,10 +231,9 @@ impl SessionControl {
         self.order() == Some(order)
     }
 
-    /// Sends an order, unless a higher one is in force.
+    /// Sends an order. One that a higher one in force hides is followed when that is withdrawn.
     pub fn send_order(&self, order: SessionOrder) {
-        let byte = order.to_byte();
-        if self.order.fetch_max(byte, SeqCst) < byte {
+        if self.order.add(order) {
             self.wake();
         }
     }
@@ -286,13 +243,9 @@ impl SessionControl {
         self.withdraw(|order| matches!(order, SessionOrder::Drain(_)));
     }
 
-    /// Withdraws the order if it is one of these.
+    /// Withdraws the order that its node is the reason of if it is one of these.
     fn withdraw(&self, is_one: impl Fn(SessionOrder) -> bool) {
-        let byte = self.order.load(SeqCst);
-        // if another order was sent meanwhile, it stays in force
-        if SessionOrder::from_byte(byte).is_some_and(is_one)
-            && self.order.compare_exchange(byte, 0, SeqCst, SeqCst).is_ok()
-        {
+        if self.order.withdraw_of_node(is_one) {
             self.wake();
         }
     }
@@ -355,6 +308,7 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::routing::Cause;
 
     #[tokio::test]
     async fn a_session_gets_the_highest_order_once() {
@@ -390,25 +344,6 @@ mod tests {
             control.withdraw_drain();
             assert_eq!(ordered(None).await, Some(order));
         }
-    }
-
-    #[test]
-    fn orders_convert_to_a_byte_and_back_and_keep_their_rank() {
-        for cause in Cause::ALL {
-            let by_rank = [
-                SessionOrder::Move,
-                SessionOrder::Drain(cause),
-                SessionOrder::Close,
-                SessionOrder::ListenerRemoved,
-                SessionOrder::Stop,
-                SessionOrder::Cut(cause),
-            ];
-            for order in by_rank {
-                assert_eq!(SessionOrder::from_byte(order.to_byte()), Some(order));
-            }
-            assert!(by_rank.is_sorted_by_key(|order| order.to_byte()));
-        }
-        assert_eq!(SessionOrder::from_byte(0), None);
     }
 
     /// Each session has one in an `Arc`. The allocator gives 104 bytes and then 120.

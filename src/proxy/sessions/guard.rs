@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::cancel_keys::SessionKey;
 use super::cluster_carrying::NotAgain;
-use super::control::{SessionControl, SessionOrder};
+use super::control::SessionControl;
 use super::openings::Opening;
 use super::origin::Origin;
 use super::owner::Owner;
@@ -142,9 +142,6 @@ impl SessionGuard {
         let _controls = self.registry.controls.lock(); // none is given meanwhile
         self.control.note_park(SessionParkEvent::LeftServer);
         self.control.withdraw_orders_of_node();
-        if self.registry.stop.is_cancelled() {
-            self.control.send_order(SessionOrder::Stop); // an order of a higher rank may have hidden it
-        }
     }
 
     /// The session is at the leader, and is parked again if there is another park.
@@ -176,9 +173,6 @@ impl SessionGuard {
         nodes.add_ended_bytes(before, bytes);
         tally.add_ended_bytes(bytes);
         control.is_now_on(node, registry.seconds());
-        if registry.stop.is_cancelled() {
-            control.send_order(SessionOrder::Stop); // an order of a higher rank may have been withdrawn
-        }
         drop(controls);
         nodes.remove(before);
         match (&self.key, key_there) {
@@ -269,6 +263,7 @@ mod tests {
     use pgwire::messages::startup::SecretKey;
 
     use super::super::cancel_keys::KeyLocation;
+    use super::super::control::SessionOrder;
     use super::*;
     use crate::config::ClusterIndex;
     use crate::protocol::authentication::AuthenticatedBy;
@@ -353,14 +348,26 @@ mod tests {
         assert_eq!(registry.census().listeners[0].bytes_to_client, 7);
     }
 
+    /// What the session was ordered for itself is in force also if its node was a reason to end it at the same time.
     #[test]
-    fn a_carried_session_still_stops_with_pgvane() {
-        let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
-        let mut guard = registry.guard(&Origin::of_listener(0), NodeId::new(0));
-        guard.control().send_order(SessionOrder::Cut(crate::routing::Cause::LostLead));
-        registry.stop();
-        guard.carried_to(NodeId::new(1), None, None);
-        assert!(guard.control().is_ordered(SessionOrder::Stop));
+    fn an_order_that_was_hidden_by_one_of_the_node_before_is_followed_after_a_session_was_carried() {
+        for order in [SessionOrder::Close, SessionOrder::ListenerRemoved, SessionOrder::Stop] {
+            for is_hidden_until_it_arrives in [false, true] {
+                let registry = Arc::new(Registry::new(1, vec![Arc::default()]));
+                let mut guard = registry.guard(&Origin::of_listener(0), NodeId::new(0));
+                guard.control().send_order(SessionOrder::Cut(crate::routing::Cause::LostLead));
+                match order {
+                    SessionOrder::Close => assert_eq!(registry.close(|_| true), 1),
+                    SessionOrder::ListenerRemoved => registry.end_listener(ListenerIndex(0)),
+                    _ => registry.stop(),
+                }
+                if !is_hidden_until_it_arrives {
+                    guard.left_server();
+                }
+                guard.carried_to(NodeId::new(1), None, None);
+                assert!(guard.control().is_ordered(order), "{order:?}, {is_hidden_until_it_arrives}");
+            }
+        }
     }
 
     #[test]

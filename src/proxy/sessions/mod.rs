@@ -21,6 +21,7 @@ pub mod examination;
 pub mod guard;
 pub mod moving;
 pub mod openings;
+mod order_state;
 pub mod orders;
 pub mod origin;
 pub mod owner;
