@@ -6,14 +6,10 @@ use std::mem;
 use serde::{Deserialize, Serialize};
 
 use super::error_response::{ServerError, read_error};
+use super::message::from_server::{COMMAND_COMPLETE, COPY_IN_RESPONSE, ERROR_RESPONSE, READY_FOR_QUERY};
 use super::message::{HEADER_LENGTH, Tail};
 use super::requests::Requests;
 use super::walk::Walk;
-
-const ERROR_RESPONSE: u8 = b'E';
-const READY_FOR_QUERY: u8 = b'Z';
-const COMMAND_COMPLETE: u8 = b'C';
-const COPY_IN_RESPONSE: u8 = b'G';
 
 /// How many bytes of an error's body are kept to find its SQLSTATE: enough for the severity twice, even translated, and
 /// the code. Of a stream whose sync is lost, the same number of last bytes is kept: enough for a command's tag and

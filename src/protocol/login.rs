@@ -6,6 +6,9 @@
 use super::cancel::CancelKey;
 use super::error_response::{ServerError, read_error};
 use super::message::HEADER_LENGTH;
+use super::message::from_server::{
+    AUTHENTICATION, BACKEND_KEY_DATA, ERROR_RESPONSE, PARAMETER_STATUS, READY_FOR_QUERY,
+};
 
 /// Messages before `ReadyForQuery` are small. A longer one is [`Next::Unreadable`].
 const MESSAGE_LENGTH_MAX: usize = 64 * 1024;
@@ -69,16 +72,18 @@ pub fn is_whole_message(mut bytes: &[u8]) -> bool {
 
 fn meaning(kind: u8, body: &[u8]) -> ServerMessage {
     match kind {
-        b'R' if body == [0, 0, 0, 0] => ServerMessage::AuthenticationOk,
-        b'R' => ServerMessage::AuthenticationRequest,
-        b'K' => CancelKey::from_backend_key_data(body).map_or(ServerMessage::Other, ServerMessage::Key),
-        b'S' => match body {
+        AUTHENTICATION if body == [0, 0, 0, 0] => ServerMessage::AuthenticationOk,
+        AUTHENTICATION => ServerMessage::AuthenticationRequest,
+        BACKEND_KEY_DATA => CancelKey::from_backend_key_data(body).map_or(ServerMessage::Other, ServerMessage::Key),
+        PARAMETER_STATUS => match body {
             b"in_hot_standby\0on\0" => ServerMessage::InHotStandby(true),
             b"in_hot_standby\0off\0" => ServerMessage::InHotStandby(false),
             _ => ServerMessage::Other,
         },
-        b'E' => ServerMessage::Error(read_error(body).unwrap_or(ServerError { sqlstate: *b"XX000", is_fatal: true })),
-        b'Z' => ServerMessage::Ready,
+        ERROR_RESPONSE => {
+            ServerMessage::Error(read_error(body).unwrap_or(ServerError { sqlstate: *b"XX000", is_fatal: true }))
+        }
+        READY_FOR_QUERY => ServerMessage::Ready,
         _ => ServerMessage::Other,
     }
 }

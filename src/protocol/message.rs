@@ -10,7 +10,44 @@ use serde::{Deserialize, Serialize};
 /// client sends before its session (startup, `SSLRequest`, `CancelRequest`) have no type.
 pub const HEADER_LENGTH: usize = 5;
 
-/// `Terminate`: the client closes the connection. Type `X`, length 4, no body.
+/// The types of the messages that clients send.
+pub(super) mod from_client {
+    pub(in crate::protocol) const BIND: u8 = b'B';
+    pub(in crate::protocol) const CLOSE: u8 = b'C';
+    pub(in crate::protocol) const COPY_DATA: u8 = b'd';
+    pub(in crate::protocol) const COPY_DONE: u8 = b'c';
+    pub(in crate::protocol) const COPY_FAIL: u8 = b'f';
+    pub(in crate::protocol) const DESCRIBE: u8 = b'D';
+    pub(in crate::protocol) const EXECUTE: u8 = b'E';
+    pub(in crate::protocol) const FLUSH: u8 = b'H';
+    pub(in crate::protocol) const FUNCTION_CALL: u8 = b'F';
+    pub(in crate::protocol) const PARSE: u8 = b'P';
+    pub(in crate::protocol) const QUERY: u8 = b'Q';
+    /// Every answer to a request for authentication: `PasswordMessage`, `SASLInitialResponse` and the like.
+    pub(in crate::protocol) const RESPONSE: u8 = b'p';
+    pub(in crate::protocol) const SYNC: u8 = b'S';
+    pub(in crate::protocol) const TERMINATE: u8 = b'X';
+}
+
+/// The types of the messages that servers send.
+pub(super) mod from_server {
+    pub(in crate::protocol) const AUTHENTICATION: u8 = b'R';
+    pub(in crate::protocol) const BACKEND_KEY_DATA: u8 = b'K';
+    pub(in crate::protocol) const BIND_COMPLETE: u8 = b'2';
+    pub(in crate::protocol) const CLOSE_COMPLETE: u8 = b'3';
+    pub(in crate::protocol) const COMMAND_COMPLETE: u8 = b'C';
+    pub(in crate::protocol) const COPY_IN_RESPONSE: u8 = b'G';
+    pub(in crate::protocol) const DATA_ROW: u8 = b'D';
+    pub(in crate::protocol) const ERROR_RESPONSE: u8 = b'E';
+    pub(in crate::protocol) const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
+    pub(in crate::protocol) const NOTICE: u8 = b'N';
+    pub(in crate::protocol) const NOTIFICATION: u8 = b'A';
+    pub(in crate::protocol) const PARAMETER_STATUS: u8 = b'S';
+    pub(in crate::protocol) const PARSE_COMPLETE: u8 = b'1';
+    pub(in crate::protocol) const READY_FOR_QUERY: u8 = b'Z';
+}
+
+/// `Terminate`: the client closes the connection. Length 4, no body.
 pub const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// `SSLRequest`: the client asks for TLS. Length 8 and the code 80877103, which is 1234 and 5679

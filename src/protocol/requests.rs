@@ -9,24 +9,21 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::message::from_client::{
+    BIND, CLOSE, COPY_DATA, COPY_DONE, COPY_FAIL, DESCRIBE, EXECUTE, FLUSH, FUNCTION_CALL, PARSE, QUERY, RESPONSE,
+    SYNC, TERMINATE,
+};
 use super::message::{HEADER_LENGTH, Tail};
 use super::walk::Walk;
 
-const QUERY: u8 = b'Q';
-const FUNCTION_CALL: u8 = b'F';
-const SYNC: u8 = b'S';
-const EXECUTE: u8 = b'E';
-const COPY_DONE: u8 = b'c';
-const COPY_FAIL: u8 = b'f';
+/// Messages that begin or continue a request, except those that end one.
+const OTHER_STEPS: &[u8] = &[PARSE, BIND, DESCRIBE, CLOSE, EXECUTE];
 
-/// Messages that begin or continue a request, except those above.
-const OTHER_STEPS: &[u8] = b"PBDCE";
-
-/// Messages that begin no request: `CopyData`, `Flush`, `Terminate`, and answers to a request for a password.
-const NO_STEPS: &[u8] = b"dHXp";
+/// Messages that begin no request.
+const NO_STEPS: &[u8] = &[COPY_DATA, FLUSH, TERMINATE, RESPONSE];
 
 /// All of them.
-const KINDS: [&[u8]; 3] = [b"QFScf", OTHER_STEPS, NO_STEPS];
+const KINDS: [&[u8]; 3] = [&[QUERY, FUNCTION_CALL, SYNC, COPY_DONE, COPY_FAIL], OTHER_STEPS, NO_STEPS];
 
 /// `CopyDone`, the end of a stream of `CopyData` at which a lost sync is found again.
 const COPY_END: &[u8] = b"c\0\0\0\x04";

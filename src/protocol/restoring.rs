@@ -14,6 +14,11 @@ use std::fmt;
 use bytes::BytesMut;
 
 use super::error_response::read_message;
+use super::message::from_client::{BIND, CLOSE, EXECUTE, PARSE, SYNC};
+use super::message::from_server::{
+    BIND_COMPLETE, CLOSE_COMPLETE, COMMAND_COMPLETE, DATA_ROW, ERROR_RESPONSE, NOTICE, NOTIFICATION, PARAMETER_STATUS,
+    PARSE_COMPLETE, READY_FOR_QUERY,
+};
 use super::message::{HEADER_LENGTH, put_message};
 use super::session_state::SessionState;
 
@@ -25,17 +30,6 @@ const TEXT: u32 = 25;
 
 /// The maximum length of a message of the answer: it has no data.
 const MESSAGE_LENGTH_MAX: usize = 64 * 1024;
-
-const PARSE_COMPLETE: u8 = b'1';
-const BIND_COMPLETE: u8 = b'2';
-const CLOSE_COMPLETE: u8 = b'3';
-const COMMAND_COMPLETE: u8 = b'C';
-const DATA_ROW: u8 = b'D';
-const ERROR_RESPONSE: u8 = b'E';
-const NOTICE: u8 = b'N';
-const NOTIFICATION: u8 = b'A';
-const PARAMETER_STATUS: u8 = b'S';
-const READY_FOR_QUERY: u8 = b'Z';
 
 /// Why a state could not be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +121,7 @@ impl Restoring {
             let part = format!("LISTEN {:?}", String::from_utf8_lossy(channel));
             restoring.execute(part, &[b"listen ", quoted(channel).as_slice()].concat());
         }
-        put_message(&mut restoring.request, b'S', &[]);
+        put_message(&mut restoring.request, SYNC, &[]);
         Ok(restoring)
     }
 
@@ -205,7 +199,7 @@ impl Restoring {
             bind.extend_from_slice(value);
         }
         bind.extend([0, 0]); // the results as text
-        put_message(&mut self.request, b'B', &[&bind]);
+        put_message(&mut self.request, BIND, &[&bind]);
         let names: Vec<_> = settings.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
         self.execute_bound();
         let answer = &[PARSE_COMPLETE, BIND_COMPLETE, DATA_ROW, COMMAND_COMPLETE, CLOSE_COMPLETE];
@@ -215,7 +209,7 @@ impl Restoring {
     /// Executes a statement without parameters and results.
     fn execute(&mut self, part: String, text: &[u8]) {
         self.parse(NAME, text, &[]);
-        put_message(&mut self.request, b'B', &[b"\0", NAME, &[0; 6]]);
+        put_message(&mut self.request, BIND, &[b"\0", NAME, &[0; 6]]);
         self.execute_bound();
         let answer = &[PARSE_COMPLETE, BIND_COMPLETE, COMMAND_COMPLETE, CLOSE_COMPLETE];
         self.parts.push_back(Part { name: part, answer });
@@ -224,12 +218,12 @@ impl Restoring {
     fn parse(&mut self, name: &[u8], text: &[u8], types: &[u32]) {
         let count = (types.len() as u16).to_be_bytes();
         let types: Vec<u8> = types.iter().flat_map(|number| number.to_be_bytes()).collect();
-        put_message(&mut self.request, b'P', &[name, text, b"\0", &count, &types]);
+        put_message(&mut self.request, PARSE, &[name, text, b"\0", &count, &types]);
     }
 
     fn execute_bound(&mut self) {
-        put_message(&mut self.request, b'E', &[&[0; 5]]);
-        put_message(&mut self.request, b'C', &[b"S", NAME]);
+        put_message(&mut self.request, EXECUTE, &[&[0; 5]]);
+        put_message(&mut self.request, CLOSE, &[b"S", NAME]);
     }
 }
 

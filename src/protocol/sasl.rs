@@ -4,16 +4,14 @@
 //! Formats: PostgreSQL's documentation, "SASL Authentication" and `AuthenticationSASL`.
 
 use super::message::HEADER_LENGTH;
+use super::message::from_client::RESPONSE;
+use super::message::from_server::AUTHENTICATION;
 
 /// The mechanism that binds the client's proof to the certificate that the client received.
 const PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
 
-/// `AuthenticationSASL`: its type, and the code after its length.
-const AUTHENTICATION: u8 = b'R';
+/// `AuthenticationSASL`: the code after its length.
 const SASL: [u8; 4] = 10u32.to_be_bytes();
-
-/// `SASLInitialResponse`.
-const RESPONSE: u8 = b'p';
 
 /// Type, length and code.
 const OFFER_HEADER_LENGTH: usize = HEADER_LENGTH + SASL.len();

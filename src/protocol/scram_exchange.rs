@@ -9,10 +9,8 @@ use zeroize::Zeroizing;
 
 use super::authentication::{AuthenticatedBy, SASL, SASL_CONTINUE, SASL_FINAL, SCRAM, SCRAM_PLUS, method, sasl_method};
 use super::message::HEADER_LENGTH;
+use super::message::from_client::RESPONSE;
 use super::scram::{self, KEY_LENGTH, RoleKey, ServerFirst, Verifier};
-
-/// The client's answers to authentication requests.
-const RESPONSE: u8 = b'p';
 
 /// A proof of a client that a server has accepted, and what it was for.
 #[derive(Clone, PartialEq, Eq)]

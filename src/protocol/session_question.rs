@@ -10,6 +10,10 @@ use std::fmt;
 use bytes::BytesMut;
 
 use super::error_response::read_message;
+use super::message::from_client::{BIND, CLOSE, EXECUTE, PARSE, SYNC};
+use super::message::from_server::{
+    DATA_ROW, ERROR_RESPONSE, NOTIFICATION, PARAMETER_STATUS, PARSE_COMPLETE, READY_FOR_QUERY,
+};
 use super::message::{HEADER_LENGTH, put_message};
 use super::session_state::{COLUMNS, QUESTION, SessionState};
 
@@ -21,13 +25,6 @@ const TEXTS: u32 = 1009;
 
 /// The maximum number of bytes of an answer that are kept, and of one message.
 const KEPT_MAX: usize = 1 << 20;
-
-const PARSE_COMPLETE: u8 = b'1';
-const DATA_ROW: u8 = b'D';
-const READY_FOR_QUERY: u8 = b'Z';
-const ERROR_RESPONSE: u8 = b'E';
-const NOTIFICATION: u8 = b'A';
-const PARAMETER_STATUS: u8 = b'S';
 
 /// Why a session's state is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,9 +87,9 @@ impl Question {
         let mut request = Vec::new();
         let names = array(custom_settings);
         let length = (names.len() as u32).to_be_bytes();
-        put_message(&mut request, b'P', &[NAME, QUESTION.as_bytes(), b"\0", &[0, 1], &TEXTS.to_be_bytes()]);
-        put_message(&mut request, b'B', &[NAME, NAME, &[0, 0, 0, 1], &length, names.as_bytes(), &[0, 0]]);
-        put_message(&mut request, b'E', &[NAME, &[0, 0, 0, 0]]);
+        put_message(&mut request, PARSE, &[NAME, QUESTION.as_bytes(), b"\0", &[0, 1], &TEXTS.to_be_bytes()]);
+        put_message(&mut request, BIND, &[NAME, NAME, &[0, 0, 0, 1], &length, names.as_bytes(), &[0, 0]]);
+        put_message(&mut request, EXECUTE, &[NAME, &[0, 0, 0, 0]]);
         request.extend(close());
         request
     }
@@ -192,8 +189,8 @@ pub fn put_parameter(to: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// `Close` of the statement, and `Sync`.
 fn close() -> Vec<u8> {
     let mut request = Vec::new();
-    put_message(&mut request, b'C', &[b"S", NAME]);
-    put_message(&mut request, b'S', &[]);
+    put_message(&mut request, CLOSE, &[b"S", NAME]);
+    put_message(&mut request, SYNC, &[]);
     request
 }
 

@@ -24,6 +24,7 @@ use super::cancel::CancelKey;
 use super::error_response::{ServerError, read_message};
 use super::login::{Next, ServerMessage, next};
 use super::message::HEADER_LENGTH;
+use super::message::from_server::{NEGOTIATE_PROTOCOL_VERSION, NOTICE, PARAMETER_STATUS};
 use super::scram::{self, RoleKey, ServerFirst};
 
 /// The beginning of the client's first message: no channel binding, no other user. Its base64 is in the final message.
@@ -215,12 +216,14 @@ impl LoginAgain {
                 Ok(None)
             }
             ServerMessage::Ready if is_authenticated && body == b"I" => Err(Stop::Ready),
-            ServerMessage::InHotStandby(false) | ServerMessage::Other if kind == b'S' && is_authenticated => {
+            ServerMessage::InHotStandby(false) | ServerMessage::Other
+                if kind == PARAMETER_STATUS && is_authenticated =>
+            {
                 self.session.parameters.push(parameter(body).ok_or(LoginRefused::Unexpected)?);
                 Ok(None)
             }
             // notices, and the version of the protocol: the same startup packet has been answered so before
-            ServerMessage::Other if kind == b'N' || kind == b'v' => Ok(None),
+            ServerMessage::Other if kind == NOTICE || kind == NEGOTIATE_PROTOCOL_VERSION => Ok(None),
             _ => Err(LoginRefused::Unexpected.into()),
         }
     }
