@@ -3,6 +3,7 @@
 mod admin_port;
 mod admin_sockets;
 pub(super) mod inherited;
+mod parked;
 mod places;
 
 use std::collections::HashMap;
@@ -388,15 +389,6 @@ impl Parts {
     /// The clusters.
     pub(super) fn cluster_handles(&self) -> Vec<ClusterHandle> {
         self.clusters.iter().map(|cluster| cluster.handle.clone()).collect()
-    }
-
-    /// The cluster whose sessions are parked, or are being carried to another leader, if there is one.
-    pub(super) fn parked_cluster(&self) -> Option<&str> {
-        let is_parked = |cluster: ClusterIndex| {
-            self.registry.park_info(cluster).is_some() || self.registry.sessions_without_server(cluster) > 0
-        };
-        let parked = self.clusters.iter().find(|cluster| is_parked(cluster.index));
-        parked.map(|cluster| cluster.handle.name())
     }
 
     /// Becomes true when the program stops.

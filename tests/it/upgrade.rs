@@ -174,6 +174,53 @@ async fn a_new_process_that_cannot_start_changes_nothing() {
     session.value("who").await;
 }
 
+/// Parked sessions cannot move, and the new process would know nothing of their park.
+#[tokio::test]
+async fn there_is_no_upgrade_while_sessions_are_parked_not_even_if_the_park_began_after_it() {
+    let cluster = FakeCluster::of(2).await;
+    let users = Operator::line(cluster.directory());
+    let [link, slow, may_start] = ["pgvane", "slow", "may-start"].map(|name| cluster.directory().join(name));
+    let pgvane = cluster
+        .pgvane(|pgvane| pgvane.admin(&users).cluster("park = true").cluster("park_max = \"10min\"").by_link(&link));
+    let pgvane = pgvane.await;
+    let operator = Operator::at(&pgvane, cluster.directory());
+    let mut session = Session::through(pgvane.write_addr).await;
+    operator.says(&["park"]).await.ended_with(OK);
+    let why = "the sessions of cluster \"main\" are parked: try again later, or pgvane unpark";
+    let refused = operator.says(&["upgrade"]).await;
+    refused.ended_with(FAILURE);
+    assert!(refused.err.contains(why), "{}", refused.err);
+    let from = pgvane.log_length();
+    pgvane.ask_to_upgrade().expect("it runs");
+    logs(&pgvane, FAILED, from).await;
+    operator.says(&["unpark"]).await.ended_with(OK);
+
+    // the new process takes its time to start, and the sessions are parked meanwhile
+    let program = format!(
+        "#!/bin/sh\nuntil [ -e {} ]; do sleep 0.05; done\nexec {} \"$@\"\n",
+        may_start.display(),
+        crate::binary::pgvane().display()
+    );
+    fs::write(&slow, program).expect("is writable");
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).expect("an option");
+    fs::remove_file(&link).expect("is there");
+    symlink(&slow, &link).expect("is writable");
+    let from = pgvane.log_length();
+    let upgrading = tokio::spawn(async move { (operator.says(&["upgrade"]).await, operator) });
+    logs(&pgvane, "upgrading: starting a new process", from).await;
+    let second = Operator::at(&pgvane, cluster.directory());
+    second.says(&["park"]).await.ended_with(OK);
+    fs::write(&may_start, "").expect("is writable");
+    let (refused, operator) = upgrading.await.expect("no panic");
+    refused.ended_with(FAILURE);
+    assert!(refused.err.contains(why), "{}", refused.err);
+    wait_for_status(&pgvane, "the park goes on", |status| status["clusters"][0]["park"]["parked"] == 1).await;
+    operator.says(&["unpark"]).await.ended_with(OK);
+    assert_eq!(session.value("who").await, "node1");
+    operator.says(&["upgrade"]).await.ended_with(OK);
+    assert_eq!(session.value("who").await, "node1");
+}
+
 #[tokio::test]
 async fn sessions_with_tls_at_pgvane_stay_in_the_old_process_until_drain_timeout() {
     let (cluster, files) = (FakeCluster::of(2).await, Certificates::new());

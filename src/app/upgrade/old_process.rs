@@ -91,7 +91,7 @@ impl Upgrader {
         let program = self.program.clone();
         let (places, admin, admin_sockets) =
             (parts.places_to_copy(), parts.admin_to_copy(), parts.admin_sockets_to_copy());
-        let parked = parts.parked_cluster().map(str::to_owned);
+        let why_not = parts.why_no_upgrade();
         let numbers = (parts.registry.clock_age(), parts.registry.next_id() + NUMBERS_LEFT);
         let running = tokio::spawn(async move {
             if std::process::id() == 1 {
@@ -99,10 +99,8 @@ impl Upgrader {
                     "pgvane is the first process of a container, which ends with it: start a new container".into()
                 );
             }
-            if let Some(cluster) = parked {
-                return Err(format!(
-                    "the sessions of cluster \"{cluster}\" are parked: try again later, or pgvane unpark"
-                ));
+            if let Some(why_not) = why_not {
+                return Err(why_not);
             }
             let copies = Copies { places: places?, admin: admin?, admin_sockets: admin_sockets? };
             start(&program, copies, numbers).await
@@ -216,7 +214,13 @@ impl Successor {
 
     /// Lets it have the ports, and waits until it accepts connections. Errors: it does not, and this process does again.
     pub(crate) async fn take_over(&mut self, parts: &mut Parts) -> Result<Upgrade, String> {
-        parts.set_accepting(false);
+        parts.set_accepting(false); // first, so that no park begins any more
+        if let Some(why_not) = parts.why_no_upgrade() {
+            // it has begun while the new process was starting
+            end(&mut self.child).await;
+            parts.set_accepting(true);
+            return Err(why_not);
+        }
         let switched = timeout(ANSWER_MAX, async {
             if self.format.is_some() {
                 for message in parts.knowledge() {
