@@ -36,6 +36,7 @@ use crate::probe::{ClusterChange, ClusterHandle, Monitor};
 use crate::proxy::context::ListenerContext;
 use crate::proxy::intake::tls::{self, Encryption};
 use crate::proxy::metrics::ProxyMetrics;
+use crate::proxy::sessions::carry_log::log_carried;
 use crate::proxy::sessions::carrying;
 use crate::proxy::sessions::coverage_watch::CoverageWatch;
 use crate::proxy::sessions::drain_watch::log_sessions_left;
@@ -90,7 +91,7 @@ pub(crate) struct Parts {
 struct RunningCluster {
     index: ClusterIndex,
     handle: ClusterHandle,
-    tasks: [AbortHandle; 5],
+    tasks: [AbortHandle; 6],
 }
 
 struct RunningListener {
@@ -261,7 +262,9 @@ impl Parts {
         let drains = log_sessions_left(index, handle.clone(), Arc::clone(&self.registry));
         let parks = parking::keep_time(index, handle.clone(), Arc::clone(&self.registry));
         let keys = carrying::learn_keys(index, handle.clone(), Arc::clone(&self.registry));
+        let carried = log_carried(index, handle.clone(), Arc::clone(&self.registry));
         let tasks = [
+            self.background.spawn("log of carried sessions", carried),
             self.background.spawn("keys of roles", keys),
             self.background.spawn("session orders", orders),
             self.background.spawn("log of drains", drains),

@@ -87,11 +87,12 @@ async fn arrival(
 fn note_arrival(context: &ListenerContext, node: NodeId, begun: Instant) {
     let topology = context.cluster.topology();
     let name = &topology.node(node).member.name;
-    context.registry.parking(context.settings.cluster).carried().carried();
-    context.cluster.history().session_carried(begun.elapsed());
+    let waited = begun.elapsed();
+    context.registry.parking(context.settings.cluster).carried().carried(waited);
+    context.cluster.history().session_carried(waited);
     context.cluster.sessions().established(node);
     context.cluster.history().session_ready();
-    let seconds = begun.elapsed().as_secs_f64();
+    let seconds = waited.as_secs_f64();
     debug!(listener = %context.settings.name, node = %name, seconds, "a session was carried");
 }
 

@@ -10,6 +10,7 @@
 pub mod availability;
 pub mod cancel_keys;
 pub mod cancel_limits;
+pub mod carry_log;
 pub mod carry_totals;
 pub mod carrying;
 pub mod cluster_carrying;
