@@ -188,6 +188,7 @@ pub(super) fn session(cluster: Option<(&ClusterHandle, &Topology)>, info: &Sessi
         node: cluster.map(|(_, topology)| name(topology, info.node)).unwrap_or_default(),
         bytes_to_server,
         bytes_to_client,
+        cannot_log_in_again: None,
     }
 }
 

@@ -34,6 +34,8 @@ struct Page {
     order: &'static str,
     /// The number of sessions in words.
     count: String,
+    /// Whether one of them could not log in again at another server.
+    tells_logins: bool,
     others: usize,
     sessions: Vec<Row>,
     /// Where these sessions can be closed.
@@ -71,6 +73,8 @@ struct Row {
     severity: &'static str,
     to_server: String,
     to_client: String,
+    /// Why it could not log in again at another server.
+    cannot_log_in_again: String,
 }
 
 /// `GET /stats/sessions`.
@@ -92,6 +96,7 @@ pub(super) async fn as_page(State(context): State<Arc<AdminContext>>, RawQuery(q
         orders: SessionOrder::labels().map(|name| (name, name == order.label())).collect(),
         order: order.label(),
         count: count_of(total),
+        tells_logins: sessions.iter().any(|session| session.cannot_log_in_again.is_some()),
         others: total - sessions.len(),
         sessions: sessions.into_iter().map(|session| row(session, context.has_actions())).collect(),
         close_link: can_close.then(|| wanted.link("/stats/close")),
@@ -132,5 +137,6 @@ fn row(session: Session, can_close: bool) -> Row {
         state: session.state,
         to_server: size_text(session.bytes_to_server),
         to_client: size_text(session.bytes_to_client),
+        cannot_log_in_again: session.cannot_log_in_again.unwrap_or_default(),
     }
 }

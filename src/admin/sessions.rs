@@ -1,5 +1,6 @@
 //! The running sessions: which of them are wanted, and as JSON. `session_page` is the page.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -170,6 +171,11 @@ impl Finder<'_> {
         let mut sessions: Vec<Session> = listed.iter().map(|info| session(self.cluster_of(info), info)).collect();
         order.sort(&mut sessions);
         sessions.truncate(max);
+        let listed: HashMap<u64, &SessionInfo> = listed.iter().map(|info| (info.id, info)).collect();
+        for session in &mut sessions {
+            let why = listed.get(&session.id).and_then(|info| self.context.registry.why_not_again_of(info));
+            session.cannot_log_in_again = why.map(|why| why.to_string());
+        }
         Sessions { total, sessions }
     }
 }

@@ -330,6 +330,9 @@ pub struct Session {
     pub bytes_to_server: u64,
     /// Bytes relayed to the client.
     pub bytes_to_client: u64,
+    /// Why it could not log in again at another server, and so not be carried there; `None` if it could, or if its cluster
+    /// does not carry its sessions.
+    pub cannot_log_in_again: Option<String>,
 }
 
 impl fmt::Display for Session {

@@ -41,8 +41,8 @@ pub(super) struct SessionFilter {
     /// Sessions of this cluster
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Sessions in this state: login, open or draining
-    #[arg(long, value_parser = ["login", "open", "draining"])]
+    /// Sessions in this state: login, open, parked or draining
+    #[arg(long, value_parser = ["login", "open", "parked", "draining"])]
     state: Option<String>,
 }
 
@@ -140,9 +140,9 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, CliError> {
 fn table(sessions: &Sessions) -> String {
     let header =
         ["ID", "CLIENT", "USER", "DATABASE", "APPLICATION", "NODE", "LISTENER", "AGE", "STATE", "SENT", "RECEIVED"];
-    let mut rows = vec![header.map(str::to_owned)];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(sessions.sessions.iter().map(|session| {
-        [
+        vec![
             session.id.to_string(),
             or_unknown(&session.client),
             or_unknown(&session.user),
@@ -156,6 +156,12 @@ fn table(sessions: &Sessions) -> String {
             size_text(session.bytes_to_client),
         ]
     }));
+    if sessions.sessions.iter().any(|session| session.cannot_log_in_again.is_some()) {
+        rows[0].push("CANNOT LOG IN AGAIN".to_owned());
+        for (row, session) in rows[1..].iter_mut().zip(&sessions.sessions) {
+            row.push(session.cannot_log_in_again.clone().unwrap_or_default());
+        }
+    }
     aligned(&rows) + &others(sessions.total, sessions.sessions.len())
 }
 
@@ -214,5 +220,19 @@ ID  CLIENT          USER  DATABASE  APPLICATION  NODE   LISTENER  AGE   STATE  S
 and 2 more
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn why_a_session_cannot_log_in_again_is_a_column_if_there_is_one() {
+        let session = |why: Option<&str>| Session {
+            client: "unix".to_owned(),
+            cannot_log_in_again: why.map(str::to_owned),
+            ..Session::default()
+        };
+        let sessions = vec![session(None), session(Some("its server asked for LDAP"))];
+        let text = table(&Sessions { total: 2, sessions });
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("  RECEIVED  CANNOT LOG IN AGAIN"), "{text}");
+        assert!(lines[1].ends_with("  0 B") && lines[2].ends_with("  0 B       its server asked for LDAP"), "{text}");
     }
 }

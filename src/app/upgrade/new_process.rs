@@ -1,5 +1,6 @@
 //! The process that takes over: it gets the ports of the old one, what that knows, and its sessions.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -174,6 +175,7 @@ impl Arrivals {
             Err(error) => error!(%error, sessions = self.taken, "the process before is lost"),
         }
         self.learner.forget_keys();
+        warn_of_missing_keys(&self.contexts.borrow());
         self.upgrades.note_predecessor(None);
         drop(self.connection);
         pending::<()>().await;
@@ -220,6 +222,23 @@ impl Arrivals {
                 Ok(())
             }
             Err(why) => send(&self.connection, &Message::Refused { id, why }, &[]).await,
+        }
+    }
+}
+
+/// Logs how many sessions cannot log in again at another server because the keys of their roles have stayed behind: they
+/// are secrets of the process that has learnt them.
+fn warn_of_missing_keys(contexts: &[Arc<ListenerContext>]) {
+    let mut seen = HashSet::new();
+    for context in contexts.iter().filter(|context| seen.insert(context.settings.cluster)) {
+        let sessions = context.registry.sessions_before_keys(context.settings.cluster);
+        if sessions > 0 {
+            warn!(
+                cluster = context.cluster.name(),
+                sessions,
+                "sessions cannot be carried to another leader until a client of their role has logged in: the keys of \
+                 roles do not go along to another process"
+            );
         }
     }
 }

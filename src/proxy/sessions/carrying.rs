@@ -8,7 +8,8 @@ use tracing::{debug, warn};
 
 use super::cluster_carrying::{ClusterCarrying, NotAgain};
 use super::registry::Registry;
-use super::role_keys::Learned;
+use super::role_keys::{Learned, NoKey};
+use super::session_info::SessionInfo;
 use crate::config::ClusterIndex;
 use crate::probe::ClusterHandle;
 use crate::probe::sql::Verifiers;
@@ -34,6 +35,24 @@ impl Registry {
         let carrying = self.carrying(cluster);
         let opening = || self.openings.of(session);
         if carrying.concerns(rule) { carrying.credential(opening().as_deref()).err() } else { None }
+    }
+
+    /// The same of a session that runs; `None` also while it logs in.
+    pub fn why_not_again_of(&self, session: &SessionInfo) -> Option<NotAgain> {
+        let origin = &session.origin;
+        match (&session.owner, session.is_encrypted) {
+            (None, _) => None,
+            (Some(_), true) => self.carrying(origin.cluster).concerns(&origin.rule).then_some(NotAgain::Encrypted),
+            (Some(_), false) => self.why_not_again(origin.cluster, &origin.rule, session.id),
+        }
+    }
+
+    /// The number of sessions of a cluster that cannot log in again until a client of their role has logged in here: they
+    /// were logged in when another process had them.
+    pub fn sessions_before_keys(&self, cluster: ClusterIndex) -> usize {
+        let sessions = self.select(|control| control.cluster() == cluster);
+        let lacks_key = |session: &SessionInfo| self.why_not_again_of(session) == Some(NotAgain::NoKey(NoKey::NoLogin));
+        sessions.iter().filter(|(session, _)| lacks_key(session)).count()
     }
 }
 

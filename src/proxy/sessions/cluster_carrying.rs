@@ -23,6 +23,8 @@ use crate::routing::Rule;
 pub enum NotAgain {
     /// Its login is not known: it was before `carry` was switched on.
     Unknown,
+    /// Client and server encrypt end to end.
+    Encrypted,
     /// Its server has asked for something that only its client can answer; what, for people.
     Method(String),
     /// The key of its role is not known.
@@ -32,6 +34,7 @@ pub enum NotAgain {
 impl fmt::Display for NotAgain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            NotAgain::Encrypted => f.write_str("client and server encrypt end to end"),
             NotAgain::Unknown => f.write_str("its login is not known: it was before carry = true"),
             NotAgain::Method(what) => write!(f, "its server asked for {what}, which pgvane cannot answer"),
             NotAgain::NoKey(why) => write!(f, "{why}"),

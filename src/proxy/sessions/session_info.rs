@@ -26,6 +26,8 @@ pub struct SessionInfo {
     pub is_draining: bool,
     /// Whether it is parked.
     pub park: SessionPark,
+    /// Client and server encrypt end to end.
+    pub is_encrypted: bool,
     /// Bytes to the server and to the client.
     pub bytes: [u64; 2],
 }
@@ -60,6 +62,7 @@ impl SessionInfo {
             seconds: now.saturating_sub(control.since_seconds()),
             is_draining: control.is_draining(),
             park: control.park(),
+            is_encrypted: control.is_visible() == Some(false),
             bytes: control.bytes().read(),
         }
     }
