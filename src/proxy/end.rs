@@ -12,7 +12,7 @@ use crate::protocol::proxy_header::Malformed;
 use crate::protocol::startup::cut_to_name_length;
 use crate::routing::{Cause, NoRoute};
 
-/// Why a connection ended. `Display` is for operators; what clients get is in `client_message`.
+/// Why a connection ended. `Display` is for operators, after "session ended: "; what clients get is in `client_message`.
 ///
 /// [`EndKind`] is the same without the details, for counting.
 #[derive(Debug, Error, EnumDiscriminants)]
@@ -120,28 +120,28 @@ pub enum End {
     #[error("the server's answer at login shows that {}", .0.reason())]
     WrongNode(Cause),
     /// The session was on the wrong server and was ended at once.
-    #[error("ended at once because {}", .0.reason())]
+    #[error("at once because {}", .0.reason())]
     Cut(Cause),
     /// The session was on the wrong server and was ended between two transactions.
-    #[error("ended between two transactions because {}", .0.reason())]
+    #[error("between two transactions because {}", .0.reason())]
     Drained(Cause),
     /// The session was on the wrong server, and its transaction did not end within `drain_timeout`.
-    #[error("ended after drain_timeout because {}", .0.reason())]
+    #[error("after drain_timeout because {}", .0.reason())]
     DrainTimedOut(Cause),
     /// The session was ended between two transactions, so that its client connects to a server with fewer sessions.
-    #[error("ended between two transactions because another server has fewer sessions")]
+    #[error("between two transactions because another server has fewer sessions")]
     Rebalanced,
     /// An operator has closed the session.
     #[error("an operator has closed the session")]
     ClosedByOperator,
     /// The session was parked between two transactions, and could not go on.
-    #[error("ended while it was parked because {}", .0.reason())]
+    #[error("while it was parked because {}", .0.reason())]
     Parked(ParkEnd),
     /// The session was parked between two transactions, has lost its server, and could not be carried to the leader.
-    #[error("was parked and could not be carried to the new leader: {0}")]
+    #[error("it was parked and could not be carried to the new leader: {0}")]
     NotCarried(NotCarried),
     /// A reload has removed the listener, and the session did not end within `drain_timeout`.
-    #[error("ended after drain_timeout because the listener was removed from the configuration")]
+    #[error("after drain_timeout because the listener was removed from the configuration")]
     ListenerRemoved,
     /// pgvane is stopping.
     #[error("pgvane is stopping")]
