@@ -224,6 +224,17 @@ impl AdminApi {
         }
     }
 
+    /// The same for what is asked again and again: if an answer does not come in time, it is asked once more. So the caller
+    /// has to limit the time.
+    pub(super) async fn poll(&self, path: &[&str], query: &str) -> Result<String, CliError> {
+        loop {
+            match self.get_with(path, Some(query)).await {
+                Err(CliError::NoAnswer(_, error)) if error.is_timeout() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The same client, for changes: a user is required for these.
     pub(super) fn for_changes(self) -> Result<AdminApi, CliError> {
         if self.login.is_some() { Ok(self) } else { Err(CliError::NoUser) }

@@ -107,7 +107,7 @@ pub(super) async fn park_at(
             return outcome(&park);
         }
         sleep(POLL_INTERVAL).await;
-        state = read(&api.get_with(&["api", "park"], Some(polled)).await?)?;
+        state = read(&api.poll(&["api", "park"], polled).await?)?;
     }
 }
 

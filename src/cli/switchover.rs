@@ -108,7 +108,7 @@ async fn switch_over(args: &SwitchoverArgs, api: &AdminApi, newest: &mut Option<
             Phase::Refused | Phase::Unknown => return Err(failure(phase, text)),
         }
         sleep(POLL_INTERVAL).await;
-        state = read(&api.get_with(&["api", "switchover"], Some(&polled)).await?)?;
+        state = read(&api.poll(&["api", "switchover"], &polled).await?)?;
     }
 }
 
