@@ -4,6 +4,8 @@
 
 mod addresses;
 mod carried;
+mod carried_faults;
+mod carried_logins;
 mod drain;
 mod examined;
 mod logins;

@@ -24,16 +24,16 @@ use crate::wire::{Message, SOON, Session, Wire, in_time, plain_startup};
 /// Sessions with state of their own, and sessions that write all the time.
 const CLIENTS: usize = 10;
 
-const PROCESS: &str = "select pg_backend_pid()";
+pub(super) const PROCESS: &str = "select pg_backend_pid()";
 
 /// What a session sees of its state.
-const STATE: &str = "select concat_ws('|', current_setting('work_mem'), current_setting('app.tenant', true), \
+pub(super) const STATE: &str = "select concat_ws('|', current_setting('work_mem'), current_setting('app.tenant', true), \
                      current_setting('application_name'), current_user, current_setting('search_path'), \
                      (select string_agg(name || statement || parameter_types::text, ',' order by name) \
                      from pg_prepared_statements), \
                      (select string_agg(channel, ',' order by channel) from pg_listening_channels() as l (channel)))";
 
-fn carrying(lab: &Lab) -> impl Fn(PgvaneBuilder) -> PgvaneBuilder + use<> {
+pub(super) fn carrying(lab: &Lab) -> impl Fn(PgvaneBuilder) -> PgvaneBuilder + use<> {
     let users = Operator::line(lab.directory());
     move |pgvane| {
         let pgvane =
@@ -43,7 +43,7 @@ fn carrying(lab: &Lab) -> impl Fn(PgvaneBuilder) -> PgvaneBuilder + use<> {
 }
 
 /// What the sessions of these tests need in the database.
-async fn prepared(lab: &Lab) {
+pub(super) async fn prepared(lab: &Lab) {
     let leader = lab.wait_for_leader(SOON).await.expect("a leader");
     let superuser = Login::Superuser.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
     let role = "do $$ begin create role carried_role; exception when duplicate_object then null; end $$; \
@@ -55,7 +55,7 @@ async fn prepared(lab: &Lab) {
     in_time("a table", owner.batch_execute(tables)).await.expect("is created");
 }
 
-async fn with_state(address: SocketAddr, number: usize) -> Session {
+pub(super) async fn with_state(address: SocketAddr, number: usize) -> Session {
     let mut session = Session::through(address).await;
     for statement in [
         format!("set application_name = 'client {number}'; set work_mem = '{}MB'", number + 5),
@@ -72,13 +72,13 @@ async fn with_state(address: SocketAddr, number: usize) -> Session {
 }
 
 /// A session that writes all the time.
-struct Writing {
+pub(super) struct Writing {
     stop: Arc<AtomicBool>,
     task: JoinHandle<(u32, Duration, Session)>,
 }
 
 impl Writing {
-    fn start(mut session: Session, number: usize) -> Writing {
+    pub(super) fn start(mut session: Session, number: usize) -> Writing {
         let stop = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&stop);
         let task = tokio::spawn(async move {
@@ -104,7 +104,7 @@ impl Writing {
     }
 
     /// The number of rows that were acknowledged, the longest pause, and the session.
-    async fn finish(self) -> (u32, Duration, Session) {
+    pub(super) async fn finish(self) -> (u32, Duration, Session) {
         self.stop.store(true, SeqCst);
         in_time("the end", self.task).await.expect("no error")
     }
@@ -251,65 +251,8 @@ async fn a_restart_of_the_leader_is_a_pause_but_for_sessions_that_are_tied_to_it
     hooked.removed(&lab).await;
 }
 
-/// A session whose login the new leader refuses ends with the server's words; the others go on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_whose_login_is_refused_ends_with_the_reason_and_the_others_go_on() {
-    let lab = sound_cluster().await;
-    prepared(&lab).await;
-    let configured = carrying(&lab);
-    let pgvane = pgvane_before(&lab, &configured).await;
-    let operator = Operator::at(&pgvane, lab.directory());
-    let leader = lab.wait_for_leader(SOON).await.expect("a leader");
-    let session = Session::through(pgvane.write_addr).await;
-    operator.says(&["park"]).await.ended_with(OK);
-    let superuser = Login::Superuser.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
-    in_time("no login", superuser.batch_execute("alter role trusting nologin")).await.expect("is set");
-    switch_over(&lab).await;
-    let end = session.wire.fatal().await;
-    assert_eq!(end.sqlstate().as_deref(), Some("57P01"));
-    let told = end.field(b'M').expect("a message");
-    assert!(told.contains("could not be carried") && told.contains("is not permitted to log in"), "{told}");
-    prepared(&lab).await;
-}
-
-/// pgvane has never seen the password: it answers the new leader with what it has learnt when the client logged in.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password() {
-    let lab = sound_cluster().await;
-    prepared(&lab).await;
-    let leader = lab.wait_for_leader(SOON).await.expect("a leader");
-    let superuser = Login::Superuser.connect(lab.nodes()[leader].pg, SOON).await.expect("a session");
-    let role = "drop schema if exists pgvane cascade; \
-                do $$ begin create role vane login password 'vane'; exception when duplicate_object then null; end $$";
-    in_time("a role", superuser.batch_execute(role)).await.expect("is created");
-    let function = include_str!("../../../config/carry-verifier.sql").replace("TO pgvane", "TO vane");
-    in_time("a function", superuser.batch_execute(&function)).await.expect("is created");
-    let configured = carrying(&lab);
-    let query = "carry_auth_query = \"select rolname, verifier from pgvane.verifier($1)\"\n\
-                 sql = { user = \"vane\", password = \"vane\" }";
-    let pgvane = pgvane_before(&lab, |pgvane| configured(pgvane).cluster(query)).await;
-    let operator = Operator::at(&pgvane, lab.directory());
-    let client = Login::App.connect(pgvane.write_addr, SOON).await.expect("a session");
-    let statement = in_time("a statement", client.prepare("select $1::integer + 1")).await.expect("is prepared");
-    let could_be_carried = || async {
-        let answer = operator.says(&["switchover", "--dry-run"]).await;
-        if answer.out.contains(", 1 could be carried") { Ok(()) } else { Err(answer.out) }
-    };
-    wait::until("the key of the role", SOON, could_be_carried).await.unwrap_or_else(|error| panic!("{error}"));
-    let process = async || -> i32 {
-        let row = in_time("an answer", client.query_one("select pg_backend_pid()", &[])).await.expect("no error");
-        row.get(0)
-    };
-    let before = process().await;
-    operator.says(&["park"]).await.ended_with(OK);
-    switch_over(&lab).await;
-    assert_ne!(process().await, before);
-    let row = in_time("an answer", client.query_one(&statement, &[&41])).await.expect("it is prepared there too");
-    assert_eq!(row.get::<_, i32>(0), 42);
-}
-
 /// As soon as Patroni does it: in synchronous mode it refuses while there is no synchronous standby.
-async fn switch_over(lab: &Lab) -> usize {
+pub(super) async fn switch_over(lab: &Lab) -> usize {
     let attempt = || async { lab.switchover().await.map_err(|error| error.to_string()) };
     wait::until("a switchover", PATRONI_WITHIN, attempt).await.unwrap_or_else(|error| panic!("{error}"))
 }
@@ -340,27 +283,41 @@ async fn sessions_that_are_let_go_on_keep_their_server_and_their_unnamed_stateme
     assert_eq!([session.value(STATE).await, session.value(PROCESS).await], before);
 }
 
-/// The next transaction was pipelined behind the one that is finished: it begins on the new leader.
+/// The next transaction was pipelined behind the one that is finished: it begins on the new leader. A statement that the
+/// client closes was prepared there again before, and is closed there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_was_held_back_is_executed_once_on_the_new_leader() {
+async fn what_the_client_sends_until_its_session_is_carried_is_executed_once_on_the_new_leader() {
     let lab = sound_cluster().await;
     prepared(&lab).await;
     let configured = carrying(&lab);
     let pgvane = pgvane_before(&lab, &configured).await;
     let operator = Operator::at(&pgvane, lab.directory());
     let mut session = Session::through(pgvane.write_addr).await;
+    for name in ["one", "two", "three"] {
+        let parse = message(b'P', format!("{name}\0select 1\0\0\0").as_bytes());
+        session.wire.send(&[parse, message(b'S', b"")].concat()).await;
+        session.wire.messages_until(b'Z').await;
+    }
+    let close = |name: &str| [message(b'C', format!("S{name}\0").as_bytes()), message(b'S', b"")].concat();
     session.ask("begin").await;
     let parking = tokio::spawn(async move { operator.says(&["park", "--wait", "20s"]).await });
     wait_for_status(&pgvane, "a park", |status| status["clusters"][0]["park"]["finishing"] == 1).await;
     let insert = "insert into carried_counter values (1, 1)";
-    session.wire.send(&[query("commit"), query("begin"), query(insert), query("commit")].concat()).await;
+    let pipeline = [query("commit"), query("begin"), query(insert), query("commit"), close("one")].concat();
+    session.wire.send(&pipeline).await;
     assert_eq!(session.wire.messages_until(b'Z').await[0].body, b"COMMIT\0");
     parking.await.expect("no panic").ended_with(OK);
+    session.wire.send(&close("two")).await; // nobody reads it now
     let leader = switch_over(&lab).await;
     for expected in [&b"BEGIN\0"[..], b"INSERT 0 1\0", b"COMMIT\0"] {
         let answer = session.wire.messages_until(b'Z').await;
         assert!(answer.iter().any(|message| message.body == expected), "{answer:?}");
     }
+    for _ in 0..2 {
+        let answer = session.wire.messages_until(b'Z').await;
+        assert_eq!(answer.iter().map(|message| message.kind).collect::<Vec<_>>(), b"3Z", "{answer:?}");
+    }
+    assert_eq!(session.value("select string_agg(name, ' ') from pg_prepared_statements").await, "three");
     assert_eq!(session.value("select count(*) from carried_counter").await, "1");
     assert_eq!(session.value("select inet_server_port()").await, lab.nodes()[leader].pg.port().to_string());
 }

@@ -1,6 +1,8 @@
 //! Write sessions are parked: by an operator, and by Patroni's hook when the leader is restarted.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use pgvane_loadtest::http;
 use pgvane_loadtest::lab::{BeforeStop, Lab};
@@ -17,6 +19,10 @@ use crate::metrics;
 use crate::operators::Operator;
 use crate::stage::{PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{SOON, Session, Wire, in_time, plain_startup};
+
+/// Runs a command, and says how long it took.
+const TIMED: &str = "#!/bin/sh\nbegun=$(date +%s%N)\n\"$@\"\ncode=$?\n\
+                     echo \"the hook took $(( ($(date +%s%N) - begun) / 1000000 )) ms, exit code $code\"\nexit $code\n";
 
 /// Each has state of its own.
 const CLIENTS: usize = 20;
@@ -163,19 +169,40 @@ pub(super) struct Hook(BeforeStop);
 
 impl Hook {
     pub(super) async fn set(lab: &Lab, pgvane: &Pgvane) -> Hook {
+        Hook::at(lab, &[pgvane], "30s").await
+    }
+
+    /// It asks all of these, and waits so long at most. Each run writes how long it took into the log of its node's Patroni.
+    pub(super) async fn at(lab: &Lab, pgvanes: &[&Pgvane], wait: &str) -> Hook {
         let password = lab.directory().join("password");
-        let program = lab.directory().join("pgvane-for-the-hook");
+        let [program, timed] = ["pgvane-for-the-hook", "timed"].map(|name| lab.directory().join(name));
         fs::copy(binary::pgvane(), &program).expect("can be copied to where Patroni's account can read it");
+        fs::write(&timed, TIMED).expect("is writable");
+        fs::set_permissions(&timed, fs::Permissions::from_mode(0o755)).expect("an option");
+        let admin: Vec<String> = pgvanes.iter().map(|pgvane| format!("http://{}", pgvane.admin_addr)).collect();
         let hook = BeforeStop::set(lab, |node| {
             format!(
-                "{} park --node {} --admin http://{} --user ops --password-file {} --wait 30s",
+                "{} {} park --node {} --admin {} --user ops --password-file {} --wait {wait}",
+                timed.display(),
                 program.display(),
                 node.name,
-                pgvane.admin_addr,
+                admin.join(","),
                 password.display()
             )
         });
         Hook(hook.await.expect("Patroni reloads"))
+    }
+
+    /// How long its newest run on this node took, and its exit code.
+    pub(super) async fn newest_run(&self, lab: &Lab, node: usize) -> (Duration, i32) {
+        let look = || async {
+            let log = lab.log_text(node);
+            let numbers = log.rsplit_once("the hook took ").and_then(|(_, rest)| rest.split_once(" ms, exit code "));
+            let numbers = numbers.and_then(|(ms, rest)| Some((ms.parse().ok()?, rest.lines().next()?.parse().ok()?)));
+            numbers.ok_or(log)
+        };
+        let (ms, code) = wait::until("the hook", PATRONI_WITHIN, look).await.unwrap_or_else(|error| panic!("{error}"));
+        (Duration::from_millis(ms), code)
     }
 
     async fn has_run(&self, lab: &Lab, node: usize) {

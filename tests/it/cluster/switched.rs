@@ -130,7 +130,7 @@ async fn sessions_go_on_where_they_are_if_patroni_refuses_the_switchover() {
 }
 
 /// The only node to which Patroni switches over in synchronous mode.
-async fn synchronous_standby(lab: &Lab) -> usize {
+pub(super) async fn synchronous_standby(lab: &Lab) -> usize {
     lab.wait_for_sync_standby(PATRONI_WITHIN).await.expect("there is one");
     let leader = lab.leader().await.expect("there is one");
     let members = http::get(lab.nodes()[leader].rest, "/cluster", SOON).await.expect("an answer").json();

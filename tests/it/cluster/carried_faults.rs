@@ -1,0 +1,266 @@
+//! Sessions are carried although something goes wrong: a pgvane that Patroni's hook asks is down, frozen or restarted, or
+//! Patroni refuses the switchover.
+
+use std::time::Duration;
+
+use pgvane_loadtest::lab::Lab;
+use pgvane_loadtest::messages::{message, query};
+use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
+
+use super::carried::{PROCESS, STATE, Writing, carrying, prepared, switch_over, with_state};
+use super::parked::Hook;
+use super::switched::synchronous_standby;
+use crate::command_line::FAILURE;
+use crate::figures::wait_for_status;
+use crate::operators::Operator;
+use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster};
+use crate::wire::{SOON, Session};
+
+/// How long the hook waits for a pgvane.
+const HOOK_WAIT: Duration = Duration::from_secs(6);
+
+/// Sessions of each kind.
+const CLIENTS: usize = 4;
+
+/// A pgvane with which nothing goes wrong, and its sessions: some between two transactions, and some that write.
+struct Sound {
+    pgvane: Pgvane,
+    idle: Vec<(Session, [String; 2])>,
+    writing: Vec<Writing>,
+}
+
+impl Sound {
+    async fn before(lab: &Lab) -> Sound {
+        let configured = carrying(lab);
+        let pgvane = pgvane_before(lab, &configured).await;
+        let (mut idle, mut writing) = (Vec::new(), Vec::new());
+        for number in 0..CLIENTS {
+            idle.push(known(with_state(pgvane.write_addr, number).await).await);
+            writing.push(Writing::start(Session::through(pgvane.write_addr).await, number));
+        }
+        Sound { pgvane, idle, writing }
+    }
+
+    /// All its sessions were carried: none has met an error, and each has its state at another server.
+    async fn has_carried_all(self, lab: &Lab, leader: usize) {
+        let Sound { pgvane: _runs, idle, writing } = self;
+        for (session, before) in idle {
+            is_carried(session, before, lab, leader).await;
+        }
+        for (number, writing) in writing.into_iter().enumerate() {
+            let (written, pause, mut session) = writing.finish().await;
+            let found = session.value(&format!("select count(*) from carried_counter where session = {number}")).await;
+            assert_eq!(found, written.to_string(), "each acknowledged row is there, and none twice");
+            println!("a pause of {pause:?}");
+        }
+    }
+}
+
+/// A session with its state and its server process.
+pub(super) async fn known(mut session: Session) -> (Session, [String; 2]) {
+    let before = [session.value(STATE).await, session.value(PROCESS).await];
+    (session, before)
+}
+
+pub(super) async fn is_carried(mut session: Session, [state, process]: [String; 2], lab: &Lab, leader: usize) {
+    assert_eq!(session.value(STATE).await, state);
+    assert_ne!(session.value(PROCESS).await, process, "another server serves it");
+    let port = lab.nodes()[leader].pg.port().to_string();
+    assert_eq!(session.value("select inet_server_port()").await, port);
+}
+
+/// A new client through this pgvane gets the leader, and nothing is parked there any more.
+async fn serves(pgvane: &Pgvane, lab: &Lab, leader: usize) {
+    let mut session = Session::through(pgvane.write_addr).await;
+    let port = lab.nodes()[leader].pg.port().to_string();
+    assert_eq!(session.value("select inet_server_port()").await, port);
+    wait_for_status(pgvane, "no park", |status| status["clusters"][0]["park"].is_null()).await;
+}
+
+/// The hook has cost a switchover no more than `--wait`, and the time to start a program on a busy machine.
+fn took_no_longer_than_the_wait(took: Duration) {
+    println!("the hook took {took:?}");
+    assert!(took < HOOK_WAIT + SOON, "the hook took {took:?}");
+}
+
+async fn hook_at(lab: &Lab, pgvanes: &[&Pgvane]) -> Hook {
+    Hook::at(lab, pgvanes, &format!("{}s", HOOK_WAIT.as_secs())).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn a_switchover_goes_on_and_the_others_are_carried_if_a_pgvane_that_the_hook_asks_is_down() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let (old_leader, _) = leader_and_replicas(&lab).await;
+    let sound = Sound::before(&lab).await;
+    let down = pgvane_before(&lab, carrying(&lab)).await;
+    let hook = hook_at(&lab, &[&down, &sound.pgvane]).await;
+    drop(down);
+    let leader = switch_over(&lab).await;
+    let (took, code) = hook.newest_run(&lab, old_leader).await;
+    took_no_longer_than_the_wait(took);
+    assert_eq!(code, FAILURE, "it says so, and Patroni goes on");
+    sound.has_carried_all(&lab, leader).await;
+    hook.removed(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn a_switchover_goes_on_and_the_others_are_carried_if_a_pgvane_that_the_hook_asks_is_frozen() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let (old_leader, _) = leader_and_replicas(&lab).await;
+    let sound = Sound::before(&lab).await;
+    let frozen = pgvane_before(&lab, carrying(&lab)).await;
+    let hook = hook_at(&lab, &[&frozen, &sound.pgvane]).await;
+    let idle = with_state(frozen.write_addr, CLIENTS).await;
+    let mut asking = Session::through(frozen.write_addr).await;
+    frozen.suspend().await.expect("it runs");
+    asking.wire.send(&query("select 1")).await;
+    let leader = switch_over(&lab).await;
+    let (took, _) = hook.newest_run(&lab, old_leader).await;
+    assert!(took >= HOOK_WAIT, "it was asked: {took:?}");
+    took_no_longer_than_the_wait(took);
+    sound.has_carried_all(&lab, leader).await;
+
+    // it learns all at once: that the sessions are to be parked, that their server has closed them, and who leads
+    frozen.resume().expect("it is there");
+    for session in [idle, asking] {
+        let end = session.wire.fatal().await;
+        println!("{:?}", end.field(b'M'));
+        assert_eq!(end.sqlstate().as_deref(), Some("57P01"), "{end:?}");
+    }
+    serves(&frozen, &lab, leader).await;
+    hook.removed(&lab).await;
+}
+
+/// Its sessions were parked before: it carries them as soon as it runs again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn sessions_that_were_parked_are_carried_when_their_pgvane_was_frozen_after_that() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let (old_leader, _) = leader_and_replicas(&lab).await;
+    let frozen = pgvane_before(&lab, carrying(&lab)).await;
+    let hook = hook_at(&lab, &[&frozen]).await;
+    let mut idle = Vec::new();
+    for number in 0..CLIENTS {
+        idle.push(known(with_state(frozen.write_addr, number).await).await);
+    }
+    // its transaction keeps the hook waiting
+    let mut busy = Session::through(frozen.write_addr).await;
+    busy.ask("begin").await;
+    let freezing = async {
+        wait_for_status(&frozen, "all but one parked", |status| {
+            let park = &status["clusters"][0]["park"];
+            park["parked"] == CLIENTS && park["finishing"] == 1
+        })
+        .await;
+        frozen.suspend().await.expect("it runs");
+    };
+    let (leader, ()) = tokio::join!(switch_over(&lab), freezing);
+    let (took, code) = hook.newest_run(&lab, old_leader).await;
+    assert!(took >= HOOK_WAIT && code == FAILURE, "{took:?}, {code}");
+    took_no_longer_than_the_wait(took);
+    frozen.resume().expect("it is there");
+    for (session, before) in idle {
+        is_carried(session, before, &lab, leader).await;
+    }
+    let end = busy.wire.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("57P01"), "its transaction ended with its server: {end:?}");
+    serves(&frozen, &lab, leader).await;
+    hook.removed(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn a_switchover_goes_on_and_the_others_are_carried_if_a_pgvane_is_restarted_while_the_hook_waits_for_it() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let (old_leader, _) = leader_and_replicas(&lab).await;
+    let sound = Sound::before(&lab).await;
+    let configured = carrying(&lab);
+    let configured = |pgvane: PgvaneBuilder| configured(pgvane).top("drain_timeout = \"1s\"");
+    let mut stopped = pgvane_before(&lab, configured).await;
+    let hook = hook_at(&lab, &[&stopped, &sound.pgvane]).await;
+    let idle = with_state(stopped.write_addr, CLIENTS).await;
+    let mut busy = Session::through(stopped.write_addr).await;
+    busy.ask("begin").await;
+    let ports = [stopped.write_addr, stopped.read_addr, stopped.admin_addr].map(|address| address.port());
+    let restarting = async {
+        wait_for_status(&stopped, "one in a transaction", |status| {
+            let park = &status["clusters"][0]["park"];
+            park["parked"] == 1 && park["finishing"] == 1
+        })
+        .await;
+        stopped.terminate().expect("it runs");
+        for session in [idle, busy] {
+            let end = session.wire.fatal().await;
+            assert_eq!(end.sqlstate().as_deref(), Some("57P01"), "{end:?}");
+            let told = end.field(b'M').expect("a message");
+            assert_eq!(told, "pgvane: terminating connection because the proxy is stopping");
+        }
+        let ended = stopped.wait(SOON).await.expect("it ends");
+        assert!(ended.success(), "{}", stopped.log_text());
+        pgvane_before(&lab, |pgvane| configured(pgvane).ports(ports[0], ports[1], ports[2])).await
+    };
+    let (leader, started) = tokio::join!(switch_over(&lab), restarting);
+    let (took, code) = hook.newest_run(&lab, old_leader).await;
+    took_no_longer_than_the_wait(took);
+    assert_eq!(code, FAILURE, "it says so, and Patroni goes on");
+    sound.has_carried_all(&lab, leader).await;
+    serves(&started, &lab, leader).await;
+    hook.removed(&lab).await;
+}
+
+// ---- Patroni refuses ------------------------------------------------------------------------------------------------
+
+/// Also sessions that could not be carried go on: nothing is lost that only their server has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn sessions_go_on_with_all_their_state_if_patroni_refuses_the_switchover() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let (leader, replicas) = leader_and_replicas(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, &configured).await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let (mut free, before) = known(with_state(pgvane.write_addr, 0).await).await;
+    let mut tied = Session::through(pgvane.write_addr).await;
+    tied.ask("create temporary table mine as select 7 as number; select pg_advisory_lock(7)").await;
+    tied.ask("begin; declare held cursor with hold for select generate_series(1, 3); commit").await;
+    let tied_to = tied.value(PROCESS).await;
+    let writing = Writing::start(Session::through(pgvane.write_addr).await, 1);
+    let unnamed = [message(b'P', b"\0select 42\0\0\0"), message(b'S', b"")].concat();
+    free.wire.send(&unnamed).await;
+    free.wire.messages_until(b'Z').await;
+
+    lab.pause().await.expect("is paused");
+    let in_pause = operator.says(&["switchover"]).await;
+    lab.resume().await.expect("is resumed");
+    in_pause.ended_with(FAILURE);
+    assert!(in_pause.err.contains("possible only to a specific candidate in a paused state"), "{}", in_pause.err);
+    // in synchronous mode no other node may lead than the synchronous standby
+    let standby = synchronous_standby(&lab).await;
+    let other = replicas.into_iter().find(|replica| *replica != standby).expect("there are two");
+    let no_candidate = operator.says(&["switchover", "--to", &lab.nodes()[other].name]).await;
+    no_candidate.ended_with(FAILURE);
+    println!("{}", no_candidate.err);
+    assert!(no_candidate.err.starts_with("pgvane: there is no switchover: Patroni says: "), "{}", no_candidate.err);
+    assert!(no_candidate.err.ends_with("; the sessions go on\n"), "{}", no_candidate.err);
+    assert_eq!(lab.leader().await, Some(leader));
+    let bound = [message(b'B', b"\0\0\0\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0"), message(b'S', b"")].concat();
+    free.wire.send(&bound).await;
+    let answer = free.wire.messages_until(b'Z').await;
+    assert!(answer.iter().any(|message| message.kind == b'D' && message.body.ends_with(b"42")), "{answer:?}");
+    assert_eq!([free.value(STATE).await, free.value(PROCESS).await], before);
+    assert_eq!(tied.value("select number from mine").await, "7");
+    assert_eq!(tied.value("fetch 1 from held").await, "1");
+    assert_eq!(tied.value("select pg_advisory_unlock(7)").await, "t");
+    assert_eq!(tied.value(PROCESS).await, tied_to);
+    let (written, pause, mut session) = writing.finish().await;
+    assert_eq!(session.value("select count(*) from carried_counter where session = 1").await, written.to_string());
+    println!("the longest pause of a client that writes: {pause:?}");
+    wait_for_status(&pgvane, "no park", |status| status["clusters"][0]["park"].is_null()).await;
+}
