@@ -47,8 +47,12 @@ impl Verifier {
     /// password.
     pub fn role_key(&self, auth_message: &[u8], proof: &[u8; KEY_LENGTH]) -> Option<RoleKey> {
         let client_key = self.masked(auth_message, proof);
-        let is_right = digest(&SHA256, &*client_key).as_ref() == *self.stored_key;
-        is_right.then(|| RoleKey { verifier: self.clone(), client_key })
+        self.is_proved_by(&client_key).then(|| RoleKey { verifier: self.clone(), client_key })
+    }
+
+    /// Whether the key is of this verifier's password.
+    fn is_proved_by(&self, client_key: &Key) -> bool {
+        digest(&SHA256, &**client_key).as_ref() == *self.stored_key
     }
 
     /// XOR of these bytes with the signature of an exchange by StoredKey. It turns the client's key into the proof, and
@@ -80,6 +84,28 @@ impl RoleKey {
     /// The verifier that it belongs to.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    /// All of it as a text, for another process that takes over from this one. A secret like the key.
+    pub fn to_secret(&self) -> Zeroizing<String> {
+        let Verifier { salt, iterations, stored_key, server_key } = &self.verifier;
+        // with room for all: a text that grows leaves copies behind
+        let mut text = Zeroizing::new(String::with_capacity(4 * salt.len() + 8 * KEY_LENGTH));
+        text.push_str("SCRAM-SHA-256$");
+        text.push_str(&iterations.to_string());
+        for (separator, bytes) in [(':', &**salt), ('$', &**stored_key), (':', &**server_key), (' ', &*self.client_key)]
+        {
+            text.push(separator);
+            BASE64.encode_string(bytes, &mut text);
+        }
+        text
+    }
+
+    /// The key that [`RoleKey::to_secret`] has made this text of. `None` if it is no such text.
+    pub fn from_secret(text: &str) -> Option<RoleKey> {
+        let (verifier, client_key) = text.split_once(' ')?;
+        let (verifier, client_key) = (Verifier::parse(verifier)?, key(client_key)?);
+        verifier.is_proved_by(&client_key).then_some(RoleKey { verifier, client_key })
     }
 
     /// The proof for an exchange.
@@ -222,6 +248,19 @@ mod tests {
             assert_eq!(Verifier::parse(text), None, "{text}");
         }
         assert_eq!(Verifier::parse(&format!("{text}AA==")), None);
+    }
+
+    #[test]
+    fn a_key_goes_to_another_process_as_a_text_and_comes_out_the_same() {
+        let secret = pencil().to_secret();
+        assert!(secret.len() < secret.capacity(), "it has not grown");
+        assert_eq!(RoleKey::from_secret(&secret), Some(pencil()));
+        for end in 0..secret.len() {
+            assert_eq!(RoleKey::from_secret(&secret[..end]), None, "{}", &secret[..end]);
+        }
+        let other = role_key("eraser", &BASE64.decode(SALT).expect("is base64"), 4096).to_secret();
+        let [verifier, key] = [&secret, &other].map(|secret| secret.split_once(' ').expect("has two parts"));
+        assert_eq!(RoleKey::from_secret(&format!("{} {}", verifier.0, key.1)), None, "of another password");
     }
 
     #[test]

@@ -1,8 +1,21 @@
-//! Sessions that cannot move to another process: they are parked, or have no server.
+//! What an upgrade has to know of the clusters: whether sessions are parked or have no server, so that they cannot move to
+//! another process, and the keys of their roles.
+
+use std::sync::Arc;
 
 use super::{Parts, RunningCluster};
+use crate::protocol::scram::RoleKey;
 
 impl Parts {
+    /// The keys by which sessions can log in again at another server, with their clusters and roles.
+    pub(crate) fn role_keys(&self) -> Vec<(String, String, Arc<RoleKey>)> {
+        let all = self.clusters.iter().map(|RunningCluster { index, handle, .. }| {
+            let keys = self.registry.carrying(*index).known_keys().into_iter();
+            keys.map(|(role, key)| (handle.name().to_owned(), role, key))
+        });
+        all.flatten().collect()
+    }
+
     /// Why no other process can take over now, if none can: it would know nothing of a park, and could not let the sessions
     /// go on.
     pub(crate) fn why_no_upgrade(&self) -> Option<String> {

@@ -18,9 +18,10 @@ use crate::proxy::sessions::moving::SessionState;
 /// The formats that this version knows, the best one first. Change the number with any change of a message after
 /// [`Message::Accepting`], or of what such a message contains.
 ///
+/// - 3: the keys of roles go along
 /// - 2: a session can have the key of the server to which it was carried, and how it has begun
 /// - 1: of version 0.2.0, without these
-pub(super) const FORMATS: &[u32] = &[2, 1];
+pub(super) const FORMATS: &[u32] = &[3, 2, 1];
 
 /// How many items there are in one message: a message has to fit into a packet.
 pub(super) const ITEMS_MAX: usize = 100;
@@ -61,6 +62,8 @@ pub(super) enum Message {
     Keys(Vec<Key>),
     /// Old process: how many of its sessions on this node have keys that it cannot read.
     UnseenKeys { listener: String, node: String, sessions: u32 },
+    /// Old process: it knows the key of this role, which follows.
+    RoleKey { cluster: String, role: String },
     /// Old process: a session, with the client's socket and the server's. Then follow its bytes in flight: so many to the
     /// server, the rest to the client.
     Session { id: u64, for_server: usize, state: Box<SessionState> },

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
+use zeroize::Zeroizing;
 
 use super::knowledge::Learner;
 use super::message::{FORMATS, Message, decode};
 use super::old_process::send;
 use super::program;
+use super::role_keys::take_role_key;
 use crate::admin::upgrades::{Predecessor, Upgrades};
 use crate::app::parts::Parts;
 use crate::app::parts::inherited::Inherited;
@@ -93,8 +95,13 @@ impl OldProcess {
         send(&connection, &Message::Ready, &[]).await?;
         let mut learner = Learner::new(parts);
         loop {
-            match receive(&connection).await? {
+            // it may have a key in it, and is overwritten when it is dropped
+            let packet = Zeroizing::new(receive_packet(&connection).await?.bytes);
+            match decode(&packet)? {
                 (Message::TakeOver, _) => break,
+                (Message::RoleKey { cluster, role }, secret) => {
+                    take_role_key(&parts.contexts().borrow(), &cluster, &role, secret);
+                }
                 (message, _) => learner.learn(message).await,
             }
         }
@@ -226,8 +233,8 @@ impl Arrivals {
     }
 }
 
-/// Logs how many sessions cannot log in again at another server because the keys of their roles have stayed behind: they
-/// are secrets of the process that has learnt them.
+/// Logs how many sessions cannot log in again at another server because the process before did not know the keys of their
+/// roles, or could not send them: it was an older version.
 fn warn_of_missing_keys(contexts: &[Arc<ListenerContext>]) {
     let mut seen = HashSet::new();
     for context in contexts.iter().filter(|context| seen.insert(context.settings.cluster)) {
@@ -236,16 +243,21 @@ fn warn_of_missing_keys(contexts: &[Arc<ListenerContext>]) {
             warn!(
                 cluster = context.cluster.name(),
                 sessions,
-                "sessions cannot be carried to another leader until a client of their role has logged in: the keys of \
-                 roles do not go along to another process"
+                "sessions cannot be carried to another leader until a client of their role has logged in: the process before \
+                 has not sent the keys of their roles"
             );
         }
     }
 }
 
 async fn receive(connection: &PacketSocket) -> io::Result<(Message, Vec<OwnedFd>)> {
+    let packet = receive_packet(connection).await?;
+    Ok((decode(&packet.bytes)?.0, packet.descriptors))
+}
+
+async fn receive_packet(connection: &PacketSocket) -> io::Result<Packet> {
     match timeout(MESSAGE_MAX, connection.receive()).await?? {
-        Some(packet) => Ok((decode(&packet.bytes)?.0, packet.descriptors)),
+        Some(packet) => Ok(packet),
         None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the process before has ended")),
     }
 }

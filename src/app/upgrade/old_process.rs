@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::message::{Message, common_format, decode, encode};
 use super::program::Program;
+use super::role_keys::send_role_keys;
 use crate::admin::upgrades::{Upgrade, UpgradeRequest};
 use crate::app::parts::{CopiedPlace, Parts};
 use crate::app::service_manager::ServiceManager;
@@ -227,6 +228,7 @@ impl Successor {
                     send(&self.connection, &message, &[]).await?;
                 }
             }
+            send_role_keys(&self.connection, self.format, parts).await?;
             send(&self.connection, &Message::TakeOver, &[]).await?;
             match receive(&self.connection).await? {
                 Message::Accepting => Ok(()),

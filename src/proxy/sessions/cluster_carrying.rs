@@ -14,6 +14,7 @@ use crate::probe::sql::AuthQuery;
 use crate::protocol::authentication::AuthenticatedBy;
 use crate::protocol::login_again::Credential;
 use crate::protocol::opening::{self, Progress};
+use crate::protocol::scram::RoleKey;
 use crate::protocol::scram_exchange::Proof;
 use crate::protocol::startup::cut_to_name_length;
 use crate::routing::Rule;
@@ -73,6 +74,18 @@ impl ClusterCarrying {
     /// The roles that have logged in by SCRAM; `None` if no sessions are carried.
     pub fn role_keys(&self) -> Option<RoleKeyCensus> {
         self.is_on.load(Relaxed).then(|| self.keys.census())
+    }
+
+    /// The keys that are known, by role.
+    pub fn known_keys(&self) -> Vec<(String, Arc<RoleKey>)> {
+        self.keys.known()
+    }
+
+    /// Takes over a key that another process has learnt.
+    pub fn take_over_key(&self, role: &str, key: RoleKey) {
+        if self.is_on.load(Relaxed) {
+            self.keys.take_over(role, key);
+        }
     }
 
     /// A client has logged in with this proof; its startup packet was this one.

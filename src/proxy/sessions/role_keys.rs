@@ -108,6 +108,24 @@ impl RoleKeys {
         true
     }
 
+    /// The keys that are known, by role.
+    pub(super) fn known(&self) -> Vec<(String, Arc<RoleKey>)> {
+        let roles = self.0.lock();
+        let known = roles.iter().filter_map(|(name, role)| match role {
+            Role::Known(key) => Some((name.clone(), Arc::clone(key))),
+            Role::Unknown(_) => None,
+        });
+        known.collect()
+    }
+
+    /// Takes over a key that another process has learnt. What is known of the role here is newer.
+    pub(super) fn take_over(&self, role: &str, key: RoleKey) {
+        let mut roles = self.0.lock();
+        if roles.len() < ROLES_MAX {
+            roles.entry(role.to_owned()).or_insert_with(|| Role::Known(Arc::new(key)));
+        }
+    }
+
     /// The roles whose verifiers are to be asked for.
     pub(super) fn wanted(&self) -> Vec<String> {
         let roles = self.0.lock();
@@ -257,6 +275,23 @@ mod tests {
         assert_eq!(keys.wanted(), ["app"]);
         assert_eq!(keys.learn("app", Ok(Some(&verifier("pencil", SALT)))), Learned::Key);
         assert_eq!(keys.census(), RoleKeyCensus { known: 1, ..RoleKeyCensus::default() });
+    }
+
+    #[test]
+    fn keys_are_taken_over_and_what_is_known_of_a_role_already_stays() {
+        let (old, new) = (RoleKeys::default(), RoleKeys::default());
+        for role in ["app", "other"] {
+            old.has_logged_in(role, proof_of("pencil", SALT));
+            old.learn(role, Ok(Some(&verifier("pencil", SALT))));
+        }
+        old.has_logged_in("third", proof_of("pencil", SALT));
+        new.has_logged_in("other", proof_of("eraser", OTHER_SALT));
+        assert_eq!(old.known().len(), 2);
+        for (role, known) in old.known() {
+            new.take_over(&role, RoleKey::from_secret(&known.to_secret()).expect("is one"));
+        }
+        assert_eq!(key(&new, SALT), Ok(()));
+        assert_eq!((new.known().len(), new.wanted()), (1, vec!["other".to_owned()]), "it has logged in since then");
     }
 
     #[test]

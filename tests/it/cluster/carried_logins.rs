@@ -33,7 +33,8 @@ async fn a_session_whose_login_is_refused_ends_with_the_reason_and_the_others_go
     prepared(&lab).await;
 }
 
-/// pgvane has never seen the password: it answers the new leader with what it has learnt when the client logged in.
+/// pgvane has never seen the password: it answers the new leader with what it has learnt when the client logged in, also
+/// if that was another process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password() {
     let lab = sound_cluster().await;
@@ -43,8 +44,6 @@ async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password()
     let role = "drop schema if exists pgvane cascade; \
                 do $$ begin create role vane login password 'vane'; exception when duplicate_object then null; end $$";
     in_time("a role", superuser.batch_execute(role)).await.expect("is created");
-    let function = include_str!("../../../config/carry-verifier.sql").replace("TO pgvane", "TO vane");
-    in_time("a function", superuser.batch_execute(&function)).await.expect("is created");
     let configured = carrying(&lab);
     let query = "carry_auth_query = \"select rolname, verifier from pgvane.verifier($1)\"\n\
                  sql = { user = \"vane\", password = \"vane\" }";
@@ -59,12 +58,11 @@ async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password()
         };
         wait::until("the key of the role", SOON, look).await.unwrap_or_else(|error| panic!("{error}"));
     };
-    could_be_carried(1).await;
-
-    // the keys of roles are secrets of the process: another one learns them at the next login
+    // no key is known yet, and the login was in another process
+    let missing = "the process before has not sent the keys of their roles";
     let from = pgvane.log_length();
     pgvane.upgrade().await.expect("upgrades");
-    pgvane.wait_for_log("the keys of roles do not go along to another process", from, SOON).await.expect("is logged");
+    pgvane.wait_for_log(missing, from, SOON).await.expect("is logged");
     assert!(pgvane.log_from(from).contains("cluster=\"main\" sessions=1"), "{}", pgvane.log_from(from));
     let why = "no client of its role has logged in since this process was started";
     for command in [&["switchover", "--dry-run"][..], &["sessions"]] {
@@ -73,9 +71,19 @@ async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password()
     }
     let page = pgvane.admin_get("/stats/sessions").await.expect("is served").body;
     assert!(page.contains(why), "{page}");
+    let function = include_str!("../../../config/carry-verifier.sql").replace("TO pgvane", "TO vane");
+    in_time("a function", superuser.batch_execute(&function)).await.expect("is created");
     let _other = Login::App.connect(pgvane.write_addr, SOON).await.expect("a session");
     could_be_carried(2).await;
     assert!(!operator.says(&["sessions"]).await.out.contains(why));
+
+    // a key that is known goes along
+    let from = pgvane.log_length();
+    pgvane.upgrade().await.expect("upgrades");
+    could_be_carried(2).await;
+    pgvane.wait_for_log("the process before has ended; its sessions are here", from, SOON).await.expect("is logged");
+    let log = pgvane.log_text();
+    assert!(!log[from..].contains(missing) && !log.contains("SCRAM-SHA-256$"), "{log}");
     let process = async || -> i32 {
         let row = in_time("an answer", client.query_one("select pg_backend_pid()", &[])).await.expect("no error");
         row.get(0)
