@@ -248,6 +248,11 @@ async fn a_restart_of_the_leader_is_a_pause_but_for_sessions_that_are_tied_to_it
     wait_for_status(&pgvane, "no park", |status| status["clusters"][0]["park"].is_null()).await;
     assert_eq!(waits.value("execute mine (1)").await, "3");
     operator.says(&["status"]).await.ended_with(OK);
+    pgvane.wait_for_log("not all sessions without a server were carried", 0, SOON).await.expect("is logged");
+    let log = pgvane.log_text();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("sessions without a server were carried")).collect();
+    let told = |text| lines[0].contains(text);
+    assert!(lines.len() == 1 && told("carried=2 ") && told("not_carried=4 reasons=\"1 login, 3 state\""), "{lines:?}");
     hooked.removed(&lab).await;
 }
 

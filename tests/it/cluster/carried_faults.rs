@@ -10,10 +10,10 @@ use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 use super::carried::{PROCESS, STATE, Writing, carrying, prepared, switch_over, with_state};
 use super::parked::Hook;
 use super::switched::synchronous_standby;
-use crate::command_line::FAILURE;
+use crate::command_line::{FAILURE, OK};
 use crate::figures::wait_for_status;
 use crate::operators::Operator;
-use crate::stage::{leader_and_replicas, pgvane_before, sound_cluster};
+use crate::stage::{PATRONI_WITHIN, leader_and_replicas, pgvane_before, sound_cluster};
 use crate::wire::{SOON, Session};
 
 /// How long the hook waits for a pgvane.
@@ -263,4 +263,106 @@ async fn sessions_go_on_with_all_their_state_if_patroni_refuses_the_switchover()
     assert_eq!(session.value("select count(*) from carried_counter where session = 1").await, written.to_string());
     println!("the longest pause of a client that writes: {pause:?}");
     wait_for_status(&pgvane, "no park", |status| status["clusters"][0]["park"].is_null()).await;
+}
+
+// ---- on their way ---------------------------------------------------------------------------------------------------
+
+/// They log in so slowly that most of them have no server for the whole test.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn a_session_without_a_server_can_be_closed_or_left_by_its_client_and_ends_when_pgvane_stops() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let mut pgvane = pgvane_before(&lab, |pgvane| {
+        configured(pgvane).cluster("carry_rate = \"1/min\"").top("drain_timeout = \"1s\"")
+    })
+    .await;
+    let operator = Operator::at(&pgvane, lab.directory());
+    let mut sessions = Vec::new();
+    for number in 0..CLIENTS {
+        sessions.push(with_state(pgvane.write_addr, number).await);
+    }
+    operator.says(&["park"]).await.ended_with(OK);
+    switch_over(&lab).await;
+    let left = async |sessions: usize| {
+        let what = format!("{sessions} without a server");
+        wait_for_status(&pgvane, &what, |status| {
+            let cluster = &status["clusters"][0];
+            cluster["park"].is_null() && cluster["carry_counts"]["under_way"] == sessions
+        })
+        .await;
+    };
+    left(CLIENTS - 1).await;
+    let listed = operator.says(&["sessions", "--state", "parked", "--json"]).await;
+    let listed: serde_json::Value = serde_json::from_str(&listed.out).expect("JSON");
+    assert_eq!(listed["total"], CLIENTS - 1, "{listed}");
+    let ids: Vec<String> = (0..CLIENTS - 1).map(|at| listed["sessions"][at]["id"].to_string()).collect();
+    let all = operator.says(&["sessions", "--json"]).await;
+    let all: serde_json::Value = serde_json::from_str(&all.out).expect("JSON");
+    let order: Vec<String> = (0..CLIENTS).map(|at| all["sessions"][at]["id"].to_string()).collect();
+    let mut waiting: Vec<Session> =
+        sessions.into_iter().zip(&order).filter(|(_, id)| ids.contains(id)).map(|(session, _)| session).collect();
+    operator.says(&["close", "--session", &ids[0], "--yes"]).await.ended_with(OK);
+    let end = waiting.remove(0).wire.fatal().await;
+    assert_eq!(end.sqlstate().as_deref(), Some("57P01"), "{end:?}");
+    let why = "pgvane: terminating connection because an operator has closed the session";
+    assert_eq!(end.field(b'M').as_deref(), Some(why));
+    left(CLIENTS - 2).await;
+    drop(waiting.remove(0));
+    left(CLIENTS - 3).await;
+    pgvane.terminate().expect("it runs");
+    for session in waiting {
+        let end = session.wire.fatal().await;
+        let told = end.field(b'M').expect("a message");
+        assert_eq!(told, "pgvane: terminating connection because the proxy is stopping");
+    }
+    assert!(pgvane.wait(SOON).await.expect("it ends").success(), "{}", pgvane.log_text());
+}
+
+/// The candidate dies while the old leader stops: the sessions wait until a node leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn sessions_are_carried_also_if_the_candidate_dies_during_the_switchover() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    let configured = carrying(&lab);
+    let pgvane = pgvane_before(&lab, |pgvane| configured(pgvane).cluster("park_max = \"90s\"")).await;
+    let hook = Hook::set(&lab, &pgvane).await;
+    let candidate = synchronous_standby(&lab).await;
+    let mut idle = Vec::new();
+    for number in 0..CLIENTS {
+        idle.push(known(with_state(pgvane.write_addr, number).await).await);
+    }
+    let dying = async {
+        wait_for_status(&pgvane, "a park", |status| !status["clusters"][0]["park"].is_null()).await;
+        lab.kill_node(candidate).expect("it runs");
+    };
+    let (asked, ()) = tokio::join!(lab.ask_for_switchover(), dying);
+    println!("{asked:?}");
+    lab.start_node(candidate).expect("it starts");
+    let leader = lab.wait_for_leader(PATRONI_WITHIN).await.expect("a leader");
+    println!("{} leads", lab.nodes()[leader].name);
+    let asked = idle.into_iter().map(|(mut session, [state, _])| {
+        tokio::spawn(async move {
+            session.wire.send(&query(STATE)).await;
+            // longer than one step of other tests takes: Patroni waits until the lock of the leader is over
+            let answered = async {
+                loop {
+                    match session.wire.message_whenever().await {
+                        Some(message) if message.kind == b'D' => break message,
+                        Some(message) if message.kind != b'E' => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            };
+            let row = tokio::time::timeout(PATRONI_WITHIN, answered).await.expect("an answer");
+            assert_eq!(String::from_utf8_lossy(&row.body[6..]), state);
+        })
+    });
+    for one in asked.collect::<Vec<_>>() {
+        one.await.expect("has its state");
+    }
+    lab.wait_until_all_streaming(PATRONI_WITHIN).await.expect("a sound cluster");
+    hook.removed(&lab).await;
 }
