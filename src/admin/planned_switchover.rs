@@ -38,13 +38,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub struct SwitchoverState {
     /// The cluster.
     pub cluster: String,
+    /// The node that leads, if one does, by its name in Patroni.
+    #[serde(default)]
+    pub leader: Option<String>,
     /// The newest switchover that was asked for here, if there was one.
     pub switchover: Option<Switchover>,
 }
 
 impl SwitchoverState {
-    fn of(context: &AdminContext, cluster: &str) -> SwitchoverState {
-        SwitchoverState { cluster: cluster.to_owned(), switchover: context.switchovers.newest(cluster) }
+    fn of(context: &AdminContext, concerned: &Concerned<'_>) -> SwitchoverState {
+        let (cluster, topology) = (concerned.view.name().to_owned(), concerned.view.topology_full());
+        let leader = topology.leader().map(|leader| topology.node(leader).name_in_patroni().to_owned());
+        SwitchoverState { leader, switchover: context.switchovers.newest(&cluster), cluster }
     }
 }
 
@@ -52,7 +57,7 @@ impl SwitchoverState {
 pub(super) async fn show(State(context): State<Arc<AdminContext>>, RawQuery(query): RawQuery) -> Response {
     let query = Query::read(query.as_deref().unwrap_or_default());
     let concerned = Concerned::find(&context, query.get("cluster"));
-    let state = concerned.map(|concerned| json(&SwitchoverState::of(&context, concerned.view.name())));
+    let state = concerned.map(|concerned| json(&SwitchoverState::of(&context, &concerned)));
     state.unwrap_or_else(IntoResponse::into_response)
 }
 
@@ -67,7 +72,7 @@ pub(super) async fn begin(
         return Ok(json(&switchover::examine(&context, caller.as_operator(), &query).await?));
     }
     let cluster = start(&context, caller.as_operator(), &query)?;
-    Ok(json(&SwitchoverState::of(&context, &cluster)))
+    Ok(json(&SwitchoverState::of(&context, &Concerned::find(&context, Some(&cluster))?)))
 }
 
 /// `POST /stats/switch`: what the form of the page says.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::admin_api::{AdminApi, AdminUrl, CliError, Identity};
 use crate::admin::park_status::Park;
@@ -55,14 +55,14 @@ pub(super) struct UnparkArgs {
 /// Parks the sessions, and waits until they are parked.
 pub(super) async fn park(args: &ParkArgs) -> Result<(), CliError> {
     let deadline = Instant::now() + args.wait;
-    let cluster = args.target.cluster.clone();
-    let asked = query(&[("cluster", cluster.as_ref()), ("node", args.node.as_ref())]);
-    let polled = query(&[("cluster", cluster.as_ref())]);
+    let cluster = args.target.cluster.as_ref();
+    let asked = query(&[("cluster", cluster), ("node", args.node.as_ref())]);
+    let request = ParkRequest { asked, polled: query(&[("cluster", cluster)]), answer_within: None };
     at_each(&args.target, |api| {
-        let (asked, polled) = (asked.clone(), polled.clone());
+        let request = request.clone();
         async move {
             let mut newest = "no answer yet".to_owned();
-            let parked = timeout_at(deadline, park_at(&api, &asked, &polled, &mut newest)).await;
+            let parked = timeout_at(deadline, request.at(&api, &mut newest)).await;
             parked.unwrap_or_else(|_| Err(CliError::ParkTimedOut(newest)))
         }
     })
@@ -87,27 +87,40 @@ pub(super) async fn unpark(args: &UnparkArgs) -> Result<(), CliError> {
     .await
 }
 
-/// Parks the sessions at one pgvane. Returns what became of them. `asked` and `polled` are the query strings of the two
-/// requests; `newest` is what was known last.
-pub(super) async fn park_at(
-    api: &AdminApi,
-    asked: &str,
-    polled: &str,
-    newest: &mut String,
-) -> Result<String, CliError> {
-    let mut state = read(&api.post(&["api", "park"], Some(asked), "").await?)?;
-    loop {
-        let park = match (state.why_not, state.park) {
-            (Some(why_not), _) => return Ok(why_not),
-            (None, None) => return Err(CliError::SessionsNotParked("the park is over already".to_owned())),
-            (None, Some(park)) => park,
-        };
-        newest.clone_from(&park.sessions());
-        if park.finishing == 0 {
-            return outcome(&park);
+/// What a pgvane is asked, to park the sessions of a cluster.
+#[derive(Debug, Clone)]
+pub(super) struct ParkRequest {
+    /// The query string of the request to park them.
+    pub(super) asked: String,
+    /// The query string of the question whether they are parked.
+    pub(super) polled: String,
+    /// How long each answer may take, if the caller does not limit the whole.
+    pub(super) answer_within: Option<Duration>,
+}
+
+impl ParkRequest {
+    /// Parks the sessions at one pgvane. Returns what became of them; `newest` is what was known last.
+    pub(super) async fn at(&self, api: &AdminApi, newest: &mut String) -> Result<String, CliError> {
+        let mut state = self.answered(api.post(&["api", "park"], Some(&self.asked), "")).await?;
+        loop {
+            let park = match (state.why_not, state.park) {
+                (Some(why_not), _) => return Ok(why_not),
+                (None, None) => return Err(CliError::SessionsNotParked("the park is over already".to_owned())),
+                (None, Some(park)) => park,
+            };
+            newest.clone_from(&park.sessions());
+            if park.finishing == 0 {
+                return outcome(&park);
+            }
+            sleep(POLL_INTERVAL).await;
+            state = self.answered(api.poll(&["api", "park"], &self.polled)).await?;
         }
-        sleep(POLL_INTERVAL).await;
-        state = read(&api.poll(&["api", "park"], polled).await?)?;
+    }
+
+    async fn answered(&self, request: impl Future<Output = Result<String, CliError>>) -> Result<ParkState, CliError> {
+        let Some(within) = self.answer_within else { return read(&request.await?) };
+        let late = || CliError::SessionsNotParked(format!("no answer within {} s", within.as_secs()));
+        read(&timeout(within, request).await.map_err(|_| late())??)
     }
 }
 

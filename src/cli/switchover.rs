@@ -2,13 +2,15 @@
 //! which says which write sessions could be carried to another server, which not, and why.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::admin_api::{AdminApi, AdminUrl, CliError};
-use super::park::{ParkTarget, park_at, query};
+use super::park::{ParkRequest, ParkTarget, query};
 use super::status::aligned;
 use crate::admin::planned_switchover::SwitchoverState;
 use crate::admin::switchover::{DryRun, Restore};
@@ -17,6 +19,9 @@ use crate::config::duration;
 
 /// How often it is asked how far the switchover is.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long one of the other pgvanes may take for an answer: the sessions of those that have parked theirs wait meanwhile.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the other pgvanes may take to park their sessions, besides `park_grace`.
 const PARK_WITHIN: Duration = Duration::from_secs(30);
@@ -52,33 +57,55 @@ pub(super) async fn run(args: &SwitchoverArgs) -> Result<(), CliError> {
         return Ok(());
     }
     let deadline = Instant::now() + args.wait;
-    let Some((first, others)) = apis.split_first() else { return Ok(()) };
-    for (api, url) in others.iter().zip(&target.admin[1..]) {
-        park_other(args, api, url).await;
+    let mut apis = apis.into_iter().map(Arc::new);
+    let Some(first) = apis.next() else { return Ok(()) };
+    let others: Vec<Arc<AdminApi>> = apis.collect();
+    if !others.is_empty() {
+        let cluster = query(&[("cluster", target.cluster.as_ref())]);
+        let known = read(&first.get_with(&["api", "switchover"], Some(&cluster)).await?)?;
+        park_others(args, &others, known.leader.as_ref()).await;
     }
     let mut newest = None;
-    let outcome = timeout_at(deadline, switch_over(args, first, &mut newest)).await;
+    let outcome = timeout_at(deadline, switch_over(args, &first, &mut newest)).await;
     let outcome = outcome.unwrap_or_else(|_| {
         Err(CliError::SwitchoverFailed(format!("not within --wait: {}", newest.as_deref().unwrap_or("no answer yet"))))
     });
     if outcome.as_ref().is_err_and(|error| newest.is_none() || matches!(error, CliError::NoSwitchover(_))) {
         let unpark = query(&[("cluster", target.cluster.as_ref())]);
-        for api in others {
-            let _ = api.post(&["api", "unpark"], Some(&unpark), "").await; // its park ends by itself, too
-        }
+        let unparking = others.iter().map(|api| {
+            let (api, unpark) = (Arc::clone(api), unpark.clone());
+            async move { api.post(&["api", "unpark"], Some(&unpark), "").await }
+        });
+        unparking.collect::<JoinSet<_>>().join_all().await; // if one fails, its park ends by itself
     }
     outcome
 }
 
-/// Parks the sessions at another pgvane. One that is down or slow does not prevent the switchover.
-async fn park_other(args: &SwitchoverArgs, api: &AdminApi, url: &str) {
-    let query = query(&[("cluster", args.target.cluster.as_ref())]);
-    let mut newest = "no answer yet".to_owned();
-    let parked = timeout_at(Instant::now() + PARK_WITHIN, park_at(api, &query, &query, &mut newest)).await;
-    match parked.unwrap_or_else(|_| Err(CliError::ParkTimedOut(newest))) {
-        Ok(text) if args.json => _ = text,
-        Ok(text) => println!("{url}: {text}"),
-        Err(error) => _ = writeln!(io::stderr(), "pgvane: {url}: {error}; the switchover goes on without it"),
+/// Parks the sessions at the other pgvanes, at all at the same time: what one of them does not do in time, the sessions of
+/// the others wait for. One that is down or slow does not prevent the switchover; and if it reads the request when this
+/// leader does not lead any more, it parks nothing.
+async fn park_others(args: &SwitchoverArgs, others: &[Arc<AdminApi>], leader: Option<&String>) {
+    let cluster = args.target.cluster.as_ref();
+    let asked = query(&[("cluster", cluster), ("node", leader)]);
+    let request = ParkRequest { asked, polled: query(&[("cluster", cluster)]), answer_within: Some(ANSWER_WITHIN) };
+    let parking = others.iter().zip(&args.target.admin[1..]).map(|(api, url)| {
+        let (api, url, request) = (Arc::clone(api), url.clone(), request.clone());
+        async move {
+            let mut newest = "no answer yet".to_owned();
+            let parked = timeout_at(Instant::now() + PARK_WITHIN, request.at(&api, &mut newest)).await;
+            (url, parked.unwrap_or_else(|_| Err(CliError::ParkTimedOut(newest))))
+        }
+    });
+    let mut parking: JoinSet<_> = parking.collect();
+    while let Some(parked) = parking.join_next().await {
+        match parked {
+            Ok((_, Ok(_))) if args.json => {}
+            Ok((url, Ok(text))) => println!("{url}: {text}"),
+            Ok((url, Err(error))) => {
+                let _ = writeln!(io::stderr(), "pgvane: {url}: {error}; the switchover goes on without it");
+            }
+            Err(error) => _ = writeln!(io::stderr(), "pgvane: {error}"),
+        }
     }
 }
 

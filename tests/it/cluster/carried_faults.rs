@@ -41,18 +41,22 @@ impl Sound {
         Sound { pgvane, idle, writing }
     }
 
-    /// All its sessions were carried: none has met an error, and each has its state at another server.
-    async fn has_carried_all(self, lab: &Lab, leader: usize) {
+    /// All its sessions were carried: none has met an error, and each has its state at another server. Returns the longest
+    /// pause of one.
+    async fn has_carried_all(self, lab: &Lab, leader: usize) -> Duration {
         let Sound { pgvane: _runs, idle, writing } = self;
         for (session, before) in idle {
             is_carried(session, before, lab, leader).await;
         }
+        let mut longest = Duration::ZERO;
         for (number, writing) in writing.into_iter().enumerate() {
             let (written, pause, mut session) = writing.finish().await;
             let found = session.value(&format!("select count(*) from carried_counter where session = {number}")).await;
             assert_eq!(found, written.to_string(), "each acknowledged row is there, and none twice");
-            println!("a pause of {pause:?}");
+            longest = longest.max(pause);
         }
+        println!("the longest pause: {longest:?}");
+        longest
     }
 }
 
@@ -133,6 +137,35 @@ async fn a_switchover_goes_on_and_the_others_are_carried_if_a_pgvane_that_the_ho
     }
     serves(&frozen, &lab, leader).await;
     hook.removed(&lab).await;
+}
+
+/// The sessions of those that answer are parked meanwhile, so they must not wait for one frozen pgvane after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "slow: make test-long"]
+async fn frozen_pgvanes_keep_the_sessions_of_the_others_waiting_for_some_seconds_only() {
+    let lab = sound_cluster().await;
+    prepared(&lab).await;
+    leader_and_replicas(&lab).await;
+    let first = pgvane_before(&lab, carrying(&lab)).await;
+    let sound = Sound::before(&lab).await;
+    let frozen = [pgvane_before(&lab, carrying(&lab)).await, pgvane_before(&lab, carrying(&lab)).await];
+    for pgvane in &frozen {
+        pgvane.suspend().await.expect("it runs");
+    }
+    let admin = [&first, &sound.pgvane, &frozen[0], &frozen[1]].map(|pgvane| format!("http://{}", pgvane.admin_addr));
+    let operator = Operator::at(&first, lab.directory());
+    let candidate = lab.nodes()[synchronous_standby(&lab).await].name.clone();
+    let answer = operator.says_at(&admin.join(","), &["switchover", "--to", &candidate]).await;
+    answer.ended_with(OK);
+    let without = answer.err.matches("no answer within 5 s; the switchover goes on without it").count();
+    assert_eq!(without, 2, "{}", answer.err);
+    let leader = lab.wait_for_leader(PATRONI_WITHIN).await.expect("a leader");
+    let longest = sound.has_carried_all(&lab, leader).await;
+    assert!(longest < Duration::from_secs(20), "{longest:?}");
+    for pgvane in &frozen {
+        pgvane.resume().expect("it is there");
+        serves(pgvane, &lab, leader).await;
+    }
 }
 
 /// Its sessions were parked before: it carries them as soon as it runs again.
