@@ -86,7 +86,7 @@ impl Connection {
     }
 
     /// From an accepted socket to a session on a node. The error is the connection's end; the client has got its message.
-    pub(super) async fn establish(&mut self, socket: Incoming) -> Result<(Client, Admitted), End> {
+    pub(super) async fn establish(&mut self, socket: Incoming) -> Result<(Box<Client>, Admitted), End> {
         let span = debug_span!("connection", listener = %self.context().settings.name, peer = %self.permit.peer);
         async {
             let (request, preamble) = self.receive(socket).await?;
@@ -168,7 +168,7 @@ impl Connection {
             (Ok(Request::Cancel(..)), Some(refusal)) => Err(refusal),
             (Ok(Request::Session(client)), Some(refusal)) => Err(Box::pin(self.refuse(client, refusal)).await),
             (Err(HandshakeError { client: Some(client), end }), refusal) => {
-                Err(Box::pin(self.refuse(*client, refusal.unwrap_or(end))).await)
+                Err(Box::pin(self.refuse(client, refusal.unwrap_or(end))).await)
             }
             (Err(HandshakeError { client: None, end }), refusal) => Err(refusal.unwrap_or(end)),
         }
@@ -199,7 +199,7 @@ impl Connection {
     }
 
     /// Sends a client that was not admitted the reason.
-    async fn not_admitted(&self, mut client: Client, refused: Refused, preamble: Vec<u8>) -> End {
+    async fn not_admitted(&self, mut client: Box<Client>, refused: Refused, preamble: Vec<u8>) -> End {
         let context = self.context();
         match refused {
             Refused::End(end @ (End::WrongNode(_) | End::LoginBroken(_))) => {
@@ -218,7 +218,7 @@ impl Connection {
         }
     }
 
-    async fn refuse(&self, client: Client, end: End) -> End {
+    async fn refuse(&self, client: Box<Client>, end: End) -> End {
         if let Some(fatal) = client_message(&end, &self.context().settings.name) {
             client.refuse(&fatal).await;
         }

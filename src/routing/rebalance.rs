@@ -105,7 +105,7 @@ impl<'a, F: Fn(NodeId) -> NodeLoad> Imbalance<'a, F> {
         let situation = Situation { tried: &[], turn: 0, load, now, arrived_at: now, monitored_at: now };
         let pools = Pools::new(topology, rule);
         let mut ranks = pools.eligible.iter().skip_while(|pool| pool.is_empty());
-        let sharing = choices_of(ranks.next().map_or(&[], Vec::as_slice), topology, rule, &situation);
+        let sharing = choices_of(ranks.next().into_iter().flatten(), topology, rule, &situation);
         let takers: Vec<Choice> = sharing.iter().copied().filter(|choice| has_room(choice, topology)).collect();
         let leader = fallback_leader(topology, rule).filter(|id| sharing.iter().all(|choice| choice.node != *id));
         let substitutes = leader.into_iter().chain(ranks.flatten().copied()).collect();

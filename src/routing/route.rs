@@ -66,36 +66,47 @@ pub fn route<Load: Fn(NodeId) -> u32>(
     rule: &Rule,
     situation: &Situation<'_, Load>,
 ) -> Result<NodeId, NoRoute> {
-    let pools: Vec<Vec<NodeId>> = match rule.target {
-        Target::Leader => vec![vec![certain_leader(topology, situation)?]],
-        _ => Pools::new(topology, rule).in_order().filter(|pool| !pool.is_empty()).cloned().collect(),
-    };
-    if pools.is_empty() {
-        return Err(NoRoute::NoneEligible(why_none_eligible(topology, rule)));
+    if rule.target == Target::Leader {
+        let leader = certain_leader(topology, situation)?;
+        return first_with_room([[leader].as_slice()], topology, rule, situation);
     }
-    let untried = |pool: &Vec<NodeId>| -> Vec<NodeId> {
-        pool.iter().copied().filter(|id| !situation.tried.contains(id)).collect()
-    };
-    let pools: Vec<Vec<NodeId>> = pools.iter().map(untried).collect();
-    if pools.iter().all(Vec::is_empty) {
-        return Err(NoRoute::AllTried);
-    }
-    let choices = |pool: &Vec<NodeId>| -> Vec<Choice> {
-        let mut all = choices_of(pool, topology, rule, situation);
-        all.retain(|choice| has_room(choice, topology));
-        all
-    };
-    pools.iter().find_map(|pool| rule.balance.pick(&choices(pool), situation.turn)).ok_or(NoRoute::AllFull)
+    let pools = Pools::new(topology, rule);
+    first_with_room(pools.in_order().map(Vec::as_slice), topology, rule, situation)
 }
 
-/// The nodes of a pool with their shares and loads.
-pub(super) fn choices_of<Load: Fn(NodeId) -> u32>(
-    pool: &[NodeId],
+/// A node of the first pool that has one for the session.
+fn first_with_room<'a, Load: Fn(NodeId) -> u32>(
+    pools: impl IntoIterator<Item = &'a [NodeId]>,
+    topology: &Topology,
+    rule: &Rule,
+    situation: &Situation<'_, Load>,
+) -> Result<NodeId, NoRoute> {
+    let (mut is_eligible, mut is_untried) = (false, false);
+    for pool in pools {
+        is_eligible |= !pool.is_empty();
+        let untried = pool.iter().filter(|id| !situation.tried.contains(id));
+        let mut choices = choices_of(untried, topology, rule, situation);
+        is_untried |= !choices.is_empty();
+        choices.retain(|choice| has_room(choice, topology));
+        if let Some(node) = rule.balance.pick(&choices, situation.turn) {
+            return Ok(node);
+        }
+    }
+    Err(match (is_eligible, is_untried) {
+        (false, _) => NoRoute::NoneEligible(why_none_eligible(topology, rule)),
+        (true, false) => NoRoute::AllTried,
+        (true, true) => NoRoute::AllFull,
+    })
+}
+
+/// Nodes with their shares and loads.
+pub(super) fn choices_of<'a, Load: Fn(NodeId) -> u32>(
+    nodes: impl IntoIterator<Item = &'a NodeId>,
     topology: &Topology,
     rule: &Rule,
     situation: &Situation<'_, Load>,
 ) -> Vec<Choice> {
-    pool.iter().map(|id| choice(*id, topology.node(*id), rule.slow_start, situation)).collect()
+    nodes.into_iter().map(|id| choice(*id, topology.node(*id), rule.slow_start, situation)).collect()
 }
 
 /// Whether a node may have another session.

@@ -29,14 +29,14 @@ const NEGOTIATIONS_MAX: usize = 2;
 /// How long a client may take to read its last message before the connection is closed.
 const LAST_MESSAGE_MAX: Duration = Duration::from_secs(2);
 
-/// What a connection asks for.
+/// What a connection asks for. The client is in a box, because it goes through many hands on its way to a session.
 #[derive(Debug)]
 pub enum Request {
     /// A session.
-    Session(Client),
+    Session(Box<Client>),
     /// The cancellation of another session's query; with the connection, which the client waits to be closed once the
     /// request is delivered.
-    Cancel(CancelRequest, Client),
+    Cancel(CancelRequest, Box<Client>),
 }
 
 /// A cancel request.
@@ -122,14 +122,14 @@ impl Request {
         encryption: &Encryption,
         deadline: Instant,
     ) -> Result<Request, HandshakeError> {
-        let mut client = Client::new(peer, socket.into(), None);
+        let mut client = Box::new(Client::new(peer, socket.into(), None));
         let offer = encryption.offer();
         if matches!(offer, Offer::PassOn) {
             return match timeout_at(deadline, client.read_opening()).await {
                 Ok(Ok(None)) => Ok(Request::Session(client)),
                 Ok(Ok(Some(cancel))) => Ok(Request::Cancel(cancel, client)),
-                Ok(Err(end)) => Err(HandshakeError { client: Some(Box::new(client)), end }),
-                Err(_) => Err(HandshakeError { client: Some(Box::new(client)), end: End::StartupTimedOut }),
+                Ok(Err(end)) => Err(HandshakeError { client: Some(client), end }),
+                Err(_) => Err(HandshakeError { client: Some(client), end: End::StartupTimedOut }),
             };
         }
         let negotiated = timeout_at(deadline, Box::pin(client.negotiate(encryption, offer))).await;
@@ -151,7 +151,7 @@ impl Client {
         }
     }
 
-    async fn negotiate(mut self, encryption: &Encryption, offer: Offer) -> Result<Request, HandshakeError> {
+    async fn negotiate(mut self: Box<Self>, encryption: &Encryption, offer: Offer) -> Result<Request, HandshakeError> {
         let mut refusals = 0;
         loop {
             let step = match self.read_opening().await {
@@ -166,7 +166,7 @@ impl Client {
                     self.answer(REFUSED).await?;
                 }
                 Ok(Step::Handshake(acceptor)) => self = self.accept_tls(acceptor, encryption).await?,
-                Err(end) => return Err(HandshakeError { client: Some(Box::new(self)), end }),
+                Err(end) => return Err(HandshakeError { client: Some(self), end }),
             }
         }
     }
@@ -197,7 +197,11 @@ impl Client {
         }
     }
 
-    async fn accept_tls(mut self, acceptor: Arc<Acceptor>, encryption: &Encryption) -> Result<Client, End> {
+    async fn accept_tls(
+        mut self: Box<Self>,
+        acceptor: Arc<Acceptor>,
+        encryption: &Encryption,
+    ) -> Result<Box<Self>, End> {
         let is_direct = self.opening == SessionOpening::DirectTls;
         if !is_direct {
             self.answer(AGREED).await?;
@@ -209,7 +213,7 @@ impl Client {
             return Err(End::TlsFailed(io::Error::other(why)));
         }
         encryption.count_handshake(accepted.version);
-        Ok(Client::new(self.peer, accepted.stream.into(), Some(acceptor)))
+        Ok(Box::new(Client::new(self.peer, accepted.stream.into(), Some(acceptor))))
     }
 
     /// Whether the client, whose TLS ends at pgvane, was shown the same certificate that `server` has shown to pgvane.

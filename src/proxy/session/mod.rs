@@ -116,7 +116,7 @@ async fn begin(mut connection: Connection, socket: Incoming) -> Option<Session> 
 }
 
 impl Session {
-    fn of(mut connection: Connection, client: Client, admitted: Admitted) -> Session {
+    fn of(mut connection: Connection, client: Box<Client>, admitted: Admitted) -> Session {
         let Admitted { server, mut guard, ready } = admitted;
         if ready.framing.is_none() {
             guard.mark_opaque();

@@ -29,15 +29,28 @@ impl Owner {
         let [user, database, application_name] =
             [parameters.user(), parameters.database(), parameters.application_name()]
                 .map(|name| cut_to_name_length(name).as_bytes());
-        let mut bytes = match client {
-            Peer::Unix => vec![UNIX],
-            Peer::Tcp { ip: IpAddr::V4(ip), port, .. } => [&[IPV4][..], &ip.octets(), &port.to_be_bytes()].concat(),
-            Peer::Tcp { ip: IpAddr::V6(ip), port, zone } => {
-                [&[IPV6][..], &ip.octets(), &port.to_be_bytes(), &zone.to_be_bytes()].concat()
-            }
-        };
         let names = [user, &[SEPARATOR], database, &[SEPARATOR], application_name];
-        bytes.reserve_exact(names.iter().map(|part| part.len()).sum());
+        let address_length = match client {
+            Peer::Unix => 1,
+            Peer::Tcp { ip: IpAddr::V4(_), .. } => 1 + 4 + 2,
+            Peer::Tcp { ip: IpAddr::V6(_), .. } => 1 + 16 + 2 + 4,
+        };
+        let length = address_length + names.iter().map(|part| part.len()).sum::<usize>();
+        let mut bytes = Vec::with_capacity(length); // the exact length: then it is the only allocation
+        match client {
+            Peer::Unix => bytes.push(UNIX),
+            Peer::Tcp { ip: IpAddr::V4(ip), port, .. } => {
+                bytes.push(IPV4);
+                bytes.extend(ip.octets());
+                bytes.extend(port.to_be_bytes());
+            }
+            Peer::Tcp { ip: IpAddr::V6(ip), port, zone } => {
+                bytes.push(IPV6);
+                bytes.extend(ip.octets());
+                bytes.extend(port.to_be_bytes());
+                bytes.extend(zone.to_be_bytes());
+            }
+        }
         names.iter().for_each(|part| bytes.extend_from_slice(part));
         Owner(bytes.into())
     }

@@ -7,35 +7,58 @@ use crate::proxy::admission::failure::NodeFailure;
 use crate::proxy::end::End;
 use crate::routing::Cause;
 
+/// What is to be thought of the role that a server says at login.
+enum Hint {
+    /// The node's checks say the same.
+    Confirmed,
+    /// It may be the role of another server.
+    Ignored,
+    /// The node's checks say the opposite, or nothing.
+    New,
+}
+
 impl Login<'_> {
     /// Why a node that is in recovery, or is not, cannot take the session; `None` if it can.
     ///
     /// If the node's checks say the opposite, a check that is sent now decides: what is said at a login may come from a
     /// pooler that remembers another server, and then it never changes.
     pub(super) async fn why_wrong_role(&mut self, in_recovery: bool) -> Option<Cause> {
-        let node = self.guard.node();
-        let known = {
-            let topology = self.cluster.topology();
-            let view = topology.node(node);
-            if self.listener.server_kind_on(&view.member) == ServerKind::Pooler {
-                return None;
-            }
-            view.known_in_recovery()
-        };
         let cause = self.listener.rule.why_wrong(in_recovery);
-        if known == Some(in_recovery) {
-            return cause;
+        match self.hint(in_recovery) {
+            Hint::Confirmed => cause,
+            Hint::Ignored => None,
+            Hint::New => {
+                let Some(cause) = cause else {
+                    self.cluster.suspect(self.guard.node(), Suspicion::HotStandby);
+                    return None;
+                };
+                // in a box, because few logins need it
+                let is_true = Box::pin(self.check_hint(in_recovery)).await?;
+                is_true.then_some(cause)
+            }
         }
-        let port = self.listener.rule.port;
-        if self.cluster.topology().node(node).ports.login_hints_are_stale(port, self.cluster.now()) {
+    }
+
+    fn hint(&self, in_recovery: bool) -> Hint {
+        let (topology, port) = (self.cluster.topology(), self.listener.rule.port);
+        let view = topology.node(self.guard.node());
+        if self.listener.server_kind_on(&view.member) == ServerKind::Pooler {
+            return Hint::Ignored;
+        }
+        if view.known_in_recovery() == Some(in_recovery) {
+            return Hint::Confirmed;
+        }
+        if view.ports.login_hints_are_stale(port, self.cluster.now()) {
             self.metrics.login_hints_ignored.inc();
-            return None;
+            return Hint::Ignored;
         }
-        if cause.is_none() {
-            self.cluster.suspect(node, Suspicion::HotStandby);
-            return None;
-        }
-        let settled = self.cluster.check_login_hint(node, port, in_recovery);
+        Hint::New
+    }
+
+    /// Whether the node is in recovery, or is not, as it says at logins. `None` if no check has settled it in time.
+    async fn check_hint(&self, in_recovery: bool) -> Option<bool> {
+        let node = self.guard.node();
+        let settled = self.cluster.check_login_hint(node, self.listener.rule.port, in_recovery);
         let (hinted_at, topology) = tokio::time::timeout(self.listener.login_timeout, settled).await.ok()?;
         let view = topology.node(node);
         let is_answered = view.health.answer_asked_at().is_some_and(|asked_at| asked_at >= hinted_at);
@@ -43,7 +66,7 @@ impl Login<'_> {
         if is_refuted {
             self.metrics.login_hints_ignored.inc();
         }
-        cause.filter(|_| !is_refuted)
+        Some(!is_refuted)
     }
 
     /// The node does not have the role that the client needs.
