@@ -31,6 +31,9 @@ const TEXT: u32 = 25;
 /// The maximum length of a message of the answer: it has no data.
 const MESSAGE_LENGTH_MAX: usize = 64 * 1024;
 
+/// The server's answer to a select of one row.
+const ANSWER_WITH_A_ROW: &[u8] = &[PARSE_COMPLETE, BIND_COMPLETE, DATA_ROW, COMMAND_COMPLETE, CLOSE_COMPLETE];
+
 /// Why a state could not be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotRestored {
@@ -92,37 +95,71 @@ impl Restoring {
     ///
     /// If what is known of the state cannot be written as a request.
     pub fn new(state: &SessionState) -> Result<Restoring, NotRestored> {
-        let mut restoring = Restoring {
-            request: Vec::new(),
-            parts: VecDeque::new(),
-            answered: 0,
-            partial: BytesMut::new(),
-            failure: None,
-        };
+        let mut restoring = Restoring::empty();
+        restoring.set_and_prepare(state)?;
+        restoring.listen(state);
+        Ok(restoring.ended())
+    }
+
+    /// The first half of it, at a server that may be in recovery: all but the channels. Such a server refuses `LISTEN`.
+    ///
+    /// # Errors
+    ///
+    /// If what is known of the state cannot be written as a request.
+    pub fn in_recovery(state: &SessionState) -> Result<Restoring, NotRestored> {
+        let mut restoring = Restoring::empty();
+        restoring.set_and_prepare(state)?;
+        Ok(restoring.ended())
+    }
+
+    /// The second half of it, when the server leads: the channels. It fails if the server is still in recovery.
+    pub fn after_promotion(state: &SessionState) -> Restoring {
+        let mut restoring = Restoring::empty();
+        // refused in recovery, and without any effect otherwise
+        restoring.parse(NAME, b"select pg_catalog.pg_current_wal_lsn()", &[]);
+        put_message(&mut restoring.request, BIND, &[b"\0", NAME, &[0; 6]]);
+        restoring.execute_bound();
+        restoring.parts.push_back(Part { name: "the end of recovery".to_owned(), answer: ANSWER_WITH_A_ROW });
+        restoring.listen(state);
+        restoring.ended()
+    }
+
+    fn empty() -> Restoring {
+        Restoring { request: Vec::new(), parts: VecDeque::new(), answered: 0, partial: BytesMut::new(), failure: None }
+    }
+
+    fn set_and_prepare(&mut self, state: &SessionState) -> Result<(), NotRestored> {
         let is_encoding = |(name, _): &(&[u8], &[u8])| *name == b"client_encoding";
         let (encoding, mut settings): (Vec<_>, Vec<_>) = state.settings().into_iter().partition(is_encoding);
         settings.push((b"role", state.role()));
         for settings in [encoding, settings].iter().filter(|settings| !settings.is_empty()) {
-            restoring.set(settings);
+            self.set(settings);
         }
         for prepared in state.prepared() {
             let part = format!("prepared statement {:?}", String::from_utf8_lossy(prepared.name));
             match prepared.is_by_sql {
-                true => restoring.execute(part, prepared.text),
+                true => self.execute(part, prepared.text),
                 false => {
                     let types = prepared.parameter_types().ok_or(NotRestored::Unreadable)?;
                     let name = [prepared.name, b"\0"].concat();
-                    restoring.parse(&name, prepared.text, &types);
-                    restoring.parts.push_back(Part { name: part, answer: &[PARSE_COMPLETE] });
+                    self.parse(&name, prepared.text, &types);
+                    self.parts.push_back(Part { name: part, answer: &[PARSE_COMPLETE] });
                 }
             }
         }
+        Ok(())
+    }
+
+    fn listen(&mut self, state: &SessionState) {
         for channel in state.channels() {
             let part = format!("LISTEN {:?}", String::from_utf8_lossy(channel));
-            restoring.execute(part, &[b"listen ", quoted(channel).as_slice()].concat());
+            self.execute(part, &[b"listen ", quoted(channel).as_slice()].concat());
         }
-        put_message(&mut restoring.request, SYNC, &[]);
-        Ok(restoring)
+    }
+
+    fn ended(mut self) -> Restoring {
+        put_message(&mut self.request, SYNC, &[]);
+        self
     }
 
     /// What has to be sent to the server.
@@ -202,8 +239,8 @@ impl Restoring {
         put_message(&mut self.request, BIND, &[&bind]);
         let names: Vec<_> = settings.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
         self.execute_bound();
-        let answer = &[PARSE_COMPLETE, BIND_COMPLETE, DATA_ROW, COMMAND_COMPLETE, CLOSE_COMPLETE];
-        self.parts.push_back(Part { name: format!("settings {}", names.join(", ")), answer });
+        let name = format!("settings {}", names.join(", "));
+        self.parts.push_back(Part { name, answer: ANSWER_WITH_A_ROW });
     }
 
     /// Executes a statement without parameters and results.

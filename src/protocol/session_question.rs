@@ -167,18 +167,19 @@ impl Question {
     }
 }
 
-/// The notifications among whole messages.
-pub fn notifications(mut messages: &[u8]) -> Vec<u8> {
+/// The notifications among these messages. `None` if the last message is not complete.
+pub fn notifications(mut messages: &[u8]) -> Option<Vec<u8>> {
     let mut notifications = Vec::new();
-    while let Some((&[kind, ref length @ ..], _)) = messages.split_first_chunk::<HEADER_LENGTH>() {
-        let length = 1 + u32::from_be_bytes(*length) as usize;
-        let Some((whole, rest)) = messages.split_at_checked(length) else { break };
+    while !messages.is_empty() {
+        let (&[kind, ref length @ ..], _) = messages.split_first_chunk::<HEADER_LENGTH>()?;
+        let length = 1 + (u32::from_be_bytes(*length) as usize).max(4);
+        let (whole, rest) = messages.split_at_checked(length)?;
         if kind == NOTIFICATION {
             notifications.extend_from_slice(whole);
         }
         messages = rest;
     }
-    notifications
+    Some(notifications)
 }
 
 /// Adds `ParameterStatus`.
@@ -291,7 +292,9 @@ mod tests {
         let mut written = Vec::new();
         put_parameter(&mut written, b"TimeZone", b"UTC");
         assert_eq!(written, status);
-        assert_eq!(notifications(&[notification(), status, notification()].concat()), notification().repeat(2));
+        let messages = [notification(), status, notification()].concat();
+        assert_eq!(notifications(&messages), Some(notification().repeat(2)));
+        assert_eq!(notifications(&messages[..messages.len() - 1]), None, "the last one is not complete");
     }
 
     #[test]

@@ -261,12 +261,17 @@ impl SessionState {
     /// Compares it with the state of another session, which has been made like it. `None` if they are the same: all but
     /// the process, and what tells of the server and not of the session.
     pub fn difference(&self, other: &SessionState) -> Option<Difference> {
-        let [mine, theirs] = [self, other].map(SessionState::comparable);
-        let row = mine.symmetric_difference(&theirs).next()?;
-        Some(Difference { kind: text(row[0]), name: text(row[1]) })
+        difference([self, other].map(SessionState::comparable))
     }
 
-    fn comparable(&self) -> BTreeSet<[&[u8]; COLUMNS]> {
+    /// The same without the channels on which they listen.
+    pub fn difference_but_channels(&self, other: &SessionState) -> Option<Difference> {
+        let mut both = [self, other].map(SessionState::comparable);
+        both.iter_mut().for_each(|rows| rows.retain(|row| row[0] != b"channel"));
+        difference(both)
+    }
+
+    fn comparable(&self) -> Rows<'_> {
         let is_compared = |row: &&Row| match &*row[0] {
             b"process" | b"custom" => false,
             b"setting" => !row[1].contains(&b'.'),
@@ -281,6 +286,14 @@ impl SessionState {
     fn rows<'a>(&'a self, kind: &'a [u8]) -> impl Iterator<Item = &'a Row> {
         self.0.iter().filter(move |row| &*row[0] == kind)
     }
+}
+
+/// Rows of a state, without their order.
+type Rows<'a> = BTreeSet<[&'a [u8]; COLUMNS]>;
+
+fn difference([mine, theirs]: [Rows<'_>; 2]) -> Option<Difference> {
+    let row = mine.symmetric_difference(&theirs).next()?;
+    Some(Difference { kind: text(row[0]), name: text(row[1]) })
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -22,6 +22,7 @@ pub use coverage::{Coverage, Excluded};
 pub use eligibility::why_on_wrong_node;
 pub use park::carry::{Attempted, Carry, CarryEnd, CarryStep, ParkView};
 pub use park::session::{SessionPark, SessionParkEvent};
+pub use park::successor::successor;
 pub use park::{Park, ParkAction, ParkEvent, ParkOver, ParkSettings, Parking};
 pub use rebalance::{NodeLoad, Phase, Rebalance};
 pub use route::{NoRoute, Situation, route};

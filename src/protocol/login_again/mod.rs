@@ -125,6 +125,8 @@ impl fmt::Display for LoginRefused {
 #[derive(Debug)]
 pub struct LoginAgain {
     credential: Credential,
+    /// The server may be in recovery: it will probably lead soon.
+    in_recovery_too: bool,
     progress: Progress,
     /// The beginning of a message.
     partial: Vec<u8>,
@@ -157,11 +159,18 @@ impl LoginAgain {
     pub fn new(credential: Credential, nonce: &Nonce) -> LoginAgain {
         LoginAgain {
             credential,
+            in_recovery_too: false,
             progress: Progress::Begun { nonce: BASE64.encode(nonce) },
             partial: Vec::new(),
             received: 0,
             session: LoggedIn::default(),
         }
+    }
+
+    /// The same, also if the server is in recovery.
+    #[must_use]
+    pub fn in_recovery_too(self) -> LoginAgain {
+        LoginAgain { in_recovery_too: true, ..self }
     }
 
     /// Takes the next bytes that the server has sent. After [`Step::Done`] and [`Step::Refused`] it must not be called
@@ -210,13 +219,13 @@ impl LoginAgain {
             }
             ServerMessage::AuthenticationOk => self.let_in(),
             ServerMessage::AuthenticationRequest => self.authenticate(body),
-            ServerMessage::InHotStandby(true) => Err(LoginRefused::InRecovery.into()),
+            ServerMessage::InHotStandby(true) if !self.in_recovery_too => Err(LoginRefused::InRecovery.into()),
             ServerMessage::Key(key) if is_authenticated => {
                 self.session.key = Some(key);
                 Ok(None)
             }
             ServerMessage::Ready if is_authenticated && body == b"I" => Err(Stop::Ready),
-            ServerMessage::InHotStandby(false) | ServerMessage::Other
+            ServerMessage::InHotStandby(_) | ServerMessage::Other
                 if kind == PARAMETER_STATUS && is_authenticated =>
             {
                 self.session.parameters.push(parameter(body).ok_or(LoginRefused::Unexpected)?);

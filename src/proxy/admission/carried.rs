@@ -14,7 +14,7 @@ use crate::net::Stream;
 use crate::protocol::CancelKey;
 use crate::protocol::login_again::{self, Credential, LoggedIn, LoginAgain, LoginRefused};
 use crate::protocol::message::TERMINATE;
-use crate::protocol::restoring::{Restored, Restoring};
+use crate::protocol::restoring::{NotRestored, Restored, Restoring};
 use crate::protocol::session_question::{self, Question};
 use crate::protocol::session_state::SessionState;
 use crate::proxy::context::ListenerContext;
@@ -54,6 +54,13 @@ pub struct Arrival {
     pub for_client: Vec<u8>,
 }
 
+/// A session that has the same state at a server that may still be in recovery, but for its channels.
+pub struct Early {
+    server: Stream,
+    key: Option<CancelKey>,
+    for_client: Vec<u8>,
+}
+
 /// Why a session does not have the same state at another server.
 #[derive(Debug)]
 pub struct NotArrived {
@@ -81,11 +88,47 @@ impl CarriedLogin<'_> {
     ///
     /// Cancel safe: the server ends a session whose connection is dropped.
     pub async fn at(&self, node: NodeId) -> Result<Arrival, NotArrived> {
+        self.is_eligible(node)?;
+        self.tried_at(node, false).await.map(|Early { server, key, for_client }| Arrival { server, key, for_client })
+    }
+
+    /// Does in advance what a node in recovery allows: all but `LISTEN`.
+    ///
+    /// Cancel safe, as [`Self::at`].
+    pub async fn early_at(&self, node: NodeId) -> Result<Early, NotArrived> {
+        self.tried_at(node, true).await
+    }
+
+    /// Does the rest, when the node leads.
+    ///
+    /// The state is not compared again: nobody else can have changed it meanwhile.
+    ///
+    /// Cancel safe, as [`Self::at`].
+    pub async fn completed(&self, early: Early) -> Result<Arrival, NotArrived> {
+        let Early { mut server, key, mut for_client } = early;
+        let restoring = Restoring::after_promotion(self.state);
+        let completed = async {
+            let rest = restored(&mut server, restoring, Vec::new(), &mut for_client).await?;
+            for_client.extend(notifications(&mut server, rest).await?);
+            Ok(())
+        };
+        let completed = timeout(RESTORE_MAX, completed).await;
+        match completed {
+            Ok(Ok(())) => Ok(Arrival { server, key, for_client }),
+            Ok(Err(failure)) => {
+                server.write_last(TERMINATE);
+                Err(failure)
+            }
+            Err(_) => Err(silent()),
+        }
+    }
+
+    async fn tried_at(&self, node: NodeId, is_early: bool) -> Result<Early, NotArrived> {
         let name = self.context.cluster.topology().node(node).member.name.clone();
         let named = |failure: NotArrived| NotArrived { why: format!("{name}: {}", failure.why), ..failure };
         let mut server = self.reach(node).await.map_err(named)?;
-        match self.become_the_same(&mut server).await {
-            Ok((key, for_client)) => Ok(Arrival { server, key, for_client }),
+        match self.become_the_same(&mut server, is_early).await {
+            Ok((key, for_client)) => Ok(Early { server, key, for_client }),
             Err(failure) => {
                 server.write_last(TERMINATE);
                 Err(named(failure))
@@ -93,14 +136,20 @@ impl CarriedLogin<'_> {
         }
     }
 
+    fn is_eligible(&self, node: NodeId) -> Result<(), NotArrived> {
+        let (topology, rule) = (self.context.cluster.topology_full(), &self.context.settings.rule);
+        match order_for(rule, &rule.reactions, &topology, node) {
+            Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) => {
+                let name = &topology.node(node).member.name;
+                Err(NotArrived::passing(format_args!("{name}: not eligible: {}", cause.reason())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn reach(&self, node: NodeId) -> Result<Stream, NotArrived> {
         let (context, listener) = (self.context, &self.context.settings);
         let topology = context.cluster.topology_full();
-        if let Some(SessionOrder::Cut(cause) | SessionOrder::Drain(cause)) =
-            order_for(&listener.rule, &listener.rule.reactions, &topology, node)
-        {
-            return Err(NotArrived::passing(format_args!("not eligible: {}", cause.reason())));
-        }
         let member = &topology.node(node).member;
         let tls = context.encryption.to_servers();
         let patience = [listener.connect_timeout, listener.login_timeout];
@@ -112,24 +161,32 @@ impl CarriedLogin<'_> {
     }
 
     /// Logs in, and restores and compares the state.
-    async fn become_the_same(&self, server: &mut Stream) -> Result<(Option<CancelKey>, Vec<u8>), NotArrived> {
-        let silent = |_| NotArrived::passing("it did not answer in time");
-        let login = timeout(self.context.settings.login_timeout, self.log_in(server));
-        let LoggedIn { parameters, key, rest } = login.await.map_err(silent)??;
-        // what it reports and the client has been told otherwise, or not at all
+    async fn become_the_same(
+        &self,
+        server: &mut Stream,
+        is_early: bool,
+    ) -> Result<(Option<CancelKey>, Vec<u8>), NotArrived> {
+        let login = timeout(self.context.settings.login_timeout, self.log_in(server, is_early));
+        let LoggedIn { parameters, key, rest } = login.await.map_err(|_| silent())??;
+        // what it reports and the client has been told otherwise, or not at all; a server that will have been promoted
+        // when the client goes on is not in recovery then
         let mut for_client = Vec::new();
-        for (name, value) in parameters.iter().filter(|(name, value)| self.state.is_news(name, value)) {
+        let is_news = |name, value| self.state.is_news(name, value) && !(is_early && name == b"in_hot_standby");
+        for (name, value) in parameters.iter().filter(|(name, value)| is_news(name, value)) {
             session_question::put_parameter(&mut for_client, name, value);
         }
-        let restored = timeout(RESTORE_MAX, self.restore(server, rest, &mut for_client));
-        restored.await.map_err(silent)??;
+        let restored = timeout(RESTORE_MAX, self.restore(server, is_early, rest, &mut for_client));
+        restored.await.map_err(|_| silent())??;
         Ok((key, for_client))
     }
 
-    async fn log_in(&self, server: &mut Stream) -> Result<LoggedIn, NotArrived> {
+    async fn log_in(&self, server: &mut Stream, is_early: bool) -> Result<LoggedIn, NotArrived> {
         let mut nonce = login_again::Nonce::default();
         SystemRandom::new().fill(&mut nonce).map_err(|_| NotArrived::passing("the system has no random numbers"))?;
         let mut login = LoginAgain::new(self.credential.clone(), &nonce);
+        if is_early {
+            login = login.in_recovery_too();
+        }
         server.send(self.packet).await.map_err(NotArrived::passing)?;
         loop {
             let received = read(server).await?;
@@ -149,22 +206,15 @@ impl CarriedLogin<'_> {
     async fn restore(
         &self,
         server: &mut Stream,
+        is_early: bool,
         received: Vec<u8>,
         for_client: &mut Vec<u8>,
     ) -> Result<(), NotArrived> {
-        let not_restored = |why| NotArrived::never(NotCarriedReason::Restore, why);
-        let mut restoring = Restoring::new(self.state).map_err(not_restored)?;
-        server.send(restoring.request()).await.map_err(NotArrived::passing)?;
-        let mut received = received;
-        loop {
-            match restoring.take(&received, for_client) {
-                Restored::Wait => received = read(server).await?,
-                Restored::Done(outcome) => break outcome.map_err(not_restored)?,
-            }
-        }
+        let restoring = if is_early { Restoring::in_recovery(self.state) } else { Restoring::new(self.state) };
+        let rest = restored(server, restoring.map_err(not_restored)?, received, for_client).await?;
         let names = [self.custom_settings, &self.state.custom_settings()].concat();
         server.send(&Question::request(&names)).await.map_err(NotArrived::passing)?;
-        let (mut question, mut besides, mut received) = (Question::default(), Vec::new(), restoring.rest().to_vec());
+        let (mut question, mut besides, mut received) = (Question::default(), Vec::new(), rest);
         let answer = loop {
             match question.take(&received, &mut besides) {
                 session_question::Step::Wait => received = read(server).await?,
@@ -175,9 +225,13 @@ impl CarriedLogin<'_> {
                 session_question::Step::Done(answer) => break answer,
             }
         };
-        for_client.extend(session_question::notifications(&besides));
+        for_client.extend(notifications(server, besides).await?);
         let restored = answer.map_err(|why| NotArrived::never(NotCarriedReason::Restore, why))?;
-        match self.state.difference(&restored) {
+        let difference = match is_early {
+            true => self.state.difference_but_channels(&restored),
+            false => self.state.difference(&restored),
+        };
+        match difference {
             None => Ok(()),
             Some(difference) => {
                 let why = format_args!("its state would not be the same: {difference}").to_string();
@@ -185,6 +239,43 @@ impl CarriedLogin<'_> {
             }
         }
     }
+}
+
+/// Sends what restores a state, and reads the answer. Returns what the server has sent after it.
+async fn restored(
+    server: &mut Stream,
+    mut restoring: Restoring,
+    mut received: Vec<u8>,
+    for_client: &mut Vec<u8>,
+) -> Result<Vec<u8>, NotArrived> {
+    server.send(restoring.request()).await.map_err(NotArrived::passing)?;
+    loop {
+        match restoring.take(&received, for_client) {
+            Restored::Wait => received = read(server).await?,
+            Restored::Done(outcome) => {
+                outcome.map_err(not_restored)?;
+                return Ok(restoring.rest().to_vec());
+            }
+        }
+    }
+}
+
+/// The notifications among the last messages that the server has sent, the last of which may not be complete yet.
+async fn notifications(server: &mut Stream, mut received: Vec<u8>) -> Result<Vec<u8>, NotArrived> {
+    loop {
+        match session_question::notifications(&received) {
+            Some(notifications) => return Ok(notifications),
+            None => received.extend(read(server).await?),
+        }
+    }
+}
+
+fn not_restored(why: NotRestored) -> NotArrived {
+    NotArrived::never(NotCarriedReason::Restore, why)
+}
+
+fn silent() -> NotArrived {
+    NotArrived::passing("it did not answer in time")
 }
 
 /// What the server has sent.

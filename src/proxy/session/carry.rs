@@ -1,6 +1,7 @@
 //! A parked session whose server has stopped, or does not lead any more, is carried to the leader: it waits for that and
 //! for its turn, logs in with the client's own startup packet, restores the session's state and compares it. Only if it is
-//! the same does the client go on. When it does what, [`Carry`] decides.
+//! the same does the client go on. When it does what, [`Carry`] decides. What can be done before there is a leader is done
+//! at the node that will probably lead.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -10,12 +11,13 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Session;
+use super::early::{EarlyLogins, Progress};
 use super::prospect::again;
 use super::rare::Prospect;
 use crate::cluster::{Moment, NodeId};
 use crate::protocol::login_again::Credential;
 use crate::protocol::session_state::SessionState;
-use crate::proxy::admission::carried::{Arrival, CarriedLogin, NotArrived};
+use crate::proxy::admission::carried::{Arrival, CarriedLogin, Early, NotArrived};
 use crate::proxy::client_message::client_message;
 use crate::proxy::connection::Connection;
 use crate::proxy::context::ListenerContext;
@@ -30,7 +32,8 @@ use crate::proxy::sessions::guard::SessionGuard;
 use crate::proxy::sessions::openings::Opening;
 use crate::proxy::sessions::orders::order_for;
 use crate::proxy::sessions::owner::Owner;
-use crate::routing::{Attempted, Carry, CarryEnd, CarryStep, ParkView, SessionPark};
+use crate::proxy::sessions::pace::Turn;
+use crate::routing::{Attempted, Carry, CarryEnd, CarryStep, ParkView, SessionPark, successor};
 
 impl Session {
     /// Carries it to the leader. `None` if it has ended.
@@ -81,7 +84,8 @@ async fn arrival(
     let state = state.as_ref().map_err(|why| End::NotCarried(why.clone()))?;
     let (opening, credential) = again(guard).map_err(End::NotCarried)?;
     let control = guard.control();
-    Journey { context, control, client, limits, state, opening: &opening, credential }.run().await
+    let left = guard.node();
+    Journey { context, control, client, limits, left, state, opening: &opening, credential }.run().await
 }
 
 fn note_arrival(context: &ListenerContext, node: NodeId, begun: Instant) {
@@ -131,6 +135,8 @@ struct Journey<'a> {
     control: &'a SessionControl,
     client: &'a ClientSide,
     limits: &'a CarryLimits,
+    /// The node that it has lost.
+    left: NodeId,
     state: &'a SessionState,
     opening: &'a Opening,
     credential: Credential,
@@ -141,14 +147,19 @@ impl Journey<'_> {
     async fn run(&self) -> Result<(NodeId, Arrival), End> {
         let mut interrupted = pin!(self.interrupted());
         let mut carry = Carry::new(self.limits.max);
+        let mut early = EarlyLogins::default();
         let mut newest_failure = None;
         loop {
             let (seen, step) = self.look(&mut carry);
             let node = match step {
                 CarryStep::Wait(until) => {
+                    if let Some(node) = self.successor(early.node()) {
+                        early.aim_at(node, || Box::pin(self.log_in_early(node)));
+                    }
                     tokio::select! {
                         () = self.changed(seen, until) => {}
                         end = &mut interrupted => return Err(end),
+                        never = early.go_on() => match never {},
                     }
                     continue;
                 }
@@ -156,7 +167,7 @@ impl Journey<'_> {
                 CarryStep::GoOn(_) => return Err(End::Lost), // it goes on after an attempt only
                 CarryStep::Attempt(node, _) => node,
             };
-            let attempt = self.attempt(node, &mut carry, interrupted.as_mut());
+            let attempt = self.attempt(node, early.take(node), &mut carry, interrupted.as_mut());
             let outcome = match attempt.await {
                 Attempt::Over(outcome) => outcome,
                 Attempt::GivenUp => continue,
@@ -215,10 +226,11 @@ impl Journey<'_> {
     async fn attempt(
         &self,
         node: NodeId,
+        early: Option<Progress<'_>>,
         carry: &mut Carry,
         mut interrupted: Pin<&mut impl Future<Output = End>>,
     ) -> Attempt {
-        let mut arrival = pin!(self.arrival_at(node));
+        let mut arrival = pin!(self.arrival_at(node, early));
         loop {
             let (seen, step) = self.look(carry);
             let until = match step {
@@ -234,12 +246,42 @@ impl Journey<'_> {
         }
     }
 
-    /// Waits for its turn, and logs in and restores the state.
-    async fn arrival_at(&self, node: NodeId) -> Result<Arrival, NotArrived> {
+    /// The node that will probably lead: the one that it was before, `guess`, unless it cannot be any more. `None` while
+    /// another node leads than the one that was left.
+    fn successor(&self, guess: Option<NodeId>) -> Option<NodeId> {
+        let topology = self.context.cluster.topology_full();
+        let may_change = topology.leader().is_none_or(|leader| leader == self.left);
+        if may_change { successor(&topology, self.left, guess) } else { None }
+    }
+
+    async fn log_in_early(&self, node: NodeId) -> Result<Early, NotArrived> {
+        let _turn = self.turn().await;
+        let preamble = self.preamble();
+        self.login(&preamble).early_at(node).await
+    }
+
+    /// Completes a login that was made in advance. Without one, or if that fails: waits for its turn, and logs in and
+    /// restores the state.
+    async fn arrival_at(&self, node: NodeId, early: Option<Progress<'_>>) -> Result<Arrival, NotArrived> {
+        let preamble = self.preamble();
+        let login = self.login(&preamble);
+        if let Some(early) = early {
+            let completed = async { login.completed(early.finish().await?).await };
+            match Box::pin(completed).await {
+                Ok(arrival) => return Ok(arrival),
+                Err(failure) => debug!(reason = failure.why, "the login in advance was in vain"),
+            }
+        }
+        let _turn = self.turn().await;
+        // boxed: many sessions wait for their turn, and few have it
+        Box::pin(login.at(node)).await
+    }
+
+    async fn turn(&self) -> Turn<'_> {
         let (pace, rate) = (&self.parking().pace, self.limits.rate);
         // those that listen come first too: others may notify them as soon as they go on
         let is_urgent = !self.client.for_server.is_empty() || self.state.restorable().channels > 0;
-        let _turn = match is_urgent {
+        match is_urgent {
             true => pace.urgent_turn(rate).await,
             false => tokio::select! {
                 turn = pace.idle_turn(rate) => turn,
@@ -248,21 +290,25 @@ impl Journey<'_> {
                     pace.urgent_turn(rate).await
                 } => turn,
             },
-        };
-        let preamble = match self.context.sends_proxy_header {
-            true => self.client_address().header(self.client.stream.socket()),
-            false => Vec::new(),
-        };
-        let login = CarriedLogin {
+        }
+    }
+
+    fn login<'l>(&'l self, preamble: &'l [u8]) -> CarriedLogin<'l> {
+        CarriedLogin {
             context: self.context,
             packet: &self.opening.packet,
             credential: self.credential.clone(),
-            preamble: &preamble,
+            preamble,
             state: self.state,
             custom_settings: &self.limits.custom_settings,
-        };
-        // boxed: many sessions wait for their turn, and few have it
-        Box::pin(login.at(node)).await
+        }
+    }
+
+    fn preamble(&self) -> Vec<u8> {
+        match self.context.sends_proxy_header {
+            true => self.client_address().header(self.client.stream.socket()),
+            false => Vec::new(),
+        }
     }
 
     fn client_address(&self) -> ClientAddress {

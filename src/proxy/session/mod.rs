@@ -1,7 +1,8 @@
 //! One connection from its first byte to its last line in the log; [`movement`] takes it to another process, and `carry` to
-//! another server.
+//! another server, with a login in advance by `early`.
 
 mod carry;
+mod early;
 pub mod movement;
 mod prospect;
 mod rare;

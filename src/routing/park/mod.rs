@@ -1,10 +1,12 @@
 //! Whether the write sessions of a cluster are parked: held at the end of their transactions until there is a leader
 //! again, or until an operator lets them go on. PgBouncer calls this PAUSE and RESUME.
 //!
-//! [`session`] is the same for one session; [`carry`] is its way to another leader. Pure: `proxy/sessions/parking.rs` does what the actions say.
+//! [`session`] is the same for one session; [`carry`] is its way to another leader, and [`successor`] guesses which one that
+//! will be. Pure: `proxy/sessions/parking.rs` does what the actions say.
 
 pub mod carry;
 pub mod session;
+pub mod successor;
 
 use std::time::Duration;
 
