@@ -225,9 +225,7 @@ impl LoginAgain {
                 Ok(None)
             }
             ServerMessage::Ready if is_authenticated && body == b"I" => Err(Stop::Ready),
-            ServerMessage::InHotStandby(_) | ServerMessage::Other
-                if kind == PARAMETER_STATUS && is_authenticated =>
-            {
+            ServerMessage::InHotStandby(_) | ServerMessage::Other if kind == PARAMETER_STATUS && is_authenticated => {
                 self.session.parameters.push(parameter(body).ok_or(LoginRefused::Unexpected)?);
                 Ok(None)
             }

@@ -52,6 +52,8 @@ pub struct Arrival {
     pub key: Option<CancelKey>,
     /// What the client has to be told: notifications, and what this server reports otherwise than the one before.
     pub for_client: Vec<u8>,
+    /// It had logged in before the server led.
+    pub in_advance: bool,
 }
 
 /// A session that has the same state at a server that may still be in recovery, but for its channels.
@@ -89,7 +91,8 @@ impl CarriedLogin<'_> {
     /// Cancel safe: the server ends a session whose connection is dropped.
     pub async fn at(&self, node: NodeId) -> Result<Arrival, NotArrived> {
         self.is_eligible(node)?;
-        self.tried_at(node, false).await.map(|Early { server, key, for_client }| Arrival { server, key, for_client })
+        let Early { server, key, for_client } = self.tried_at(node, false).await?;
+        Ok(Arrival { server, key, for_client, in_advance: false })
     }
 
     /// Does in advance what a node in recovery allows: all but `LISTEN`.
@@ -114,7 +117,7 @@ impl CarriedLogin<'_> {
         };
         let completed = timeout(RESTORE_MAX, completed).await;
         match completed {
-            Ok(Ok(())) => Ok(Arrival { server, key, for_client }),
+            Ok(Ok(())) => Ok(Arrival { server, key, for_client, in_advance: true }),
             Ok(Err(failure)) => {
                 server.write_last(TERMINATE);
                 Err(failure)

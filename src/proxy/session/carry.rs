@@ -47,7 +47,7 @@ impl Session {
         };
         match Box::pin(arrival(&context, &guard, &client, &prospect)).await {
             Ok((node, arrived)) => {
-                let Arrival { server, key, for_client } = arrived;
+                let Arrival { server, key, for_client, in_advance } = arrived;
                 let name = context.cluster.topology().node(node).member.name.clone();
                 context.registry.servers(context.index).is_node(node, &name);
                 guard.carried_to(node, context.settings.rule.port, key);
@@ -58,7 +58,7 @@ impl Session {
                     guard.control().send_order(order);
                 }
                 connection.node = Some(node);
-                note_arrival(&context, node, begun);
+                note_arrival(&context, node, begun, in_advance);
                 client.for_client.extend_from_slice(&for_client);
                 guard.control().bytes().add_to_client(for_client.len());
                 guard.control().bytes().add_to_server(client.for_server.len());
@@ -88,11 +88,11 @@ async fn arrival(
     Journey { context, control, client, limits, left, state, opening: &opening, credential }.run().await
 }
 
-fn note_arrival(context: &ListenerContext, node: NodeId, begun: Instant) {
+fn note_arrival(context: &ListenerContext, node: NodeId, begun: Instant, in_advance: bool) {
     let topology = context.cluster.topology();
     let name = &topology.node(node).member.name;
     let waited = begun.elapsed();
-    context.registry.parking(context.settings.cluster).carried().carried(waited);
+    context.registry.parking(context.settings.cluster).carried().carried(waited, in_advance);
     context.cluster.history().session_carried(waited);
     context.cluster.sessions().established(node);
     context.cluster.history().session_ready();

@@ -29,14 +29,17 @@ pub async fn log_carried(cluster: ClusterIndex, view: ClusterHandle, registry: A
 }
 
 fn log(newest: &NewestCarried, cluster: &str) {
-    let NewestCarried { carried, longest, .. } = newest;
+    let NewestCarried { carried, in_advance, longest, .. } = newest;
     let longest_wait_seconds = longest.as_secs_f64();
     let (not_carried, reasons) = reasons(newest);
     if not_carried == 0 {
-        info!(cluster, carried, longest_wait_seconds, "all sessions without a server were carried to the leader");
+        info!(
+            cluster,
+            carried, in_advance, longest_wait_seconds, "all sessions without a server were carried to the leader"
+        );
     } else {
         let text = "not all sessions without a server were carried to the leader: the others have ended";
-        warn!(cluster, carried, longest_wait_seconds, not_carried, reasons, "{text}");
+        warn!(cluster, carried, in_advance, longest_wait_seconds, not_carried, reasons, "{text}");
     }
 }
 

@@ -48,6 +48,8 @@ pub struct CarryCensus {
 pub(super) struct NewestCarried {
     /// Sessions that were carried.
     pub(super) carried: usize,
+    /// Those of them that had logged in before the node led.
+    pub(super) in_advance: usize,
     /// The longest time that one of these had no server.
     pub(super) longest: Duration,
     /// Sessions that were not, by reason.
@@ -55,11 +57,13 @@ pub(super) struct NewestCarried {
 }
 
 impl CarryTotals {
-    /// Counts a session that was carried, and that had no server for so long.
-    pub fn carried(&self, waited: Duration) {
+    /// Counts a session that was carried, and that had no server for so long; `in_advance`: it had logged in before the node
+    /// led.
+    pub fn carried(&self, waited: Duration, in_advance: bool) {
         self.carried.fetch_add(1, Relaxed);
         let mut newest = self.newest.lock();
         newest.carried += 1;
+        newest.in_advance += usize::from(in_advance);
         newest.longest = newest.longest.max(waited);
         self.news.notify_one();
     }
@@ -98,7 +102,7 @@ mod tests {
     #[test]
     fn sessions_are_counted_by_outcome() {
         let totals = CarryTotals::default();
-        totals.carried(Duration::from_secs(1));
+        totals.carried(Duration::from_secs(1), false);
         totals.not_carried(NotCarriedReason::Restore);
         let census = totals.read();
         assert_eq!(census.carried, 1);
@@ -111,11 +115,11 @@ mod tests {
         let totals = CarryTotals::default();
         for (seconds, why) in [(2, NotCarriedReason::State), (3, NotCarriedReason::Login), (1, NotCarriedReason::State)]
         {
-            totals.carried(Duration::from_secs(seconds));
+            totals.carried(Duration::from_secs(seconds), seconds > 1);
             totals.not_carried(why);
         }
         let newest = totals.take_newest();
-        assert_eq!((newest.carried, newest.longest), (3, Duration::from_secs(3)));
+        assert_eq!((newest.carried, newest.in_advance, newest.longest), (3, 2, Duration::from_secs(3)));
         assert_eq!(newest.not_carried, BTreeMap::from([("login", 1), ("state", 2)]));
         assert_eq!(totals.take_newest(), NewestCarried::default());
         assert_eq!(totals.read().carried, 3, "the totals stay");
