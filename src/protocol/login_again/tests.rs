@@ -220,3 +220,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_server_in_recovery_is_accepted_by_a_login_in_advance() {
+    let parameters = [parameter_status("in_hot_standby", "on"), parameter_status("server_version", "18.1")].concat();
+    let welcome = [authentication_ok(), parameters, ready(b'I')].concat();
+    let Step::Done(session) = without_key().in_recovery_too().take(&welcome) else { panic!("no session") };
+    assert_eq!(session.parameters[0], (b"in_hot_standby"[..].into(), b"on"[..].into()));
+}

@@ -72,3 +72,61 @@ impl<'j> EarlyLogins<'j> {
         self.current.take_if(|(at, _)| *at == node).map(|(_, progress)| progress)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::proxy::end::NotCarriedReason;
+
+    const FIRST: NodeId = NodeId::new(1);
+    const SECOND: NodeId = NodeId::new(2);
+
+    fn refused() -> NotArrived {
+        NotArrived { why: "refused".to_owned(), reason: NotCarriedReason::Login, may_pass: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_has_failed_is_not_tried_again_at_the_same_node() {
+        let begun = Cell::new(0);
+        let begin = || -> EarlyLogin<'_> {
+            begun.set(begun.get() + 1);
+            Box::pin(async { Err(refused()) })
+        };
+        let mut logins = EarlyLogins::default();
+        for _ in 0..3 {
+            logins.aim_at(FIRST, begin);
+            assert!(timeout(Duration::from_secs(1), logins.go_on()).await.is_err(), "it never returns");
+        }
+        assert_eq!((begun.get(), logins.node()), (1, None));
+        assert!(logins.take(FIRST).is_none());
+        logins.aim_at(SECOND, begin);
+        assert_eq!((begun.get(), logins.node()), (2, Some(SECOND)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_is_under_way_goes_on_at_the_node_that_leads_and_is_dropped_for_another_one() {
+        let begin = || -> EarlyLogin<'static> {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Err(refused())
+            })
+        };
+        let mut logins = EarlyLogins::default();
+        logins.aim_at(FIRST, begin);
+        assert!(timeout(Duration::from_secs(1), logins.go_on()).await.is_err());
+        logins.aim_at(FIRST, || unreachable!("it is under way there"));
+        assert!(logins.take(SECOND).is_none());
+        let progress = logins.take(FIRST).expect("is under way");
+        let left = timeout(Duration::from_millis(1001), progress.finish()).await;
+        assert!(left.expect("only a second is left").is_err());
+        assert_eq!(logins.node(), None);
+        logins.aim_at(FIRST, begin);
+        logins.aim_at(SECOND, begin);
+        assert_eq!(logins.node(), Some(SECOND));
+    }
+}

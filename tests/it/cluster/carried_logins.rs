@@ -94,7 +94,11 @@ async fn a_session_that_has_logged_in_by_scram_is_carried_without_its_password()
     assert_ne!(process().await, before);
     let summed_up = "all sessions without a server were carried to the leader";
     pgvane.wait_for_log(summed_up, from, SOON).await.expect("is logged");
-    assert!(pgvane.log_from(from).contains("carried=2 in_advance=2 longest_wait_seconds="), "{}", pgvane.log_from(from));
+    assert!(
+        pgvane.log_from(from).contains("carried=2 in_advance=2 longest_wait_seconds="),
+        "{}",
+        pgvane.log_from(from)
+    );
     let row = in_time("an answer", client.query_one(&statement, &[&41])).await.expect("it is prepared there too");
     assert_eq!(row.get::<_, i32>(0), 42);
 }
