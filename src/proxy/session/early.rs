@@ -67,9 +67,10 @@ impl<'j> EarlyLogins<'j> {
         pending().await
     }
 
-    /// What there is of a login at this node, which leads now.
+    /// What there is of a login at this node, which leads now. One at another node is given up: it may have a place among
+    /// those that log in at the same time, and would keep it while nobody goes on with it.
     pub(super) fn take(&mut self, node: NodeId) -> Option<Progress<'j>> {
-        self.current.take_if(|(at, _)| *at == node).map(|(_, progress)| progress)
+        self.current.take().filter(|(at, _)| *at == node).map(|(_, progress)| progress)
     }
 }
 
@@ -78,6 +79,7 @@ mod tests {
     use std::cell::Cell;
     use std::time::Duration;
 
+    use tokio::sync::Semaphore;
     use tokio::time::timeout;
 
     use super::*;
@@ -120,7 +122,6 @@ mod tests {
         logins.aim_at(FIRST, begin);
         assert!(timeout(Duration::from_secs(1), logins.go_on()).await.is_err());
         logins.aim_at(FIRST, || unreachable!("it is under way there"));
-        assert!(logins.take(SECOND).is_none());
         let progress = logins.take(FIRST).expect("is under way");
         let left = timeout(Duration::from_millis(1001), progress.finish()).await;
         assert!(left.expect("only a second is left").is_err());
@@ -128,5 +129,22 @@ mod tests {
         logins.aim_at(FIRST, begin);
         logins.aim_at(SECOND, begin);
         assert_eq!(logins.node(), Some(SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_another_node_leads_a_login_gives_its_place_back() {
+        let places = Semaphore::new(1);
+        let begin = || -> EarlyLogin<'_> {
+            Box::pin(async {
+                let _place = places.acquire().await;
+                pending().await
+            })
+        };
+        let mut logins = EarlyLogins::default();
+        logins.aim_at(FIRST, begin);
+        assert!(timeout(Duration::from_secs(1), logins.go_on()).await.is_err());
+        assert_eq!(places.available_permits(), 0);
+        assert!(logins.take(SECOND).is_none());
+        assert_eq!(places.available_permits(), 1);
     }
 }
