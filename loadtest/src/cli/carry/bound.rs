@@ -46,7 +46,10 @@ impl Bound {
                 .flatten()
                 .any(|one| one["process_id"] == *process && one["reasons"].to_string().contains(why));
             if !named {
-                return Err(wrong(format!("it does not name process {process}, {why}: {dry_run}")));
+                let count = told["not_carried"].as_array().map_or(0, Vec::len);
+                return Err(wrong(format!(
+                    "it does not name process {process}, {why}, among {count} that are not carried"
+                )));
             }
         }
         Ok(())

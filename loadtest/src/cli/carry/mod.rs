@@ -19,7 +19,7 @@ use pgvane_loadtest::login::Login;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::programs::Postgresql;
 use pgvane_loadtest::writer::{RunningWriter, Writer, longest_gap};
-use pgvane_loadtest::{Error, Result};
+use pgvane_loadtest::{Error, Result, wait};
 use tokio::process::Command;
 
 use self::bound::Bound;
@@ -34,6 +34,9 @@ const STREAMING_WITHIN: Duration = Duration::from_secs(120);
 /// The direct writers have to have written before a switchover, and after it.
 const ACKS: usize = 50;
 const ACKS_WITHIN: Duration = Duration::from_secs(90);
+
+/// A dry run asks every session, which takes seconds of processor time with a thousand.
+const NAMED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Connections besides those of the clients: replication, Patroni, writers, checks.
 const OTHER_CONNECTIONS: usize = 100;
@@ -187,7 +190,12 @@ impl<'a> Stage<'a> {
         let mut report = WayReport::of(way.name());
         for number in 0..options.rounds {
             let bound = Bound::start(self.pgvane.write_addr).await?;
-            bound.are_named_by(&self.operator.says(&["switchover", "--dry-run", "--json"]).await?)?;
+            // its time may be over before all have answered: then it says that of the others
+            wait::until("a dry run that names the tied sessions", NAMED_WITHIN, || async {
+                let answer = self.operator.says(&["switchover", "--dry-run", "--json"]).await;
+                answer.and_then(|answer| bound.are_named_by(&answer)).map_err(|error| error.to_string())
+            })
+            .await?;
             let by = if number % 2 == 0 { "pgvane switchover" } else { "patronictl" };
             report.add(self.round(&crowd, by).await?);
             bound.have_ended().await?;
