@@ -30,6 +30,20 @@ impl Manager {
         })
         .await
     }
+
+    /// Waits for exactly this text, whatever two processes say in between.
+    async fn hears_among_others(&self, text: &str) {
+        in_time(text, async {
+            let mut bytes = [0; 4096];
+            loop {
+                let length = self.0.recv(&mut bytes).await.expect("a datagram");
+                if bytes[..length] == *text.as_bytes() {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
 }
 
 fn status(lines: &[String]) -> &str {
@@ -85,16 +99,9 @@ async fn systemd_hears_of_the_process_that_takes_over_and_gets_its_signs_of_life
     pgvane.upgrade().await.expect("upgrades");
     let new = pgvane.newest_process_id();
     // the new process speaks at the same time: what systemd does not know yet, it ignores
-    in_time("the number of the new process", async {
-        let wanted = format!("MAINPID={new}");
-        let mut bytes = [0; 4096];
-        while manager.0.recv(&mut bytes).await.expect("a datagram") != wanted.len()
-            || !bytes.starts_with(wanted.as_bytes())
-        {}
-    })
-    .await;
+    manager.hears_among_others(&format!("MAINPID={new}")).await;
     assert!(pgvane.wait(SOON).await.expect("the old process ends").success());
-    manager.hears("WATCHDOG=1").await;
+    manager.hears_among_others("WATCHDOG=1").await;
     session.value("who").await;
 }
 
