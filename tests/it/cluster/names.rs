@@ -84,6 +84,7 @@ async fn serves_for(pgvane: &Pgvane, time: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: make test-long"]
 async fn while_the_name_server_fails_the_last_known_addresses_serve() {
     let lab = sound_cluster().await;
     let Some(host) = Host::before(&lab).await else { return };

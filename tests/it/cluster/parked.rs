@@ -54,6 +54,7 @@ async fn state(client: &Client) -> [String; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: make test-long"]
 async fn parked_sessions_have_all_their_state_and_their_server_process_after_it() {
     let lab = sound_cluster().await;
     let files = Certificates::new();

@@ -79,6 +79,7 @@ async fn a_lost_dcs_is_a_pause() {
 
 /// In pause mode Patroni leaves PostgreSQL alone, even without its DCS.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes over half a minute: make test-long"]
 async fn a_paused_cluster_outlives_its_dcs_and_is_shown_as_paused() {
     let lab = sound_cluster().await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane).await;
