@@ -57,11 +57,7 @@ pub struct Arrival {
 }
 
 /// A session that has the same state at a server that may still be in recovery, but for its channels.
-pub struct Early {
-    server: Stream,
-    key: Option<CancelKey>,
-    for_client: Vec<u8>,
-}
+pub struct Early(Arrival);
 
 /// Why a session does not have the same state at another server.
 #[derive(Debug)]
@@ -91,15 +87,14 @@ impl CarriedLogin<'_> {
     /// Cancel safe: the server ends a session whose connection is dropped.
     pub async fn at(&self, node: NodeId) -> Result<Arrival, NotArrived> {
         self.is_eligible(node)?;
-        let Early { server, key, for_client } = self.tried_at(node, false).await?;
-        Ok(Arrival { server, key, for_client, in_advance: false })
+        self.tried_at(node, false).await
     }
 
     /// Does in advance what a node in recovery allows: all but `LISTEN`.
     ///
     /// Cancel safe, as [`Self::at`].
     pub async fn early_at(&self, node: NodeId) -> Result<Early, NotArrived> {
-        self.tried_at(node, true).await
+        self.tried_at(node, true).await.map(Early)
     }
 
     /// Does the rest, when the node leads.
@@ -108,30 +103,29 @@ impl CarriedLogin<'_> {
     ///
     /// Cancel safe, as [`Self::at`].
     pub async fn completed(&self, early: Early) -> Result<Arrival, NotArrived> {
-        let Early { mut server, key, mut for_client } = early;
-        let restoring = Restoring::after_promotion(self.state);
+        let Early(mut arrival) = early;
+        let Arrival { server, for_client, .. } = &mut arrival;
         let completed = async {
-            let rest = restored(&mut server, restoring, Vec::new(), &mut for_client).await?;
-            for_client.extend(notifications(&mut server, rest).await?);
+            let rest = restored(server, Restoring::after_promotion(self.state), Vec::new(), for_client).await?;
+            for_client.extend(notifications(server, rest).await?);
             Ok(())
         };
-        let completed = timeout(RESTORE_MAX, completed).await;
-        match completed {
-            Ok(Ok(())) => Ok(Arrival { server, key, for_client, in_advance: true }),
+        match timeout(RESTORE_MAX, completed).await {
+            Ok(Ok(())) => Ok(arrival),
             Ok(Err(failure)) => {
-                server.write_last(TERMINATE);
+                arrival.server.write_last(TERMINATE);
                 Err(failure)
             }
             Err(_) => Err(silent()),
         }
     }
 
-    async fn tried_at(&self, node: NodeId, is_early: bool) -> Result<Early, NotArrived> {
+    async fn tried_at(&self, node: NodeId, in_advance: bool) -> Result<Arrival, NotArrived> {
         let name = self.context.cluster.topology().node(node).member.name.clone();
         let named = |failure: NotArrived| NotArrived { why: format!("{name}: {}", failure.why), ..failure };
         let mut server = self.reach(node).await.map_err(named)?;
-        match self.become_the_same(&mut server, is_early).await {
-            Ok((key, for_client)) => Ok(Early { server, key, for_client }),
+        match self.become_the_same(&mut server, in_advance).await {
+            Ok((key, for_client)) => Ok(Arrival { server, key, for_client, in_advance }),
             Err(failure) => {
                 server.write_last(TERMINATE);
                 Err(named(failure))
@@ -167,27 +161,27 @@ impl CarriedLogin<'_> {
     async fn become_the_same(
         &self,
         server: &mut Stream,
-        is_early: bool,
+        in_advance: bool,
     ) -> Result<(Option<CancelKey>, Vec<u8>), NotArrived> {
-        let login = timeout(self.context.settings.login_timeout, self.log_in(server, is_early));
+        let login = timeout(self.context.settings.login_timeout, self.log_in(server, in_advance));
         let LoggedIn { parameters, key, rest } = login.await.map_err(|_| silent())??;
         // what it reports and the client has been told otherwise, or not at all; a server that will have been promoted
         // when the client goes on is not in recovery then
         let mut for_client = Vec::new();
-        let is_news = |name, value| self.state.is_news(name, value) && !(is_early && name == b"in_hot_standby");
+        let is_news = |name, value| self.state.is_news(name, value) && !(in_advance && name == b"in_hot_standby");
         for (name, value) in parameters.iter().filter(|(name, value)| is_news(name, value)) {
             session_question::put_parameter(&mut for_client, name, value);
         }
-        let restored = timeout(RESTORE_MAX, self.restore(server, is_early, rest, &mut for_client));
+        let restored = timeout(RESTORE_MAX, self.restore(server, in_advance, rest, &mut for_client));
         restored.await.map_err(|_| silent())??;
         Ok((key, for_client))
     }
 
-    async fn log_in(&self, server: &mut Stream, is_early: bool) -> Result<LoggedIn, NotArrived> {
+    async fn log_in(&self, server: &mut Stream, in_advance: bool) -> Result<LoggedIn, NotArrived> {
         let mut nonce = login_again::Nonce::default();
         SystemRandom::new().fill(&mut nonce).map_err(|_| NotArrived::passing("the system has no random numbers"))?;
         let mut login = LoginAgain::new(self.credential.clone(), &nonce);
-        if is_early {
+        if in_advance {
             login = login.in_recovery_too();
         }
         server.send(self.packet).await.map_err(NotArrived::passing)?;
@@ -209,11 +203,11 @@ impl CarriedLogin<'_> {
     async fn restore(
         &self,
         server: &mut Stream,
-        is_early: bool,
+        in_advance: bool,
         received: Vec<u8>,
         for_client: &mut Vec<u8>,
     ) -> Result<(), NotArrived> {
-        let restoring = if is_early { Restoring::in_recovery(self.state) } else { Restoring::new(self.state) };
+        let restoring = if in_advance { Restoring::in_recovery(self.state) } else { Restoring::new(self.state) };
         let rest = restored(server, restoring.map_err(not_restored)?, received, for_client).await?;
         let names = [self.custom_settings, &self.state.custom_settings()].concat();
         server.send(&Question::request(&names)).await.map_err(NotArrived::passing)?;
@@ -230,7 +224,7 @@ impl CarriedLogin<'_> {
         };
         for_client.extend(notifications(server, besides).await?);
         let restored = answer.map_err(|why| NotArrived::never(NotCarriedReason::Restore, why))?;
-        let difference = match is_early {
+        let difference = match in_advance {
             true => self.state.difference_but_channels(&restored),
             false => self.state.difference(&restored),
         };

@@ -110,6 +110,36 @@ impl Writing {
     }
 }
 
+/// Ends the sessions that write: of each, every acknowledged row is there, and none twice. Returns the longest pause of one.
+pub(super) async fn longest_pause(writing: Vec<Writing>) -> Duration {
+    let mut longest = Duration::ZERO;
+    for (number, writing) in writing.into_iter().enumerate() {
+        let (written, pause, mut session) = writing.finish().await;
+        let found = session.value(&format!("select count(*) from carried_counter where session = {number}")).await;
+        assert_eq!(found, written.to_string(), "each acknowledged row is there, and none twice");
+        longest = longest.max(pause);
+    }
+    longest
+}
+
+/// A session with its state and its server process.
+pub(super) type Known = (Session, [String; 2]);
+
+pub(super) async fn known(mut session: Session) -> Known {
+    let before = [session.value(STATE).await, session.value(PROCESS).await];
+    (session, before)
+}
+
+/// The session has its state at another server process, which is that of the leader and is known from now on.
+pub(super) async fn is_carried((session, [state, process]): &mut Known, lab: &Lab, leader: usize) {
+    assert_eq!(session.value(STATE).await, *state);
+    let now = session.value(PROCESS).await;
+    assert_ne!(now, *process, "another server serves it");
+    *process = now;
+    let port = lab.nodes()[leader].pg.port().to_string();
+    assert_eq!(session.value("select inet_server_port()").await, port);
+}
+
 async fn through_switchovers(postgresql: Postgresql) {
     let lab = sound_cluster_of(postgresql).await;
     prepared(&lab).await;
@@ -122,9 +152,7 @@ async fn through_switchovers(postgresql: Postgresql) {
     let hooked = Hook::set(&lab, &pgvane).await;
     let mut idle = Vec::new();
     for number in 0..CLIENTS {
-        let mut session = with_state(pgvane.write_addr, number).await;
-        let state = [session.value(STATE).await, session.value(PROCESS).await];
-        idle.push((session, state));
+        idle.push(known(with_state(pgvane.write_addr, number).await).await);
     }
     let mut writing = Vec::new();
     for number in 0..CLIENTS {
@@ -139,14 +167,10 @@ async fn through_switchovers(postgresql: Postgresql) {
     }
     for round in 0..2 {
         let leader = switch_over(&lab).await;
-        for (number, (session, [state, process])) in idle.iter_mut().enumerate() {
-            assert_eq!(session.value(STATE).await, *state, "round {round}");
-            let now = session.value(PROCESS).await;
-            assert_ne!(now, *process, "another server serves it");
-            *process = now;
-            assert_eq!(session.value("execute mine (1)").await, (number + 1).to_string());
-            let port = lab.nodes()[leader].pg.port().to_string();
-            assert_eq!(session.value("select inet_server_port()").await, port);
+        println!("round {round}");
+        for (number, one) in idle.iter_mut().enumerate() {
+            is_carried(one, &lab, leader).await;
+            assert_eq!(one.0.value("execute mine (1)").await, (number + 1).to_string());
         }
         lab.wait_until_all_streaming(SOON).await.expect("a sound cluster");
     }
@@ -161,13 +185,7 @@ async fn through_switchovers(postgresql: Postgresql) {
     let answer = session.wire.messages_until(b'Z').await;
     assert_eq!(answer[0].sqlstate().or_else(|| answer[1].sqlstate()).as_deref(), Some("57014"), "{answer:?}");
 
-    let mut longest = Duration::ZERO;
-    for (number, writing) in writing.into_iter().enumerate() {
-        let (written, pause, mut session) = writing.finish().await;
-        let found = session.value(&format!("select count(*) from carried_counter where session = {number}")).await;
-        assert_eq!(found, written.to_string(), "each acknowledged row is there, and none twice");
-        longest = longest.max(pause);
-    }
+    let longest = longest_pause(writing).await;
     println!("the longest pause of a client: {longest:?}");
     // each listens again
     for (number, (session, _)) in idle.iter_mut().enumerate() {

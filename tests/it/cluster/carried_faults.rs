@@ -7,7 +7,9 @@ use pgvane_loadtest::lab::Lab;
 use pgvane_loadtest::messages::{message, query};
 use pgvane_loadtest::pgvane::{Pgvane, PgvaneBuilder};
 
-use super::carried::{PROCESS, STATE, Writing, carrying, prepared, switch_over, with_state};
+use super::carried::{
+    Known, PROCESS, STATE, Writing, carrying, is_carried, known, longest_pause, prepared, switch_over, with_state,
+};
 use super::parked::Hook;
 use super::switched::synchronous_standby;
 use crate::command_line::{FAILURE, OK};
@@ -25,7 +27,7 @@ const CLIENTS: usize = 4;
 /// A pgvane with which nothing goes wrong, and its sessions: some between two transactions, and some that write.
 struct Sound {
     pgvane: Pgvane,
-    idle: Vec<(Session, [String; 2])>,
+    idle: Vec<Known>,
     writing: Vec<Writing>,
 }
 
@@ -45,32 +47,13 @@ impl Sound {
     /// pause of one.
     async fn has_carried_all(self, lab: &Lab, leader: usize) -> Duration {
         let Sound { pgvane: _runs, idle, writing } = self;
-        for (session, before) in idle {
-            is_carried(session, before, lab, leader).await;
+        for mut one in idle {
+            is_carried(&mut one, lab, leader).await;
         }
-        let mut longest = Duration::ZERO;
-        for (number, writing) in writing.into_iter().enumerate() {
-            let (written, pause, mut session) = writing.finish().await;
-            let found = session.value(&format!("select count(*) from carried_counter where session = {number}")).await;
-            assert_eq!(found, written.to_string(), "each acknowledged row is there, and none twice");
-            longest = longest.max(pause);
-        }
+        let longest = longest_pause(writing).await;
         println!("the longest pause: {longest:?}");
         longest
     }
-}
-
-/// A session with its state and its server process.
-pub(super) async fn known(mut session: Session) -> (Session, [String; 2]) {
-    let before = [session.value(STATE).await, session.value(PROCESS).await];
-    (session, before)
-}
-
-pub(super) async fn is_carried(mut session: Session, [state, process]: [String; 2], lab: &Lab, leader: usize) {
-    assert_eq!(session.value(STATE).await, state);
-    assert_ne!(session.value(PROCESS).await, process, "another server serves it");
-    let port = lab.nodes()[leader].pg.port().to_string();
-    assert_eq!(session.value("select inet_server_port()").await, port);
 }
 
 /// A new client through this pgvane gets the leader, and nothing is parked there any more.
@@ -197,8 +180,8 @@ async fn sessions_that_were_parked_are_carried_when_their_pgvane_was_frozen_afte
     assert!(took >= HOOK_WAIT && code == FAILURE, "{took:?}, {code}");
     took_no_longer_than_the_wait(took);
     frozen.resume().expect("it is there");
-    for (session, before) in idle {
-        is_carried(session, before, &lab, leader).await;
+    for mut one in idle {
+        is_carried(&mut one, &lab, leader).await;
     }
     let end = busy.wire.fatal().await;
     assert_eq!(end.sqlstate().as_deref(), Some("57P01"), "its transaction ended with its server: {end:?}");

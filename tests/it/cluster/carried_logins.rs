@@ -3,8 +3,7 @@
 use pgvane_loadtest::login::Login;
 use pgvane_loadtest::wait;
 
-use super::carried::{carrying, prepared, switch_over, with_state};
-use super::carried_faults::{is_carried, known};
+use super::carried::{carrying, is_carried, known, prepared, switch_over, with_state};
 use super::parked::Hook;
 use crate::command_line::{FAILURE, OK};
 use crate::figures::wait_for_status;
@@ -131,8 +130,8 @@ async fn there_is_no_upgrade_while_sessions_have_no_server_and_after_it_they_hav
     wait_for_status(&pgvane, "all were carried", |status| status["clusters"][0]["carry_counts"]["under_way"] == 0)
         .await;
     operator.says(&["upgrade"]).await.ended_with(OK);
-    for (session, before) in idle {
-        is_carried(session, before, &lab, leader).await;
+    for mut one in idle {
+        is_carried(&mut one, &lab, leader).await;
     }
     hook.removed(&lab).await;
 }
