@@ -238,4 +238,13 @@ mod tests {
         sessions[0].query().expect("answers after streaming as well");
         connects(server, 9).expect("connects");
     }
+
+    #[test]
+    fn percentiles_of_the_slowest_are_not_those_of_the_middle() {
+        let trips = RoundTrips { nanoseconds: (1..=1001).map(|us| us * 1000).collect(), took: Duration::from_secs(2) };
+        let shown = [0.0, 0.5, 0.99, 0.999, 1.0].map(|share| trips.percentile_us(share));
+        assert_eq!(shown, [1.0, 501.0, 991.0, 1000.0, 1001.0]);
+        assert_eq!(trips.rate(), 500.5);
+        assert!(RoundTrips::default().percentile_us(0.5).is_nan(), "without round trips there is no latency");
+    }
 }

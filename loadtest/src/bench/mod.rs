@@ -5,6 +5,7 @@
 //! - [`backend`]: a null PostgreSQL, so that what is measured is the proxy
 //! - [`proxy`]: each proxy with its configuration, started and stopped
 //! - [`load`]: the clients, on raw sockets
+//! - [`neighbours`]: processes that want the same cores
 //! - [`usage`]: what a process uses, from `/proc`
 //! - [`report`]: medians and ratios as Markdown and JSON; [`plot`]: the same as a picture
 //!
@@ -13,6 +14,7 @@
 
 pub mod backend;
 pub mod load;
+pub mod neighbours;
 pub mod plot;
 pub mod proxy;
 pub mod report;

@@ -11,7 +11,8 @@ use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
 
-use super::{Bench, SETTLE, off_the_runtime, timed};
+use super::cost::timed;
+use super::{Bench, SETTLE, off_the_runtime};
 
 /// Sessions of the round trips, and idle ones.
 const SESSIONS: usize = 64;
