@@ -9,6 +9,7 @@ SESSIONS ?= 1000
 MINUTES ?= 10
 SEED ?= 1
 VARIANT ?=
+BESIDE ?= 0
 
 # After an installation with Debian's rustup, a new shell does not have it in the path yet.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -74,9 +75,10 @@ soak: ## the same for hours, with reloads, upgrades, partitions, name server out
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) soak --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED) $(VARIANT)
 
-bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3); results in target/bench.json and .svg
+# BESIDE is a number of processes that use all CPU time they get meanwhile.
+bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3 BESIDE=0); results in target/bench.json and .svg
 	$(CARGO) build --release --locked --workspace
-	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --json target/bench.json --plot target/bench.svg
+	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --beside $(BESIDE) --json target/bench.json --plot target/bench.svg
 
 # With the versions of Cargo.lock, so that the fuzzer tests the code that is released.
 fuzz: ## look for bytes that break a rule of fuzz/rules.rs, for each of its targets (SECONDS=60); needs nightly Rust

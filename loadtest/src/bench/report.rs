@@ -38,7 +38,8 @@ pub struct Column {
     pub rounds: Vec<f64>,
     /// The median of the rounds.
     pub median: f64,
-    /// The median of the rounds' ratios to the baseline's value of the same round.
+    /// The median of the rounds' ratios to the baseline's value of the same round. A difference can be zero or less, and
+    /// then there is none.
     pub ratio: Option<f64>,
 }
 
@@ -80,9 +81,10 @@ impl Measure {
         let baseline = self.columns.iter().find(|column| column.proxy == BASELINE).map(|column| column.rounds.clone());
         for column in &mut self.columns {
             column.median = median(column.rounds.clone());
-            let ratios = baseline.iter().flat_map(|base| column.rounds.iter().zip(base));
-            let ratios: Vec<f64> = ratios.map(|(own, base)| own / base).collect();
-            column.ratio = (self.is_compared && !ratios.is_empty()).then(|| median(ratios));
+            let pairs = || baseline.iter().flat_map(|base| column.rounds.iter().zip(base));
+            let ratios: Vec<f64> = pairs().map(|(own, base)| own / base).collect();
+            let are_comparable = pairs().all(|(own, base)| *own > 0.0 && *base > 0.0);
+            column.ratio = (self.is_compared && are_comparable && !ratios.is_empty()).then(|| median(ratios));
         }
     }
 }
@@ -145,5 +147,16 @@ mod tests {
         assert_eq!((measure.columns[0].median, measure.columns[0].ratio), (3.0, Some(0.5)));
         let table = Report { measures: vec![measure] }.markdown();
         assert!(table.ends_with("| cost, µs | 3.00 (0.50) | 4.00 |\n"), "{table}");
+    }
+
+    #[test]
+    fn a_difference_below_zero_has_no_ratio() {
+        let mut measure = Measure::new("added latency", "µs");
+        for (ours, theirs) in [(5.0, 10.0), (-1.0, 10.0)] {
+            measure.add("pgvane", ours);
+            measure.add(BASELINE, theirs);
+        }
+        measure.finish();
+        assert_eq!((measure.columns[0].median, measure.columns[0].ratio), (2.0, None));
     }
 }
