@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,27 @@ const EVENTS_MAX: usize = 256;
 const SEND_LENGTH: usize = 64 * 1024;
 
 /// Clients that connect at the same time in [`connects`].
-const CONNECTING: u64 = 4;
+const CONNECTING: usize = 4;
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its ports, at least one; clients are spread evenly over them.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl From<SocketAddr> for Server {
+    fn from(address: SocketAddr) -> Self {
+        Self { addresses: vec![address] }
+    }
+}
+
+impl Server {
+    /// The port for a client, which are numbered from zero.
+    fn address_for(&self, client: usize) -> SocketAddr {
+        self.addresses[client % self.addresses.len()]
+    }
+}
 
 /// A session that is ready for queries.
 #[derive(Debug)]
@@ -31,9 +51,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects and logs in.
-    pub fn open(server: SocketAddr) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(server)?;
+    /// Connects as the client of this number, and logs in.
+    pub fn open(server: &Server, client: usize) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(server.address_for(client))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         let body = b"\0\x03\0\0user\0bench\0database\0bench\0application_name\0loadtest\0\0";
@@ -118,8 +138,8 @@ impl Session {
 }
 
 /// Opens `count` sessions, one after the other.
-pub fn open_many(server: SocketAddr, count: usize) -> io::Result<Vec<Session>> {
-    (0..count).map(|_| Session::open(server)).collect()
+pub fn open_many(server: &Server, count: usize) -> io::Result<Vec<Session>> {
+    (0..count).map(|client| Session::open(server, client)).collect()
 }
 
 /// Round trips that were made, and how long each took.
@@ -204,15 +224,18 @@ pub fn round_trips(sessions: &mut [Session], duration: Duration) -> io::Result<R
 }
 
 /// Connects, sends one query, closes: `count` times in all, by a few clients at the same time.
-pub fn connects(server: SocketAddr, count: u64) -> io::Result<()> {
-    let left = AtomicU64::new(count);
+pub fn connects(server: &Server, count: usize) -> io::Result<()> {
+    let next = AtomicUsize::new(0);
     let one_after_another = || -> io::Result<()> {
-        while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
-            let mut session = Session::open(server)?;
+        loop {
+            let client = next.fetch_add(1, Relaxed);
+            if client >= count {
+                return Ok(());
+            }
+            let mut session = Session::open(server, client)?;
             session.query()?;
             session.close()?;
         }
-        Ok(())
     };
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CONNECTING).map(|_| scope.spawn(one_after_another)).collect();
@@ -227,8 +250,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_load_runs_against_the_null_backend() {
-        let server = backend::start().expect("starts");
-        let mut sessions = open_many(server, 3).expect("accepts sessions");
+        let server = Server::from(backend::start().expect("starts"));
+        let mut sessions = open_many(&server, 3).expect("accepts sessions");
         let trips = round_trips(&mut sessions, Duration::from_millis(50)).expect("answers");
         assert!(trips.count() >= 3 && trips.percentile_us(0.5) > 0.0);
         sessions[0].query().expect("answers after the load as well");
@@ -236,7 +259,14 @@ mod tests {
         assert_eq!(sessions[0].copy_out("bulk", 100_000).expect("streams"), 131_072);
         assert!(sessions[0].copy_in(100_000).expect("reads it") >= 100_000);
         sessions[0].query().expect("answers after streaming as well");
-        connects(server, 9).expect("connects");
+        connects(&server, 9).expect("connects");
+    }
+
+    #[test]
+    fn clients_are_spread_evenly_over_the_ports() {
+        let server = Server { addresses: [7001, 7002, 7003].map(crate::ports::loopback).to_vec() };
+        let ports: Vec<u16> = (0..6).map(|client| server.address_for(client).port()).collect();
+        assert_eq!(ports, [7001, 7002, 7003, 7001, 7002, 7003]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!
 //! - [`backend`]: a null PostgreSQL, so that what is measured is the proxy
 //! - [`proxy`]: each proxy with its configuration, started and stopped
+//! - [`descriptors`]: their limit, which thousands of sessions need
 //! - [`load`]: the clients, on raw sockets
 //! - [`neighbours`]: processes that want the same cores
 //! - [`usage`]: what a process uses, from `/proc`
@@ -13,6 +14,8 @@
 //! rates do. The proxies take turns within every measure, so that changes of the machine's load affect all of them.
 
 pub mod backend;
+mod configuration;
+pub mod descriptors;
 pub mod load;
 pub mod neighbours;
 pub mod plot;

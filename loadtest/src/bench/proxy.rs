@@ -12,13 +12,11 @@ use crate::pgvane::Pgvane;
 use crate::process::{Account, Process};
 use crate::{Result, ports, programs, wait};
 
-use super::load::Session;
+use super::configuration;
+use super::load::{Server, Session};
 
 /// Each opens its port at once.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-
-/// The session limit of HAProxy and PgBouncer; both check that they have enough descriptors for it.
-const SESSIONS_MAX: usize = 9000;
 
 /// A proxy that is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +39,26 @@ pub enum Proxy {
     PgBouncer,
 }
 
+/// What a proxy is started for.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Where its files go.
+    pub directory: &'a Path,
+    /// The null backend, or a real server.
+    pub backend: SocketAddr,
+    /// A REST API that reports the backend as the leader.
+    pub rest: SocketAddr,
+    /// The session limit of HAProxy and PgBouncer; both check that they have enough descriptors for it.
+    pub sessions_max: usize,
+    /// Number of its ports. PgBouncer can have one only.
+    pub ports: usize,
+}
+
 /// A running proxy in front of the null backend; ends when it is dropped.
 #[derive(Debug)]
 pub struct Running {
     /// Where clients connect.
-    pub address: SocketAddr,
+    pub server: Server,
     /// Its process id.
     pub pid: u32,
     _process: Held,
@@ -69,99 +82,62 @@ impl Proxy {
         }
     }
 
-    /// Starts it in front of `backend` with its files in `directory`, and waits until a session can be opened through
-    /// it. `rest` is a REST API that reports the backend as the leader.
-    pub async fn start(&self, directory: &Path, backend: SocketAddr, rest: SocketAddr) -> Result<Running> {
+    /// Starts it and waits until a session can be opened through each of its ports.
+    pub async fn start(&self, setup: &Setup<'_>) -> Result<Running> {
         let running = match self {
-            Self::Pgvane { binary, listener, .. } => {
-                let node = Node::elsewhere("null", backend, rest);
-                let pgvane = Pgvane::builder(binary, &[node]).write_listener(listener).start(directory).await?;
-                let (address, pid) = (pgvane.write_addr, pgvane.process_id());
-                Running { address, pid, _process: Held::Pgvane(Box::new(pgvane)) }
-            }
-            Self::Haproxy { splices } => {
-                let address = ports::free()?;
-                let text = haproxy_configuration(address, backend, *splices);
-                let file = write(directory, &format!("haproxy-bench-{}.cfg", address.port()), &text)?;
-                let mut command = Command::new(programs::on_path("haproxy")?);
-                command.arg("-db").arg("-f").arg(&file);
-                let process = Process::start("haproxy", command, directory, &file.with_extension("log"))?;
-                Running { address, pid: process.id(), _process: Held::Other(process) }
-            }
-            Self::PgBouncer => {
-                let address = ports::free()?;
-                let text = pgbouncer_configuration(address, backend);
-                let file = write(directory, &format!("pgbouncer-{}.ini", address.port()), &text)?;
-                // it refuses to run as root
-                let mut command = Account::for_servers()?.command(&programs::on_path("pgbouncer")?);
-                command.arg(&file);
-                let process = Process::start("pgbouncer", command, directory, &file.with_extension("log"))?;
-                Running { address, pid: process.id(), _process: Held::Other(process) }
-            }
+            Self::Pgvane { binary, listener, .. } => start_pgvane(binary, listener, setup).await?,
+            Self::Haproxy { splices } => start_haproxy(*splices, setup)?,
+            Self::PgBouncer => start_pgbouncer(setup)?,
         };
-        let address = running.address;
-        wait::until(&format!("a session through {}", self.name()), READY_WITHIN, || async {
-            let opened = tokio::task::spawn_blocking(move || Session::open(address)?.close()).await;
-            opened.expect("opening a session does not panic").map_err(|error| error.to_string())
-        })
-        .await?;
+        for number in 0..setup.ports {
+            let server = running.server.clone();
+            wait::until(&format!("a session through {}", self.name()), READY_WITHIN, || async {
+                let server = server.clone();
+                let opened = tokio::task::spawn_blocking(move || Session::open(&server, number)?.close()).await;
+                opened.expect("opening a session does not panic").map_err(|error| error.to_string())
+            })
+            .await?;
+        }
         Ok(running)
     }
+}
+
+async fn start_pgvane(binary: &Path, listener: &str, setup: &Setup<'_>) -> Result<Running> {
+    let further: Vec<SocketAddr> = (1..setup.ports).map(|_| ports::free()).collect::<Result<_>>()?;
+    let node = Node::elsewhere("null", setup.backend, setup.rest);
+    let pgvane = Pgvane::builder(binary, &[node])
+        .write_listener(listener)
+        .more(&configuration::further_listeners(&further, listener))
+        .start(setup.directory)
+        .await?;
+    let addresses = [pgvane.write_addr].into_iter().chain(further).collect();
+    let pid = pgvane.process_id();
+    Ok(Running { server: Server { addresses }, pid, _process: Held::Pgvane(Box::new(pgvane)) })
+}
+
+fn start_haproxy(splices: bool, setup: &Setup<'_>) -> Result<Running> {
+    let addresses: Vec<SocketAddr> = (0..setup.ports.max(1)).map(|_| ports::free()).collect::<Result<_>>()?;
+    let text = configuration::haproxy(&addresses, setup.backend, setup.sessions_max, splices);
+    let file = write(setup.directory, &format!("haproxy-bench-{}.cfg", addresses[0].port()), &text)?;
+    let mut command = Command::new(programs::on_path("haproxy")?);
+    command.arg("-db").arg("-f").arg(&file);
+    let process = Process::start("haproxy", command, setup.directory, &file.with_extension("log"))?;
+    Ok(Running { server: Server { addresses }, pid: process.id(), _process: Held::Other(process) })
+}
+
+fn start_pgbouncer(setup: &Setup<'_>) -> Result<Running> {
+    let address = ports::free()?;
+    let text = configuration::pgbouncer(address, setup.backend, setup.sessions_max);
+    let file = write(setup.directory, &format!("pgbouncer-{}.ini", address.port()), &text)?;
+    // it refuses to run as root
+    let mut command = Account::for_servers()?.command(&programs::on_path("pgbouncer")?);
+    command.arg(&file);
+    let process = Process::start("pgbouncer", command, setup.directory, &file.with_extension("log"))?;
+    Ok(Running { server: address.into(), pid: process.id(), _process: Held::Other(process) })
 }
 
 fn write(directory: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let file = directory.join(name);
     fs::write(&file, text).doing(|| format!("writing {}", file.display()))?;
     Ok(file)
-}
-
-fn haproxy_configuration(bind: SocketAddr, backend: SocketAddr, splices: bool) -> String {
-    let splice = if splices { "option splice-auto" } else { "no option splice-auto" };
-    // pipes are two descriptors each, and by default HAProxy reserves one for every fourth session
-    format!(
-        "\
-global
-    nbthread 2
-    maxconn {SESSIONS_MAX}
-    maxpipes 256
-
-defaults
-    mode tcp
-    {splice}
-    retries 2
-    timeout client 30m
-    timeout connect 4s
-    timeout server 30m
-
-listen primary
-    bind {bind}
-    server null {backend}
-"
-    )
-}
-
-fn pgbouncer_configuration(bind: SocketAddr, backend: SocketAddr) -> String {
-    format!(
-        "\
-[databases]
-bench = host={} port={} user=bench
-
-[pgbouncer]
-listen_addr = {}
-listen_port = {}
-unix_socket_dir =
-auth_type = any
-pool_mode = session
-max_client_conn = {SESSIONS_MAX}
-default_pool_size = {SESSIONS_MAX}
-server_reset_query =
-server_idle_timeout = 5
-log_connections = 0
-log_disconnections = 0
-",
-        backend.ip(),
-        backend.port(),
-        bind.ip(),
-        bind.port(),
-    )
 }

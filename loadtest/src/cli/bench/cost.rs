@@ -1,10 +1,9 @@
 //! CPU time of the proxies per operation, and how many operations they do: round trips, streams, connections.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use pgvane_loadtest::bench::load::{self, RoundTrips, Session};
+use pgvane_loadtest::bench::load::{self, RoundTrips, Server, Session};
 use pgvane_loadtest::bench::proxy::Running;
 use pgvane_loadtest::bench::report::Measure;
 use pgvane_loadtest::bench::usage;
@@ -13,7 +12,7 @@ use pgvane_loadtest::{Result, wait};
 use super::{Bench, in_turn, off_the_runtime, sessions_in_words};
 
 /// Descriptors that this process may have before sessions are opened; with two for each of 8,000, that leaves room.
-const DESCRIPTORS_AT_REST: usize = 2000;
+pub(super) const DESCRIPTORS_AT_REST: usize = 2000;
 
 const DESCRIPTORS_CLOSED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -28,11 +27,11 @@ impl Bench<'_> {
         let mut cost = Measure::new(&name, "CPU µs").at_sessions(sessions);
         let mut rate = Measure::new(format!("{name}: rate"), "1/s").not_compared();
         for round in 0..self.options.rounds {
-            until_descriptors_are_closed().await?;
-            rate.add("direct", self.trips(self.backend, sessions).await?.rate());
+            until_descriptors_are_closed(DESCRIPTORS_AT_REST).await?;
+            rate.add("direct", self.trips(self.backend.into(), sessions).await?.rate());
             for (name, proxy) in in_turn(running, round) {
-                until_descriptors_are_closed().await?;
-                let (cpu, trips) = self.trips_on(proxy.address, proxy.pid, sessions).await?;
+                until_descriptors_are_closed(DESCRIPTORS_AT_REST).await?;
+                let (cpu, trips) = self.trips_on(&proxy.server, proxy.pid, sessions).await?;
                 cost.add(name, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
                 rate.add(name, trips.rate());
             }
@@ -47,13 +46,13 @@ impl Bench<'_> {
         let bytes = (self.amounts.gigabytes * GIGABYTE) as u64;
         for (name, kind) in [("streaming out", "bulk"), ("streaming out, 8 kB pieces", "out")] {
             self.cost(name, "CPU s per GB", running, move |server| {
-                let mut session = Session::open(server)?;
+                let mut session = Session::open(server, 0)?;
                 Ok(session.copy_out(kind, bytes)? as f64 / GIGABYTE)
             })
             .await?;
         }
         self.cost("streaming in", "CPU s per GB", running, move |server| {
-            let mut session = Session::open(server)?;
+            let mut session = Session::open(server, 0)?;
             Ok(session.copy_in(bytes)? as f64 / GIGABYTE)
         })
         .await
@@ -75,7 +74,7 @@ impl Bench<'_> {
         name: &str,
         unit: &'static str,
         running: &[(String, Running)],
-        work: impl Fn(SocketAddr) -> std::io::Result<f64> + Copy + Send + 'static,
+        work: impl Fn(&Server) -> std::io::Result<f64> + Copy + Send + 'static,
     ) -> Result<()> {
         if !self.is_wanted(name) {
             return Ok(());
@@ -83,13 +82,13 @@ impl Bench<'_> {
         let mut cost = Measure::new(name, unit);
         let mut rate = Measure::new(format!("{name}: rate"), if unit.contains("GB") { "GB/s" } else { "1/s" });
         for round in 0..self.options.rounds {
-            let direct = self.backend;
-            let (done, took) = timed(move || work(direct)).await?;
+            let direct = Server::from(self.backend);
+            let (done, took) = timed(move || work(&direct)).await?;
             rate.add("direct", per_second(done, took, unit));
             for (name, proxy) in in_turn(running, round) {
                 let before = usage::cpu_time(proxy.pid)?;
-                let address = proxy.address;
-                let (done, took) = timed(move || work(address)).await?;
+                let server = proxy.server.clone();
+                let (done, took) = timed(move || work(&server)).await?;
                 // closing still costs CPU time just after it
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let used = usage::cpu_time(proxy.pid)? - before;
@@ -102,37 +101,37 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn trips(&self, server: SocketAddr, sessions: usize) -> Result<RoundTrips> {
+    async fn trips(&self, server: Server, sessions: usize) -> Result<RoundTrips> {
         let duration = self.amounts.trips;
-        off_the_runtime(move || load::round_trips(&mut load::open_many(server, sessions)?, duration)).await
+        off_the_runtime(move || load::round_trips(&mut load::open_many(&server, sessions)?, duration)).await
     }
 
     /// CPU time of the proxy, without what opening and closing the sessions took, and the round trips.
-    pub(super) async fn trips_on(
-        &self,
-        server: SocketAddr,
-        pid: u32,
-        sessions: usize,
-    ) -> Result<(Duration, RoundTrips)> {
-        let duration = self.amounts.trips;
-        off_the_runtime(move || {
-            let mut open = load::open_many(server, sessions)?;
-            load::round_trips(&mut open, duration / 10)?;
-            let cpu = |pid| usage::cpu_time(pid).map_err(std::io::Error::other);
-            let before = cpu(pid)?;
-            let trips = load::round_trips(&mut open, duration)?;
-            Ok((cpu(pid)? - before, trips))
-        })
-        .await
+    pub(super) async fn trips_on(&self, server: &Server, pid: u32, sessions: usize) -> Result<(Duration, RoundTrips)> {
+        let (duration, server) = (self.amounts.trips, server.clone());
+        off_the_runtime(move || trips_among(&mut load::open_many(&server, sessions)?, pid, duration)).await
     }
+}
+
+/// Round trips of open sessions, and the CPU time that process `pid` used meanwhile.
+pub(super) fn trips_among(
+    open: &mut [Session],
+    pid: u32,
+    duration: Duration,
+) -> std::io::Result<(Duration, RoundTrips)> {
+    load::round_trips(open, duration / 10)?;
+    let cpu = || usage::cpu_time(pid).map_err(std::io::Error::other);
+    let before = cpu()?;
+    let trips = load::round_trips(open, duration)?;
+    Ok((cpu()? - before, trips))
 }
 
 /// The null backend is in this process. After thousands of sessions have ended, a proxy, especially a pooler, may keep
 /// its connections to it for a moment.
-pub(super) async fn until_descriptors_are_closed() -> Result<()> {
+pub(super) async fn until_descriptors_are_closed(most: usize) -> Result<()> {
     wait::until("closed connections", DESCRIPTORS_CLOSED_WITHIN, || async {
         let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        if open <= DESCRIPTORS_AT_REST { Ok(()) } else { Err(format!("{open} descriptors are open")) }
+        if open <= most { Ok(()) } else { Err(format!("{open} descriptors are open")) }
     })
     .await
 }

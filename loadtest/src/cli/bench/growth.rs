@@ -1,10 +1,10 @@
 //! Whether pgvane's costs grow with the number of nodes: the same loads on its read port, with few and many replicas.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use pgvane_loadtest::Result;
-use pgvane_loadtest::bench::load::{self, Session};
+use pgvane_loadtest::bench::load::{self, Server, Session};
 use pgvane_loadtest::bench::report::{Measure, Report};
 use pgvane_loadtest::bench::usage;
 use pgvane_loadtest::fake::FakePatroni;
@@ -35,25 +35,26 @@ impl Bench<'_> {
             for nodes in self.options.nodes.clone() {
                 let column = format!("{nodes} nodes");
                 let pgvane = self.in_front_of(nodes, replicas.address()).await?;
-                let (server, pid) = (pgvane.read_addr, pgvane.process_id());
+                let (server, pid) = (Server::from(pgvane.read_addr), pgvane.process_id());
 
                 let before = usage::cpu_time(pid)?;
                 tokio::time::sleep(QUIET).await;
                 let checking = usage::cpu_time(pid)? - before;
                 measures[3].add(&column, checking.as_secs_f64() * 1e3 / QUIET.as_secs_f64());
 
-                let (cpu, trips) = self.trips_on(server, pid, SESSIONS).await?;
+                let (cpu, trips) = self.trips_on(&server, pid, SESSIONS).await?;
                 measures[0].add(&column, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
 
                 let connects = self.amounts.connects;
                 let before = usage::cpu_time(pid)?;
-                timed(move || load::connects(server, connects).map(|()| connects as f64)).await?;
+                let all = server.clone();
+                timed(move || load::connects(&all, connects).map(|()| connects as f64)).await?;
                 let used = usage::cpu_time(pid)? - before;
                 measures[1].add(&column, used.as_secs_f64() * 1e6 / connects as f64);
 
                 let before = usage::resident_bytes(pid)?;
                 let open = off_the_runtime(move || {
-                    let mut open = load::open_many(server, IDLE)?;
+                    let mut open = load::open_many(&server, IDLE)?;
                     open.iter_mut().try_for_each(Session::query)?;
                     Ok(open)
                 })
@@ -71,10 +72,7 @@ impl Bench<'_> {
     /// pgvane in front of `nodes` nodes, one leader and otherwise replicas, all of them the null backend under
     /// different addresses.
     async fn in_front_of(&self, nodes: usize, replicas: SocketAddr) -> Result<Pgvane> {
-        let address = |number: usize| {
-            let last = u8::try_from(number + 1).expect("no more nodes than a network of 256 addresses has");
-            SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), self.backend.port())
-        };
+        let address = |number: usize| self.backend_at(number + 1);
         let rest = |number| if number == 0 { self.leader.address() } else { replicas };
         let nodes: Vec<Node> = (0..nodes).map(|n| Node::elsewhere(&format!("null{n}"), address(n), rest(n))).collect();
         Pgvane::builder(&self.pgvane, &nodes).start(self.scratch.directory()).await

@@ -17,11 +17,11 @@ impl Bench<'_> {
         let mut memory = Measure::new(name, "kB");
         for _ in 0..self.options.rounds {
             for proxy in &self.proxies {
-                let running = proxy.start(self.scratch.directory(), self.backend, self.leader.address()).await?;
-                let (server, pid) = (running.address, running.pid);
+                let running = proxy.start(&self.setup()).await?;
+                let (server, pid) = (running.server.clone(), running.pid);
                 let before = usage::resident_bytes(pid)?;
                 let open = off_the_runtime(move || {
-                    let mut open = load::open_many(server, sessions)?;
+                    let mut open = load::open_many(&server, sessions)?;
                     open.iter_mut().try_for_each(Session::query)?;
                     Ok(open)
                 })

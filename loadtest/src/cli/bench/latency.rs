@@ -5,7 +5,7 @@ use pgvane_loadtest::bench::load::RoundTrips;
 use pgvane_loadtest::bench::proxy::Running;
 use pgvane_loadtest::bench::report::Measure;
 
-use super::cost::until_descriptors_are_closed;
+use super::cost::{DESCRIPTORS_AT_REST, until_descriptors_are_closed};
 use super::{Bench, in_turn, sessions_in_words};
 
 /// Numbers of sessions for which it is measured.
@@ -33,11 +33,11 @@ impl Bench<'_> {
         let mut added = added.map(|name| Measure::new(name, "µs"));
         let mut direct = Measure::new(direct, "µs").not_compared();
         for round in 0..self.options.rounds {
-            until_descriptors_are_closed().await?;
+            until_descriptors_are_closed(DESCRIPTORS_AT_REST).await?;
             let mut before = self.direct_trips(sessions).await?;
             let mut medians = vec![before.percentile_us(0.5)];
             for (name, proxy) in in_turn(running, round) {
-                let (_, through) = self.trips_on(proxy.address, proxy.pid, sessions).await?;
+                let (_, through) = self.trips_on(&proxy.server, proxy.pid, sessions).await?;
                 let after = self.direct_trips(sessions).await?;
                 for ((_, share), measure) in SHARES.into_iter().zip(&mut added) {
                     measure.add(name, added_us(&through, [&before, &after], share));
@@ -53,7 +53,7 @@ impl Bench<'_> {
 
     async fn direct_trips(&self, sessions: usize) -> Result<RoundTrips> {
         // the CPU time of the null backend, which is in this process, is of no interest
-        let (_, trips) = self.trips_on(self.backend, std::process::id(), sessions).await?;
+        let (_, trips) = self.trips_on(&self.backend.into(), std::process::id(), sessions).await?;
         Ok(trips)
     }
 }

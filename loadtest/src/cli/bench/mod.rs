@@ -1,21 +1,22 @@
 //! `loadtest bench`: what pgvane, HAProxy and PgBouncer cost, side by side on a null backend and on a real server.
 
 mod cost;
+mod crowd;
 mod growth;
 mod idle;
 mod latency;
 mod pgbench;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use pgvane_loadtest::bench::neighbours::Neighbours;
-use pgvane_loadtest::bench::proxy::Proxy;
+use pgvane_loadtest::bench::proxy::{Proxy, Setup};
 use pgvane_loadtest::bench::report::{Measure, Report};
-use pgvane_loadtest::bench::{backend, plot};
+use pgvane_loadtest::bench::{backend, descriptors, plot};
 use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::scratch::Scratch;
 use pgvane_loadtest::{Error, Result};
@@ -25,6 +26,9 @@ use super::unless_interrupted;
 
 /// After many sessions were opened, the proxy has finished its work for them within this time.
 const SETTLE: Duration = Duration::from_millis(1500);
+
+/// HAProxy's and PgBouncer's limit: more than there are in most of the rows.
+const SESSIONS_MAX: usize = 9000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -52,6 +56,9 @@ pub(crate) struct Options {
     /// Sessions that are left idle
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000,2000,8000")]
     idle: Vec<usize>,
+    /// Sessions of which one in a hundred is busy
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    crowd: usize,
     /// Numbers of nodes for which pgvane's costs are compared
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "2,10,50")]
     nodes: Vec<usize>,
@@ -75,7 +82,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 struct Amounts {
     trips: Duration,
     gigabytes: f64,
-    connects: u64,
+    connects: usize,
 }
 
 struct Bench<'a> {
@@ -84,6 +91,8 @@ struct Bench<'a> {
     proxies: Vec<Proxy>,
     /// The one that is asked whether its costs grow.
     pgvane: PathBuf,
+    /// How many descriptors this process, and each proxy, may have.
+    descriptors_max: usize,
     backend: SocketAddr,
     /// The REST API of the null backend.
     leader: FakePatroni,
@@ -111,6 +120,7 @@ async fn measure(options: &Options) -> Result<()> {
         amounts,
         pgvane: pgvane.expect("the command line asks for one"),
         proxies,
+        descriptors_max: descriptors::raise_limit()?,
         backend: backend::start()?,
         leader,
         scratch,
@@ -150,8 +160,7 @@ impl Bench<'_> {
     async fn all(&mut self) -> Result<()> {
         let mut running = Vec::new();
         for proxy in &self.proxies {
-            let started = proxy.start(self.scratch.directory(), self.backend, self.leader.address()).await?;
-            running.push((proxy.name().to_owned(), started));
+            running.push((proxy.name().to_owned(), proxy.start(&self.setup()).await?));
         }
         for sessions in self.options.sessions.clone() {
             self.round_trips(sessions, &running).await?;
@@ -163,7 +172,26 @@ impl Bench<'_> {
         for sessions in self.options.idle.clone() {
             self.idle(sessions).await?;
         }
+        self.crowd().await?;
         self.pgbench().await
+    }
+
+    /// A proxy with one port in front of the null backend.
+    fn setup(&self) -> Setup<'_> {
+        Setup {
+            directory: self.scratch.directory(),
+            backend: self.backend,
+            rest: self.leader.address(),
+            sessions_max: SESSIONS_MAX,
+            ports: 1,
+        }
+    }
+
+    /// The null backend under the address that ends with this number, from 1: for a connection to another address, the
+    /// kernel can use a local port that another connection has.
+    fn backend_at(&self, number: usize) -> SocketAddr {
+        let last = u8::try_from(number).expect("no more servers than a network of 256 addresses has");
+        SocketAddr::new(Ipv4Addr::new(127, 0, 0, last).into(), self.backend.port())
     }
 
     fn is_wanted(&self, name: &str) -> bool {

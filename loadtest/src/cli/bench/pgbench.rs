@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+use pgvane_loadtest::bench::proxy::Setup;
 use pgvane_loadtest::bench::report::Measure;
 use pgvane_loadtest::bench::usage;
 use pgvane_loadtest::lab::Lab;
@@ -38,7 +39,7 @@ impl Bench<'_> {
 
         let mut running = Vec::new();
         for proxy in &self.proxies {
-            let started = proxy.start(self.scratch.directory(), server.pg, server.rest).await?;
+            let started = proxy.start(&Setup { backend: server.pg, rest: server.rest, ..self.setup() }).await?;
             running.push((proxy.name().to_owned(), started));
         }
         let seconds = self.amounts.trips.as_secs().max(1) + 2;
@@ -49,7 +50,7 @@ impl Bench<'_> {
                 rate.add("direct", run(server.pg, options, seconds).await?);
                 for (name, proxy) in super::in_turn(&running, round) {
                     let before = usage::cpu_time(proxy.pid)?;
-                    let per_second = run(proxy.address, options, seconds).await?;
+                    let per_second = run(proxy.server.addresses[0], options, seconds).await?;
                     let used = usage::cpu_time(proxy.pid)? - before;
                     cost.add(name, used.as_secs_f64() * 1e6 / (per_second * seconds as f64));
                     rate.add(name, per_second);
