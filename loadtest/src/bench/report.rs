@@ -1,10 +1,10 @@
-//! What was measured, as medians and as ratios to HAProxy.
+//! What was measured, as medians and as ratios to HAProxy, or to another proxy where HAProxy cannot be measured.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-/// The proxy that the others are compared with.
+/// The proxy that the others are compared with in most rows.
 pub const BASELINE: &str = "HAProxy";
 
 /// All that was measured.
@@ -25,6 +25,8 @@ pub struct Measure {
     pub sessions: Option<usize>,
     /// Whether a ratio to the baseline is useful.
     pub is_compared: bool,
+    /// The proxy that the others are compared with.
+    pub baseline: &'static str,
     /// The values of each proxy.
     pub columns: Vec<Column>,
 }
@@ -46,7 +48,7 @@ pub struct Column {
 impl Measure {
     /// A measure without values.
     pub fn new(name: impl Into<String>, unit: &'static str) -> Self {
-        Self { name: name.into(), unit, sessions: None, is_compared: true, columns: Vec::new() }
+        Self { name: name.into(), unit, sessions: None, is_compared: true, baseline: BASELINE, columns: Vec::new() }
     }
 
     /// Marks it as a point of the plot, at this number of sessions.
@@ -60,6 +62,13 @@ impl Measure {
     #[must_use]
     pub fn not_compared(mut self) -> Self {
         self.is_compared = false;
+        self
+    }
+
+    /// Compares with another proxy than HAProxy.
+    #[must_use]
+    pub fn against(mut self, baseline: &'static str) -> Self {
+        self.baseline = baseline;
         self
     }
 
@@ -78,7 +87,8 @@ impl Measure {
 
     /// Calculates medians and ratios.
     pub fn finish(&mut self) {
-        let baseline = self.columns.iter().find(|column| column.proxy == BASELINE).map(|column| column.rounds.clone());
+        let baseline =
+            self.columns.iter().find(|column| column.proxy == self.baseline).map(|column| column.rounds.clone());
         for column in &mut self.columns {
             column.median = median(column.rounds.clone());
             let pairs = || baseline.iter().flat_map(|base| column.rounds.iter().zip(base));
@@ -103,7 +113,7 @@ impl Report {
             write!(text, "| {}, {} |", measure.name, measure.unit).expect("writing to a string cannot fail");
             for name in &names {
                 let column = measure.columns.iter().find(|column| column.proxy == *name);
-                text.push_str(&column.map_or_else(|| " – |".to_owned(), cell));
+                text.push_str(&column.map_or_else(|| " – |".to_owned(), |column| cell(column, measure.baseline)));
             }
             text.push('\n');
         }
@@ -111,14 +121,14 @@ impl Report {
     }
 }
 
-fn cell(column: &Column) -> String {
+fn cell(column: &Column, baseline: &str) -> String {
     let shown = match column.median.abs() {
         large if large >= 1000.0 => format!("{:.0}", column.median),
         medium if medium >= 20.0 => format!("{:.1}", column.median),
         _ => format!("{:.2}", column.median),
     };
     match column.ratio {
-        Some(ratio) if column.proxy != BASELINE => format!(" {shown} ({ratio:.2}) |"),
+        Some(ratio) if column.proxy != baseline => format!(" {shown} ({ratio:.2}) |"),
         _ => format!(" {shown} |"),
     }
 }
@@ -158,5 +168,16 @@ mod tests {
         }
         measure.finish();
         assert_eq!((measure.columns[0].median, measure.columns[0].ratio), (2.0, None));
+    }
+
+    #[test]
+    fn a_row_without_haproxy_is_compared_with_another_proxy() {
+        let mut measure = Measure::new("cost", "µs").against("PgBouncer");
+        for (proxy, value) in [("pgvane", 3.0), ("PgBouncer", 4.0), ("stunnel", 6.0)] {
+            measure.add(proxy, value);
+        }
+        measure.finish();
+        let table = Report { measures: vec![measure] }.markdown();
+        assert!(table.ends_with("| cost, µs | 3.00 (0.75) | 4.00 | 6.00 (1.50) |\n"), "{table}");
     }
 }

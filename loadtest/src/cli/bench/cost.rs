@@ -4,12 +4,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use pgvane_loadtest::bench::load::{self, RoundTrips, Server, Session};
-use pgvane_loadtest::bench::proxy::Running;
 use pgvane_loadtest::bench::report::Measure;
 use pgvane_loadtest::bench::usage;
 use pgvane_loadtest::{Result, wait};
 
-use super::{Bench, in_turn, off_the_runtime, sessions_in_words};
+use super::{Bench, Group, in_turn, off_the_runtime, sessions_in_words};
 
 /// Descriptors that this process may have before sessions are opened; with two for each of 8,000, that leaves room.
 pub(super) const DESCRIPTORS_AT_REST: usize = 2000;
@@ -19,17 +18,22 @@ const DESCRIPTORS_CLOSED_WITHIN: Duration = Duration::from_secs(60);
 const GIGABYTE: f64 = 1e9;
 
 impl Bench<'_> {
-    pub(super) async fn round_trips(&mut self, sessions: usize, running: &[(String, Running)]) -> Result<()> {
-        let name = format!("round trip, {}", sessions_in_words(sessions));
+    pub(super) async fn round_trips(&mut self, sessions: usize, group: &Group) -> Result<()> {
+        let name = format!("round trip, {}{}", sessions_in_words(sessions), group.suffix);
         if !self.is_wanted(&name) {
             return Ok(());
         }
-        let mut cost = Measure::new(&name, "CPU µs").at_sessions(sessions);
+        let mut cost = Measure::new(&name, "CPU µs").against(group.baseline);
+        if group.is_plotted {
+            cost = cost.at_sessions(sessions);
+        }
         let mut rate = Measure::new(format!("{name}: rate"), "1/s").not_compared();
         for round in 0..self.options.rounds {
             until_descriptors_are_closed(DESCRIPTORS_AT_REST).await?;
-            rate.add("direct", self.trips(self.backend.into(), sessions).await?.rate());
-            for (name, proxy) in in_turn(running, round) {
+            if let Some(server) = &group.direct {
+                rate.add("direct", self.trips(server.clone(), sessions).await?.rate());
+            }
+            for (name, proxy) in in_turn(&group.running, round) {
                 until_descriptors_are_closed(DESCRIPTORS_AT_REST).await?;
                 let (cpu, trips) = self.trips_on(&proxy.server, proxy.pid, sessions).await?;
                 cost.add(name, cpu.as_secs_f64() * 1e6 / trips.count() as f64);
@@ -42,16 +46,16 @@ impl Bench<'_> {
     }
 
     /// `COPY` of large and small pieces to the client, and from it.
-    pub(super) async fn streams(&mut self, running: &[(String, Running)]) -> Result<()> {
+    pub(super) async fn streams(&mut self, group: &Group) -> Result<()> {
         let bytes = (self.amounts.gigabytes * GIGABYTE) as u64;
         for (name, kind) in [("streaming out", "bulk"), ("streaming out, 8 kB pieces", "out")] {
-            self.cost(name, "CPU s per GB", running, move |server| {
+            self.cost(name, "CPU s per GB", group, move |server| {
                 let mut session = Session::open(server, 0)?;
                 Ok(session.copy_out(kind, bytes)? as f64 / GIGABYTE)
             })
             .await?;
         }
-        self.cost("streaming in", "CPU s per GB", running, move |server| {
+        self.cost("streaming in", "CPU s per GB", group, move |server| {
             let mut session = Session::open(server, 0)?;
             Ok(session.copy_in(bytes)? as f64 / GIGABYTE)
         })
@@ -59,9 +63,9 @@ impl Bench<'_> {
     }
 
     /// Sessions of one query each.
-    pub(super) async fn connects(&mut self, running: &[(String, Running)]) -> Result<()> {
+    pub(super) async fn connects(&mut self, group: &Group) -> Result<()> {
         let connects = self.amounts.connects;
-        self.cost("connect + query + close", "CPU µs", running, move |server| {
+        self.cost("connect + query + close", "CPU µs", group, move |server| {
             load::connects(server, connects)?;
             Ok(connects as f64 / 1e6)
         })
@@ -73,19 +77,21 @@ impl Bench<'_> {
         &mut self,
         name: &str,
         unit: &'static str,
-        running: &[(String, Running)],
+        group: &Group,
         work: impl Fn(&Server) -> std::io::Result<f64> + Copy + Send + 'static,
     ) -> Result<()> {
-        if !self.is_wanted(name) {
+        let name = format!("{name}{}", group.suffix);
+        if !self.is_wanted(&name) {
             return Ok(());
         }
-        let mut cost = Measure::new(name, unit);
+        let mut cost = Measure::new(&name, unit).against(group.baseline);
         let mut rate = Measure::new(format!("{name}: rate"), if unit.contains("GB") { "GB/s" } else { "1/s" });
         for round in 0..self.options.rounds {
-            let direct = Server::from(self.backend);
-            let (done, took) = timed(move || work(&direct)).await?;
-            rate.add("direct", per_second(done, took, unit));
-            for (name, proxy) in in_turn(running, round) {
+            if let Some(server) = group.direct.clone() {
+                let (done, took) = timed(move || work(&server)).await?;
+                rate.add("direct", per_second(done, took, unit));
+            }
+            for (name, proxy) in in_turn(&group.running, round) {
                 let before = usage::cpu_time(proxy.pid)?;
                 let server = proxy.server.clone();
                 let (done, took) = timed(move || work(&server)).await?;

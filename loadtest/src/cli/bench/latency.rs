@@ -2,11 +2,10 @@
 
 use pgvane_loadtest::Result;
 use pgvane_loadtest::bench::load::RoundTrips;
-use pgvane_loadtest::bench::proxy::Running;
 use pgvane_loadtest::bench::report::Measure;
 
 use super::cost::{DESCRIPTORS_AT_REST, until_descriptors_are_closed};
-use super::{Bench, in_turn, sessions_in_words};
+use super::{Bench, Group, in_turn, sessions_in_words};
 
 /// Numbers of sessions for which it is measured.
 const SESSIONS: [usize; 3] = [1, 8, 64];
@@ -16,14 +15,14 @@ const SHARES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)]
 impl Bench<'_> {
     /// The time with the proxy less the time without it. The time without it is measured just before and just after each
     /// proxy's turn, because it changes with the load of the machine.
-    pub(super) async fn latency(&mut self, running: &[(String, Running)]) -> Result<()> {
+    pub(super) async fn latency(&mut self, group: &Group) -> Result<()> {
         for sessions in SESSIONS {
-            self.latency_of(sessions, running).await?;
+            self.latency_of(sessions, group).await?;
         }
         Ok(())
     }
 
-    async fn latency_of(&mut self, sessions: usize, running: &[(String, Running)]) -> Result<()> {
+    async fn latency_of(&mut self, sessions: usize, group: &Group) -> Result<()> {
         let in_words = sessions_in_words(sessions);
         let added = SHARES.map(|(label, _)| format!("added latency {label}, {in_words}"));
         let direct = format!("latency, direct p50, {in_words}");
@@ -36,7 +35,7 @@ impl Bench<'_> {
             until_descriptors_are_closed(DESCRIPTORS_AT_REST).await?;
             let mut before = self.direct_trips(sessions).await?;
             let mut medians = vec![before.percentile_us(0.5)];
-            for (name, proxy) in in_turn(running, round) {
+            for (name, proxy) in in_turn(&group.running, round) {
                 let (_, through) = self.trips_on(&proxy.server, proxy.pid, sessions).await?;
                 let after = self.direct_trips(sessions).await?;
                 for ((_, share), measure) in SHARES.into_iter().zip(&mut added) {

@@ -5,6 +5,7 @@ mod crowd;
 mod growth;
 mod idle;
 mod latency;
+mod listeners;
 mod pgbench;
 
 use std::fs;
@@ -13,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use pgvane_loadtest::bench::load::Server;
 use pgvane_loadtest::bench::neighbours::Neighbours;
-use pgvane_loadtest::bench::proxy::{Proxy, Setup};
-use pgvane_loadtest::bench::report::{Measure, Report};
+use pgvane_loadtest::bench::proxy::{Proxy, Running, Setup};
+use pgvane_loadtest::bench::report::{BASELINE, Measure, Report};
 use pgvane_loadtest::bench::{backend, descriptors, plot};
 use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::scratch::Scratch;
@@ -100,6 +102,20 @@ struct Bench<'a> {
     report: Report,
 }
 
+/// Proxies that run at the same time, and take turns in the rows that compare them.
+struct Group {
+    /// Their names and processes.
+    running: Vec<(String, Running)>,
+    /// What the names of their rows end with.
+    suffix: &'static str,
+    /// Whose figures the others are compared with.
+    baseline: &'static str,
+    /// The server without a proxy, where clients can reach it in the same way.
+    direct: Option<Server>,
+    /// Whether the picture shows them.
+    is_plotted: bool,
+}
+
 async fn measure(options: &Options) -> Result<()> {
     let amounts = if options.quick {
         Amounts { trips: Duration::from_millis(700), gigabytes: 1.0, connects: 2000 }
@@ -158,17 +174,21 @@ fn proxies(options: &Options) -> Result<Vec<Proxy>> {
 
 impl Bench<'_> {
     async fn all(&mut self) -> Result<()> {
-        let mut running = Vec::new();
-        for proxy in &self.proxies {
-            running.push((proxy.name().to_owned(), proxy.start(&self.setup()).await?));
-        }
+        let group = Group {
+            running: start_all(&self.proxies, &self.setup()).await?,
+            suffix: "",
+            baseline: BASELINE,
+            direct: Some(self.backend.into()),
+            is_plotted: true,
+        };
         for sessions in self.options.sessions.clone() {
-            self.round_trips(sessions, &running).await?;
+            self.round_trips(sessions, &group).await?;
         }
-        self.latency(&running).await?;
-        self.streams(&running).await?;
-        self.connects(&running).await?;
-        drop(running);
+        self.latency(&group).await?;
+        self.streams(&group).await?;
+        self.connects(&group).await?;
+        drop(group);
+        self.listeners().await?;
         for sessions in self.options.idle.clone() {
             self.idle(sessions).await?;
         }
@@ -205,6 +225,14 @@ impl Bench<'_> {
         eprintln!("{}, {}: {}", measure.name, measure.unit, medians.join(", "));
         self.report.measures.push(measure);
     }
+}
+
+async fn start_all(proxies: &[Proxy], setup: &Setup<'_>) -> Result<Vec<(String, Running)>> {
+    let mut running = Vec::new();
+    for proxy in proxies {
+        running.push((proxy.name().to_owned(), proxy.start(setup).await?));
+    }
+    Ok(running)
 }
 
 /// Another proxy is the first in each round, because the first one meets a different load of the machine.

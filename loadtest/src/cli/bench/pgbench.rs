@@ -10,7 +10,7 @@ use pgvane_loadtest::lab::Lab;
 use pgvane_loadtest::programs::Postgresql;
 use pgvane_loadtest::{Error, Result};
 
-use super::Bench;
+use super::{Bench, start_all};
 
 /// What is run, with `pgbench`'s options for it.
 const RUNS: [(&str, &[&str]); 3] = [
@@ -37,11 +37,8 @@ impl Bench<'_> {
         drop(superuser);
         run(server.pg, &["-i", "-q", "-s", SCALE], 0).await?;
 
-        let mut running = Vec::new();
-        for proxy in &self.proxies {
-            let started = proxy.start(&Setup { backend: server.pg, rest: server.rest, ..self.setup() }).await?;
-            running.push((proxy.name().to_owned(), started));
-        }
+        let setup = Setup { backend: server.pg, rest: server.rest, ..self.setup() };
+        let running = start_all(&self.proxies, &setup).await?;
         let seconds = self.amounts.trips.as_secs().max(1) + 2;
         for (name, options) in RUNS {
             let mut cost = Measure::new(name, "CPU µs per transaction");
