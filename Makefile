@@ -76,7 +76,8 @@ soak: ## the same for hours, with reloads, upgrades, partitions, name server out
 	$(LOADTEST) soak --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED) $(VARIANT)
 
 # BESIDE is a number of processes that use all CPU time they get meanwhile.
-bench: lab ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3 BESIDE=0); results in target/bench.json and .svg
+bench: ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3 BESIDE=0); results in target/bench.json and .svg
+	@scripts/setup --bench
 	$(CARGO) build --release --locked --workspace
 	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --beside $(BESIDE) --json target/bench.json --plot target/bench.svg
 

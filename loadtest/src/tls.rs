@@ -17,7 +17,7 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 use tokio_rustls::{TlsConnector, client};
 
 /// PostgreSQL's `NEGOTIATE_SSL_CODE` (`pqcomm.h`), as a packet.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 static CONNECTOR: LazyLock<TlsConnector> = LazyLock::new(|| {
     let provider = Arc::new(ring::default_provider());

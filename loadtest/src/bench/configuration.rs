@@ -1,7 +1,9 @@
-//! The configuration files of HAProxy and PgBouncer.
+//! The configuration files of HAProxy, PgBouncer and stunnel, and what pgvane's has besides that of the tests.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+
+use super::proxy::Certificate;
 
 /// HAProxy in TCP mode, two threads.
 pub(super) fn haproxy(binds: &[SocketAddr], backend: SocketAddr, sessions_max: usize, splices: bool) -> String {
@@ -35,7 +37,19 @@ listen primary
 }
 
 /// PgBouncer with `pool_mode = session`. It has a single port.
-pub(super) fn pgbouncer(bind: SocketAddr, backend: SocketAddr, sessions_max: usize) -> String {
+pub(super) fn pgbouncer(
+    bind: SocketAddr,
+    backend: SocketAddr,
+    sessions_max: usize,
+    certificate: Option<&Certificate>,
+) -> String {
+    let tls = certificate.map_or(String::new(), |Certificate { file, key }| {
+        format!(
+            "client_tls_sslmode = require\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\n",
+            file.display(),
+            key.display()
+        )
+    });
     format!(
         "\
 [databases]
@@ -51,14 +65,44 @@ max_client_conn = {sessions_max}
 default_pool_size = {sessions_max}
 server_reset_query =
 server_idle_timeout = 5
+server_tls_sslmode = disable
 log_connections = 0
 log_disconnections = 0
-",
+{tls}",
         backend.ip(),
         backend.port(),
         bind.ip(),
         bind.port(),
     )
+}
+
+/// stunnel, which does nothing but TLS. By default it logs two lines for each connection; here only warnings, as the
+/// others do.
+pub(super) fn stunnel(bind: SocketAddr, backend: SocketAddr, certificate: &Certificate) -> String {
+    let Certificate { file, key } = certificate;
+    format!(
+        "\
+foreground = yes
+pid =
+syslog = no
+debug = warning
+
+[postgresql]
+accept = {bind}
+connect = {backend}
+protocol = pgsql
+cert = {}
+key = {}
+",
+        file.display(),
+        key.display()
+    )
+}
+
+/// TOML for a listener of pgvane's where TLS ends.
+pub(super) fn terminating(certificate: &Certificate) -> String {
+    let Certificate { file, key } = certificate;
+    format!("tls = {{ mode = \"terminate\", cert_file = \"{}\", key_file = \"{}\" }}", file.display(), key.display())
 }
 
 /// pgvane's further listeners, for its write port's target; `binds` are without the first one.
@@ -93,5 +137,19 @@ mod tests {
         let of = |splices| haproxy(&[loopback(7001)], loopback(5432), 9000, splices);
         assert!(of(true).contains("    maxpipes 256\n") && of(true).contains("    option splice-auto\n"));
         assert!(!of(false).contains("maxpipes") && of(false).contains("    no option splice-auto\n"));
+    }
+
+    #[test]
+    fn tls_ends_at_the_proxy_and_not_at_the_server() {
+        let certificate = Certificate { file: "/tmp/server.crt".into(), key: "/tmp/server.key".into() };
+        let (bind, backend) = (loopback(7001), loopback(5432));
+        let text = pgbouncer(bind, backend, 9000, Some(&certificate));
+        assert!(text.contains("\nclient_tls_sslmode = require\nclient_tls_cert_file = /tmp/server.crt\n"), "{text}");
+        assert!(text.contains("\nserver_tls_sslmode = disable\n"), "{text}");
+        assert!(!pgbouncer(bind, backend, 9000, None).contains("client_tls"), "without a certificate there is none");
+        let text = stunnel(bind, backend, &certificate);
+        let service = "accept = 127.0.0.1:7001\nconnect = 127.0.0.1:5432\nprotocol = pgsql\ncert = /tmp/server.crt\n";
+        assert!(text.contains(service), "{text}");
+        assert!(terminating(&certificate).ends_with("key_file = \"/tmp/server.key\" }"));
     }
 }

@@ -1,19 +1,19 @@
 //! Clients on raw sockets: they use little CPU time themselves, so that the proxy is the limit.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::net::{RecvFlags, recv};
 
+use super::stream::Stream;
 use super::{ANSWER, COPY_IN_BEGIN, COPY_IN_END, COPY_OUT_BEGIN, COPY_OUT_END, copy_data};
 use crate::messages::message;
 
 /// After this long without an answer, the server counts as failed.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 const EVENTS_MAX: usize = 256;
 
@@ -28,11 +28,14 @@ const CONNECTING: usize = 4;
 pub struct Server {
     /// Its ports, at least one; clients are spread evenly over them.
     pub addresses: Vec<SocketAddr>,
+    /// Whether clients use TLS.
+    pub tls: bool,
 }
 
 impl From<SocketAddr> for Server {
+    /// In plaintext.
     fn from(address: SocketAddr) -> Self {
-        Self { addresses: vec![address] }
+        Self { addresses: vec![address], tls: false }
     }
 }
 
@@ -46,16 +49,14 @@ impl Server {
 /// A session that is ready for queries.
 #[derive(Debug)]
 pub struct Session {
-    stream: TcpStream,
+    stream: Stream,
     query: Vec<u8>,
 }
 
 impl Session {
     /// Connects as the client of this number, and logs in.
     pub fn open(server: &Server, client: usize) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(server.address_for(client))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        let mut stream = Stream::connect(server.address_for(client), server.tls)?;
         let body = b"\0\x03\0\0user\0bench\0database\0bench\0application_name\0loadtest\0\0";
         let mut startup = u32::try_from(body.len() + 4).expect("is short").to_be_bytes().to_vec();
         startup.extend(body);
@@ -73,7 +74,8 @@ impl Session {
 
     /// Sends Terminate and closes.
     pub fn close(mut self) -> io::Result<()> {
-        self.stream.write_all(b"X\0\0\0\x04")
+        self.stream.write_all(b"X\0\0\0\x04")?;
+        self.stream.finish()
     }
 
     /// `COPY TO STDOUT` of at least `length` bytes, by the backend's query `kind`; returns how many came.
@@ -85,10 +87,9 @@ impl Session {
         let mut room = [0; 1 << 18];
         while left > 0 {
             let most = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            // the kernel discards the bytes without copying them
-            match recv(&self.stream, &mut room[..most], RecvFlags::TRUNC)? {
-                (_, 0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                (_, taken) => left -= taken as u64,
+            match self.stream.discard(&mut room[..most])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                taken => left -= taken as u64,
             }
         }
         self.expect(COPY_OUT_END)?;
@@ -197,9 +198,13 @@ pub fn round_trips(sessions: &mut [Session], duration: Duration) -> io::Result<R
         for event in &events {
             let index = event.data.u64() as usize;
             let session = &mut sessions[index];
-            match session.stream.read(&mut answer[..missing[index]])? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                more => missing[index] -= more,
+            while missing[index] > 0 {
+                match session.stream.read(&mut answer[..missing[index]]) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(more) => missing[index] -= more,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
             }
             if missing[index] > 0 {
                 continue;
@@ -264,7 +269,7 @@ mod tests {
 
     #[test]
     fn clients_are_spread_evenly_over_the_ports() {
-        let server = Server { addresses: [7001, 7002, 7003].map(crate::ports::loopback).to_vec() };
+        let server = Server { addresses: [7001, 7002, 7003].map(crate::ports::loopback).to_vec(), tls: false };
         let ports: Vec<u16> = (0..6).map(|client| server.address_for(client).port()).collect();
         assert_eq!(ports, [7001, 7002, 7003, 7001, 7002, 7003]);
     }

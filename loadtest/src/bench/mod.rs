@@ -5,7 +5,7 @@
 //! - [`backend`]: a null PostgreSQL, so that what is measured is the proxy
 //! - [`proxy`]: each proxy with its configuration, started and stopped
 //! - [`descriptors`]: their limit, which thousands of sessions need
-//! - [`load`]: the clients, on raw sockets
+//! - [`load`]: the clients, on raw sockets or with TLS
 //! - [`neighbours`]: processes that want the same cores
 //! - [`usage`]: what a process uses, from `/proc`
 //! - [`report`]: medians and ratios as Markdown and JSON; [`plot`]: the same as a picture
@@ -21,6 +21,7 @@ pub mod neighbours;
 pub mod plot;
 pub mod proxy;
 pub mod report;
+mod stream;
 pub mod usage;
 
 use crate::messages::message;

@@ -10,7 +10,7 @@ use crate::error::Doing;
 use crate::lab::Node;
 use crate::pgvane::Pgvane;
 use crate::process::{Account, Process};
-use crate::{Result, ports, programs, wait};
+use crate::{Error, Result, ports, programs, wait};
 
 use super::configuration;
 use super::load::{Server, Session};
@@ -37,6 +37,17 @@ pub enum Proxy {
     },
     /// PgBouncer with `pool_mode = session`.
     PgBouncer,
+    /// stunnel, for clients with TLS only.
+    Stunnel,
+}
+
+/// A certificate for TLS with clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// In PEM.
+    pub file: PathBuf,
+    /// Its key's file.
+    pub key: PathBuf,
 }
 
 /// What a proxy is started for.
@@ -52,6 +63,8 @@ pub struct Setup<'a> {
     pub sessions_max: usize,
     /// Number of its ports. PgBouncer can have one only.
     pub ports: usize,
+    /// If there is one, TLS ends at the proxy. HAProxy cannot do that, because clients ask for TLS in PostgreSQL's way.
+    pub certificate: Option<&'a Certificate>,
 }
 
 /// A running proxy in front of the null backend; ends when it is dropped.
@@ -79,6 +92,7 @@ impl Proxy {
             Self::Haproxy { splices: false } => "HAProxy",
             Self::Haproxy { splices: true } => "HAProxy with splice",
             Self::PgBouncer => "PgBouncer",
+            Self::Stunnel => "stunnel",
         }
     }
 
@@ -88,6 +102,7 @@ impl Proxy {
             Self::Pgvane { binary, listener, .. } => start_pgvane(binary, listener, setup).await?,
             Self::Haproxy { splices } => start_haproxy(*splices, setup)?,
             Self::PgBouncer => start_pgbouncer(setup)?,
+            Self::Stunnel => start_stunnel(setup)?,
         };
         for number in 0..setup.ports {
             let server = running.server.clone();
@@ -102,17 +117,20 @@ impl Proxy {
     }
 }
 
-async fn start_pgvane(binary: &Path, listener: &str, setup: &Setup<'_>) -> Result<Running> {
+async fn start_pgvane(binary: &Path, lines: &str, setup: &Setup<'_>) -> Result<Running> {
+    let tls = setup.certificate.map_or(String::new(), configuration::terminating);
+    let lines = format!("{lines}\n{tls}");
     let further: Vec<SocketAddr> = (1..setup.ports).map(|_| ports::free()).collect::<Result<_>>()?;
     let node = Node::elsewhere("null", setup.backend, setup.rest);
     let pgvane = Pgvane::builder(binary, &[node])
-        .write_listener(listener)
-        .more(&configuration::further_listeners(&further, listener))
+        .write_listener(&lines)
+        .more(&configuration::further_listeners(&further, &lines))
         .start(setup.directory)
         .await?;
     let addresses = [pgvane.write_addr].into_iter().chain(further).collect();
     let pid = pgvane.process_id();
-    Ok(Running { server: Server { addresses }, pid, _process: Held::Pgvane(Box::new(pgvane)) })
+    let server = Server { addresses, tls: setup.certificate.is_some() };
+    Ok(Running { server, pid, _process: Held::Pgvane(Box::new(pgvane)) })
 }
 
 fn start_haproxy(splices: bool, setup: &Setup<'_>) -> Result<Running> {
@@ -122,18 +140,31 @@ fn start_haproxy(splices: bool, setup: &Setup<'_>) -> Result<Running> {
     let mut command = Command::new(programs::on_path("haproxy")?);
     command.arg("-db").arg("-f").arg(&file);
     let process = Process::start("haproxy", command, setup.directory, &file.with_extension("log"))?;
-    Ok(Running { server: Server { addresses }, pid: process.id(), _process: Held::Other(process) })
+    Ok(Running { server: Server { addresses, tls: false }, pid: process.id(), _process: Held::Other(process) })
 }
 
 fn start_pgbouncer(setup: &Setup<'_>) -> Result<Running> {
     let address = ports::free()?;
-    let text = configuration::pgbouncer(address, setup.backend, setup.sessions_max);
+    let text = configuration::pgbouncer(address, setup.backend, setup.sessions_max, setup.certificate);
     let file = write(setup.directory, &format!("pgbouncer-{}.ini", address.port()), &text)?;
     // it refuses to run as root
     let mut command = Account::for_servers()?.command(&programs::on_path("pgbouncer")?);
     command.arg(&file);
     let process = Process::start("pgbouncer", command, setup.directory, &file.with_extension("log"))?;
-    Ok(Running { server: address.into(), pid: process.id(), _process: Held::Other(process) })
+    let server = Server { addresses: vec![address], tls: setup.certificate.is_some() };
+    Ok(Running { server, pid: process.id(), _process: Held::Other(process) })
+}
+
+fn start_stunnel(setup: &Setup<'_>) -> Result<Running> {
+    let missing = || Error::Missing { program: "a certificate for stunnel".to_owned() };
+    let address = ports::free()?;
+    let text = configuration::stunnel(address, setup.backend, setup.certificate.ok_or_else(missing)?);
+    let file = write(setup.directory, &format!("stunnel-{}.conf", address.port()), &text)?;
+    let mut command = Command::new(programs::on_path("stunnel")?);
+    command.arg(&file);
+    let process = Process::start("stunnel", command, setup.directory, &file.with_extension("log"))?;
+    let server = Server { addresses: vec![address], tls: true };
+    Ok(Running { server, pid: process.id(), _process: Held::Other(process) })
 }
 
 fn write(directory: &Path, name: &str, text: &str) -> Result<PathBuf> {

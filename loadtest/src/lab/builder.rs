@@ -162,7 +162,7 @@ impl LabBuilder {
             setting.account.make_directory(&node.directory)?;
             setting.account.make_directory(&node.directory.join("run"))?;
             if self.tls {
-                certificate::make(setting.account, &node.name, &node.directory)?;
+                certificate::make(setting.account, certificate::Key::Ecdsa, &node.name, &node.directory)?;
             }
             let file = node.patroni_config();
             fs::write(&file, files::patroni_config(self, &setting, index, &node))

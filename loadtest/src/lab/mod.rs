@@ -12,7 +12,7 @@
 
 mod before_stop;
 mod builder;
-mod certificate;
+pub mod certificate;
 mod cluster;
 mod faults;
 mod files;
@@ -124,8 +124,7 @@ impl Lab {
     pub fn make_certificate(&self, name: &str) -> Result<[PathBuf; 2]> {
         let directory = self.directory().join(format!("{name}-tls"));
         self.setting.account.make_directory(&directory)?;
-        certificate::make(self.setting.account, name, &directory)?;
-        Ok(certificate::FILES.map(|(_, file)| directory.join(file)))
+        certificate::make(self.setting.account, certificate::Key::Ecdsa, name, &directory)
     }
 
     /// The `patronictl` that fits this cluster's Patroni.

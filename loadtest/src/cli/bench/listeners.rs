@@ -25,7 +25,7 @@ impl Bench<'_> {
         let proxies: Vec<Proxy> = self.proxies.iter().filter(has_many).cloned().collect();
         let group = Group {
             running: start_all(&proxies, &Setup { ports: LISTENERS, ..self.setup() }).await?,
-            suffix: SUFFIX,
+            suffix: SUFFIX.to_owned(),
             baseline: BASELINE,
             direct: Some(self.backend.into()),
             is_plotted: false,

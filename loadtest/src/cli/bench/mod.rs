@@ -7,6 +7,7 @@ mod idle;
 mod latency;
 mod listeners;
 mod pgbench;
+mod tls;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -107,7 +108,7 @@ struct Group {
     /// Their names and processes.
     running: Vec<(String, Running)>,
     /// What the names of their rows end with.
-    suffix: &'static str,
+    suffix: String,
     /// Whose figures the others are compared with.
     baseline: &'static str,
     /// The server without a proxy, where clients can reach it in the same way.
@@ -176,7 +177,7 @@ impl Bench<'_> {
     async fn all(&mut self) -> Result<()> {
         let group = Group {
             running: start_all(&self.proxies, &self.setup()).await?,
-            suffix: "",
+            suffix: String::new(),
             baseline: BASELINE,
             direct: Some(self.backend.into()),
             is_plotted: true,
@@ -189,6 +190,7 @@ impl Bench<'_> {
         self.connects(&group).await?;
         drop(group);
         self.listeners().await?;
+        self.tls().await?;
         for sessions in self.options.idle.clone() {
             self.idle(sessions).await?;
         }
@@ -204,6 +206,7 @@ impl Bench<'_> {
             rest: self.leader.address(),
             sessions_max: SESSIONS_MAX,
             ports: 1,
+            certificate: None,
         }
     }
 
