@@ -76,10 +76,11 @@ soak: ## the same for hours, with reloads, upgrades, partitions, name server out
 	$(LOADTEST) soak --pgvane $(PGVANE) --minutes $(MINUTES) --seed $(SEED) $(VARIANT)
 
 # BESIDE is a number of processes that use all CPU time they get meanwhile.
-bench: ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3 BESIDE=0); results in target/bench.json and .svg
+bench: ## what pgvane, HAProxy and PgBouncer cost, side by side (ROUNDS=3 BESIDE=0): target/bench.json and .svg
 	@scripts/setup --bench
 	$(CARGO) build --release --locked --workspace
-	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --beside $(BESIDE) --json target/bench.json --plot target/bench.svg
+	$(LOADTEST) bench --pgvane $(PGVANE) --rounds $(ROUNDS) --beside $(BESIDE) \
+		--json target/bench.json --plot target/bench.svg
 
 # With the versions of Cargo.lock, so that the fuzzer tests the code that is released.
 fuzz: ## look for bytes that break a rule of fuzz/rules.rs, for each of its targets (SECONDS=60); needs nightly Rust

@@ -30,6 +30,7 @@
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`json_output`]: the JSON that commands print for scripts
 //! - [`terminal`]: what the command line offers to people: `top`, completions, the manual page, explanations
+//! - [`bench`]: the proxies that `loadtest bench` compares, started as they are measured
 //! - [`fuzz`]: the rules for everything that reads a stranger's bytes
 //! - [`imported`]: what `pgvane import` writes, beside HAProxy with the file that it was made from
 //! - [`package`]: the Debian package, from its installation to its purge
@@ -39,6 +40,7 @@
 mod access;
 mod admin_socket;
 mod attackers;
+mod bench;
 mod binary;
 mod browser;
 mod cancels;

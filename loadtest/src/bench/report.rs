@@ -40,8 +40,8 @@ pub struct Column {
     pub rounds: Vec<f64>,
     /// The median of the rounds.
     pub median: f64,
-    /// The median of the rounds' ratios to the baseline's value of the same round. A difference can be zero or less, and
-    /// then there is none.
+    /// The median of the rounds' ratios to the baseline's value of the same round. A difference can be zero or less;
+    /// then there is no ratio.
     pub ratio: Option<f64>,
 }
 

@@ -1,8 +1,8 @@
 //! A client's connection, in plaintext or with TLS, on a blocking socket or not.
 //!
 //! With TLS, all clients offer the same and nothing else, so that every proxy does the same work: TLS 1.3 with
-//! `TLS_AES_256_GCM_SHA384`, which libpq chooses with OpenSSL's defaults, keys by X25519, and no resumption. They do not
-//! verify the server, because their own CPU time is not what is measured.
+//! `TLS_AES_256_GCM_SHA384`, which libpq chooses with OpenSSL's defaults, keys by X25519, and no resumption. They do
+//! not verify the server, because their own CPU time is not what is measured.
 
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

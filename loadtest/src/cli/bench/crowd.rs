@@ -20,8 +20,8 @@ const DESCRIPTORS_BESIDES: usize = 200;
 const DESCRIPTORS_AT_REST: usize = 100;
 
 impl Bench<'_> {
-    /// CPU time per round trip, and latency, of the busy sessions. Every proxy runs alone, in a new process each time: the
-    /// descriptors of this process, which has both ends, do not suffice for two.
+    /// CPU time per round trip, and latency, of the busy sessions. Every proxy runs alone, in a new process each time:
+    /// the descriptors of this process, which has both ends, do not suffice for two.
     pub(super) async fn crowd(&mut self) -> Result<()> {
         let sessions = sessions_within(self.descriptors_max, self.options.crowd);
         let busy = (0..sessions).filter(|number| is_busy(*number)).count();
@@ -90,8 +90,8 @@ fn sessions_within(descriptors_max: usize, wanted: usize) -> usize {
     if fitting < wanted { (fitting - fitting % BUSY_EVERY).max(1) } else { wanted }
 }
 
-/// One in each hundred, at another place in the next hundred: a proxy that gives its sessions to its threads in turn would
-/// otherwise have all busy ones on one thread.
+/// One in each hundred, at another place in the next hundred: a proxy that gives its sessions to its threads in turn
+/// would otherwise have all busy ones on one thread.
 fn is_busy(number: usize) -> bool {
     number % BUSY_EVERY == number / BUSY_EVERY % BUSY_EVERY
 }

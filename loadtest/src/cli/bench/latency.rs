@@ -13,8 +13,8 @@ const SESSIONS: [usize; 3] = [1, 8, 64];
 const SHARES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 
 impl Bench<'_> {
-    /// The time with the proxy less the time without it. The time without it is measured just before and just after each
-    /// proxy's turn, because it changes with the load of the machine.
+    /// The time with the proxy less the time without it. The time without it is measured just before and just after
+    /// each proxy's turn, because it changes with the load of the machine.
     pub(super) async fn latency(&mut self, group: &Group) -> Result<()> {
         for sessions in SESSIONS {
             self.latency_of(sessions, group).await?;

@@ -30,8 +30,8 @@ const ROWS: [&str; 5] = [
 const SESSIONS: [usize; 2] = [1, 64];
 
 impl Bench<'_> {
-    /// Connections with certificates of both kinds; round trips and streams with the first one, because their keys do not
-    /// depend on it. There are no direct figures: the null backend has no TLS.
+    /// Connections with certificates of both kinds; round trips and streams with the first one, because their keys
+    /// do not depend on it. There are no direct figures: the null backend has no TLS.
     pub(super) async fn tls(&mut self) -> Result<()> {
         let proxies = self.proxies_with_tls();
         for (key, suffix) in CERTIFICATES {
