@@ -218,6 +218,7 @@ impl Parts {
         } = opened;
         if self.config.is_none() {
             let registry = Arc::clone(&self.registry);
+            self.background.spawn("spread of sessions", self.workers.spread_sessions(&self.metrics));
             self.background.spawn("search for dead peers", async move { registry.sweep().await });
             self.background.spawn("certificate reloading", tls::reload_changed(self.encryptions.subscribe()));
         }

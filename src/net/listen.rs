@@ -110,6 +110,15 @@ impl AsFd for BoundListener {
 }
 
 impl Listener {
+    /// Removes it from its runtime, so that another one can register it. Clients that have connected meanwhile wait in the
+    /// kernel. Errors: those of the kernel; the listener is closed.
+    pub fn unwatch(self) -> io::Result<BoundListener> {
+        match self {
+            Listener::Tcp(listener) => listener.into_std().map(BoundListener::Tcp),
+            Listener::Unix(listener, file) => listener.into_std().map(|listener| BoundListener::Unix(listener, file)),
+        }
+    }
+
     /// Whether this process accepts there from now on, or another one: then the file of a Unix socket stays.
     pub fn set_ours(&self, is_ours: bool) {
         if let Listener::Unix(_, file) = self {

@@ -39,7 +39,8 @@ pub struct Connection {
     pub node: Option<NodeId>,
     started: Instant,
     is_closed: bool,
-    _load: Load,
+    /// Its place on a thread.
+    pub(super) load: Load,
 }
 
 impl Connection {
@@ -53,7 +54,7 @@ impl Connection {
             node: None,
             started: Instant::now(),
             is_closed: false,
-            _load: load,
+            load,
         }
     }
 
@@ -66,7 +67,7 @@ impl Connection {
             node: None,
             started: now.checked_sub(age).unwrap_or(now),
             is_closed: false,
-            _load: load,
+            load,
         }
     }
 

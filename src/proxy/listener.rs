@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::connection::Connection;
@@ -90,9 +91,8 @@ impl OpenPlace {
         let assigned = watch::Sender::new(Assigned { context, is_accepting });
         let mut accepting = JoinSet::new();
         for (number, socket) in self.sockets.into_iter().enumerate() {
-            let thread = first + number;
-            let accepted = accept(socket, thread, assigned.subscribe(), Arc::clone(workers));
-            accepting.spawn_on(accepted, workers.runtime(thread));
+            let accepted = accept_in_turn(socket, first + number, assigned.subscribe(), Arc::clone(workers));
+            accepting.spawn_on(accepted, workers.runtime(0));
         }
         Place { bind: self.bind, assigned, accepting, copies: copies.unwrap_or_default() }
     }
@@ -138,14 +138,44 @@ impl Place {
     }
 }
 
-/// Accepts on one thread, until the sender of `assigned` is dropped.
-async fn accept(socket: BoundListener, thread: usize, mut assigned: watch::Receiver<Assigned>, workers: Arc<Workers>) {
+/// Accepts on one of the threads in use, until the sender of `assigned` is dropped.
+async fn accept_in_turn(
+    mut socket: BoundListener,
+    number: usize,
+    assigned: watch::Receiver<Assigned>,
+    workers: Arc<Workers>,
+) {
+    loop {
+        let thread = number % (*workers.in_use().borrow()).max(1);
+        let accepting = accept(socket, [number, thread], assigned.clone(), Arc::clone(&workers));
+        match AbortOnDropHandle::new(workers.runtime(thread).spawn(accepting)).await {
+            Ok(Some(back)) => socket = back,
+            Ok(None) | Err(_) => return, // the place is closed, or the threads end
+        }
+    }
+}
+
+/// Accepts on this thread. Returns the socket if another thread should accept, as more or fewer are in use.
+async fn accept(
+    socket: BoundListener,
+    [number, thread]: [usize; 2],
+    mut assigned: watch::Receiver<Assigned>,
+    workers: Arc<Workers>,
+) -> Option<BoundListener> {
     let socket = match socket.watch() {
         Ok(socket) => socket,
-        Err(error) => return warn!(listener = %assigned.borrow().context.settings.name, %error, "cannot listen"),
+        Err(error) => {
+            warn!(listener = %assigned.borrow().context.settings.name, %error, "cannot listen");
+            return None;
+        }
     };
+    let mut in_use = workers.in_use();
     let mut lines = LineLimit::new(1);
-    let mut is_accepting = assigned.borrow_and_update().is_accepting;
+    let mut is_accepting = {
+        let now = assigned.borrow_and_update();
+        set_options(&socket, &now.context);
+        now.is_accepting
+    };
     socket.set_ours(is_accepting);
     loop {
         tokio::select! {
@@ -167,18 +197,27 @@ async fn accept(socket: BoundListener, thread: usize, mut assigned: watch::Recei
                     set_options(&socket, &now.context);
                 }
                 Err(_) => break,
-            }
+            },
+            () = turn_ends(&mut in_use, number, thread) => return socket.unwatch().ok(),
         }
     }
     if !is_accepting {
-        return; // another process does
+        return None; // another process does
     }
     let context = Arc::clone(&assigned.borrow().context);
     let until = Instant::now() + QUEUED_MAX;
     while let Ok(accepted) = timeout(QUEUED_WITHIN, socket.accept()).await {
         if serve(accepted, thread, &context, &workers).is_err() || Instant::now() >= until {
-            return;
+            break;
         }
+    }
+    None
+}
+
+/// Waits until the socket of this number should be served by another thread than this one. Cancel safe.
+async fn turn_ends(in_use: &mut watch::Receiver<usize>, number: usize, thread: usize) {
+    if in_use.wait_for(|in_use| number % in_use != thread).await.is_err() {
+        std::future::pending::<()>().await; // the threads end, and this one with them
     }
 }
 

@@ -26,6 +26,7 @@
 //! - [`service_manager`]: what systemd is told
 //! - [`session_list`]: the list of sessions, and one that is picked from it and closed
 //! - [`set_ups`]: the set-ups of `config/`, followed as their READMEs say
+//! - [`threads`]: sessions that change their thread
 //! - [`tls`]: encryption that ends at pgvane, on either side
 //! - [`command_line`]: what users type, and the exit codes that answer
 //! - [`json_output`]: the JSON that commands print for scripts
@@ -77,6 +78,7 @@ mod soak;
 mod sql;
 mod stage;
 mod terminal;
+mod threads;
 mod tls;
 mod upgrade;
 mod waiting;

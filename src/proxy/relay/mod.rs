@@ -135,6 +135,16 @@ impl Relay {
         Some(RelayState { framing: self.framing.clone(), for_server, for_client })
     }
 
+    /// Its sockets, without what it has in flight.
+    pub fn into_sockets(self) -> [Stream; 2] {
+        [self.client, self.server]
+    }
+
+    /// Whether no bytes are in flight in either direction.
+    pub fn is_empty(&self) -> bool {
+        self.up.is_empty() && self.down.is_empty()
+    }
+
     /// From now on all bytes are copied, so that soon none are in a pipe.
     pub fn stop_splicing(&mut self) {
         self.up.stop_splicing();

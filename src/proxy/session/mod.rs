@@ -1,9 +1,10 @@
 //! One connection from its first byte to its last line in the log; [`movement`] takes it to another process, and `carry` to
-//! another server, with a login in advance by `early`.
+//! another server, with a login in advance by `early`. `other_thread` takes it to another thread of this process.
 
 mod carry;
 mod early;
 pub mod movement;
+mod other_thread;
 mod prospect;
 mod rare;
 
@@ -30,6 +31,7 @@ use crate::proxy::relay::{Outcome, Relay, RelayState};
 use crate::proxy::sessions::control::{SessionControl, SessionOrder};
 use crate::proxy::sessions::guard::SessionGuard;
 use crate::proxy::sessions::owner::Owner;
+use crate::proxy::worker::Load;
 use crate::routing::{SessionPark, Target};
 
 /// `read_only_sql_transaction`: the server refuses to write.
@@ -72,11 +74,15 @@ impl Future for SessionFuture {
                     let SessionFuture::Relaying(session) = mem::replace(&mut *self, SessionFuture::Done) else {
                         continue;
                     };
-                    SessionFuture::Boxed(match leave {
-                        Leave::Ended(end) => Box::pin(session.end(end)),
-                        Leave::MovesOut(relay) => Box::pin(session.move_out(relay)),
-                        Leave::LosesServer(prospect) => Box::pin(session.carry(*prospect)),
-                    })
+                    match leave {
+                        Leave::Ended(end) => SessionFuture::Boxed(Box::pin(session.end(end))),
+                        Leave::MovesOut(relay) => SessionFuture::Boxed(Box::pin(session.move_out(relay))),
+                        Leave::LosesServer(prospect) => SessionFuture::Boxed(Box::pin(session.carry(*prospect))),
+                        Leave::ChangesThread(relay, there) => {
+                            session.change_thread(relay, there);
+                            SessionFuture::Done
+                        }
+                    }
                 }
                 SessionFuture::Done => return Poll::Ready(()),
             };
@@ -91,6 +97,8 @@ enum Leave {
     MovesOut(RelayState),
     /// It is parked, has lost its server, and may go on at another one.
     LosesServer(Box<Prospect>),
+    /// It is to go on on another thread.
+    ChangesThread(RelayState, Load),
 }
 
 /// A connection that has its place on a node.
@@ -169,6 +177,10 @@ impl Session {
             // also if it was asked during this call, before it could be woken
             Poll::Pending if self.guard.control().is_to_move_out() => match self.state_to_move() {
                 Some(relay) => Poll::Ready(Leave::MovesOut(relay)),
+                None => Poll::Pending,
+            },
+            Poll::Pending if self.connection.load.acts() => match self.state_to_change_thread() {
+                Some((relay, there)) => Poll::Ready(Leave::ChangesThread(relay, there)),
                 None => Poll::Pending,
             },
             Poll::Pending => Poll::Pending,

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::other_thread::resume;
 use super::{Session, SessionFuture};
 use crate::cluster::NodeId;
-use crate::net::{Incoming, Stream};
+use crate::net::Incoming;
 use crate::protocol::CancelKey;
 use crate::proxy::connection::Connection;
 use crate::proxy::context::ListenerContext;
-use crate::proxy::end::End;
-use crate::proxy::relay::{Relay, RelayState};
+use crate::proxy::relay::RelayState;
 use crate::proxy::sessions::guard::SessionGuard;
 use crate::proxy::sessions::moving::{MovingSession, SessionState};
 use crate::proxy::sessions::orders::order_for;
@@ -121,19 +121,10 @@ impl Arrival {
     }
 
     async fn begin(self, load: Load) -> Option<Session> {
-        let Arrival { context, guard, sockets: [client, server], relay, age } = self;
+        let Arrival { context, guard, sockets, relay, age } = self;
         let peer = guard.control().owner().map_or(crate::net::Peer::Unix, |owner| owner.client());
-        let mode = context.settings.relay;
         let mut connection = Connection::moved_in(context, peer, age, load);
         connection.node = Some(guard.node());
-        let (client, server) = match (client.watch(), server.watch()) {
-            (Ok(client), Ok(server)) => (Stream::from(client), Stream::from(server)),
-            (Err(error), _) | (_, Err(error)) => {
-                connection.close(&End::ClientFailed(error)); // the kernel accepts no more descriptors in epoll
-                return None;
-            }
-        };
-        let relay = Relay::resumed(mode, client, server, relay);
-        Some(Session { connection, relay, guard, last_order: None, rare: None })
+        resume(connection, guard, sockets, relay).await
     }
 }
