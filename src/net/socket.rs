@@ -1,7 +1,7 @@
 //! A connected socket, TCP or Unix, registered with a runtime.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -197,11 +197,44 @@ impl AsyncWrite for Socket {
         either!(self.get_mut(), inner => Pin::new(inner).poll_write(cx, bytes))
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), inner => Pin::new(inner).poll_write_vectored(cx, slices))
+    }
+
+    /// So that TLS writes all its records with one call.
+    fn is_write_vectored(&self) -> bool {
+        either!(self, inner => inner.is_write_vectored())
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.get_mut(), inner => Pin::new(inner).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.get_mut(), inner => Pin::new(inner).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// TLS hands over one piece for each of its records.
+    #[tokio::test]
+    async fn several_pieces_are_written_with_one_call() {
+        let (one, mut other) = UnixStream::pair().expect("two sockets");
+        let mut socket = Socket::from(one);
+        assert!(socket.is_write_vectored());
+        let pieces = [&b"first "[..], b"second"].map(IoSlice::new);
+        assert_eq!(socket.write_vectored(&pieces).await.expect("fits"), 12);
+        let mut received = [0; 12];
+        other.read_exact(&mut received).await.expect("has arrived");
+        assert_eq!(&received, b"first second");
     }
 }
