@@ -2,6 +2,17 @@
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
+/// When so many sessions of a thread have something to do, its load is worth a look before the next one is due.
+const MANY: usize = 16;
+
+/// What a session is told about its thread.
+pub(super) struct Told {
+    /// Its load should be looked at soon.
+    pub(super) is_worth_a_look: bool,
+    /// Sessions go to other threads now.
+    pub(super) gives: bool,
+}
+
 /// Estimates: one is not in step with another.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -34,22 +45,20 @@ impl Counters {
         self.acting.load(Relaxed).max(self.acting_before.load(Relaxed))
     }
 
-    /// A session with something to do has come to the thread. Returns the look for which it counts already: none of the
-    /// last ones.
-    pub(super) fn arrives(&self) -> u8 {
-        self.acting_before.fetch_add(1, Relaxed);
-        self.look.load(Relaxed).wrapping_sub(1)
+    /// A session with something to do has come to the thread. Returns the look for which it counts already, none of the
+    /// last ones, and whether the load is worth a look.
+    pub(super) fn arrives(&self) -> (u8, bool) {
+        let arrived = self.acting_before.fetch_add(1, Relaxed) + 1;
+        (self.look.load(Relaxed).wrapping_sub(1), arrived == MANY)
     }
 
-    /// There is something to do for a session that counts as acting for the look `counted`. Returns whether sessions go to
-    /// other threads now.
-    pub(super) fn acts(&self, counted: &mut u8) -> bool {
+    /// There is something to do for a session that counts as acting for the look `counted`.
+    pub(super) fn acts(&self, counted: &mut u8) -> Told {
         let look = self.look.load(Relaxed);
-        if *counted != look {
-            *counted = look;
-            self.acting.fetch_add(1, Relaxed);
-        }
-        self.gives.load(Relaxed) > 0
+        let is_counted = *counted == look;
+        *counted = look;
+        let is_worth_a_look = !is_counted && self.acting.fetch_add(1, Relaxed) + 1 == MANY;
+        Told { is_worth_a_look, gives: self.gives.load(Relaxed) > 0 }
     }
 
     /// An acting session goes to another thread. `false` if enough have.

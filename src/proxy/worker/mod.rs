@@ -1,7 +1,7 @@
 //! The threads that serve sessions: each with a runtime and an epoll of its own.
 //!
 //! A session's events wake its thread and no other, and nothing of it is shared between cores. Not more threads are used
-//! than the load needs, as [`plan`] decides; each of them accepts too. A new session goes to the thread on which the fewest
+//! than the load needs, as `plan` decides; each of them accepts too. A new session goes to the thread on which the fewest
 //! sessions have something to do; later it changes its thread if that is crowded or not used any more. Checks and admin run
 //! elsewhere: so the nodes' roles are known in time even if the sessions are busy.
 
@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use prometheus::{Gauge, IntCounter};
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, interval, sleep};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use self::counters::Counters;
@@ -33,7 +33,8 @@ use crate::telemetry::MetricRegistry;
 /// Shorter than the timeouts of sessions, and long enough to cause no measurable load.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The loads of the threads are looked at this often if one is busy; otherwise each [`TICK`].
+/// The loads of the threads are looked at this often if one is busy, or if many sessions have something to do; otherwise
+/// each [`TICK`].
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A thread that is busy for this share of its time is looked at often.
@@ -54,7 +55,13 @@ impl Workers {
         let (all, end) = started.into_iter().unzip();
         let in_use = watch::Sender::new(Plan::new(count).in_use());
         Ok(Workers {
-            threads: Arc::new(Threads { all, in_use, changes: AtomicU64::new(0), sessions: TaskTracker::new() }),
+            threads: Arc::new(Threads {
+                all,
+                in_use,
+                hurry: Notify::new(),
+                changes: AtomicU64::new(0),
+                sessions: TaskTracker::new(),
+            }),
             _end: end,
         })
     }
@@ -118,7 +125,10 @@ impl Workers {
             let mut is_busy = false;
             figures.show(&threads);
             loop {
-                sleep(if is_busy { LOOK_INTERVAL } else { TICK }).await;
+                sleep(LOOK_INTERVAL).await;
+                if !is_busy {
+                    let _ = timeout(TICK - LOOK_INTERVAL, threads.hurry.notified()).await; // or it is due
+                }
                 let interval = since.elapsed();
                 since = Instant::now();
                 let mut loads = Vec::with_capacity(threads.all.len());
@@ -286,6 +296,35 @@ mod tests {
         assert_eq!(names, ["pgvane-1", "pgvane-1", "pgvane-2", "pgvane-2"]);
     }
 
+    /// A burst of clients after a failover must not wait for the next look of a quiet time.
+    #[tokio::test(start_paused = true)]
+    async fn the_loads_are_looked_at_soon_if_many_sessions_arrive_or_act() {
+        let workers = started(2, 1);
+        let spread = tokio::spawn(workers.spread_sessions(&MetricRegistry::with_build_info()));
+        let threads = Arc::clone(&workers.threads);
+        let next_look = async || {
+            let (begun, counters) = (Instant::now(), threads.counters(0));
+            while counters.acting() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            begun.elapsed()
+        };
+        sleep(TICK + LOOK_INTERVAL).await;
+        let few: Vec<Load> = (0..8).map(|_| Load::on(&threads, 0)).collect();
+        assert!(next_look().await > LOOK_INTERVAL * 2, "in its time");
+        sleep(LOOK_INTERVAL * 2).await;
+        let mut many: Vec<Load> = (0..100).map(|_| Load::on(&threads, 0)).collect();
+        assert!(next_look().await <= LOOK_INTERVAL * 2, "soon");
+        spread.abort();
+        drop(few);
+        let mut is_worth_a_look = async |acting: usize| {
+            threads.counters(0).next_look();
+            many[..acting].iter_mut().for_each(|load| _ = load.acts());
+            timeout(Duration::ZERO, threads.hurry.notified()).await.is_ok()
+        };
+        assert!(!is_worth_a_look(8).await && is_worth_a_look(100).await);
+    }
+
     #[tokio::test]
     async fn a_thread_that_works_without_a_wait_is_not_used_alone() {
         let workers = started(2, 1);
@@ -300,7 +339,7 @@ mod tests {
         });
         let mut in_use = workers.in_use();
         let both = in_use.wait_for(|in_use| *in_use == 2);
-        drop(tokio::time::timeout(Duration::from_secs(20), both).await.expect("both are used"));
+        drop(timeout(Duration::from_secs(20), both).await.expect("both are used"));
         works.abort();
         spread.abort();
     }

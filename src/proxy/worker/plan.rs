@@ -17,6 +17,12 @@ const CROWDED_BUSY: f64 = 0.5;
 /// A thread that is busy for this share of its time can hardly do more, however short its turns are.
 const FULL_BUSY: f64 = 0.95;
 
+/// A thread must have been crowded in so many looks in a row: in one, another program may have had its core.
+const CROWDED_LOOKS: u32 = 3;
+
+/// With turns of this length, one look is enough.
+const SWAMPED_TURN: Duration = Duration::from_millis(1);
+
 /// Threads with a light load are busy for this share of their time at most.
 const LIGHT_BUSY: f64 = 0.35;
 
@@ -45,6 +51,10 @@ impl ThreadLoad {
     fn is_crowded(&self) -> bool {
         self.busy >= FULL_BUSY || self.busy >= CROWDED_BUSY && self.turn >= CROWDED_TURN
     }
+
+    fn is_swamped(&self) -> bool {
+        self.is_crowded() && self.turn >= SWAMPED_TURN
+    }
 }
 
 /// How many threads are used.
@@ -52,6 +62,8 @@ impl ThreadLoad {
 pub(super) struct Plan {
     max: usize,
     in_use: usize,
+    /// In so many looks in a row, threads were crowded.
+    crowded_looks: u32,
     /// For so long, fewer threads would have been enough.
     light_for: Duration,
     /// So many of them.
@@ -61,7 +73,7 @@ pub(super) struct Plan {
 impl Plan {
     /// One thread of `max` is used.
     pub(super) fn new(max: usize) -> Plan {
-        Plan { max, in_use: max.min(1), light_for: Duration::ZERO, enough: 0 }
+        Plan { max, in_use: max.min(1), crowded_looks: 0, light_for: Duration::ZERO, enough: 0 }
     }
 
     /// The number of threads that are used: the first ones.
@@ -74,13 +86,20 @@ impl Plan {
     pub(super) fn look(&mut self, loads: &[ThreadLoad], interval: Duration) -> Vec<usize> {
         let used = &loads[..self.in_use.min(loads.len())];
         let crowded = used.iter().filter(|load| load.is_crowded()).count();
+        self.crowded_looks = match crowded {
+            0 => 0,
+            _ if used.iter().any(ThreadLoad::is_swamped) => CROWDED_LOOKS,
+            _ => self.crowded_looks + 1,
+        };
+        let is_crowded = self.crowded_looks >= CROWDED_LOOKS;
         let enough = enough(loads);
         (self.light_for, self.enough) = match enough < self.in_use {
             true => (self.light_for + interval, self.enough.max(enough)),
             false => (Duration::ZERO, 0),
         };
-        if crowded > 0 {
+        if is_crowded {
             self.in_use = (self.in_use + crowded).min(self.max);
+            self.crowded_looks = 0;
         } else if self.light_for >= LIGHT_FOR {
             (self.in_use, self.light_for) = (self.enough, Duration::ZERO);
         }
@@ -88,7 +107,7 @@ impl Plan {
         let share = acting.div_ceil(self.in_use.max(1));
         let gives = |(thread, load): (usize, &ThreadLoad)| match load {
             _ if thread >= self.in_use => usize::MAX,
-            load if load.is_crowded() => load.acting.saturating_sub(share),
+            load if is_crowded && load.is_crowded() => load.acting.saturating_sub(share),
             _ => 0,
         };
         loads.iter().enumerate().map(gives).collect()
@@ -126,10 +145,10 @@ mod tests {
     fn a_crowded_thread_gives_half_of_its_acting_sessions_to_one_more() {
         let mut plan = Plan::new(4);
         let none = ThreadLoad::NONE;
-        assert_eq!(plan.look(&[load(0.9, 300, 9), none, none, none], LOOK), [4, 0, usize::MAX, usize::MAX]);
+        assert_eq!(plan.look(&[load(0.9, 1300, 9), none, none, none], LOOK), [4, 0, usize::MAX, usize::MAX]);
         assert_eq!(plan.in_use(), 2);
         // both are crowded: twice as many
-        assert_eq!(plan.look(&[load(0.9, 300, 5), load(0.9, 300, 3), none, none], LOOK), [3, 1, 0, 0]);
+        assert_eq!(plan.look(&[load(0.9, 1300, 5), load(0.9, 1300, 3), none, none], LOOK), [3, 1, 0, 0]);
         assert_eq!(plan.in_use(), 4);
         assert_eq!(plan.look(&[load(1.0, 500, 2); 4], LOOK), [0; 4]);
         assert_eq!(plan.in_use(), 4);
@@ -138,21 +157,27 @@ mod tests {
     #[test]
     fn a_thread_that_hardly_waits_is_crowded() {
         let mut plan = Plan::new(2);
-        assert_eq!(plan.look(&[load(0.96, 40, 8), ThreadLoad::NONE], LOOK)[0], 4);
+        let gives: Vec<usize> = (0..4).map(|_| plan.look(&[load(0.96, 40, 8), ThreadLoad::NONE], LOOK)[0]).collect();
+        assert_eq!(gives, [0, 0, 4, 0], "not because of one look or two");
+        let mut plan = Plan::new(2);
+        for busy in [0.96, 0.96, 0.9, 0.96, 0.96] {
+            assert_eq!(plan.look(&[load(busy, 40, 8), ThreadLoad::NONE], LOOK)[0], 0);
+        }
+        assert_eq!(plan.in_use(), 1);
     }
 
     #[test]
     fn a_thread_with_more_than_its_share_gives_the_rest_only_if_it_is_crowded() {
         let mut plan = Plan::new(2);
-        plan.look(&[load(0.9, 300, 2), ThreadLoad::NONE], LOOK);
+        plan.look(&[load(0.9, 1300, 2), ThreadLoad::NONE], LOOK);
         assert_eq!(plan.look(&[load(0.4, 300, 8), load(0.4, 20, 0)], LOOK), [0, 0]);
-        assert_eq!(plan.look(&[load(0.9, 300, 8), load(0.4, 20, 0)], LOOK), [4, 0]);
+        assert_eq!(plan.look(&[load(0.9, 1300, 8), load(0.4, 20, 0)], LOOK), [4, 0]);
     }
 
     #[test]
     fn after_some_time_of_light_load_fewer_threads_are_used_and_the_others_give_all_their_sessions() {
         let mut plan = Plan::new(2);
-        plan.look(&[load(0.9, 300, 2), ThreadLoad::NONE], LOOK);
+        plan.look(&[load(0.9, 1300, 2), ThreadLoad::NONE], LOOK);
         let light = [load(0.2, 10, 2), load(0.1, 10, 2)];
         for _ in 0..LIGHT_FOR.as_millis() / LOOK.as_millis() - 1 {
             assert_eq!(plan.look(&light, LOOK), [0, 0]);
@@ -161,15 +186,15 @@ mod tests {
         assert_eq!(plan.in_use(), 1);
         // as many as were needed at any time meanwhile
         let mut plan = Plan::new(4);
-        plan.look(&[load(1.0, 300, 8); 1], LOOK);
-        plan.look(&[load(1.0, 300, 4); 2], LOOK);
+        plan.look(&[load(1.0, 1300, 8); 1], LOOK);
+        plan.look(&[load(1.0, 1300, 4); 2], LOOK);
         assert_eq!(plan.in_use(), 4);
         plan.look(&[load(0.01, 10, 1); 4], LIGHT_FOR / 2);
         plan.look(&[load(0.15, 10, 1); 4], LIGHT_FOR / 2);
         assert_eq!(plan.in_use(), 2);
         // a load that is not light in between begins the time again
         let mut plan = Plan::new(2);
-        plan.look(&[load(0.9, 300, 2), ThreadLoad::NONE], LOOK);
+        plan.look(&[load(0.9, 1300, 2), ThreadLoad::NONE], LOOK);
         plan.look(&light, LIGHT_FOR - LOOK);
         plan.look(&[load(0.4, 20, 2), load(0.4, 20, 2)], LOOK);
         plan.look(&light, LIGHT_FOR - LOOK);

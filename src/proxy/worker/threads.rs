@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use super::counters::Counters;
@@ -16,6 +16,8 @@ pub(super) struct Threads {
     pub(super) all: Vec<Thread>,
     /// So many are used: the first ones.
     pub(super) in_use: watch::Sender<usize>,
+    /// The load of a thread should be looked at soon.
+    pub(super) hurry: Notify,
     /// Sessions that have changed their thread since this was shown last.
     pub(super) changes: AtomicU64,
     pub(super) sessions: TaskTracker,
@@ -58,14 +60,21 @@ pub struct Load {
 impl Load {
     /// A session that comes to this thread.
     pub(super) fn on(threads: &Arc<Threads>, thread: usize) -> Load {
-        let counted = threads.counters(thread).arrives();
+        let (counted, is_worth_a_look) = threads.counters(thread).arrives();
+        if is_worth_a_look {
+            threads.hurry.notify_one();
+        }
         let thread = u16::try_from(thread).expect("there are at most 1024 threads");
         Load { threads: Arc::clone(threads), thread, counted }
     }
 
     /// There is something to do for the session. Returns whether sessions of its thread go to other threads now.
     pub fn acts(&mut self) -> bool {
-        self.threads.counters(usize::from(self.thread)).acts(&mut self.counted)
+        let told = self.threads.counters(usize::from(self.thread)).acts(&mut self.counted);
+        if told.is_worth_a_look {
+            self.threads.hurry.notify_one();
+        }
+        told.gives
     }
 
     /// Leaves the thread for the one on which the fewest sessions have something to do. `None` if enough sessions have
