@@ -24,7 +24,7 @@ impl BeforeStop {
         let mut files_before = Vec::new();
         for node in lab.nodes() {
             let file = node.patroni_config();
-            let text = fs::read_to_string(&file).doing(|| format!("reading {}", file.display()))?;
+            let text = without_hook(&fs::read_to_string(&file).doing(|| format!("reading {}", file.display()))?);
             let line = format!("\npostgresql:\n  before_stop: {}\n", command(node));
             write(node, &text.replacen("\npostgresql:\n", &line, 1))?;
             files_before.push(text);
@@ -42,6 +42,11 @@ impl BeforeStop {
     }
 }
 
+/// Without the hook of somebody who failed before removing it: of two, Patroni would take the older one.
+fn without_hook(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.starts_with("  before_stop:")).collect()
+}
+
 fn write(node: &Node, text: &str) -> Result<()> {
     let file = node.patroni_config();
     fs::write(&file, text).doing(|| format!("writing {}", file.display()))
@@ -57,10 +62,23 @@ async fn reload(lab: &Lab) -> Result<()> {
         }
         wait::until("a reload of Patroni", RELOADED_WITHIN, || async {
             let log = lab.log_text(number).split_off(before);
-            // "Reloading PostgreSQL configuration.", or "… nothing to reload."
-            if log.contains("eload") { Ok(()) } else { Err(log) }
+            // only Patroni's own lines: PostgreSQL's "reloading configuration files" may be of the reload before
+            let is_done =
+                ["Reloading PostgreSQL configuration.", "nothing to reload."].iter().any(|end| log.contains(end));
+            if is_done { Ok(()) } else { Err(log) }
         })
         .await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_that_was_left_behind_is_removed() {
+        let text = "scope: a\npostgresql:\n  before_stop: old\n  listen: b\n";
+        assert_eq!(without_hook(text), "scope: a\npostgresql:\n  listen: b\n");
+    }
 }
