@@ -135,8 +135,8 @@ impl Relay {
         Some(RelayState { framing: self.framing.clone(), for_server, for_client })
     }
 
-    /// Its sockets, without what it has in flight.
-    pub fn into_sockets(self) -> [Stream; 2] {
+    /// Its two connections, without what is in flight.
+    pub fn into_streams(self) -> [Stream; 2] {
         [self.client, self.server]
     }
 

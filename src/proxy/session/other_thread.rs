@@ -23,7 +23,7 @@ impl Session {
 
     /// Goes on there.
     pub(super) fn change_thread(mut self, state: RelayState, there: Load) {
-        let sockets = self.relay.into_sockets().map(|stream| match stream {
+        let sockets = self.relay.into_streams().map(|stream| match stream {
             Stream::Plain(socket) => socket.unwatch(),
             Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()), // never: such a relay has no state that can move
         });

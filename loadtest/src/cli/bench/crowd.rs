@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use pgvane_loadtest::Result;
-use pgvane_loadtest::bench::load::{self, RoundTrips, Server, Session};
+use pgvane_loadtest::bench::load::{RoundTrips, Server};
 use pgvane_loadtest::bench::proxy::{Proxy, Setup};
 use pgvane_loadtest::bench::report::Measure;
 
 use super::cost::{trips_among, until_descriptors_are_closed};
-use super::{Bench, SETTLE, in_turn, off_the_runtime};
+use super::idle::sessions_at_rest;
+use super::{Bench, in_turn, off_the_runtime};
 
 /// One session in this many is busy.
 const BUSY_EVERY: usize = 100;
@@ -67,14 +68,7 @@ impl Bench<'_> {
 
     async fn trips_in_crowd(&self, server: &Server, pid: u32, sessions: usize) -> Result<(Duration, RoundTrips)> {
         until_descriptors_are_closed(DESCRIPTORS_AT_REST).await?;
-        let server = server.clone();
-        let open = off_the_runtime(move || {
-            let mut open = load::open_many(&server, sessions)?;
-            open.iter_mut().try_for_each(Session::query)?;
-            Ok(open)
-        })
-        .await?;
-        tokio::time::sleep(SETTLE).await;
+        let open = sessions_at_rest(server, sessions).await?;
         let duration = self.amounts.trips;
         off_the_runtime(move || {
             let (mut busy, _idle) = apart(open);

@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pgvane_loadtest::Result;
-use pgvane_loadtest::bench::load::{self, Server, Session};
+use pgvane_loadtest::bench::load::{self, Server};
 use pgvane_loadtest::bench::report::{Measure, Report};
 use pgvane_loadtest::bench::usage;
 use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
 
+use super::Bench;
 use super::cost::timed;
-use super::{Bench, SETTLE, off_the_runtime};
+use super::idle::idle_memory;
 
 /// Sessions of the round trips, and idle ones.
 const SESSIONS: usize = 64;
@@ -52,17 +53,7 @@ impl Bench<'_> {
                 let used = usage::cpu_time(pid)? - before;
                 measures[1].add(&column, used.as_secs_f64() * 1e6 / connects as f64);
 
-                let before = usage::resident_bytes(pid)?;
-                let open = off_the_runtime(move || {
-                    let mut open = load::open_many(&server, IDLE)?;
-                    open.iter_mut().try_for_each(Session::query)?;
-                    Ok(open)
-                })
-                .await?;
-                tokio::time::sleep(SETTLE).await;
-                let grown = usage::resident_bytes(pid)?.saturating_sub(before);
-                measures[2].add(&column, grown as f64 / IDLE as f64 / 1000.0);
-                drop(open);
+                measures[2].add(&column, idle_memory(&server, pid, IDLE).await?);
             }
         }
         measures.iter_mut().for_each(Measure::finish);

@@ -1,7 +1,7 @@
 //! Memory of sessions that do nothing.
 
 use pgvane_loadtest::Result;
-use pgvane_loadtest::bench::load::{self, Session};
+use pgvane_loadtest::bench::load::{self, Server, Session};
 use pgvane_loadtest::bench::report::Measure;
 use pgvane_loadtest::bench::usage;
 
@@ -18,21 +18,32 @@ impl Bench<'_> {
         for _ in 0..self.options.rounds {
             for proxy in &self.proxies {
                 let running = proxy.start(&self.setup()).await?;
-                let (server, pid) = (running.server.clone(), running.pid);
-                let before = usage::resident_bytes(pid)?;
-                let open = off_the_runtime(move || {
-                    let mut open = load::open_many(&server, sessions)?;
-                    open.iter_mut().try_for_each(Session::query)?;
-                    Ok(open)
-                })
-                .await?;
-                tokio::time::sleep(SETTLE).await;
-                let grown = usage::resident_bytes(pid)?.saturating_sub(before);
-                memory.add(proxy.name(), grown as f64 / sessions as f64 / 1000.0);
-                drop(open);
+                memory.add(proxy.name(), idle_memory(&running.server, running.pid, sessions).await?);
             }
         }
         self.done(memory);
         Ok(())
     }
+}
+
+/// Memory that each of so many sessions adds to this process, kilobytes. They are closed then.
+pub(super) async fn idle_memory(server: &Server, pid: u32, sessions: usize) -> Result<f64> {
+    let before = usage::resident_bytes(pid)?;
+    let open = sessions_at_rest(server, sessions).await?;
+    let grown = usage::resident_bytes(pid)?.saturating_sub(before);
+    drop(open);
+    Ok(grown as f64 / sessions as f64 / 1000.0)
+}
+
+/// Opens so many sessions and sends one query in each. The proxy has finished its work for them.
+pub(super) async fn sessions_at_rest(server: &Server, sessions: usize) -> Result<Vec<Session>> {
+    let server = server.clone();
+    let open = off_the_runtime(move || {
+        let mut open = load::open_many(&server, sessions)?;
+        open.iter_mut().try_for_each(Session::query)?;
+        Ok(open)
+    })
+    .await?;
+    tokio::time::sleep(SETTLE).await;
+    Ok(open)
 }
