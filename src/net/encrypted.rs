@@ -11,19 +11,19 @@ use socket2::SockRef;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
-use super::Socket;
+use super::{Incoming, Socket, TlsSocket};
 
 /// A TLS connection to a client or a server.
 ///
 /// The drop sends `close_notify` without waiting: else PostgreSQL would log, and libpq would report, an unexpected end
 /// of file.
 #[derive(Debug)]
-pub struct Encrypted(Box<TlsStream<Socket>>); // boxed: rustls' state is some kilobytes
+pub struct Encrypted(Box<TlsStream<TlsSocket>>); // boxed: rustls' state is some kilobytes
 
 impl Encrypted {
     /// The socket below TLS.
     pub fn socket(&self) -> &Socket {
-        self.0.get_ref().0
+        self.0.get_ref().0.socket().expect("a connection that is used has a socket")
     }
 
     /// The other side's certificate, if it has sent one.
@@ -38,6 +38,23 @@ impl Encrypted {
 
     fn session(&self) -> &CommonState {
         self.0.get_ref().1
+    }
+
+    /// Removes the socket from its runtime. Until [`Encrypted::watch`], the connection must not be used.
+    pub(super) fn unwatch(&mut self) -> io::Result<Incoming> {
+        self.tls_socket().unwatch()
+    }
+
+    /// Registers the socket with the current runtime.
+    pub(super) fn watch(&mut self, socket: Incoming) -> io::Result<()> {
+        self.tls_socket().watch(socket)
+    }
+
+    fn tls_socket(&mut self) -> &mut TlsSocket {
+        match &mut *self.0 {
+            TlsStream::Client(stream) => stream.get_mut().0,
+            TlsStream::Server(stream) => stream.get_mut().0,
+        }
     }
 
     /// See [`super::Stream::closed`].
@@ -76,15 +93,15 @@ impl Drop for Encrypted {
     }
 }
 
-/// Sends nothing if `close_notify` was sent already, or if the TLS session has failed.
-fn send_close_notify<Data>(socket: &Socket, session: &mut ConnectionCommon<Data>) {
+/// Sends nothing if `close_notify` was sent already, if the TLS session has failed, or if there is no socket.
+fn send_close_notify<Data>(socket: &TlsSocket, session: &mut ConnectionCommon<Data>) {
+    let Some(socket) = socket.socket().map(SockRef::from) else { return };
     session.send_close_notify();
-    let socket = SockRef::from(socket);
     while session.wants_write() && session.write_tls(&mut &*socket).is_ok_and(|written| written > 0) {}
 }
 
-impl From<TlsStream<Socket>> for Encrypted {
-    fn from(stream: TlsStream<Socket>) -> Encrypted {
+impl From<TlsStream<TlsSocket>> for Encrypted {
+    fn from(stream: TlsStream<TlsSocket>) -> Encrypted {
         Encrypted(Box::new(stream))
     }
 }

@@ -12,6 +12,7 @@ pub mod resolver;
 mod socket;
 mod stream;
 pub mod tcp_info;
+mod tls_socket;
 pub mod unix_listener;
 
 pub use bind::{Bind, Binds, UnixBind};
@@ -20,4 +21,5 @@ pub use networks::Networks;
 pub use peer::{Ipv6Prefix, Peer};
 pub use resolver::Resolver;
 pub use socket::{Incoming, Socket};
-pub use stream::Stream;
+pub use stream::{IncomingStream, Stream};
+pub use tls_socket::TlsSocket;

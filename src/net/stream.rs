@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Encrypted, Socket};
+use super::{Encrypted, Incoming, Socket};
 
 /// A connection to a client or a server.
 #[derive(Debug)]
@@ -16,6 +16,15 @@ pub enum Stream {
     Plain(Socket),
     /// Encrypted.
     Tls(Encrypted),
+}
+
+/// A connection that is being moved to another runtime.
+#[derive(Debug)]
+pub enum IncomingStream {
+    /// Plaintext.
+    Plain(Incoming),
+    /// Encrypted, and the socket below it.
+    Tls(Encrypted, Incoming),
 }
 
 /// Makes the same call on both variants.
@@ -50,6 +59,14 @@ impl Stream {
         matches!(self, Stream::Tls(_))
     }
 
+    /// Removes it from its runtime, so that another one can register it.
+    pub fn unwatch(self) -> io::Result<IncomingStream> {
+        match self {
+            Stream::Plain(socket) => socket.unwatch().map(IncomingStream::Plain),
+            Stream::Tls(mut stream) => stream.unwatch().map(|socket| IncomingStream::Tls(stream, socket)),
+        }
+    }
+
     /// Waits until the other side has closed or reset the connection. Does not return while there are bytes to read.
     /// Cancel safe.
     pub async fn closed(&mut self) {
@@ -77,6 +94,25 @@ impl Stream {
             Stream::Plain(socket) => _ = socket.send_now(bytes),
             Stream::Tls(stream) => stream.write_last(bytes),
         }
+    }
+}
+
+impl IncomingStream {
+    /// Registers it with the current runtime, see [`Incoming::watch`].
+    pub fn watch(self) -> io::Result<Stream> {
+        match self {
+            IncomingStream::Plain(socket) => socket.watch().map(Stream::Plain),
+            IncomingStream::Tls(mut stream, socket) => {
+                stream.watch(socket)?;
+                Ok(Stream::Tls(stream))
+            }
+        }
+    }
+}
+
+impl From<Incoming> for IncomingStream {
+    fn from(socket: Incoming) -> IncomingStream {
+        IncomingStream::Plain(socket)
     }
 }
 

@@ -83,7 +83,7 @@ async fn handshake(
     name: ServerName<'static>,
     socket: Socket,
 ) -> Result<Encrypted, NegotiationFailure> {
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, socket);
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, socket.into());
     let stream = handshake.await.map_err(NegotiationFailure::Handshake)?;
     Ok(TlsStream::from(stream).into())
 }

@@ -130,7 +130,7 @@ impl Acceptor {
     /// Errors: those of the socket; `InvalidData` with rustls' error if the handshake fails.
     pub async fn accept(&self, socket: Socket, mut received: &[u8]) -> io::Result<Accepted> {
         let mut failure = None;
-        let mut handshake = TlsAcceptor::from(Arc::clone(&self.config)).accept_with(socket, |session| {
+        let mut handshake = TlsAcceptor::from(Arc::clone(&self.config)).accept_with(socket.into(), |session| {
             // an empty slice is not read: rustls would take that for the end of the connection
             while !received.is_empty() && failure.is_none() {
                 let read = session.read_tls(&mut received);

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use pgvane_loadtest::bench::backend;
-use pgvane_loadtest::bench::load::{self, Session};
+use pgvane_loadtest::bench::load::{self, Server, Session};
 use pgvane_loadtest::fake::FakePatroni;
 use pgvane_loadtest::lab::Node;
 use pgvane_loadtest::pgvane::Pgvane;
 use pgvane_loadtest::scratch::Scratch;
 
+use crate::certificates::Certificates;
 use crate::figures::wait_for_status;
 use crate::{binary, metrics};
 
@@ -29,6 +30,15 @@ async fn asks(mut sessions: Vec<Session>, duration: Duration) -> Vec<Session> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_change_their_thread_between_two_queries_and_lose_nothing() {
+    sessions_change_their_thread(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_whose_tls_ends_at_pgvane_change_their_thread_too() {
+    sessions_change_their_thread(true).await;
+}
+
+async fn sessions_change_their_thread(tls: bool) {
     let (scratch, server) = (Scratch::new().expect("a directory"), backend::start().expect("a server"));
     let patroni = FakePatroni::start_without_name().await;
     patroni.leads(1);
@@ -36,11 +46,17 @@ async fn sessions_change_their_thread_between_two_queries_and_lose_nothing() {
     let checks = ["interval = \"200ms\"", "fast_interval = \"50ms\""];
     let builder = Pgvane::builder(&binary::pgvane(), &[node]).top("threads = 3");
     let builder = checks.iter().fold(builder, |builder, line| builder.cluster(line));
+    let files = Certificates::new();
+    files.issue("server", "localhost");
+    let [certificate, key] = ["server.pem", "server.key"].map(|name| files.path(name));
+    let terminate = format!("tls = {{ mode = \"terminate\", cert_file = \"{certificate}\", key_file = \"{key}\" }}");
+    let builder = if tls { builder.write_listener(&terminate) } else { builder };
     let pgvane = builder.start(scratch.directory()).await.expect("pgvane starts");
     assert!((metrics::value(&pgvane, IN_USE).await - 1.0).abs() < f64::EPSILON, "without load, one thread is enough");
 
-    let address = pgvane.write_addr;
-    let open = tokio::task::spawn_blocking(move || load::open_many(&address.into(), SESSIONS));
+    let server = Server { addresses: vec![pgvane.write_addr], tls };
+    let to = server.clone();
+    let open = tokio::task::spawn_blocking(move || load::open_many(&to, SESSIONS));
     let mut sessions = open.await.expect("no panic").expect("sessions open");
     // all of them are crowded on few threads, until they are spread
     for _ in 0..20 {
@@ -53,7 +69,7 @@ async fn sessions_change_their_thread_between_two_queries_and_lose_nothing() {
     assert!(metrics::value(&pgvane, IN_USE).await > 1.0);
 
     // new sessions are accepted on all threads in use, as before
-    let more = tokio::task::spawn_blocking(move || load::connects(&address.into(), 50));
+    let more = tokio::task::spawn_blocking(move || load::connects(&server, 50));
     more.await.expect("no panic").expect("each is served");
 
     // when the load has been light for some time, they come back

@@ -124,15 +124,19 @@ impl Relay {
         }
     }
 
-    /// Its state, if the state and the two sockets are all there is of it: then another process can go on with them. `None`
-    /// while the kernel has bytes in a pipe, while it drains, or if it ends soon; and always if TLS ends at pgvane.
+    /// Its state, if the state and the two connections are all there is of it: then another relay can go on with them.
+    /// `None` while the kernel has bytes in a pipe, while it drains, or if it ends soon.
     pub fn state(&self) -> Option<RelayState> {
-        let is_plain = self.client.plain().is_some() && self.server.plain().is_some();
-        if !is_plain || self.client_terminated || self.server_write_failed || self.is_draining {
+        if self.client_terminated || self.server_write_failed || self.is_draining {
             return None;
         }
         let [for_server, for_client] = [self.up.undelivered()?, self.down.undelivered()?].map(<[u8]>::to_vec);
         Some(RelayState { framing: self.framing.clone(), for_server, for_client })
+    }
+
+    /// Whether its connections are nothing but sockets, because no TLS ends at pgvane.
+    pub fn is_plain(&self) -> bool {
+        self.client.plain().is_some() && self.server.plain().is_some()
     }
 
     /// Its two connections, without what is in flight.

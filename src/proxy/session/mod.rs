@@ -209,9 +209,13 @@ impl Session {
         if matches!(self.rare.as_deref(), Some(Rare { question: Some(_), .. })) {
             return None; // the answer of the server is for this process
         }
+        if self.has_order() || !self.relay.is_plain() { None } else { self.relay.state() }
+    }
+
+    /// Whether it is to end, to stop or to move.
+    fn has_order(&self) -> bool {
         let control = self.guard.control();
-        let has_order = self.last_order.is_some() || control.has_order() || control.park() != SessionPark::Free;
-        if has_order { None } else { self.relay.state() }
+        self.last_order.is_some() || control.has_order() || control.park() != SessionPark::Free
     }
 
     /// Orders come first, then the deadline of a drain, then bytes. Written as one poll, because the futures of a

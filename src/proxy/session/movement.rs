@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::other_thread::resume;
 use super::{Session, SessionFuture};
 use crate::cluster::NodeId;
-use crate::net::Incoming;
+use crate::net::{Incoming, IncomingStream};
 use crate::protocol::CancelKey;
 use crate::proxy::connection::Connection;
 use crate::proxy::context::ListenerContext;
@@ -70,7 +70,7 @@ impl Session {
 pub struct Arrival {
     context: Arc<ListenerContext>,
     guard: SessionGuard,
-    sockets: [Incoming; 2],
+    streams: [IncomingStream; 2],
     relay: RelayState,
     age: Duration,
 }
@@ -85,8 +85,11 @@ impl Arrival {
         let topology = context.cluster.topology_full();
         let node = topology.members().find(|(_, node)| node.member.name == state.node).map(|(id, _)| id);
         let node: NodeId = node.ok_or_else(|| format!("node \"{}\" is not known", state.node))?;
-        let incoming = |socket| Incoming::of(socket).map_err(|error| format!("a socket cannot be used: {error}"));
-        let sockets = [incoming(client)?, incoming(server)?];
+        let incoming = |socket| match Incoming::of(socket) {
+            Ok(socket) => Ok(socket.into()),
+            Err(error) => Err(format!("a socket cannot be used: {error}")),
+        };
+        let streams = [incoming(client)?, incoming(server)?];
         context.registry.servers(context.index).is_node(node, &state.node);
         let mut guard = context.registry.move_in(state.id, &context.origin, node, state.node_seconds);
         let control = guard.control();
@@ -112,7 +115,7 @@ impl Arrival {
             guard.control().send_order(order);
         }
         let relay = RelayState { framing: state.framing, for_server, for_client };
-        Ok(Arrival { context, guard, sockets, relay, age: Duration::from_millis(state.age_ms) })
+        Ok(Arrival { context, guard, streams, relay, age: Duration::from_millis(state.age_ms) })
     }
 
     /// Serves it on one of these threads.
@@ -121,10 +124,10 @@ impl Arrival {
     }
 
     async fn begin(self, load: Load) -> Option<Session> {
-        let Arrival { context, guard, sockets, relay, age } = self;
+        let Arrival { context, guard, streams, relay, age } = self;
         let peer = guard.control().owner().map_or(crate::net::Peer::Unix, |owner| owner.client());
         let mut connection = Connection::moved_in(context, peer, age, load);
         connection.node = Some(guard.node());
-        resume(connection, guard, sockets, relay).await
+        resume(connection, guard, streams, relay).await
     }
 }

@@ -1,9 +1,7 @@
 //! Takes a session to another thread of this process, while nothing of it is in flight.
 
-use std::io;
-
 use super::{Session, SessionFuture};
-use crate::net::{Incoming, Stream};
+use crate::net::{IncomingStream, Stream};
 use crate::proxy::connection::Connection;
 use crate::proxy::end::End;
 use crate::proxy::relay::{Relay, RelayState};
@@ -14,20 +12,16 @@ impl Session {
     /// What its relay goes on with on another thread, and its place there. `None` if it stays here: it has nothing that is
     /// bound to this thread but its two sockets, or it does not move.
     pub(super) fn state_to_change_thread(&self) -> Option<(RelayState, Load)> {
-        if !self.relay.is_empty() || self.rare.is_some() {
+        if !self.relay.is_empty() || self.rare.is_some() || self.has_order() {
             return None;
         }
-        let relay = self.state_to_move()?;
+        let relay = self.relay.state()?;
         Some((relay, self.connection.load.change_thread()?))
     }
 
     /// Goes on there.
     pub(super) fn change_thread(mut self, state: RelayState, there: Load) {
-        let sockets = self.relay.into_streams().map(|stream| match stream {
-            Stream::Plain(socket) => socket.unwatch(),
-            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()), // never: such a relay has no state that can move
-        });
-        match sockets {
+        match self.relay.into_streams().map(Stream::unwatch) {
             [Ok(client), Ok(server)] => {
                 let next = there.clone();
                 self.connection.load = there;
@@ -39,17 +33,17 @@ impl Session {
     }
 }
 
-/// A session that goes on in this runtime with these sockets. `None` if it has ended.
+/// A session that goes on in this runtime with these connections. `None` if it has ended.
 pub(super) async fn resume(
     connection: Connection,
     guard: SessionGuard,
-    sockets: [Incoming; 2],
+    streams: [IncomingStream; 2],
     state: RelayState,
 ) -> Option<Session> {
-    match sockets.map(Incoming::watch) {
+    match streams.map(IncomingStream::watch) {
         [Ok(client), Ok(server)] => {
             let mode = connection.context().settings.relay;
-            let relay = Relay::resumed(mode, client.into(), server.into(), state);
+            let relay = Relay::resumed(mode, client, server, state);
             Some(Session { connection, relay, guard, last_order: None, rare: None })
         }
         [Err(error), _] | [_, Err(error)] => {
