@@ -48,7 +48,10 @@ impl TcpOptions {
             TcpKeepalive::new().with_time(self.keepalive).with_interval(KEEPALIVE_INTERVAL).with_retries(probes);
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(self.ends_with_shut_window.then_some(self.unacknowledged_max))
+        if self.ends_with_shut_window {
+            socket.set_tcp_user_timeout(Some(self.unacknowledged_max))?;
+        }
+        Ok(())
     }
 }
 
