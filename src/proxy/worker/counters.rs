@@ -2,8 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-/// When so many sessions of a thread have something to do, its load is worth a look before the next one is due.
-const MANY: usize = 16;
+use super::plan::MANY;
 
 /// What a session is told about its thread.
 pub(super) struct Told {

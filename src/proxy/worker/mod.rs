@@ -37,6 +37,10 @@ const TICK: Duration = Duration::from_millis(500);
 /// each [`TICK`].
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The loads are looked at this often while sessions perhaps wait for each other on too few threads: if many have something
+/// to do after a quiet time, and until it is decided whether a thread is crowded.
+const HURRY: Duration = Duration::from_millis(10);
+
 /// A thread that is busy for this share of its time is looked at often.
 const BUSY: f64 = 0.25;
 
@@ -125,9 +129,12 @@ impl Workers {
             let mut is_busy = false;
             figures.show(&threads);
             loop {
-                sleep(LOOK_INTERVAL).await;
-                if !is_busy {
-                    let _ = timeout(TICK - LOOK_INTERVAL, threads.hurry.notified()).await; // or it is due
+                sleep(if plan.is_undecided() { HURRY } else { LOOK_INTERVAL }).await;
+                if !is_busy && timeout(TICK - LOOK_INTERVAL, threads.hurry.notified()).await.is_ok() {
+                    // the quiet time before says nothing about the load now
+                    before = threads.all.iter().map(Thread::work).collect();
+                    since = Instant::now();
+                    sleep(HURRY).await;
                 }
                 let interval = since.elapsed();
                 since = Instant::now();

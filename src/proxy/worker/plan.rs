@@ -3,7 +3,8 @@
 //! Few threads serve a light load at less cost than many: one wake-up serves several sessions, and other programs have the
 //! cores. So sessions use one thread as long as none of them waits long for the others on it. A thread is crowded if it
 //! is busy for most of the time, and works long between two waits for events: that is how long a session waits whose turn
-//! comes last. It is also crowded if it hardly waits at all. Then more threads are used, and the crowded one gives sessions
+//! comes last. It is also crowded if it hardly waits at all, or if it waits little and many sessions have something to do.
+//! Then more threads are used, and the crowded one gives sessions
 //! away. When the load has been light for some time, only as many threads are used as it has needed meanwhile.
 
 use std::time::Duration;
@@ -16,6 +17,13 @@ const CROWDED_BUSY: f64 = 0.5;
 
 /// A thread that is busy for this share of its time can hardly do more, however short its turns are.
 const FULL_BUSY: f64 = 0.95;
+
+/// A thread that is busy for this share of its time makes many sessions wait for each other, although its turns are short
+/// on average: those that wait longest come in the few long turns.
+const CROWDED_BY_MANY_BUSY: f64 = 0.7;
+
+/// So many sessions with something to do are many.
+pub(super) const MANY: usize = 16;
 
 /// A thread must have been crowded in so many looks in a row: in one, another program may have had its core.
 const CROWDED_LOOKS: u32 = 3;
@@ -49,7 +57,9 @@ impl ThreadLoad {
     const NONE: ThreadLoad = ThreadLoad { busy: 0.0, turn: Duration::ZERO, acting: 0 };
 
     fn is_crowded(&self) -> bool {
-        self.busy >= FULL_BUSY || self.busy >= CROWDED_BUSY && self.turn >= CROWDED_TURN
+        let has_long_turns = self.busy >= CROWDED_BUSY && self.turn >= CROWDED_TURN;
+        let has_many = self.busy >= CROWDED_BY_MANY_BUSY && self.acting >= MANY;
+        self.busy >= FULL_BUSY || has_long_turns || has_many
     }
 
     fn is_swamped(&self) -> bool {
@@ -79,6 +89,11 @@ impl Plan {
     /// The number of threads that are used: the first ones.
     pub(super) fn in_use(&self) -> usize {
         self.in_use
+    }
+
+    /// Whether the next looks decide if more threads are used.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.crowded_looks > 0
     }
 
     /// Decides from the loads of all threads since the last look, `interval` ago. Returns how many of its acting sessions
@@ -164,6 +179,19 @@ mod tests {
             assert_eq!(plan.look(&[load(busy, 40, 8), ThreadLoad::NONE], LOOK)[0], 0);
         }
         assert_eq!(plan.in_use(), 1);
+    }
+
+    #[test]
+    fn a_busy_thread_on_which_many_sessions_act_is_crowded() {
+        let mut plan = Plan::new(2);
+        let many = [load(0.75, 40, 64), ThreadLoad::NONE];
+        let gives: Vec<(usize, bool)> = (0..4).map(|_| (plan.look(&many, LOOK)[0], plan.is_undecided())).collect();
+        assert_eq!(gives[..3], [(0, true), (0, true), (32, false)]);
+        assert_eq!(plan.in_use(), 2);
+        let mut plan = Plan::new(2);
+        for load in [load(0.6, 40, 64), load(0.9, 40, 15)] {
+            (0..10).for_each(|_| assert_eq!(plan.look(&[load, ThreadLoad::NONE], LOOK)[0], 0));
+        }
     }
 
     #[test]
