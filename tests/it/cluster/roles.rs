@@ -21,6 +21,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 /// patroni#2263, patroni#3474: the API falls silent for a while, and every session of a healthy server is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: make test-long"]
 async fn fifteen_seconds_without_an_answer_of_the_leaders_api_affect_no_session() {
     let lab = sound_cluster().await;
     // the lock must outlast the silence, or Patroni itself would have the leader replaced

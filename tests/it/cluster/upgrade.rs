@@ -19,6 +19,7 @@ const UPGRADES: usize = 5;
 const COPIED: &str = "select n, md5(n::text) from generate_series(1, 250000) n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute: make test-long"]
 async fn real_clients_notice_nothing_of_an_upgrade() {
     let lab = sound_cluster().await;
     let pgvane = pgvane_before(&lab, |pgvane| pgvane).await;
