@@ -15,6 +15,7 @@ use pgvane_loadtest::writer::{Writer, longest_gap};
 const SOON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes three quarters of a minute: make test-long"]
 async fn a_cluster_fails_over_comes_back_and_leaves_nothing_behind() {
     let lab =
         Lab::builder().nodes(2).tag(1, "dc", "east").parameter("work_mem", "8MB").start().await.expect("a cluster");
