@@ -55,7 +55,7 @@ pub enum Outcome {
     ServerClosedParked,
 }
 
-/// What there is of a relay besides its two sockets.
+/// What there is of a relay besides its two connections.
 #[derive(Debug, Clone)]
 pub struct RelayState {
     /// The position in the protocol; `None` if client and server encrypt end to end.

@@ -93,7 +93,7 @@ impl Plan {
 
     /// Whether the next looks decide if more threads are used.
     pub(super) fn is_undecided(&self) -> bool {
-        self.crowded_looks > 0
+        self.crowded_looks > 0 && self.in_use < self.max
     }
 
     /// Decides from the loads of all threads since the last look, `interval` ago. Returns how many of its acting sessions
