@@ -112,7 +112,16 @@ async fn a_lagging_replica_leaves_the_pool_and_returns() {
     }
 
     let direct = lab.connect_direct(slow).await.expect("it runs");
-    direct.batch_execute("select pg_wal_replay_pause()").await.expect("is paused");
+    direct.batch_execute("select pg_wal_replay_pause()").await.expect("takes the order");
+    wait::until("a replica that replays nothing", SOON, || async {
+        let state = direct.query_one("select pg_get_wal_replay_pause_state()", &[]).await;
+        match state.map_err(|error| error.to_string())?.get(0) {
+            "paused" => Ok(()),
+            state => Err(format!("it is {state}")),
+        }
+    })
+    .await
+    .expect("is paused");
     let writer = lab.connect_direct(leader).await.expect("it runs");
     let bulk = "create table if not exists bulk as select repeat('x', 1000) from generate_series(1, 5000)";
     writer.batch_execute(bulk).await.expect("writes 5 MB");
